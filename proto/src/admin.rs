@@ -1,0 +1,339 @@
+//! The admin API's JSON bodies, shared by the server and the CLI.
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `GET /api/v1/applications` | | `[Application]` |
+//! | `POST /api/v1/applications` | [`NewApplication`] | 201 [`Application`] |
+//! | `GET /api/v1/applications/{app}` | | [`Application`] |
+//! | `PATCH /api/v1/applications/{app}` | [`ApplicationPatch`] | [`Application`] |
+//! | `DELETE /api/v1/applications/{app}` | | 204 |
+//! | `PUT`, `DELETE /api/v1/applications/{app}/models/{model}` | | [`Application`] |
+//! | `GET /api/v1/models` | | `[Model]` |
+//! | `GET /api/v1/models/{model}` | | [`Model`] |
+//! | `POST /api/v1/models/{model}/versions` | [`NewVersion`] | 201 [`Version`] |
+//! | `GET /api/v1/models/{model}/versions/{version}` | | [`Version`] |
+//! | `DELETE /api/v1/models/{model}/versions/{version}` | | 204 |
+//! | `PUT /api/v1/models/{model}/current-version` | [`CurrentVersion`] | [`Model`] |
+//! | `PUT /api/v1/models/{model}/versions/{version}/replicas` | [`ReplicaCount`] | [`Version`] |
+//! | `GET /api/v1/models/{model}/versions/{version}/logs?tail=N&follow=true` | | [`LogLine`], one JSON object a line |
+//! | `GET /api/v1/replicas` | | `[Replica]` |
+//! | `GET /api/v1/status` | | [`Status`] |
+//! | `GET /metrics` | | Prometheus text |
+//!
+//! Errors are [`Problem`] documents (RFC 9457).
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::deployment::{BatchSize, VersionSpec};
+use crate::ids::{ApplicationName, ClusterName, ModelName, ModelVersion, ReplicaId};
+use crate::value::InputType;
+
+/// Where the admin API's paths begin.
+pub const API_PREFIX: &str = "/api/v1";
+
+/// Registers an application.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewApplication {
+    /// Its name, and the first segment of its endpoint's path.
+    pub name: ApplicationName,
+    /// What its inputs are.
+    pub input_type: InputType,
+    /// What is answered when no model can, given as JSON if it is JSON.
+    pub default_output: String,
+    /// Its latency objective, in microseconds; at least 1.
+    pub slo_micros: i64,
+}
+
+/// Changes an application; what is absent stays.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplicationPatch {
+    /// A new default output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_output: Option<String>,
+    /// A new latency objective, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slo_micros: Option<i64>,
+}
+
+/// An application as it is.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Application {
+    /// Its name.
+    pub name: ApplicationName,
+    /// What its inputs are.
+    pub input_type: InputType,
+    /// What is answered when no model can.
+    pub default_output: String,
+    /// Its latency objective, in microseconds.
+    pub slo_micros: u64,
+    /// The models that answer it.
+    pub linked_models: Vec<ModelName>,
+    /// When it was registered.
+    pub registered_at: Timestamp,
+}
+
+/// Deploys a version (with `deployment`) or registers one whose containers attach by themselves (without).
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct NewVersion {
+    /// The version's name.
+    pub version: ModelVersion,
+    /// What it is.
+    #[serde(flatten)]
+    pub spec: VersionSpec,
+}
+
+/// Chooses the version that answers.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct CurrentVersion {
+    /// Any registered version.
+    pub version: ModelVersion,
+}
+
+/// Chooses how many replicas a version has.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicaCount {
+    /// Replicas wanted; 0 stops the version.
+    pub count: u32,
+}
+
+/// A model and its versions.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Model {
+    /// Its name.
+    pub name: ModelName,
+    /// The version that answers.
+    pub current_version: ModelVersion,
+    /// The applications it is linked to.
+    pub linked_applications: Vec<ApplicationName>,
+    /// All versions.
+    pub versions: Vec<Version>,
+}
+
+/// One version: what was asked for and what is.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Version {
+    /// The model.
+    pub model: ModelName,
+    /// The version.
+    pub version: ModelVersion,
+    /// Whether it is the one that answers.
+    pub current: bool,
+    /// What was asked for.
+    #[serde(flatten)]
+    pub spec: VersionSpec,
+    /// When it was registered.
+    pub registered_at: Timestamp,
+    /// How it is.
+    pub state: VersionState,
+    /// What it is waiting for just now, in words ("pulling 40 %"), if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<String>,
+    /// Replicas wanted; none for a version whose containers attach by themselves.
+    pub replicas_desired: Option<u32>,
+    /// Replicas that are attached and answer.
+    pub replicas_attached: u32,
+    /// The containers the runtime has for it, running or ended.
+    pub containers: Vec<Container>,
+    /// Times a container was replaced since this frontend started.
+    pub restarts: u64,
+    /// The last time a container failed or could not be started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<Failure>,
+}
+
+/// How a version is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VersionState {
+    /// As many replicas are attached as are wanted.
+    Ready,
+    /// Containers are being started or have not attached yet.
+    Starting,
+    /// Containers fail, and are tried again with growing pauses.
+    Failing,
+    /// None is wanted, none is there.
+    Stopped,
+    /// Its containers attach by themselves, and none has.
+    Waiting,
+}
+
+/// A container as the runtime sees it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Container {
+    /// Its name in the runtime.
+    pub container: String,
+    /// The replica it runs.
+    pub replica: ReplicaId,
+    /// `running`, `exited`, … in the runtime's words.
+    pub state: String,
+    /// Its process id on this machine, with the process runtime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+}
+
+/// Why a container failed or could not be started.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Failure {
+    /// When.
+    pub at: Timestamp,
+    /// The replica.
+    pub replica: ReplicaId,
+    /// In a sentence.
+    pub reason: String,
+    /// Its exit code, if it ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i64>,
+    /// Whether trying again as it is cannot help (an image that does not exist).
+    pub permanent: bool,
+    /// The container's last log lines.
+    pub log: Vec<String>,
+}
+
+/// An attached replica.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Replica {
+    /// Its id.
+    pub replica: ReplicaId,
+    /// Its model.
+    pub model: ModelName,
+    /// Its version.
+    pub version: ModelVersion,
+    /// How it is.
+    pub state: ReplicaState,
+    /// The container's name, where the runtime has names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// The process id it registered with; in a container of its own that is the id inside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// The host name it registered with.
+    pub hostname: String,
+    /// The address it dialled from.
+    pub peer: String,
+    /// When it attached.
+    pub attached_at: Timestamp,
+    /// Batches in its hands.
+    pub in_flight: u32,
+    /// Batches answered.
+    pub batches: u64,
+    /// Inputs answered.
+    pub inputs: u64,
+}
+
+/// How an attached replica is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReplicaState {
+    /// It answers.
+    Ready,
+    /// It takes no more work and answers what it holds.
+    Draining,
+}
+
+/// The cluster at a glance.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Status {
+    /// The cluster's name.
+    pub cluster: ClusterName,
+    /// The answering frontend's version.
+    pub version: String,
+    /// The metadata store.
+    pub store: StoreStatus,
+    /// What starts containers.
+    pub runtime: RuntimeStatus,
+    /// The frontends.
+    pub frontends: Vec<Frontend>,
+    /// Applications registered.
+    pub applications: u64,
+    /// Models registered.
+    pub models: u64,
+    /// Replicas attached.
+    pub replicas: u64,
+    /// What is not well, a sentence each; empty when all is.
+    pub problems: Vec<String>,
+}
+
+/// The metadata store.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct StoreStatus {
+    /// `embedded` or `redis`.
+    pub kind: String,
+    /// Where it is, without any password.
+    pub location: String,
+    /// Whether it can be written now.
+    pub up: bool,
+    /// The generation of the catalog that is served.
+    pub generation: u64,
+    /// Why it is not up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What starts containers.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RuntimeStatus {
+    /// `process`, `docker` or `none`.
+    pub kind: String,
+    /// Whether it answers.
+    pub up: bool,
+    /// Why it is not up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// A frontend and its addresses, as host:port.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Frontend {
+    /// Unique to one run of it.
+    pub id: String,
+    /// Query REST.
+    pub query_addr: String,
+    /// Admin REST.
+    pub admin_addr: String,
+    /// Container RPC, as containers are told.
+    pub rpc_addr: String,
+    /// Since when it runs.
+    pub started_at: Timestamp,
+}
+
+/// One line of a container's log.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LogLine {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// The line, without its end.
+    pub line: String,
+}
+
+/// An error, as RFC 9457 describes it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Problem {
+    /// A word for the kind of error, as `urn:skysail:…`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind of error for people.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened, and what to do.
+    pub detail: String,
+}
+
+impl NewVersion {
+    /// A version with defaults for everything but what it must have.
+    pub fn new(version: ModelVersion, input_type: InputType) -> Self {
+        let spec = VersionSpec {
+            input_type,
+            batch_size: BatchSize::default(),
+            max_batch: crate::deployment::DEFAULT_MAX_BATCH,
+            cache: true,
+            deployment: None,
+        };
+        Self { version, spec }
+    }
+}

@@ -1,0 +1,36 @@
+//! The Docker labels and the environment variables that tie a container to its cluster.
+//!
+//! Labels are the truth about what belongs to a cluster: nothing without its label is ever touched.
+
+/// The cluster a container, network or volume belongs to.
+pub const CLUSTER: &str = "ai.skysail.cluster";
+/// What a container is for: [`ROLE_FRONTEND`], [`ROLE_REDIS`] or [`ROLE_REPLICA`].
+pub const ROLE: &str = "ai.skysail.role";
+/// The model a replica serves.
+pub const MODEL: &str = "ai.skysail.model";
+/// The version a replica serves.
+pub const VERSION: &str = "ai.skysail.version";
+/// The replica id of a replica's container.
+pub const REPLICA: &str = "ai.skysail.replica";
+/// A digest of what the container was started with: one that no longer fits the catalog is replaced.
+pub const SPEC: &str = "ai.skysail.spec";
+
+/// A frontend's container.
+pub const ROLE_FRONTEND: &str = "frontend";
+/// The Redis that holds a cluster's metadata.
+pub const ROLE_REDIS: &str = "redis";
+/// A model container.
+pub const ROLE_REPLICA: &str = "replica";
+
+/// Frontends to dial, as comma-separated host:port.
+pub const ENV_FRONTENDS: &str = "SKYSAIL_FRONTENDS";
+/// The model's name.
+pub const ENV_MODEL_NAME: &str = "SKYSAIL_MODEL_NAME";
+/// The model's version.
+pub const ENV_MODEL_VERSION: &str = "SKYSAIL_MODEL_VERSION";
+/// The model's input type.
+pub const ENV_INPUT_TYPE: &str = "SKYSAIL_INPUT_TYPE";
+/// The replica's id.
+pub const ENV_REPLICA_ID: &str = "SKYSAIL_REPLICA_ID";
+/// The token the frontend expects back at registration; may be empty.
+pub const ENV_TOKEN: &str = "SKYSAIL_TOKEN";

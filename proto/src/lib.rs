@@ -1,0 +1,32 @@
+//! Skysail's contracts and vocabulary.
+//!
+//! What parts of Skysail say to each other, and the types they say it in; no behaviour beyond parsing and
+//! conversion, and no dependency on any other crate of ours. In reading order:
+//!
+//! - [`ids`]: the names of applications, models, versions, replicas and clusters, parsed once at the edge.
+//! - [`value`]: [`value::Input`] and its only conversions to and from JSON and the wire.
+//! - [`container`]: the container protocol, generated from `skysail/container/v1/container.proto`.
+//! - [`admin`]: the admin API's JSON bodies, shared by the server and the CLI.
+//! - [`deployment`]: how a version runs: image, limits, batching. Part of the catalog and of the admin API.
+//! - [`error_code`]: one list of what can go wrong, mapped once to HTTP and gRPC.
+//! - [`labels`]: the Docker labels and environment variables that tie containers to a cluster.
+
+pub mod admin;
+pub mod deployment;
+pub mod error_code;
+pub mod ids;
+pub mod labels;
+pub mod value;
+
+/// The container protocol, generated.
+pub mod container {
+    #![allow(missing_docs, unreachable_pub, clippy::all, reason = "generated; documented in the .proto")]
+    tonic::include_proto!("skysail.container.v1");
+
+    /// The version of the protocol that this crate describes.
+    pub const PROTOCOL_VERSION: u32 = 1;
+
+    /// The largest message either side sends or takes, in bytes: a batch beyond it is refused before it
+    /// is sent, with an error that says so.
+    pub const MAX_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
+}
