@@ -1,1 +1,25 @@
+//! Both ends of the container stream.
+//!
+//! A model container implements [`model::Model`] and calls [`serve`]; everything else is here: dialling
+//! the frontends, credits, draining, errors. The frontend's end turns each stream into a replica that can
+//! be sent batches. In reading order:
+//!
+//! - [`model`]: what the author of a container writes against. No tokio in sight.
+//! - [`settings`]: the container's environment, read once.
+//! - [`client`]: the container's end: connections, the model's thread, draining.
+//! - [`credit`]: which frontend gets the next slot; pure.
+//! - [`session`]: what may be said when on one stream; pure.
+//! - [`server`]: the frontend's end.
+//! - [`transport`]: keep-alive, windows and limits, the same for both ends.
 
+#![warn(missing_docs)]
+
+pub mod client;
+pub mod credit;
+pub mod model;
+pub mod server;
+pub mod session;
+pub mod settings;
+pub mod transport;
+
+pub use model::{Batch, Model, ModelError, Outputs};

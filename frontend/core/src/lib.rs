@@ -1,1 +1,25 @@
+//! Every decision Skysail takes, and nothing else.
+//!
+//! This crate reads no clock, opens no socket and spawns no task: it is given `now`, and returns what to
+//! do. It is a crate and not a module because only a crate boundary keeps a policy from importing tokio or
+//! Redis. In reading order:
+//!
+//! - [`time`]: points in time, as numbers.
+//! - [`catalog`]: desired state as an immutable snapshot, and the changes that lead to the next one.
+//! - [`query`]: a query's outcome and the reasons for a default output.
+//! - [`selection`]: which models answer a query, and what is made of their answers.
+//! - [`queue`]: queries waiting for a replica, ordered by deadline.
+//! - [`batch`]: how many of them the next batch takes.
+//! - [`reconcile`]: from desired and observed state to the actions that bring them together.
+//! - [`backoff`]: growing pauses between tries.
 
+#![warn(missing_docs)]
+
+pub mod backoff;
+pub mod batch;
+pub mod catalog;
+pub mod query;
+pub mod queue;
+pub mod reconcile;
+pub mod selection;
+pub mod time;

@@ -1,0 +1,151 @@
+//! Desired state: applications, models, their versions and links, as an immutable snapshot.
+//!
+//! A snapshot is replaced, never changed. Writers compute [`Change`]s against the snapshot they read and
+//! commit them with its [`Generation`]; a store takes them only if that is still the current one, so every
+//! rule that the admin API checks still holds when the write lands.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use skysail_proto::deployment::VersionSpec;
+use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
+use skysail_proto::value::{InputType, Output};
+
+/// Which snapshot of which life of a store.
+///
+/// Snapshots are compared for difference, not for "newer": a store that lost writes or was replaced counts
+/// on from an old number, or from zero in another incarnation.
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Generation {
+    /// Drawn at random when the store is first written; empty while it never was.
+    pub incarnation: String,
+    /// Counts commits in this incarnation.
+    pub number: u64,
+}
+
+/// An application, as it is stored.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Application {
+    /// Its name.
+    pub name: ApplicationName,
+    /// What its inputs are.
+    pub input_type: InputType,
+    /// The text answered when no model can.
+    pub default_output: String,
+    /// Its latency objective, in microseconds.
+    pub slo_micros: u64,
+    /// The models that answer it, in the order they were linked.
+    pub linked_models: Vec<ModelName>,
+    /// When it was registered.
+    pub registered_at: Timestamp,
+}
+
+impl Application {
+    /// Its latency objective.
+    pub fn slo(&self) -> Duration {
+        Duration::from_micros(self.slo_micros)
+    }
+
+    /// Its default output.
+    pub fn default_output(&self) -> Output {
+        Output::new(self.default_output.as_str())
+    }
+}
+
+/// A model with its versions, as it is stored.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Model {
+    /// Its name.
+    pub name: ModelName,
+    /// The version that answers queries that do not pin one.
+    pub current_version: ModelVersion,
+    /// All registered versions; `current_version` is one of them.
+    pub versions: BTreeMap<ModelVersion, Version>,
+}
+
+impl Model {
+    /// The current version's id.
+    pub fn current_id(&self) -> ModelId {
+        ModelId::new(self.name.clone(), self.current_version.clone())
+    }
+
+    /// The current version.
+    pub fn current(&self) -> Option<&Version> {
+        self.versions.get(&self.current_version)
+    }
+}
+
+/// One version of a model, as it is stored.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Version {
+    /// What was asked for.
+    #[serde(flatten)]
+    pub spec: VersionSpec,
+    /// When it was registered. A version deleted and registered again differs by this.
+    pub registered_at: Timestamp,
+}
+
+/// One document put or removed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// Registers or replaces an application.
+    PutApplication(Application),
+    /// Forgets an application.
+    DeleteApplication(ApplicationName),
+    /// Registers or replaces a model with all its versions.
+    PutModel(Model),
+    /// Forgets a model with all its versions.
+    DeleteModel(ModelName),
+}
+
+/// A snapshot of all desired state.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Catalog {
+    /// Which snapshot this is.
+    pub generation: Generation,
+    /// Applications by name.
+    pub applications: BTreeMap<ApplicationName, Arc<Application>>,
+    /// Models by name.
+    pub models: BTreeMap<ModelName, Arc<Model>>,
+}
+
+impl Catalog {
+    /// The snapshot after `changes`, under the generation the store gave them.
+    pub fn with(&self, changes: &[Change], generation: Generation) -> Self {
+        let mut next = Self { generation, ..self.clone() };
+        for change in changes {
+            match change {
+                Change::PutApplication(application) => {
+                    next.applications.insert(application.name.clone(), Arc::new(application.clone()));
+                }
+                Change::DeleteApplication(name) => drop(next.applications.remove(name)),
+                Change::PutModel(model) => {
+                    next.models.insert(model.name.clone(), Arc::new(model.clone()));
+                }
+                Change::DeleteModel(name) => drop(next.models.remove(name)),
+            }
+        }
+        next
+    }
+
+    /// One version, if it is registered.
+    pub fn version(&self, id: &ModelId) -> Option<&Version> {
+        self.models.get(&id.name)?.versions.get(&id.version)
+    }
+
+    /// All versions of all models.
+    pub fn versions(&self) -> impl Iterator<Item = (ModelId, &Version)> {
+        self.models.values().flat_map(|model| {
+            let id = |version: &ModelVersion| ModelId::new(model.name.clone(), version.clone());
+            model.versions.iter().map(move |(version, registered)| (id(version), registered))
+        })
+    }
+
+    /// The applications a model is linked to.
+    pub fn applications_of(&self, model: &ModelName) -> impl Iterator<Item = &Arc<Application>> {
+        self.applications.values().filter(move |application| application.linked_models.contains(model))
+    }
+}

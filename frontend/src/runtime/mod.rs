@@ -1,0 +1,61 @@
+//! The container runtime: what starts and stops model containers.
+//!
+//! One trait, two implementations, one list of promises that both are held to ([`conformance`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+pub use skysail_core::reconcile::{ContainerState, ContainerStatus, ReplicaSpec};
+use tokio::sync::Notify;
+
+pub mod conformance;
+pub mod docker;
+pub mod process;
+
+/// Starts, stops and lists the containers of one cluster.
+#[async_trait]
+pub trait ContainerRuntime: Send + Sync + 'static {
+    /// Starts a container, unless one of that name already runs.
+    ///
+    /// Returns once it runs; it may still exit at once. `progress` is told in words what takes long (an
+    /// image being pulled). An error that trying again cannot mend says so.
+    async fn start(&self, spec: &ReplicaSpec, progress: &Progress) -> Result<(), RuntimeError>;
+
+    /// Asks a container to end, makes it end after `grace`, and removes it with all that the runtime kept
+    /// of it. Removes one that has exited; one that does not exist is no error.
+    async fn stop(&self, container: &str, grace: Duration) -> Result<(), RuntimeError>;
+
+    /// All containers of this cluster's replicas, running or exited.
+    async fn list(&self) -> Result<Vec<ContainerStatus>, RuntimeError>;
+
+    /// The last `tail` lines of what a container printed (stdout and stderr), and if `follow`, the lines
+    /// that come, until it ends.
+    async fn logs(
+        &self,
+        container: &str,
+        tail: usize,
+        follow: bool,
+    ) -> Result<BoxStream<'static, String>, RuntimeError>;
+
+    /// Notified (`notify_one`) whenever a container may have changed state by itself.
+    fn changes(&self) -> Arc<Notify>;
+}
+
+/// Hears in words what a start is waiting for.
+pub type Progress = dyn Fn(&str) + Send + Sync;
+
+/// Why the runtime did not do as asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The runtime itself cannot be reached.
+    #[error("the container runtime cannot be reached: {0}")]
+    Unavailable(String),
+    /// The image or executable cannot be had; trying again as it is will not help.
+    #[error("{0}")]
+    Image(String),
+    /// The container could not be created, started or stopped.
+    #[error("{0}")]
+    Container(String),
+}
