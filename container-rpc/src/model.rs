@@ -126,7 +126,9 @@ impl Batch {
         if given == expected {
             return Ok(());
         }
-        Err(ModelError(format!("the model takes {expected}, and was sent {given}: deploy it with input type {expected}")))
+        Err(ModelError(format!(
+            "the model takes {expected}, and was sent {given}: deploy it with input type {expected}"
+        )))
     }
 }
 
@@ -154,7 +156,11 @@ impl Outputs {
     pub fn push_error(&mut self, error: &ModelError) {
         let index = u32::try_from(self.lengths.len()).unwrap_or(u32::MAX);
         let kind = container::InputErrorKind::Model as i32;
-        self.errors.push(container::InputError { index, message: error.0.clone(), kind });
+        self.errors.push(container::InputError {
+            index,
+            message: error.0.clone(),
+            kind,
+        });
         self.lengths.push(0);
     }
 
@@ -170,7 +176,11 @@ impl Outputs {
 
     /// The outputs as they travel.
     pub fn into_wire(self) -> container::Outputs {
-        container::Outputs { data: Bytes::from(self.data), lengths: self.lengths, errors: self.errors }
+        container::Outputs {
+            data: Bytes::from(self.data),
+            lengths: self.lengths,
+            errors: self.errors,
+        }
     }
 }
 

@@ -45,7 +45,10 @@ impl FromStr for BatchSize {
         match text {
             "adaptive" => Ok(Self::Adaptive),
             "aimd" => Ok(Self::Aimd),
-            _ => text.parse().map(Self::Fixed).map_err(|_| InvalidBatchSize(text.chars().take(80).collect())),
+            _ => text
+                .parse()
+                .map(Self::Fixed)
+                .map_err(|_| InvalidBatchSize(text.chars().take(80).collect())),
         }
     }
 }
@@ -127,7 +130,11 @@ mod tests {
     #[test]
     fn a_batch_size_is_a_word_or_a_number_also_in_json() {
         let fixed = BatchSize::Fixed(NonZeroU32::new(8).unwrap());
-        for (json, size) in [("\"adaptive\"", BatchSize::Adaptive), ("\"aimd\"", BatchSize::Aimd), ("8", fixed)] {
+        for (json, size) in [
+            ("\"adaptive\"", BatchSize::Adaptive),
+            ("\"aimd\"", BatchSize::Aimd),
+            ("8", fixed),
+        ] {
             assert_eq!(serde_json::from_str::<BatchSize>(json).unwrap(), size);
             assert_eq!(serde_json::to_string(&size).unwrap(), json);
         }

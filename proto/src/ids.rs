@@ -25,7 +25,11 @@ pub struct InvalidName {
 
 impl InvalidName {
     fn new(what: &'static str, given: &str, rule: impl Into<String>) -> Self {
-        Self { what, given: given.chars().take(80).collect(), rule: rule.into() }
+        Self {
+            what,
+            given: given.chars().take(80).collect(),
+            rule: rule.into(),
+        }
     }
 }
 
@@ -48,7 +52,11 @@ const VERSION: Alphabet = Alphabet {
 impl Alphabet {
     fn check(&self, what: &'static str, given: &str) -> Result<(), InvalidName> {
         if given.is_empty() {
-            return Err(InvalidName::new(what, given, format!("it is empty; {}", self.rule)));
+            return Err(InvalidName::new(
+                what,
+                given,
+                format!("it is empty; {}", self.rule),
+            ));
         }
         if given.len() > MAX_NAME_BYTES {
             let rule = format!("it is longer than {MAX_NAME_BYTES} characters");
@@ -58,7 +66,11 @@ impl Alphabet {
         let ends = [bytes[0], bytes[bytes.len() - 1]];
         let good = bytes.iter().all(|&b| (self.inner)(b))
             && ends.iter().all(|&b| (self.inner)(b) && b.is_ascii_alphanumeric());
-        if good { Ok(()) } else { Err(InvalidName::new(what, given, self.rule)) }
+        if good {
+            Ok(())
+        } else {
+            Err(InvalidName::new(what, given, self.rule))
+        }
     }
 }
 
@@ -154,7 +166,11 @@ impl FromStr for ModelId {
     type Err = InvalidName;
     fn from_str(id: &str) -> Result<Self, InvalidName> {
         let Some((name, version)) = id.split_once(':') else {
-            return Err(InvalidName::new("model id", id, "write NAME:VERSION, as in `iris-model:1`"));
+            return Err(InvalidName::new(
+                "model id",
+                id,
+                "write NAME:VERSION, as in `iris-model:1`",
+            ));
         };
         Ok(Self::new(name.parse()?, version.parse()?))
     }
@@ -181,14 +197,21 @@ impl ReplicaId {
         if good {
             Ok(Self(id.into()))
         } else {
-            Err(InvalidName::new("replica id", id, "use 1 to 200 visible ASCII characters"))
+            Err(InvalidName::new(
+                "replica id",
+                id,
+                "use 1 to 200 visible ASCII characters",
+            ))
         }
     }
 
     /// The place among the replicas of `model`, if this is one of those that Skysail starts.
     pub fn ordinal_in(&self, model: &ModelId) -> Option<u32> {
         let rest = self.0.strip_prefix(model.name.as_str())?.strip_prefix('_')?;
-        rest.strip_prefix(model.version.as_str())?.strip_prefix('_')?.parse().ok()
+        rest.strip_prefix(model.version.as_str())?
+            .strip_prefix('_')?
+            .parse()
+            .ok()
     }
 
     /// The id as text.
@@ -250,7 +273,10 @@ mod tests {
     #[test]
     fn a_refused_name_says_what_a_good_one_looks_like() {
         let error = ApplicationName::new("My App").unwrap_err().to_string();
-        assert!(error.contains("`My App`") && error.contains("iris-model"), "{error}");
+        assert!(
+            error.contains("`My App`") && error.contains("iris-model"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! Labels are the truth about what belongs to a cluster: nothing without its label is ever touched.
 
+use crate::ids::{ClusterName, ReplicaId};
+
 /// The cluster a container, network or volume belongs to.
 pub const CLUSTER: &str = "ai.skysail.cluster";
 /// What a container is for: [`ROLE_FRONTEND`], [`ROLE_REDIS`] or [`ROLE_REPLICA`].
@@ -34,3 +36,28 @@ pub const ENV_INPUT_TYPE: &str = "SKYSAIL_INPUT_TYPE";
 pub const ENV_REPLICA_ID: &str = "SKYSAIL_REPLICA_ID";
 /// The token the frontend expects back at registration; may be empty.
 pub const ENV_TOKEN: &str = "SKYSAIL_TOKEN";
+
+/// The Docker network of a cluster.
+pub fn network_name(cluster: &ClusterName) -> String {
+    format!("{cluster}-network")
+}
+
+/// The container of the frontend that `skysail start` runs.
+pub fn frontend_container(cluster: &ClusterName) -> String {
+    format!("{cluster}-frontend")
+}
+
+/// The container of the Redis that `skysail start` runs.
+pub fn redis_container(cluster: &ClusterName) -> String {
+    format!("{cluster}-redis")
+}
+
+/// The volume that keeps that Redis' data.
+pub fn redis_volume(cluster: &ClusterName) -> String {
+    format!("{cluster}-redis-data")
+}
+
+/// The container of a replica. Cluster names hold no underscore, so two clusters never share a name.
+pub fn replica_container(cluster: &ClusterName, replica: &ReplicaId) -> String {
+    format!("{cluster}_{replica}")
+}

@@ -20,7 +20,12 @@ pub mod value;
 
 /// The container protocol, generated.
 pub mod container {
-    #![allow(missing_docs, unreachable_pub, clippy::all, reason = "generated; documented in the .proto")]
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        reason = "generated; documented in the .proto"
+    )]
     tonic::include_proto!("skysail.container.v1");
 
     /// The version of the protocol that this crate describes.

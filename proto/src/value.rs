@@ -42,7 +42,13 @@ pub struct UnknownInputType(String);
 
 impl InputType {
     /// All input types.
-    pub const ALL: [Self; 5] = [Self::Bytes, Self::Integers, Self::Floats, Self::Doubles, Self::Strings];
+    pub const ALL: [Self; 5] = [
+        Self::Bytes,
+        Self::Integers,
+        Self::Floats,
+        Self::Doubles,
+        Self::Strings,
+    ];
 
     /// The type's name, as it is written everywhere.
     pub const fn name(self) -> &'static str {
@@ -130,7 +136,10 @@ pub struct Input {
 impl Input {
     /// Raw bytes.
     pub fn bytes(data: impl Into<Bytes>) -> Self {
-        Self { input_type: InputType::Bytes, data: data.into() }
+        Self {
+            input_type: InputType::Bytes,
+            data: data.into(),
+        }
     }
 
     /// 32-bit integers.
@@ -150,11 +159,17 @@ impl Input {
 
     /// Text.
     pub fn string(text: impl Into<String>) -> Self {
-        Self { input_type: InputType::Strings, data: Bytes::from(text.into().into_bytes()) }
+        Self {
+            input_type: InputType::Strings,
+            data: Bytes::from(text.into().into_bytes()),
+        }
     }
 
     fn copied(input_type: InputType, data: &[u8]) -> Self {
-        Self { input_type, data: Bytes::copy_from_slice(data) }
+        Self {
+            input_type,
+            data: Bytes::copy_from_slice(data),
+        }
     }
 
     /// What it holds.
@@ -248,14 +263,23 @@ impl<'de> Visitor<'de> for InputSeed {
         }
         // Most inputs are short; a long one doubles its buffer a few times.
         let mut data = BytesMut::with_capacity(64);
-        while seq.next_element_seed(Element { input_type: self.0, data: &mut data })?.is_some() {}
+        while seq
+            .next_element_seed(Element {
+                input_type: self.0,
+                data: &mut data,
+            })?
+            .is_some()
+        {}
         if data.is_empty() {
             return Err(A::Error::custom(format_args!(
                 "the input is empty; expected at least one number (input type {})",
                 self.0
             )));
         }
-        Ok(Input { input_type: self.0, data: data.freeze() })
+        Ok(Input {
+            input_type: self.0,
+            data: data.freeze(),
+        })
     }
 }
 
@@ -289,7 +313,10 @@ impl Element<'_> {
             self.data.put_f64_le(number);
             return Ok(());
         }
-        #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is what the type asks for")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "rounding to f32 is what the type asks for"
+        )]
         let single = number as f32;
         if !single.is_finite() {
             return Err(E::invalid_value(Unexpected::Float(number), &self));
@@ -310,7 +337,10 @@ impl<'de> Visitor<'de> for Element<'_> {
         })
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "an integer literal stands for the nearest float")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "an integer literal stands for the nearest float"
+    )]
     fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<(), E> {
         if self.input_type == InputType::Integers {
             return self.put_integer(Unexpected::Signed(number), i32::try_from(number).ok());
@@ -318,7 +348,10 @@ impl<'de> Visitor<'de> for Element<'_> {
         self.put_float(number as f64)
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "an integer literal stands for the nearest float")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "an integer literal stands for the nearest float"
+    )]
     fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<(), E> {
         if self.input_type == InputType::Integers {
             return self.put_integer(Unexpected::Unsigned(number), i32::try_from(number).ok());
@@ -418,20 +451,31 @@ impl Column {
         let elements: u64 = lengths.iter().map(|&length| u64::from(length)).sum();
         let bytes = elements.saturating_mul(input_type.element_bytes() as u64);
         if bytes != data.len() as u64 {
-            return Err(WireError::Lengths { lengths: bytes, data: data.len() });
+            return Err(WireError::Lengths {
+                lengths: bytes,
+                data: data.len(),
+            });
         }
         let ends = lengths.iter().scan(0, |end, &length| {
             *end += length as usize;
             Some(*end)
         });
-        let column = Self { input_type, ends: ends.collect(), elements: Elements::aligned(input_type, data) };
+        let column = Self {
+            input_type,
+            ends: ends.collect(),
+            elements: Elements::aligned(input_type, data),
+        };
         column.check_text()?;
         Ok(column)
     }
 
     fn of_one(input: &Input) -> Self {
         let elements = Elements::aligned(input.input_type, input.data.clone());
-        Self { input_type: input.input_type, elements, ends: vec![input.len()] }
+        Self {
+            input_type: input.input_type,
+            elements,
+            ends: vec![input.len()],
+        }
     }
 
     fn check_text(&self) -> Result<(), WireError> {
@@ -566,21 +610,36 @@ pub fn from_outputs(
     outputs: container::Outputs,
     expected: usize,
 ) -> Result<Vec<Result<Output, container::InputError>>, WireError> {
-    let container::Outputs { data, lengths, errors } = outputs;
+    let container::Outputs {
+        data,
+        lengths,
+        errors,
+    } = outputs;
     if lengths.len() != expected {
-        return Err(WireError::Count { expected, got: lengths.len() });
+        return Err(WireError::Count {
+            expected,
+            got: lengths.len(),
+        });
     }
     let total: u64 = lengths.iter().map(|&length| u64::from(length)).sum();
     if total != data.len() as u64 {
-        return Err(WireError::Lengths { lengths: total, data: data.len() });
+        return Err(WireError::Lengths {
+            lengths: total,
+            data: data.len(),
+        });
     }
     let mut rest = data;
-    let texts = lengths.iter().map(|&length| Output::from_utf8(rest.split_to(length as usize)).map(Ok));
+    let texts = lengths
+        .iter()
+        .map(|&length| Output::from_utf8(rest.split_to(length as usize)).map(Ok));
     let mut taken = texts.collect::<Result<Vec<_>, _>>()?;
     for error in errors {
         let index = error.index as usize;
         let Some(slot) = taken.get_mut(index) else {
-            return Err(WireError::Count { expected, got: index + 1 });
+            return Err(WireError::Count {
+                expected,
+                got: index + 1,
+            });
         };
         *slot = Err(error);
     }
@@ -603,8 +662,14 @@ mod tests {
 
     #[test]
     fn integer_literals_are_welcome_where_floats_are() {
-        assert_eq!(parse(InputType::Doubles, "[1, 2.5, -3]"), Ok(Input::doubles(&[1.0, 2.5, -3.0])));
-        assert_eq!(parse(InputType::Floats, "[1, 18446744073709551615]"), Ok(Input::floats(&[1.0, 1.844_674_4e19])));
+        assert_eq!(
+            parse(InputType::Doubles, "[1, 2.5, -3]"),
+            Ok(Input::doubles(&[1.0, 2.5, -3.0]))
+        );
+        assert_eq!(
+            parse(InputType::Floats, "[1, 18446744073709551615]"),
+            Ok(Input::floats(&[1.0, 1.844_674_4e19]))
+        );
     }
 
     #[test]
@@ -617,8 +682,16 @@ mod tests {
             (InputType::Doubles, "[NaN]", "expected value"),
             (InputType::Doubles, "[1e999]", "out of range"),
             (InputType::Doubles, "[null]", "a number"),
-            (InputType::Doubles, "1.0", "an array of numbers (input type doubles)"),
-            (InputType::Doubles, "\"x\"", "an array of numbers (input type doubles)"),
+            (
+                InputType::Doubles,
+                "1.0",
+                "an array of numbers (input type doubles)",
+            ),
+            (
+                InputType::Doubles,
+                "\"x\"",
+                "an array of numbers (input type doubles)",
+            ),
             (InputType::Floats, "[1e300]", "range of 32-bit floats"),
             (InputType::Integers, "[3000000000]", "a 32-bit integer"),
             (InputType::Integers, "[1.5]", "a 32-bit integer"),
@@ -661,16 +734,33 @@ mod tests {
 
     #[test]
     fn outputs_of_another_number_than_the_inputs_are_refused() {
-        let outputs = container::Outputs { data: Bytes::from("ab"), lengths: vec![1, 1], errors: vec![] };
-        assert_eq!(from_outputs(outputs, 3), Err(WireError::Count { expected: 3, got: 2 }));
+        let outputs = container::Outputs {
+            data: Bytes::from("ab"),
+            lengths: vec![1, 1],
+            errors: vec![],
+        };
+        assert_eq!(
+            from_outputs(outputs, 3),
+            Err(WireError::Count { expected: 3, got: 2 })
+        );
     }
 
     #[test]
     fn an_input_that_failed_carries_the_models_words() {
-        let failed = container::InputError { index: 1, message: "no".into(), kind: 0 };
-        let outputs =
-            container::Outputs { data: Bytes::from("a"), lengths: vec![1, 0], errors: vec![failed.clone()] };
-        assert_eq!(from_outputs(outputs, 2), Ok(vec![Ok(Output::new("a")), Err(failed)]));
+        let failed = container::InputError {
+            index: 1,
+            message: "no".into(),
+            kind: 0,
+        };
+        let outputs = container::Outputs {
+            data: Bytes::from("a"),
+            lengths: vec![1, 0],
+            errors: vec![failed.clone()],
+        };
+        assert_eq!(
+            from_outputs(outputs, 2),
+            Ok(vec![Ok(Output::new("a")), Err(failed)])
+        );
     }
 
     #[test]
@@ -680,9 +770,15 @@ mod tests {
             Column::from_wire(wire, Bytes::from_static(&[0; 12]), &[1]),
             Err(WireError::Lengths { lengths: 8, data: 12 })
         ));
-        assert!(matches!(Column::from_wire(9, Bytes::new(), &[]), Err(WireError::InputType(9))));
+        assert!(matches!(
+            Column::from_wire(9, Bytes::new(), &[]),
+            Err(WireError::InputType(9))
+        ));
         let text = InputType::Strings.to_wire() as i32;
-        assert!(matches!(Column::from_wire(text, Bytes::from_static(&[0xff]), &[1]), Err(WireError::Utf8)));
+        assert!(matches!(
+            Column::from_wire(text, Bytes::from_static(&[0xff]), &[1]),
+            Err(WireError::Utf8)
+        ));
     }
 
     fn any_input(input_type: InputType) -> BoxedStrategy<Input> {
@@ -691,23 +787,22 @@ mod tests {
         match input_type {
             InputType::Bytes => vec(any::<u8>(), 0..50).prop_map(Input::bytes).boxed(),
             InputType::Integers => vec(any::<i32>(), 1..50).prop_map(|n| Input::integers(&n)).boxed(),
-            InputType::Floats => {
-                vec(num::f32::NORMAL | num::f32::ZERO | num::f32::SUBNORMAL, 1..50)
-                    .prop_map(|n| Input::floats(&n))
-                    .boxed()
-            }
-            InputType::Doubles => {
-                vec(num::f64::NORMAL | num::f64::ZERO | num::f64::SUBNORMAL, 1..50)
-                    .prop_map(|n| Input::doubles(&n))
-                    .boxed()
-            }
+            InputType::Floats => vec(num::f32::NORMAL | num::f32::ZERO | num::f32::SUBNORMAL, 1..50)
+                .prop_map(|n| Input::floats(&n))
+                .boxed(),
+            InputType::Doubles => vec(num::f64::NORMAL | num::f64::ZERO | num::f64::SUBNORMAL, 1..50)
+                .prop_map(|n| Input::doubles(&n))
+                .boxed(),
             InputType::Strings => any::<String>().prop_map(Input::string).boxed(),
         }
     }
 
     fn any_batch() -> impl Strategy<Value = (InputType, Vec<Input>)> {
         proptest::sample::select(InputType::ALL.to_vec()).prop_flat_map(|input_type| {
-            (Just(input_type), proptest::collection::vec(any_input(input_type), 0..8))
+            (
+                Just(input_type),
+                proptest::collection::vec(any_input(input_type), 0..8),
+            )
         })
     }
 

@@ -15,7 +15,11 @@ pub struct Backoff {
 impl Backoff {
     /// Pauses of `first`, twice that, and so on, never above `most`.
     pub const fn new(first: Duration, most: Duration) -> Self {
-        Self { first, most, next: first }
+        Self {
+            first,
+            most,
+            next: first,
+        }
     }
 
     /// The pause before the next try; the one after will be longer.

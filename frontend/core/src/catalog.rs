@@ -115,11 +115,15 @@ pub struct Catalog {
 impl Catalog {
     /// The snapshot after `changes`, under the generation the store gave them.
     pub fn with(&self, changes: &[Change], generation: Generation) -> Self {
-        let mut next = Self { generation, ..self.clone() };
+        let mut next = Self {
+            generation,
+            ..self.clone()
+        };
         for change in changes {
             match change {
                 Change::PutApplication(application) => {
-                    next.applications.insert(application.name.clone(), Arc::new(application.clone()));
+                    next.applications
+                        .insert(application.name.clone(), Arc::new(application.clone()));
                 }
                 Change::DeleteApplication(name) => drop(next.applications.remove(name)),
                 Change::PutModel(model) => {
@@ -140,12 +144,17 @@ impl Catalog {
     pub fn versions(&self) -> impl Iterator<Item = (ModelId, &Version)> {
         self.models.values().flat_map(|model| {
             let id = |version: &ModelVersion| ModelId::new(model.name.clone(), version.clone());
-            model.versions.iter().map(move |(version, registered)| (id(version), registered))
+            model
+                .versions
+                .iter()
+                .map(move |(version, registered)| (id(version), registered))
         })
     }
 
     /// The applications a model is linked to.
     pub fn applications_of(&self, model: &ModelName) -> impl Iterator<Item = &Arc<Application>> {
-        self.applications.values().filter(move |application| application.linked_models.contains(model))
+        self.applications
+            .values()
+            .filter(move |application| application.linked_models.contains(model))
     }
 }

@@ -31,7 +31,10 @@ impl Add<Duration> for Instant {
     type Output = Self;
     /// Stays at the end of time rather than wrapping.
     fn add(self, span: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)),
+        )
     }
 }
 
@@ -39,6 +42,9 @@ impl Sub<Duration> for Instant {
     type Output = Self;
     /// Stays at the epoch rather than wrapping.
     fn sub(self, span: Duration) -> Self {
-        Self(self.0.saturating_sub(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_sub(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)),
+        )
     }
 }
