@@ -1,1 +1,256 @@
-//! placeholder
+//! The frontend's end: each stream a container opens becomes a [`ReplicaStream`] that can be sent batches.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use skysail_proto::container::container_service_server::{ContainerService, ContainerServiceServer};
+use skysail_proto::container::{self, Batch, ContainerMessage, FrontendMessage, frontend_message};
+use skysail_proto::error_code::ErrorCode;
+use skysail_proto::value::InputType;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::session::{Event, Registration, Session, Violation};
+use crate::transport;
+
+/// How long a stream may take to say who it is.
+const REGISTRATION_TIME: Duration = Duration::from_secs(5);
+
+/// Messages that may wait to be written to one container. Credits bound the batches among them to a few
+/// and each wait in demand to one message: a full channel means a peer that reads nothing.
+const OUTBOUND_MESSAGES: usize = 64;
+
+/// What takes replicas in: the frontend.
+pub trait Reception: Send + Sync + 'static {
+    /// Takes a replica, or says why not.
+    fn receive(&self, replica: Arrival) -> Result<(), Refusal>;
+}
+
+/// A replica that wants in.
+pub struct Arrival {
+    /// What it says of itself.
+    pub registration: Registration,
+    /// Where it dialled from.
+    pub peer: Option<SocketAddr>,
+    /// Its stream.
+    pub stream: ReplicaStream,
+}
+
+/// Why a replica is not taken, in words for the container's log.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Refusal {
+    /// What kind of reason.
+    pub code: ErrorCode,
+    /// The reason, and what to do.
+    pub reason: String,
+}
+
+/// Serves containers on a listener until `shutdown` completes.
+pub async fn serve(
+    listener: TcpListener,
+    reception: Arc<dyn Reception>,
+    frontend_id: String,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let door = ContainerServiceServer::new(Door { reception, frontend_id })
+        .max_decoding_message_size(transport::MESSAGE_BYTES)
+        .max_encoding_message_size(transport::MESSAGE_BYTES);
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(transport::KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(transport::KEEP_ALIVE_TIMEOUT))
+        .initial_stream_window_size(transport::WINDOW_BYTES)
+        .initial_connection_window_size(transport::WINDOW_BYTES)
+        .max_frame_size(transport::FRAME_BYTES)
+        .add_service(door)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown)
+        .await
+}
+
+/// Answers `Attach`.
+struct Door {
+    reception: Arc<dyn Reception>,
+    frontend_id: String,
+}
+
+#[tonic::async_trait]
+impl ContainerService for Door {
+    type AttachStream = ReceiverStream<Result<FrontendMessage, Status>>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<ContainerMessage>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let peer = request.remote_addr();
+        let mut inbound = request.into_inner();
+        let Ok(first) = timeout(REGISTRATION_TIME, inbound.message()).await else {
+            return Err(Status::deadline_exceeded("no registration came"));
+        };
+        let Some(first) = first? else {
+            return Err(Status::invalid_argument("the stream ended before it registered"));
+        };
+        let mut session = Session::default();
+        let registration = session.register(first).map_err(|violation| refused(&violation))?;
+
+        let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES);
+        let mut stream = ReplicaStream { session, inbound, outbound, credit_since: Instant::now() };
+        let registered = container::Registered { frontend_id: self.frontend_id.clone() };
+        stream.send(frontend_message::Kind::Registered(registered)).map_err(|_| Status::unavailable("gone"))?;
+        self.reception
+            .receive(Arrival { registration, peer, stream })
+            .map_err(|refusal| Status::new(refusal.code.grpc_code(), refusal.reason))?;
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+}
+
+fn refused(violation: &Violation) -> Status {
+    Status::invalid_argument(violation.to_string())
+}
+
+/// Inputs to send, laid out as they travel.
+#[derive(Clone, Debug)]
+pub struct NewBatch {
+    /// What the inputs are.
+    pub input_type: InputType,
+    /// All inputs, one after the other.
+    pub data: Bytes,
+    /// Elements in each.
+    pub lengths: Vec<u32>,
+    /// Time left for each, in microseconds.
+    pub budgets_micros: Vec<u64>,
+    /// How long the model is expected to take; zero if that is not known.
+    pub predicted: Duration,
+}
+
+/// Queries that wait for a credit.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Demand {
+    /// How many.
+    pub queued: usize,
+    /// Time left until the earliest deadline.
+    pub earliest_budget: Duration,
+}
+
+/// The stream is over: the container is gone, or broke the protocol.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum StreamError {
+    /// The connection ended or the peer fell silent.
+    #[error("the stream ended: {0}")]
+    Lost(String),
+    /// It said what may not be said.
+    #[error("the container broke the protocol: {0}")]
+    Violation(#[from] Violation),
+    /// It reads nothing of what it is sent.
+    #[error("the container does not read its stream")]
+    Stalled,
+}
+
+/// One replica's stream.
+pub struct ReplicaStream {
+    session: Session,
+    inbound: Streaming<ContainerMessage>,
+    outbound: mpsc::Sender<Result<FrontendMessage, Status>>,
+    /// When the newest credit came.
+    credit_since: Instant,
+}
+
+impl ReplicaStream {
+    /// The next thing the container says. Safe to cancel.
+    pub async fn next(&mut self) -> Result<Event, StreamError> {
+        let message = match self.inbound.message().await {
+            Ok(Some(message)) => message,
+            Ok(None) => return Err(StreamError::Lost("the container closed it".into())),
+            Err(status) => return Err(StreamError::Lost(status.message().to_owned())),
+        };
+        let event = self.session.receive(message).inspect_err(|violation| {
+            let _ = self.outbound.try_send(Err(refused(violation)));
+        })?;
+        if event == Event::Credit {
+            self.credit_since = Instant::now();
+        }
+        Ok(event)
+    }
+
+    /// Whether a batch may be sent.
+    pub fn has_credit(&self) -> bool {
+        self.session.has_credit()
+    }
+
+    /// Batches in the container's hands.
+    pub fn in_flight(&self) -> usize {
+        self.session.in_flight()
+    }
+
+    /// Whether the container is going and has answered all it held.
+    pub fn is_finished(&self) -> bool {
+        self.session.is_finished()
+    }
+
+    /// Sends a batch against a credit; returns its id.
+    ///
+    /// # Panics
+    /// Without a credit.
+    pub fn send_batch(&mut self, batch: NewBatch) -> Result<u64, StreamError> {
+        let (credit, id) = self.session.use_credit().expect("the caller asked for a credit first; this is a bug");
+        self.send(frontend_message::Kind::Batch(Batch {
+            id,
+            credit: credit.sequence,
+            credit_held_micros: micros(self.credit_since.elapsed()),
+            predicted_micros: micros(batch.predicted),
+            input_type: batch.input_type.to_wire() as i32,
+            data: batch.data,
+            lengths: batch.lengths,
+            budgets_micros: batch.budgets_micros,
+        }))?;
+        Ok(id)
+    }
+
+    /// Says that queries wait for a credit.
+    pub fn announce(&mut self, demand: Demand) -> Result<(), StreamError> {
+        self.send(frontend_message::Kind::Demand(container::Demand {
+            queued: u32::try_from(demand.queued).unwrap_or(u32::MAX),
+            earliest_budget_micros: micros(demand.earliest_budget),
+        }))
+    }
+
+    /// Gives back credits that there is no work for and that may not be parked.
+    pub fn return_credits(&mut self) -> Result<(), StreamError> {
+        while let Some(credit) = self.session.unparked_credit() {
+            let returned = container::CreditReturned { sequence: credit.sequence };
+            self.send(frontend_message::Kind::CreditReturned(returned))?;
+        }
+        Ok(())
+    }
+
+    /// Says that this frontend is going and sends nothing more.
+    pub fn announce_draining(&mut self) -> Result<(), StreamError> {
+        self.send(frontend_message::Kind::Draining(container::FrontendDraining {}))
+    }
+
+    /// Ends the stream with a reason for the container's log.
+    pub fn close(self, refusal: &Refusal) {
+        let _ = self.outbound.try_send(Err(Status::new(refusal.code.grpc_code(), refusal.reason.as_str())));
+    }
+
+    /// Ends the stream because another of the same replica took its place; the container then stops.
+    pub fn close_superseded(self) {
+        let _ = self.outbound.try_send(Err(Status::aborted("another container registered as this replica")));
+    }
+
+    fn send(&mut self, kind: frontend_message::Kind) -> Result<(), StreamError> {
+        use mpsc::error::TrySendError;
+        self.outbound.try_send(Ok(FrontendMessage { kind: Some(kind) })).map_err(|error| match error {
+            TrySendError::Full(_) => StreamError::Stalled,
+            TrySendError::Closed(_) => StreamError::Lost("the connection closed".into()),
+        })
+    }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}

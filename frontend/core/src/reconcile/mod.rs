@@ -1,9 +1,32 @@
 //! Reconcile: from desired and observed state to the actions that bring them together.
+//!
+//! A pass observes, [`plan`]s and applies, and takes no other input: whatever was interrupted, the next
+//! pass finds and repairs. [`History`] remembers what no observation shows: how often a model failed, and
+//! since when a container is without its stream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use skysail_proto::ids::{ModelId, ReplicaId};
 use skysail_proto::value::InputType;
+
+mod history;
+mod plan;
+mod spec;
+
+pub use history::{History, Patience};
+pub use plan::{Action, Plan, StopReason, plan};
+pub use spec::{Placement, replica_spec};
+
+/// What there is.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// What the runtime has for this cluster.
+    pub containers: Vec<ContainerStatus>,
+    /// The replicas that are attached.
+    pub attached: BTreeSet<ReplicaId>,
+    /// Containers that an action is still at work on: left alone until it is done.
+    pub busy: BTreeSet<String>,
+}
 
 /// Everything a container is started with.
 #[derive(Clone, Debug, PartialEq)]

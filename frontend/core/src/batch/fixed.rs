@@ -1,0 +1,57 @@
+//! Takes what is there, up to a fixed size; gives up only what has already expired.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::{BatchPolicy, Decision};
+use crate::queue::Deadlines;
+use crate::time::Instant;
+
+/// The policy; it never waits for a batch to fill.
+#[derive(Clone, Copy, Debug)]
+pub struct FixedSize {
+    size: usize,
+}
+
+impl FixedSize {
+    /// Batches of up to `size`.
+    pub fn new(size: NonZeroU32) -> Self {
+        Self { size: size.get() as usize }
+    }
+}
+
+impl BatchPolicy for FixedSize {
+    fn decide(&mut self, queue: &dyn Deadlines, start: Instant) -> Decision {
+        let give_up = queue.deadlines().take_while(|&deadline| deadline <= start).count();
+        Decision { give_up, take: self.size.min(queue.len() - give_up) }
+    }
+
+    fn observe(&mut self, _size: usize, _took: Duration) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::{Bounds, DeadlineQueue};
+
+    fn decide(deadlines: &[u64], size: u32, now: u64) -> Decision {
+        let mut queue = DeadlineQueue::new(Bounds { count: 100, bytes: 100 });
+        for &deadline in deadlines {
+            queue.push(Instant::from_nanos(deadline), 1, ()).unwrap();
+        }
+        FixedSize::new(NonZeroU32::new(size).unwrap()).decide(&queue, Instant::from_nanos(now))
+    }
+
+    #[test]
+    fn it_takes_what_is_there_up_to_its_size() {
+        assert_eq!(decide(&[5, 6], 3, 0), Decision { give_up: 0, take: 2 });
+        assert_eq!(decide(&[5, 6, 7, 8], 3, 0), Decision { give_up: 0, take: 3 });
+        assert_eq!(decide(&[], 3, 0), Decision { give_up: 0, take: 0 });
+    }
+
+    #[test]
+    fn it_gives_up_what_has_expired_and_nothing_else() {
+        assert_eq!(decide(&[1, 2, 3, 4], 3, 2), Decision { give_up: 2, take: 2 });
+        assert_eq!(decide(&[1, 2], 3, 9), Decision { give_up: 2, take: 0 });
+    }
+}

@@ -1,0 +1,143 @@
+//! What no single observation shows: failures and their pauses, and streams that are missing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use skysail_proto::ids::ModelId;
+
+use super::{ContainerState, Observed};
+use crate::backoff::Backoff;
+use crate::time::Instant;
+
+/// How long things may take before something is done about them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Patience {
+    /// From a container's start until its replica first attaches (a large model may be loading).
+    pub startup: Duration,
+    /// From a lost stream until the container is replaced.
+    pub reattach: Duration,
+    /// The pause after a model's first failure.
+    pub first_pause: Duration,
+    /// The longest pause between tries.
+    pub longest_pause: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            startup: Duration::from_secs(300),
+            reattach: Duration::from_secs(10),
+            first_pause: Duration::from_millis(250),
+            longest_pause: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Failures of one model version.
+#[derive(Clone, Debug)]
+struct Failures {
+    backoff: Backoff,
+    /// No container of it is started before this.
+    not_before: Instant,
+    /// The pause that ended there.
+    pause: Duration,
+}
+
+/// A running container without a stream.
+#[derive(Clone, Copy, Debug)]
+struct Missing {
+    since: Instant,
+    /// It had a stream, or was there before this frontend: it has nothing left to load.
+    was_attached: bool,
+}
+
+/// Remembered from pass to pass; forgotten with the process, at no harm.
+#[derive(Clone, Debug)]
+pub struct History {
+    patience: Patience,
+    failures: BTreeMap<ModelId, Failures>,
+    missing: BTreeMap<String, Missing>,
+    known: BTreeMap<String, bool>,
+    passes: u64,
+}
+
+impl History {
+    /// Nothing remembered.
+    pub fn new(patience: Patience) -> Self {
+        Self {
+            patience,
+            failures: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            known: BTreeMap::new(),
+            passes: 0,
+        }
+    }
+
+    /// Takes note of what is attached; call it once a pass, before planning.
+    ///
+    /// A container already running at the first pass was started by an earlier life of the frontend: it
+    /// has to find its way back, not to load.
+    pub fn observe(&mut self, observed: &Observed, now: Instant) {
+        let first_pass = self.passes == 0;
+        self.passes += 1;
+        let running = |container: &&super::ContainerStatus| container.state == ContainerState::Running;
+        let mut missing = BTreeMap::new();
+        let mut known = BTreeMap::new();
+        for container in observed.containers.iter().filter(running) {
+            let name = &container.container;
+            let attached = observed.attached.contains(&container.replica);
+            let was_attached = attached || first_pass || self.known.get(name).copied().unwrap_or(false);
+            known.insert(name.clone(), was_attached);
+            if !attached {
+                let since = self.missing.get(name).map_or(now, |missing| missing.since);
+                missing.insert(name.clone(), Missing { since, was_attached });
+            }
+        }
+        self.missing = missing;
+        self.known = known;
+    }
+
+    /// A container of `model` failed or could not be started.
+    ///
+    /// Failures during a pause belong to the one that began it: three replicas that fall over together
+    /// are one failure. After a quiet time as long as the last pause and ten seconds more, pauses start
+    /// over.
+    pub fn failed(&mut self, model: &ModelId, now: Instant) {
+        let patience = self.patience;
+        let failures = self.failures.entry(model.clone()).or_insert_with(|| Failures {
+            backoff: Backoff::new(patience.first_pause, patience.longest_pause),
+            not_before: now,
+            pause: Duration::ZERO,
+        });
+        if now < failures.not_before {
+            return;
+        }
+        if now > failures.not_before + failures.pause + Duration::from_secs(10) {
+            failures.backoff.reset();
+        }
+        failures.pause = failures.backoff.pause();
+        failures.not_before = now + failures.pause;
+    }
+
+    /// Forgets a model's failures: it was deployed anew or scaled by a person, who wants it tried now.
+    pub fn forgive(&mut self, model: &ModelId) {
+        self.failures.remove(model);
+    }
+
+    /// Before when no container of `model` may be started.
+    pub(super) fn not_before(&self, model: &ModelId) -> Option<Instant> {
+        self.failures.get(model).map(|failures| failures.not_before)
+    }
+
+    /// When the patience with a running container ends, if it is without a stream.
+    pub(super) fn given_up_at(&self, container: &str) -> Option<Instant> {
+        let missing = self.missing.get(container)?;
+        let patience = if missing.was_attached { self.patience.reattach } else { self.patience.startup };
+        Some(missing.since + patience)
+    }
+
+    /// Whether a running container ever had a stream, as far as is known.
+    pub fn was_attached(&self, container: &str) -> bool {
+        self.known.get(container).copied().unwrap_or(false)
+    }
+}

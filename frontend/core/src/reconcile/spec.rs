@@ -1,0 +1,85 @@
+//! What a replica's container is started with.
+
+use std::collections::BTreeMap;
+
+use skysail_proto::deployment::Deployment;
+use skysail_proto::ids::{ClusterName, ModelId, ReplicaId};
+use skysail_proto::labels;
+
+use super::ReplicaSpec;
+use crate::catalog::Version;
+
+/// Where containers are started, and whom they dial.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// The cluster they belong to.
+    pub cluster: ClusterName,
+    /// The frontends they dial, as host:port.
+    pub frontends: Vec<String>,
+}
+
+/// The container in place `ordinal` of a version; none if the version's containers attach by themselves.
+pub fn replica_spec(
+    placement: &Placement,
+    model: &ModelId,
+    version: &Version,
+    ordinal: u32,
+) -> Option<ReplicaSpec> {
+    let deployment = version.spec.deployment.as_ref()?;
+    let replica = ReplicaId::of(model, ordinal);
+    Some(ReplicaSpec {
+        container: labels::replica_container(&placement.cluster, &replica),
+        env: environment(placement, model, version, &replica, deployment),
+        replica,
+        model: model.clone(),
+        input_type: version.spec.input_type,
+        image: deployment.image.clone(),
+        cpus: deployment.cpus,
+        memory_bytes: deployment.memory_bytes,
+        digest: digest(version, deployment),
+    })
+}
+
+/// What the person asked for, and what Skysail adds; Skysail's own variables win.
+fn environment(
+    placement: &Placement,
+    model: &ModelId,
+    version: &Version,
+    replica: &ReplicaId,
+    deployment: &Deployment,
+) -> BTreeMap<String, String> {
+    let ours = [
+        (labels::ENV_FRONTENDS, placement.frontends.join(",")),
+        (labels::ENV_MODEL_NAME, model.name.to_string()),
+        (labels::ENV_MODEL_VERSION, model.version.to_string()),
+        (labels::ENV_INPUT_TYPE, version.spec.input_type.to_string()),
+        (labels::ENV_REPLICA_ID, replica.to_string()),
+        (labels::ENV_TOKEN, String::new()),
+    ];
+    let mut env = deployment.env.clone();
+    env.extend(ours.map(|(name, value)| (name.to_owned(), value)));
+    env
+}
+
+/// A digest of all that makes a running container fit or not fit the catalog.
+///
+/// The frontends' addresses are left out: a container learns of new ones over its stream. The time of
+/// registration is in: a version deleted and registered again may mean another image of the same name.
+fn digest(version: &Version, deployment: &Deployment) -> String {
+    let Deployment { image, replicas: _, cpus, memory_bytes, env } = deployment;
+    let fitting = serde_json::json!({
+        "input_type": version.spec.input_type,
+        "registered_at": version.registered_at,
+        "image": image,
+        "cpus": cpus,
+        "memory_bytes": memory_bytes,
+        "env": env,
+    });
+    format!("{:016x}", fnv1a(fitting.to_string().as_bytes()))
+}
+
+/// FNV-1a, 64 bit: the same in every version of every build, unlike the standard library's hashers.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    let step = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+}
