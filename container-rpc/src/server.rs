@@ -58,9 +58,12 @@ pub async fn serve(
     frontend_id: String,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let door = ContainerServiceServer::new(Door { reception, frontend_id })
-        .max_decoding_message_size(transport::MESSAGE_BYTES)
-        .max_encoding_message_size(transport::MESSAGE_BYTES);
+    let door = ContainerServiceServer::new(Door {
+        reception,
+        frontend_id,
+    })
+    .max_decoding_message_size(transport::MESSAGE_BYTES)
+    .max_encoding_message_size(transport::MESSAGE_BYTES);
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(transport::KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(transport::KEEP_ALIVE_TIMEOUT))
@@ -98,11 +101,24 @@ impl ContainerService for Door {
         let registration = session.register(first).map_err(|violation| refused(&violation))?;
 
         let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES);
-        let mut stream = ReplicaStream { session, inbound, outbound, credit_since: Instant::now() };
-        let registered = container::Registered { frontend_id: self.frontend_id.clone() };
-        stream.send(frontend_message::Kind::Registered(registered)).map_err(|_| Status::unavailable("gone"))?;
+        let mut stream = ReplicaStream {
+            session,
+            inbound,
+            outbound,
+            credit_since: Instant::now(),
+        };
+        let registered = container::Registered {
+            frontend_id: self.frontend_id.clone(),
+        };
+        stream
+            .send(frontend_message::Kind::Registered(registered))
+            .map_err(|_| Status::unavailable("gone"))?;
         self.reception
-            .receive(Arrival { registration, peer, stream })
+            .receive(Arrival {
+                registration,
+                peer,
+                stream,
+            })
             .map_err(|refusal| Status::new(refusal.code.grpc_code(), refusal.reason))?;
         Ok(Response::new(ReceiverStream::new(messages)))
     }
@@ -196,7 +212,10 @@ impl ReplicaStream {
     /// # Panics
     /// Without a credit.
     pub fn send_batch(&mut self, batch: NewBatch) -> Result<u64, StreamError> {
-        let (credit, id) = self.session.use_credit().expect("the caller asked for a credit first; this is a bug");
+        let (credit, id) = self
+            .session
+            .use_credit()
+            .expect("the caller asked for a credit first; this is a bug");
         self.send(frontend_message::Kind::Batch(Batch {
             id,
             credit: credit.sequence,
@@ -221,7 +240,9 @@ impl ReplicaStream {
     /// Gives back credits that there is no work for and that may not be parked.
     pub fn return_credits(&mut self) -> Result<(), StreamError> {
         while let Some(credit) = self.session.unparked_credit() {
-            let returned = container::CreditReturned { sequence: credit.sequence };
+            let returned = container::CreditReturned {
+                sequence: credit.sequence,
+            };
             self.send(frontend_message::Kind::CreditReturned(returned))?;
         }
         Ok(())
@@ -234,20 +255,27 @@ impl ReplicaStream {
 
     /// Ends the stream with a reason for the container's log.
     pub fn close(self, refusal: &Refusal) {
-        let _ = self.outbound.try_send(Err(Status::new(refusal.code.grpc_code(), refusal.reason.as_str())));
+        let _ = self.outbound.try_send(Err(Status::new(
+            refusal.code.grpc_code(),
+            refusal.reason.as_str(),
+        )));
     }
 
     /// Ends the stream because another of the same replica took its place; the container then stops.
     pub fn close_superseded(self) {
-        let _ = self.outbound.try_send(Err(Status::aborted("another container registered as this replica")));
+        let _ = self.outbound.try_send(Err(Status::aborted(
+            "another container registered as this replica",
+        )));
     }
 
     fn send(&mut self, kind: frontend_message::Kind) -> Result<(), StreamError> {
         use mpsc::error::TrySendError;
-        self.outbound.try_send(Ok(FrontendMessage { kind: Some(kind) })).map_err(|error| match error {
-            TrySendError::Full(_) => StreamError::Stalled,
-            TrySendError::Closed(_) => StreamError::Lost("the connection closed".into()),
-        })
+        self.outbound
+            .try_send(Ok(FrontendMessage { kind: Some(kind) }))
+            .map_err(|error| match error {
+                TrySendError::Full(_) => StreamError::Stalled,
+                TrySendError::Closed(_) => StreamError::Lost("the connection closed".into()),
+            })
     }
 }
 

@@ -79,7 +79,12 @@ pub struct Session {
 
 impl Default for Session {
     fn default() -> Self {
-        Self { state: State::Handshake, credits: VecDeque::new(), in_flight: HashSet::new(), next_batch: 1 }
+        Self {
+            state: State::Handshake,
+            credits: VecDeque::new(),
+            in_flight: HashSet::new(),
+            next_batch: 1,
+        }
     }
 }
 
@@ -113,7 +118,11 @@ impl Session {
                 Ok(Event::Credit)
             }
             Some(Kind::Recall(container::Recall { sequence })) => {
-                for credit in self.credits.iter_mut().filter(|credit| credit.sequence == sequence) {
+                for credit in self
+                    .credits
+                    .iter_mut()
+                    .filter(|credit| credit.sequence == sequence)
+                {
                     credit.park = false;
                 }
                 Ok(Event::Recall)
@@ -122,7 +131,10 @@ impl Session {
                 if self.in_flight.remove(&result.id) {
                     return Ok(Event::Result(result));
                 }
-                Err(Violation(format!("batch {} was answered but is not in the container's hands", result.id)))
+                Err(Violation(format!(
+                    "batch {} was answered but is not in the container's hands",
+                    result.id
+                )))
             }
             Some(Kind::Draining(_)) => {
                 self.state = State::Draining;
@@ -200,37 +212,63 @@ mod tests {
     }
 
     fn credit(sequence: u64, park: bool) -> ContainerMessage {
-        message(container_message::Kind::Credit(container::Credit { sequence, park }))
+        message(container_message::Kind::Credit(container::Credit {
+            sequence,
+            park,
+        }))
     }
 
     fn result(id: u64) -> ContainerMessage {
-        message(container_message::Kind::Result(BatchResult { id, ..BatchResult::default() }))
+        message(container_message::Kind::Result(BatchResult {
+            id,
+            ..BatchResult::default()
+        }))
     }
 
     fn ready() -> Session {
         let mut session = Session::default();
-        session.register(message(container_message::Kind::Register(register()))).unwrap();
+        session
+            .register(message(container_message::Kind::Register(register())))
+            .unwrap();
         session
     }
 
     #[test]
     fn a_stream_begins_with_a_registration_in_a_version_both_speak() {
         assert!(Session::default().register(credit(1, true)).is_err());
-        let newer = container::Register { protocol_version: 99, ..register() };
-        let error = Session::default().register(message(container_message::Kind::Register(newer))).unwrap_err();
+        let newer = container::Register {
+            protocol_version: 99,
+            ..register()
+        };
+        let error = Session::default()
+            .register(message(container_message::Kind::Register(newer)))
+            .unwrap_err();
         assert!(error.to_string().contains("99"), "{error}");
     }
 
     #[test]
     fn a_registration_with_a_bad_name_or_type_is_refused_in_words() {
         let bad = [
-            container::Register { model_name: "No Good".into(), ..register() },
-            container::Register { input_type: 77, ..register() },
-            container::Register { replica_id: String::new(), ..register() },
+            container::Register {
+                model_name: "No Good".into(),
+                ..register()
+            },
+            container::Register {
+                input_type: 77,
+                ..register()
+            },
+            container::Register {
+                replica_id: String::new(),
+                ..register()
+            },
         ];
         for register in bad {
             let mut session = Session::default();
-            assert!(session.register(message(container_message::Kind::Register(register))).is_err());
+            assert!(
+                session
+                    .register(message(container_message::Kind::Register(register)))
+                    .is_err()
+            );
         }
     }
 
@@ -239,7 +277,16 @@ mod tests {
         let mut session = ready();
         assert_eq!(session.use_credit(), None);
         session.receive(credit(1, true)).unwrap();
-        assert_eq!(session.use_credit(), Some((Credit { sequence: 1, park: true }, 1)));
+        assert_eq!(
+            session.use_credit(),
+            Some((
+                Credit {
+                    sequence: 1,
+                    park: true
+                },
+                1
+            ))
+        );
         assert_eq!(session.use_credit(), None);
         assert_eq!(session.in_flight(), 1);
     }
@@ -258,8 +305,18 @@ mod tests {
         let mut session = ready();
         session.receive(credit(1, true)).unwrap();
         assert_eq!(session.unparked_credit(), None);
-        session.receive(message(container_message::Kind::Recall(container::Recall { sequence: 1 }))).unwrap();
-        assert_eq!(session.unparked_credit(), Some(Credit { sequence: 1, park: false }));
+        session
+            .receive(message(container_message::Kind::Recall(container::Recall {
+                sequence: 1,
+            })))
+            .unwrap();
+        assert_eq!(
+            session.unparked_credit(),
+            Some(Credit {
+                sequence: 1,
+                park: false
+            })
+        );
         assert!(!session.has_credit());
     }
 
@@ -269,7 +326,9 @@ mod tests {
         session.receive(credit(1, true)).unwrap();
         session.receive(credit(2, true)).unwrap();
         let (_, id) = session.use_credit().unwrap();
-        session.receive(message(container_message::Kind::Draining(container::Draining {}))).unwrap();
+        session
+            .receive(message(container_message::Kind::Draining(container::Draining {})))
+            .unwrap();
         session.receive(credit(3, true)).unwrap();
         assert!(!session.has_credit() && !session.is_finished());
         session.receive(result(id)).unwrap();

@@ -1,3 +1,30 @@
-//! placeholder
+//! Skysail's server: answers queries by their deadline, and keeps replicas running.
+//!
+//! A frontend is made of two planes that meet in an immutable snapshot, the catalog. This crate does I/O;
+//! every decision is in `skysail-core`, the container stream in `skysail-container-rpc`. In reading order:
+//!
+//! - [`app`]: the composition root: builds, wires and owns everything below.
+//! - [`config`]: the only reader of flags, environment and files.
+//! - the query role: [`query`] (HTTP to typed query to answer), [`model`] (a queue for each version, a
+//!   batcher for each replica);
+//! - the control role: [`admin`] (requests to desired state), [`reconcile`] (desired state to containers),
+//!   [`runtime`] (what starts them);
+//! - [`store`]: where desired state lives, for both;
+//! - [`http`], [`health`], [`metrics`], [`clock`], [`logging`], [`signals`]: what every server needs.
+//!
+//! `query` and `model` never name `admin`, `reconcile`, `runtime` or a concrete store; `app` alone sees all.
+
+pub mod admin;
+pub mod app;
+pub mod clock;
+pub mod config;
+pub mod health;
+pub mod http;
+pub mod logging;
+pub mod metrics;
+pub mod model;
+pub mod query;
+pub mod reconcile;
 pub mod runtime;
+pub mod signals;
 pub mod store;

@@ -97,7 +97,10 @@ impl Failure {
     /// The model failed, in these words.
     pub fn model_error(words: &str) -> Self {
         let detail = words.chars().take(QUOTED_CHARS).collect::<String>();
-        Self { reason: DefaultReason::ModelError, detail: Some(detail.into()) }
+        Self {
+            reason: DefaultReason::ModelError,
+            detail: Some(detail.into()),
+        }
     }
 
     /// The explanation a reply carries.
@@ -106,7 +109,9 @@ impl Failure {
         let addition = match (self.reason, &self.detail) {
             (_, Some(detail)) => detail,
             (DefaultReason::PredictedLate, None) => "it would have been answered after its deadline",
-            (DefaultReason::ExpiredInQueue, None) => "the deadline passed while the query waited for a replica",
+            (DefaultReason::ExpiredInQueue, None) => {
+                "the deadline passed while the query waited for a replica"
+            }
             (DefaultReason::LateReply, None) => "the deadline passed while a replica worked on it",
             (_, None) => return Cow::Borrowed(sentence),
         };
@@ -143,7 +148,11 @@ mod tests {
 
     #[test]
     fn a_missed_deadline_begins_with_the_known_sentence() {
-        for reason in [DefaultReason::PredictedLate, DefaultReason::ExpiredInQueue, DefaultReason::LateReply] {
+        for reason in [
+            DefaultReason::PredictedLate,
+            DefaultReason::ExpiredInQueue,
+            DefaultReason::LateReply,
+        ] {
             assert!(Failure::from(reason).explanation().starts_with(TOO_LATE));
         }
     }

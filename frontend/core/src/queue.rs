@@ -56,7 +56,12 @@ pub struct DeadlineQueue<T> {
 impl<T> DeadlineQueue<T> {
     /// An empty queue.
     pub fn new(bounds: Bounds) -> Self {
-        Self { waiting: BTreeMap::new(), bounds, bytes: 0, arrivals: 0 }
+        Self {
+            waiting: BTreeMap::new(),
+            bounds,
+            bytes: 0,
+            arrivals: 0,
+        }
     }
 
     /// Adds a task whose input is of `bytes` bytes; returns its place, or the task if the queue is full.
@@ -77,7 +82,10 @@ impl<T> DeadlineQueue<T> {
     }
 
     fn insert(&mut self, deadline: Instant, bytes: usize, task: T) -> Place {
-        let place = Place { deadline, arrival: self.arrivals };
+        let place = Place {
+            deadline,
+            arrival: self.arrivals,
+        };
         self.arrivals += 1;
         self.bytes += bytes;
         self.waiting.insert(place, Waiting { bytes, task });

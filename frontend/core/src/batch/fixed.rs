@@ -16,14 +16,22 @@ pub struct FixedSize {
 impl FixedSize {
     /// Batches of up to `size`.
     pub fn new(size: NonZeroU32) -> Self {
-        Self { size: size.get() as usize }
+        Self {
+            size: size.get() as usize,
+        }
     }
 }
 
 impl BatchPolicy for FixedSize {
     fn decide(&mut self, queue: &dyn Deadlines, start: Instant) -> Decision {
-        let give_up = queue.deadlines().take_while(|&deadline| deadline <= start).count();
-        Decision { give_up, take: self.size.min(queue.len() - give_up) }
+        let give_up = queue
+            .deadlines()
+            .take_while(|&deadline| deadline <= start)
+            .count();
+        Decision {
+            give_up,
+            take: self.size.min(queue.len() - give_up),
+        }
     }
 
     fn observe(&mut self, _size: usize, _took: Duration) {}
@@ -35,7 +43,10 @@ mod tests {
     use crate::queue::{Bounds, DeadlineQueue};
 
     fn decide(deadlines: &[u64], size: u32, now: u64) -> Decision {
-        let mut queue = DeadlineQueue::new(Bounds { count: 100, bytes: 100 });
+        let mut queue = DeadlineQueue::new(Bounds {
+            count: 100,
+            bytes: 100,
+        });
         for &deadline in deadlines {
             queue.push(Instant::from_nanos(deadline), 1, ()).unwrap();
         }

@@ -22,14 +22,25 @@ pub struct Patience {
     pub longest_pause: Duration,
 }
 
+impl Patience {
+    /// Containers that nobody sees attach are left alone; failures are still paused for.
+    pub const UNLIMITED: Self = Self {
+        startup: Duration::MAX,
+        reattach: Duration::MAX,
+        ..Self::USUAL
+    };
+
+    const USUAL: Self = Self {
+        startup: Duration::from_secs(300),
+        reattach: Duration::from_secs(10),
+        first_pause: Duration::from_millis(250),
+        longest_pause: Duration::from_secs(60),
+    };
+}
+
 impl Default for Patience {
     fn default() -> Self {
-        Self {
-            startup: Duration::from_secs(300),
-            reattach: Duration::from_secs(10),
-            first_pause: Duration::from_millis(250),
-            longest_pause: Duration::from_secs(60),
-        }
+        Self::USUAL
     }
 }
 
@@ -132,7 +143,11 @@ impl History {
     /// When the patience with a running container ends, if it is without a stream.
     pub(super) fn given_up_at(&self, container: &str) -> Option<Instant> {
         let missing = self.missing.get(container)?;
-        let patience = if missing.was_attached { self.patience.reattach } else { self.patience.startup };
+        let patience = if missing.was_attached {
+            self.patience.reattach
+        } else {
+            self.patience.startup
+        };
         Some(missing.since + patience)
     }
 

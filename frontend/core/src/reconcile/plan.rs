@@ -15,10 +15,8 @@ pub enum Action {
     Start(Box<ReplicaSpec>),
     /// Stop this container and remove it.
     Stop {
-        /// Its name.
-        container: String,
-        /// What it serves.
-        model: ModelId,
+        /// The container.
+        found: ContainerStatus,
         /// Why.
         reason: StopReason,
     },
@@ -66,7 +64,11 @@ pub fn plan(
     let wanted: Vec<(ModelId, &Version, ReplicaSpec)> = desired
         .versions()
         .flat_map(|(model, version)| {
-            let replicas = version.spec.deployment.as_ref().map_or(0, |deployment| deployment.replicas);
+            let replicas = version
+                .spec
+                .deployment
+                .as_ref()
+                .map_or(0, |deployment| deployment.replicas);
             (0..replicas).filter_map(move |ordinal| {
                 let spec = replica_spec(placement, &model, version, ordinal)?;
                 Some((model.clone(), version, spec))
@@ -75,16 +77,26 @@ pub fn plan(
         .collect();
 
     let mut plan = Plan::default();
-    let idle = observed.containers.iter().filter(|found| !observed.busy.contains(&found.container));
+    let idle = observed
+        .containers
+        .iter()
+        .filter(|found| !observed.busy.contains(&found.container));
     for found in idle {
-        let spec = wanted.iter().map(|(_, _, spec)| spec).find(|spec| spec.container == found.container);
+        let spec = wanted
+            .iter()
+            .map(|(_, _, spec)| spec)
+            .find(|spec| spec.container == found.container);
         match &found.state {
             ContainerState::Exited { .. } => plan.actions.push(Action::Bury(found.clone())),
             ContainerState::Running => judge_running(&mut plan, found, spec, history, now),
         }
     }
 
-    let taken: BTreeSet<&str> = observed.containers.iter().map(|found| found.container.as_str()).collect();
+    let taken: BTreeSet<&str> = observed
+        .containers
+        .iter()
+        .map(|found| found.container.as_str())
+        .collect();
     for (model, _, spec) in wanted {
         if taken.contains(spec.container.as_str()) || observed.busy.contains(&spec.container) {
             continue;
@@ -108,9 +120,9 @@ fn judge_running(
     let reason = match (spec, history.given_up_at(&found.container)) {
         (None, _) => StopReason::NotWanted,
         (Some(spec), _) if spec.digest != found.spec_digest => StopReason::Outdated,
-        (Some(_), Some(then)) if then <= now => {
-            StopReason::NotAttached { was_attached: history.was_attached(&found.container) }
-        }
+        (Some(_), Some(then)) if then <= now => StopReason::NotAttached {
+            was_attached: history.was_attached(&found.container),
+        },
         (Some(_), waiting) => {
             if let Some(then) = waiting {
                 plan.look_again_at(then);
@@ -118,8 +130,10 @@ fn judge_running(
             return;
         }
     };
-    let (container, model) = (found.container.clone(), found.model.clone());
-    plan.actions.push(Action::Stop { container, model, reason });
+    plan.actions.push(Action::Stop {
+        found: found.clone(),
+        reason,
+    });
 }
 
 #[cfg(test)]

@@ -66,7 +66,13 @@ fn environment(
 /// The frontends' addresses are left out: a container learns of new ones over its stream. The time of
 /// registration is in: a version deleted and registered again may mean another image of the same name.
 fn digest(version: &Version, deployment: &Deployment) -> String {
-    let Deployment { image, replicas: _, cpus, memory_bytes, env } = deployment;
+    let Deployment {
+        image,
+        replicas: _,
+        cpus,
+        memory_bytes,
+        env,
+    } = deployment;
     let fitting = serde_json::json!({
         "input_type": version.spec.input_type,
         "registered_at": version.registered_at,

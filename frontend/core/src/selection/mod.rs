@@ -9,7 +9,9 @@ use crate::query::{DefaultReason, Failure, Outcome};
 
 /// Chooses among an application's candidates: the first, if there is one.
 pub fn select<T>(candidates: &[T]) -> Result<&T, Failure> {
-    candidates.first().ok_or_else(|| DefaultReason::NoModelLinked.into())
+    candidates
+        .first()
+        .ok_or_else(|| DefaultReason::NoModelLinked.into())
 }
 
 /// What an application answers.
@@ -24,8 +26,14 @@ pub struct Answer {
 /// Makes the answer of what the model answered.
 pub fn combine(outcome: Outcome, default_output: &Output) -> Answer {
     match outcome {
-        Ok(output) => Answer { output, failure: None },
-        Err(failure) => Answer { output: default_output.clone(), failure: Some(failure) },
+        Ok(output) => Answer {
+            output,
+            failure: None,
+        },
+        Err(failure) => Answer {
+            output: default_output.clone(),
+            failure: Some(failure),
+        },
     }
 }
 
@@ -43,8 +51,20 @@ mod tests {
     fn the_default_output_stands_in_for_a_model_that_failed() {
         let default = Output::new("-1.0");
         let failed = combine(Err(DefaultReason::LateReply.into()), &default);
-        assert_eq!(failed, Answer { output: default.clone(), failure: Some(DefaultReason::LateReply.into()) });
+        assert_eq!(
+            failed,
+            Answer {
+                output: default.clone(),
+                failure: Some(DefaultReason::LateReply.into())
+            }
+        );
         let answered = combine(Ok(Output::new("1")), &default);
-        assert_eq!(answered, Answer { output: Output::new("1"), failure: None });
+        assert_eq!(
+            answered,
+            Answer {
+                output: Output::new("1"),
+                failure: None
+            }
+        );
     }
 }

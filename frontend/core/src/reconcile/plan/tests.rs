@@ -26,12 +26,20 @@ fn at(seconds: u64) -> Instant {
 }
 
 fn placement() -> Placement {
-    Placement { cluster: "test".parse().unwrap(), frontends: vec!["127.0.0.1:7000".into()] }
+    Placement {
+        cluster: "test".parse().unwrap(),
+        frontends: vec!["127.0.0.1:7000".into()],
+    }
 }
 
 fn version(image: &str, replicas: u32) -> Version {
-    let deployment =
-        Deployment { image: image.into(), replicas, cpus: None, memory_bytes: None, env: BTreeMap::new() };
+    let deployment = Deployment {
+        image: image.into(),
+        replicas,
+        cpus: None,
+        memory_bytes: None,
+        env: BTreeMap::new(),
+    };
     let spec = VersionSpec {
         input_type: InputType::Doubles,
         batch_size: BatchSize::Adaptive,
@@ -39,14 +47,21 @@ fn version(image: &str, replicas: u32) -> Version {
         cache: true,
         deployment: Some(deployment),
     };
-    Version { spec, registered_at: Timestamp::UNIX_EPOCH }
+    Version {
+        spec,
+        registered_at: Timestamp::UNIX_EPOCH,
+    }
 }
 
 fn catalog(models: &[(&str, &str, u32)]) -> Catalog {
     let put = models.iter().map(|&(name, image, replicas)| {
         let current_version: skysail_proto::ids::ModelVersion = "1".parse().unwrap();
         let versions = BTreeMap::from([(current_version.clone(), version(image, replicas))]);
-        Change::PutModel(Model { name: name.parse().unwrap(), current_version, versions })
+        Change::PutModel(Model {
+            name: name.parse().unwrap(),
+            current_version,
+            versions,
+        })
     });
     Catalog::default().with(&put.collect::<Vec<_>>(), Generation::default())
 }
@@ -69,8 +84,15 @@ fn running(model: &str, image: &str, ordinal: u32) -> ContainerStatus {
 }
 
 fn observed(containers: Vec<ContainerStatus>) -> Observed {
-    let attached = containers.iter().map(|container| container.replica.clone()).collect();
-    Observed { containers, attached, ..Observed::default() }
+    let attached = containers
+        .iter()
+        .map(|container| container.replica.clone())
+        .collect();
+    Observed {
+        containers,
+        attached,
+        ..Observed::default()
+    }
 }
 
 fn plan_at(catalog: &Catalog, observed: &Observed, history: &History, seconds: u64) -> Plan {
@@ -83,7 +105,12 @@ fn history() -> History {
 
 #[test]
 fn missing_replicas_are_started_each_in_its_own_place() {
-    let plan = plan_at(&catalog(&[("m", "i", 3)]), &observed(vec![running("m", "i", 1)]), &history(), 0);
+    let plan = plan_at(
+        &catalog(&[("m", "i", 3)]),
+        &observed(vec![running("m", "i", 1)]),
+        &history(),
+        0,
+    );
     let places: Vec<_> = plan
         .actions
         .iter()
@@ -97,43 +124,84 @@ fn missing_replicas_are_started_each_in_its_own_place() {
 
 #[test]
 fn nothing_is_done_when_all_is_as_wanted() {
-    let plan = plan_at(&catalog(&[("m", "i", 1)]), &observed(vec![running("m", "i", 0)]), &history(), 0);
+    let plan = plan_at(
+        &catalog(&[("m", "i", 1)]),
+        &observed(vec![running("m", "i", 0)]),
+        &history(),
+        0,
+    );
     assert_eq!(plan, Plan::default());
 }
 
 #[test]
 fn what_nobody_asks_for_is_stopped() {
-    let found = observed(vec![running("m", "i", 0), running("m", "i", 1), running("gone", "i", 0)]);
+    let found = observed(vec![
+        running("m", "i", 0),
+        running("m", "i", 1),
+        running("gone", "i", 0),
+    ]);
     let plan = plan_at(&catalog(&[("m", "i", 1)]), &found, &history(), 0);
     let reasons: Vec<_> = plan
         .actions
         .iter()
         .map(|action| match action {
-            Action::Stop { container, reason, .. } => (container.as_str(), *reason),
+            Action::Stop { found, reason } => (found.container.as_str(), *reason),
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(reasons, [("test_m_1_1", StopReason::NotWanted), ("test_gone_1_0", StopReason::NotWanted)]);
+    assert_eq!(
+        reasons,
+        [
+            ("test_m_1_1", StopReason::NotWanted),
+            ("test_gone_1_0", StopReason::NotWanted)
+        ]
+    );
 }
 
 #[test]
 fn a_container_of_another_image_is_stopped_before_its_place_is_filled_again() {
-    let plan = plan_at(&catalog(&[("m", "new", 1)]), &observed(vec![running("m", "old", 0)]), &history(), 0);
-    assert!(matches!(plan.actions[..], [Action::Stop { reason: StopReason::Outdated, .. }]));
+    let plan = plan_at(
+        &catalog(&[("m", "new", 1)]),
+        &observed(vec![running("m", "old", 0)]),
+        &history(),
+        0,
+    );
+    assert!(matches!(
+        plan.actions[..],
+        [Action::Stop {
+            reason: StopReason::Outdated,
+            ..
+        }]
+    ));
 }
 
 #[test]
 fn a_container_that_ended_is_buried_and_replaced_after_the_pause() {
     let catalog = catalog(&[("m", "i", 1)]);
     let mut found = observed(vec![running("m", "i", 0)]);
-    found.containers[0].state = ContainerState::Exited { code: 1, detail: None };
+    found.containers[0].state = ContainerState::Exited {
+        code: 1,
+        detail: None,
+    };
     let mut history = history();
-    assert!(matches!(plan_at(&catalog, &found, &history, 0).actions[..], [Action::Bury(_)]));
+    assert!(matches!(
+        plan_at(&catalog, &found, &history, 0).actions[..],
+        [Action::Bury(_)]
+    ));
 
     history.failed(&"m:1".parse().unwrap(), at(0));
     let paused = plan_at(&catalog, &Observed::default(), &history, 0);
-    assert_eq!(paused, Plan { actions: vec![], look_again: Some(at(1)) });
-    assert!(matches!(plan_at(&catalog, &Observed::default(), &history, 1).actions[..], [Action::Start(_)]));
+    assert_eq!(
+        paused,
+        Plan {
+            actions: vec![],
+            look_again: Some(at(1))
+        }
+    );
+    assert!(matches!(
+        plan_at(&catalog, &Observed::default(), &history, 1).actions[..],
+        [Action::Start(_)]
+    ));
 }
 
 #[test]
@@ -143,18 +211,32 @@ fn replicas_that_fall_over_together_are_one_failure_and_pauses_grow() {
     for _ in 0..3 {
         history.failed(&model, at(0));
     }
-    assert_eq!(plan_at(&catalog, &Observed::default(), &history, 0).look_again, Some(at(1)));
+    assert_eq!(
+        plan_at(&catalog, &Observed::default(), &history, 0).look_again,
+        Some(at(1))
+    );
     history.failed(&model, at(2));
-    assert_eq!(plan_at(&catalog, &Observed::default(), &history, 2).look_again, Some(at(4)));
+    assert_eq!(
+        plan_at(&catalog, &Observed::default(), &history, 2).look_again,
+        Some(at(4))
+    );
     history.failed(&model, at(100));
-    assert_eq!(plan_at(&catalog, &Observed::default(), &history, 100).look_again, Some(at(101)));
+    assert_eq!(
+        plan_at(&catalog, &Observed::default(), &history, 100).look_again,
+        Some(at(101))
+    );
 }
 
 #[test]
 fn one_models_failures_are_not_in_the_way_of_another() {
     let mut history = history();
     history.failed(&"bad:1".parse().unwrap(), at(0));
-    let plan = plan_at(&catalog(&[("bad", "i", 1), ("good", "i", 1)]), &Observed::default(), &history, 0);
+    let plan = plan_at(
+        &catalog(&[("bad", "i", 1), ("good", "i", 1)]),
+        &Observed::default(),
+        &history,
+        0,
+    );
     assert!(matches!(&plan.actions[..], [Action::Start(spec)] if spec.model.name.as_str() == "good"));
 }
 
@@ -162,19 +244,31 @@ fn one_models_failures_are_not_in_the_way_of_another() {
 fn a_container_at_work_is_left_alone() {
     let mut found = Observed::default();
     found.busy.insert("test_m_1_0".into());
-    assert_eq!(plan_at(&catalog(&[("m", "i", 1)]), &found, &history(), 0), Plan::default());
+    assert_eq!(
+        plan_at(&catalog(&[("m", "i", 1)]), &found, &history(), 0),
+        Plan::default()
+    );
 }
 
 #[test]
 fn a_lost_stream_is_given_ten_seconds_and_a_starting_container_five_minutes() {
     let catalog = catalog(&[("m", "i", 1)]);
     let present = observed(vec![running("m", "i", 0)]);
-    let absent = Observed { attached: BTreeSet::new(), ..present.clone() };
+    let absent = Observed {
+        attached: BTreeSet::new(),
+        ..present.clone()
+    };
 
     let mut lost = history();
     lost.observe(&present, at(0));
     lost.observe(&absent, at(1));
-    assert_eq!(plan_at(&catalog, &absent, &lost, 1), Plan { actions: vec![], look_again: Some(at(11)) });
+    assert_eq!(
+        plan_at(&catalog, &absent, &lost, 1),
+        Plan {
+            actions: vec![],
+            look_again: Some(at(11))
+        }
+    );
     let reason = StopReason::NotAttached { was_attached: true };
     assert!(matches!(
         &plan_at(&catalog, &absent, &lost, 11).actions[..],
@@ -184,7 +278,10 @@ fn a_lost_stream_is_given_ten_seconds_and_a_starting_container_five_minutes() {
     let mut starting = history();
     starting.observe(&Observed::default(), at(0));
     starting.observe(&absent, at(1));
-    assert_eq!(plan_at(&catalog, &absent, &starting, 12).look_again, Some(at(301)));
+    assert_eq!(
+        plan_at(&catalog, &absent, &starting, 12).look_again,
+        Some(at(301))
+    );
     let reason = StopReason::NotAttached { was_attached: false };
     assert!(matches!(
         &plan_at(&catalog, &absent, &starting, 301).actions[..],
@@ -194,10 +291,16 @@ fn a_lost_stream_is_given_ten_seconds_and_a_starting_container_five_minutes() {
 
 #[test]
 fn a_container_from_before_this_frontend_has_ten_seconds_to_come_back() {
-    let absent = Observed { attached: BTreeSet::new(), ..observed(vec![running("m", "i", 0)]) };
+    let absent = Observed {
+        attached: BTreeSet::new(),
+        ..observed(vec![running("m", "i", 0)])
+    };
     let mut history = history();
     history.observe(&absent, at(0));
-    assert_eq!(plan_at(&catalog(&[("m", "i", 1)]), &absent, &history, 0).look_again, Some(at(10)));
+    assert_eq!(
+        plan_at(&catalog(&[("m", "i", 1)]), &absent, &history, 0).look_again,
+        Some(at(10))
+    );
 }
 
 /// Applies a plan as a perfect runtime would.
@@ -205,11 +308,16 @@ fn apply(plan: &Plan, observed: &mut Observed) {
     for action in &plan.actions {
         match action {
             Action::Start(spec) => {
-                assert!(observed.containers.iter().all(|found| found.container != spec.container));
+                assert!(
+                    observed
+                        .containers
+                        .iter()
+                        .all(|found| found.container != spec.container)
+                );
                 observed.containers.push(started(spec));
                 observed.attached.insert(spec.replica.clone());
             }
-            Action::Stop { container, .. } => remove(observed, container),
+            Action::Stop { found, .. } => remove(observed, &found.container),
             Action::Bury(status) => remove(observed, &status.container),
         }
     }
@@ -217,7 +325,11 @@ fn apply(plan: &Plan, observed: &mut Observed) {
 
 fn remove(observed: &mut Observed, container: &str) {
     observed.containers.retain(|found| found.container != container);
-    let left: BTreeSet<ReplicaId> = observed.containers.iter().map(|found| found.replica.clone()).collect();
+    let left: BTreeSet<ReplicaId> = observed
+        .containers
+        .iter()
+        .map(|found| found.replica.clone())
+        .collect();
     observed.attached.retain(|replica| left.contains(replica));
 }
 

@@ -1,0 +1,515 @@
+//! The composition root: builds every part, wires them, and owns every long-lived task.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use skysail_core::backoff::Backoff;
+use skysail_core::catalog::{Catalog, Generation};
+use skysail_core::reconcile::{Patience, Placement};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::admin::AdminService;
+use crate::admin::http::AdminApi;
+use crate::admin::view::FrontendInfo;
+use crate::clock::Clock;
+use crate::config::{Config, RuntimeKind, StoreLocation};
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::model::ModelTable;
+use crate::query::http::QueryApi;
+use crate::query::{QueryService, Routes};
+use crate::reconcile::{Parts, Reconciler, Report};
+use crate::runtime::docker::DockerRuntime;
+use crate::runtime::process::ProcessRuntime;
+use crate::runtime::{ContainerRuntime, RuntimeError};
+use crate::store::embedded::EmbeddedStore;
+use crate::store::redis::RedisStore;
+use crate::store::{MetadataStore, StoreHealth};
+use crate::{admin, http, query};
+
+/// How long a container may take to end when it is asked to.
+const CONTAINER_GRACE: Duration = Duration::from_secs(10);
+
+/// Why a frontend cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A port cannot be had.
+    #[error("{what} cannot listen on {addr}: {}", listen_advice(.source, .flag))]
+    Listen {
+        /// Which of the servers.
+        what: &'static str,
+        /// Where.
+        addr: SocketAddr,
+        /// The flag that changes it.
+        flag: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The store cannot be opened.
+    #[error("the metadata store cannot be opened: {0}")]
+    Store(String),
+    /// The runtime cannot be used.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+}
+
+fn listen_advice(source: &std::io::Error, flag: &str) -> String {
+    match source.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            format!(
+                "the port is taken; stop what uses it, or choose another with {flag} (port 0 picks a free one)"
+            )
+        }
+        _ => format!("{source}; choose another address with {flag}"),
+    }
+}
+
+/// Where a frontend listens.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// Query REST, with the query role.
+    pub query: Option<SocketAddr>,
+    /// Admin REST, with the control role.
+    pub admin: Option<SocketAddr>,
+    /// Container RPC.
+    pub rpc: Vec<SocketAddr>,
+    /// What containers are told to dial.
+    pub advertised: String,
+}
+
+/// A frontend that is built, bound and not yet running.
+pub struct App {
+    config: Config,
+    addresses: Addresses,
+    listeners: Listeners,
+    frontend_id: String,
+    store: Arc<dyn MetadataStore>,
+    runtime: Runtime,
+    models: Arc<ModelTable>,
+    queries: Arc<QueryService>,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    clock: Clock,
+}
+
+struct Listeners {
+    query: Option<TcpListener>,
+    admin: Option<TcpListener>,
+    rpc: Vec<TcpListener>,
+}
+
+/// The runtime, as far as it matters which it is.
+#[derive(Clone)]
+enum Runtime {
+    Process(Arc<ProcessRuntime>),
+    Docker(Arc<DockerRuntime>),
+    None,
+}
+
+impl Runtime {
+    fn new(config: &Config) -> Result<Self, RuntimeError> {
+        Ok(match config.runtime {
+            _ if !config.roles.control => Self::None,
+            RuntimeKind::Process => Self::Process(Arc::new(ProcessRuntime::new()?)),
+            RuntimeKind::Docker => Self::Docker(Arc::new(DockerRuntime::connect(config.cluster.clone()))),
+            RuntimeKind::None => Self::None,
+        })
+    }
+
+    fn shared(&self) -> Option<Arc<dyn ContainerRuntime>> {
+        match self {
+            Self::Process(runtime) => Some(runtime.clone()),
+            Self::Docker(runtime) => Some(runtime.clone()),
+            Self::None => None,
+        }
+    }
+
+    /// Where containers can reach this frontend besides the configured address.
+    async fn gateway(&self, config: &Config) -> Result<Option<IpAddr>, RuntimeError> {
+        match self {
+            Self::Docker(runtime) if config.rpc_advertise.is_none() && config.rpc_addr.ip().is_loopback() => {
+                runtime.gateway().await.map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+impl App {
+    /// Opens the store, binds every address, and wires the parts. Nothing is served yet.
+    pub async fn build(config: Config) -> Result<Self, BuildError> {
+        let runtime = Runtime::new(&config)?;
+        let listeners = Listeners::bind(&config, &runtime).await?;
+        let addresses = listeners.addresses(&config);
+        let store = open_store(&config).await?;
+        let clock = Clock::start();
+        let metrics = Arc::new(Metrics::default());
+        let models = Arc::new(ModelTable::new(config.queue_bounds, metrics.clone(), clock));
+        let queries = Arc::new(QueryService::new(clock));
+        let health = Arc::new(Health::new(queries.clone(), store.health()));
+        let frontend_id = format!("{:016x}", fastrand::u64(..));
+        Ok(Self {
+            config,
+            addresses,
+            listeners,
+            frontend_id,
+            store,
+            runtime,
+            models,
+            queries,
+            metrics,
+            health,
+            clock,
+        })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Serves until `shutdown`, then ends gracefully: no new connections, every accepted query answered,
+    /// containers told; within the configured grace.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        self.log_addresses();
+        let grace = self.config.grace;
+        let (queries, models, runtime) = (self.queries.clone(), self.models.clone(), self.runtime.clone());
+        let http_closing = CancellationToken::new();
+        let closing = CancellationToken::new();
+        let mut background = JoinSet::new();
+        let mut servers = JoinSet::new();
+        let followed = self.spawn_followers(&mut background, &closing);
+        let report = self.spawn_reconciler(&mut background, &closing);
+        self.spawn_rpc(&mut background, &closing);
+        self.spawn_http(&mut servers, &http_closing, followed, report);
+
+        shutdown.cancelled().await;
+        info!(?grace, "draining");
+        queries.start_draining();
+        http_closing.cancel();
+        let end = async {
+            while servers.join_next().await.is_some() {}
+            models.drain().await;
+            closing.cancel();
+            if let Runtime::Process(processes) = &runtime {
+                processes.shutdown(grace).await;
+            }
+        };
+        match tokio::time::timeout(grace, end).await {
+            Ok(()) => info!("drained"),
+            Err(_elapsed) => warn!(?grace, "the grace period ended before everything was answered"),
+        }
+    }
+
+    fn log_addresses(&self) {
+        if let Some(addr) = self.addresses.query {
+            info!(%addr, "query REST listening");
+        }
+        if let Some(addr) = self.addresses.admin {
+            info!(%addr, "admin REST listening");
+        }
+        for addr in &self.addresses.rpc {
+            info!(%addr, advertised = self.addresses.advertised, "container RPC listening");
+        }
+    }
+
+    /// The tasks that follow the store: the query path's routes, query-id blocks, and a gauge.
+    fn spawn_followers(
+        &self,
+        tasks: &mut JoinSet<()>,
+        closing: &CancellationToken,
+    ) -> watch::Receiver<Generation> {
+        let (followed, follows) = watch::channel(Generation::default());
+        let follower = Follower {
+            store: self.store.clone(),
+            queries: self.queries.clone(),
+            models: self.models.clone(),
+            metrics: self.metrics.clone(),
+            followed,
+        };
+        spawn_until(tasks, closing, follower.run());
+        let (mut health, metrics) = (self.store.health(), self.metrics.clone());
+        spawn_until(tasks, closing, async move {
+            loop {
+                metrics.set_store_up(*health.borrow_and_update() == StoreHealth::Up);
+                if health.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        follows
+    }
+
+    fn spawn_reconciler(&self, tasks: &mut JoinSet<()>, closing: &CancellationToken) -> Arc<Report> {
+        let Some(runtime) = self.runtime.shared() else {
+            return Arc::default();
+        };
+        let (reconciler, report) = Reconciler::new(Parts {
+            runtime,
+            catalog: self.store.watch(),
+            replicas: self.models.replicas().clone(),
+            placement: Placement {
+                cluster: self.config.cluster.clone(),
+                frontends: vec![self.addresses.advertised.clone()],
+            },
+            // Without the query role no container attaches here, so none is missed.
+            patience: if self.config.roles.query {
+                Patience::default()
+            } else {
+                Patience::UNLIMITED
+            },
+            clock: self.clock,
+            stop_grace: CONTAINER_GRACE,
+        });
+        tasks.spawn(reconciler.run(closing.clone()));
+        report
+    }
+
+    fn spawn_rpc(&mut self, tasks: &mut JoinSet<()>, closing: &CancellationToken) {
+        for listener in std::mem::take(&mut self.listeners.rpc) {
+            let serve = skysail_container_rpc::server::serve(
+                listener,
+                self.models.clone(),
+                self.frontend_id.clone(),
+                closing.clone().cancelled_owned(),
+            );
+            tasks.spawn(async move {
+                if let Err(error) = serve.await {
+                    error!(%error, "container RPC ended");
+                }
+            });
+        }
+    }
+
+    fn spawn_http(
+        self,
+        tasks: &mut JoinSet<()>,
+        closing: &CancellationToken,
+        followed: watch::Receiver<Generation>,
+        report: Arc<Report>,
+    ) {
+        let info = self.info();
+        if let Some(listener) = self.listeners.query {
+            let api = QueryApi {
+                service: self.queries,
+                health: self.health.clone(),
+                body_limit: self.config.body_limit,
+                tasks: TaskTracker::new(),
+            };
+            tasks.spawn(http::serve(
+                listener,
+                query::http::router(Arc::new(api)),
+                closing.clone(),
+            ));
+        }
+        if let Some(listener) = self.listeners.admin {
+            let service = AdminService {
+                store: self.store,
+                followed,
+                models: self.models,
+                report,
+                runtime: self.runtime.shared(),
+                info,
+            };
+            let api = AdminApi {
+                service,
+                health: self.health,
+                metrics: self.metrics,
+            };
+            tasks.spawn(http::serve(
+                listener,
+                admin::http::router(Arc::new(api)),
+                closing.clone(),
+            ));
+        }
+    }
+
+    fn info(&self) -> FrontendInfo {
+        let shown = |addr: Option<SocketAddr>| addr.map(|addr| addr.to_string()).unwrap_or_default();
+        let (store_kind, store_location) = match &self.config.store {
+            StoreLocation::Embedded(path) => ("embedded", path.display().to_string()),
+            StoreLocation::Redis(url) => ("redis", without_password(url)),
+        };
+        FrontendInfo {
+            cluster: self.config.cluster.clone(),
+            id: self.frontend_id.clone(),
+            query_addr: shown(self.addresses.query),
+            admin_addr: shown(self.addresses.admin),
+            rpc_addr: self.addresses.advertised.clone(),
+            started_at: Timestamp::now(),
+            store_kind,
+            store_location,
+            runtime_kind: match self.runtime {
+                Runtime::Process(_) => RuntimeKind::Process.name(),
+                Runtime::Docker(_) => RuntimeKind::Docker.name(),
+                Runtime::None => RuntimeKind::None.name(),
+            },
+        }
+    }
+}
+
+impl Listeners {
+    async fn bind(config: &Config, runtime: &Runtime) -> Result<Self, BuildError> {
+        let query = match config.roles.query {
+            true => Some(listen("query REST", config.query_addr, "--query-addr").await?),
+            false => None,
+        };
+        let admin = match config.roles.control {
+            true => Some(listen("admin REST", config.admin_addr, "--admin-addr").await?),
+            false => None,
+        };
+        let mut rpc = Vec::new();
+        if config.roles.query {
+            let first = listen("container RPC", config.rpc_addr, "--rpc-addr").await?;
+            let port = first
+                .local_addr()
+                .map_or(config.rpc_addr.port(), |addr| addr.port());
+            rpc.push(first);
+            if let Some(gateway) = runtime.gateway(config).await? {
+                rpc.push(listen("container RPC", SocketAddr::new(gateway, port), "--rpc-addr").await?);
+            }
+        }
+        Ok(Self { query, admin, rpc })
+    }
+
+    fn addresses(&self, config: &Config) -> Addresses {
+        let bound = |listener: &TcpListener| listener.local_addr().ok();
+        let rpc: Vec<SocketAddr> = self.rpc.iter().filter_map(bound).collect();
+        // The gateway's, if there is one, is the only one that containers can reach.
+        let dialled = rpc.last().copied().unwrap_or(config.rpc_addr);
+        Addresses {
+            query: self.query.as_ref().and_then(bound),
+            admin: self.admin.as_ref().and_then(bound),
+            rpc,
+            advertised: config
+                .rpc_advertise
+                .clone()
+                .unwrap_or_else(|| reachable(dialled).to_string()),
+        }
+    }
+}
+
+async fn listen(what: &'static str, addr: SocketAddr, flag: &'static str) -> Result<TcpListener, BuildError> {
+    TcpListener::bind(addr)
+        .await
+        .map_err(|source| BuildError::Listen {
+            what,
+            addr,
+            flag,
+            source,
+        })
+}
+
+/// An address to dial for one that is bound: all interfaces include loopback.
+fn reachable(addr: SocketAddr) -> SocketAddr {
+    match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::from(([127, 0, 0, 1], addr.port())),
+        IpAddr::V6(ip) if ip.is_unspecified() => {
+            SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, addr.port()))
+        }
+        _ => addr,
+    }
+}
+
+fn without_password(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme + 3 <= at => format!("{}…{}", &url[..scheme + 3], &url[at..]),
+        _ => url.to_owned(),
+    }
+}
+
+async fn open_store(config: &Config) -> Result<Arc<dyn MetadataStore>, BuildError> {
+    match &config.store {
+        StoreLocation::Embedded(path) => {
+            let path = path.clone();
+            let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(path)).await;
+            let opened = opened.map_err(|error| BuildError::Store(error.to_string()))?;
+            Ok(Arc::new(
+                opened.map_err(|error| BuildError::Store(error.to_string()))?,
+            ))
+        }
+        StoreLocation::Redis(url) => {
+            let store = RedisStore::connect(url, &config.cluster);
+            Ok(Arc::new(
+                store.map_err(|error| BuildError::Store(error.to_string()))?,
+            ))
+        }
+    }
+}
+
+fn spawn_until(
+    tasks: &mut JoinSet<()>,
+    closing: &CancellationToken,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let closing = closing.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = closing.cancelled() => {}
+            () = task => {}
+        }
+    });
+}
+
+/// Keeps the query path in line with the catalog.
+struct Follower {
+    store: Arc<dyn MetadataStore>,
+    queries: Arc<QueryService>,
+    models: Arc<ModelTable>,
+    metrics: Arc<Metrics>,
+    followed: watch::Sender<Generation>,
+}
+
+impl Follower {
+    async fn run(self) {
+        let mut catalogs = self.store.watch();
+        if catalogs.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
+        self.enter_next_block().await;
+        let mut before = Arc::new(Catalog::default());
+        loop {
+            let newest = catalogs.borrow_and_update().clone();
+            if let Some(catalog) = newest {
+                self.follow(&before, &catalog);
+                before = catalog;
+            }
+            tokio::select! {
+                changed = catalogs.changed() => if changed.is_err() { return },
+                () = self.queries.ids().half_used() => self.enter_next_block().await,
+            }
+        }
+    }
+
+    fn follow(&self, before: &Catalog, catalog: &Catalog) {
+        for name in before
+            .applications
+            .keys()
+            .filter(|name| !catalog.applications.contains_key(*name))
+        {
+            self.metrics.forget_application(name);
+        }
+        let versions = self.models.follow(catalog);
+        self.queries
+            .set_routes(Routes::resolve(catalog, &versions, &self.metrics));
+        self.followed.send_replace(catalog.generation.clone());
+    }
+
+    async fn enter_next_block(&self) {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        loop {
+            match self.store.next_query_block().await {
+                Ok(block) => return self.queries.ids().enter(block),
+                Err(error) => warn!(%error, "query ids cannot be fetched"),
+            }
+            tokio::time::sleep(backoff.pause()).await;
+        }
+    }
+}

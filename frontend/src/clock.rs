@@ -1,0 +1,36 @@
+//! The process's clock, and its translation into the core's points in time.
+
+use std::time::Duration;
+
+use skysail_core::time::Instant as CoreInstant;
+use tokio::time::Instant;
+
+/// Reads tokio's clock, which tests can pause. Copies read the same time.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    epoch: Instant,
+}
+
+impl Clock {
+    /// A clock whose core time starts now.
+    pub fn start() -> Self {
+        Self {
+            epoch: Instant::now(),
+        }
+    }
+
+    /// Now.
+    pub fn now(&self) -> CoreInstant {
+        self.to_core(Instant::now())
+    }
+
+    /// A point of tokio's time in core time.
+    pub fn to_core(&self, instant: Instant) -> CoreInstant {
+        CoreInstant::default() + instant.saturating_duration_since(self.epoch)
+    }
+
+    /// A point of core time in tokio's.
+    pub fn to_tokio(&self, instant: CoreInstant) -> Instant {
+        self.epoch + Duration::from_nanos(instant.as_nanos())
+    }
+}

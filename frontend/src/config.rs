@@ -1,0 +1,577 @@
+//! Configuration: the only reader of flags, environment and files.
+//!
+//! Raw text from the command line, then the environment, then the file, in this order of precedence,
+//! becomes a checked [`Config`]; all mistakes are reported at once, each with where it was made.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Parser;
+use skysail_core::queue::Bounds;
+use skysail_proto::ids::ClusterName;
+use tracing_subscriber::filter::EnvFilter;
+
+/// Skysail's server: answers queries by their deadline, and keeps replicas running.
+///
+/// Every option can also be set in the environment (SKYSAIL_QUERY_ADDR for --query-addr) and in a TOML
+/// file given with --config (query-addr = "127.0.0.1:1337"). The command line wins over the environment,
+/// the environment over the file.
+#[derive(Debug, Default, Parser)]
+#[command(name = "skysail-frontend", version, after_help = EXAMPLES)]
+struct Flags {
+    /// A TOML file with options.
+    #[arg(long, env = "SKYSAIL_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where metadata lives: embedded:PATH (one machine) or redis://HOST:PORT/DB
+    /// [default: an embedded store in the user's data folder].
+    #[arg(long, env = "SKYSAIL_STORE", value_name = "STORE")]
+    store: Option<String>,
+    /// What starts model containers: process, docker or none [default: process].
+    #[arg(long, env = "SKYSAIL_RUNTIME", value_name = "RUNTIME")]
+    runtime: Option<String>,
+    /// What this server does: query, control, or both [default: query,control].
+    #[arg(long, env = "SKYSAIL_ROLES", value_name = "ROLES")]
+    roles: Option<String>,
+    /// The cluster it belongs to [default: default-cluster].
+    #[arg(long, env = "SKYSAIL_CLUSTER", value_name = "NAME")]
+    cluster: Option<String>,
+    /// Query REST; port 0 picks a free one [default: 127.0.0.1:1337].
+    #[arg(long, env = "SKYSAIL_QUERY_ADDR", value_name = "IP:PORT")]
+    query_addr: Option<String>,
+    /// Admin REST [default: 127.0.0.1:1338].
+    #[arg(long, env = "SKYSAIL_ADMIN_ADDR", value_name = "IP:PORT")]
+    admin_addr: Option<String>,
+    /// Container RPC [default: 127.0.0.1:7000].
+    #[arg(long, env = "SKYSAIL_RPC_ADDR", value_name = "IP:PORT")]
+    rpc_addr: Option<String>,
+    /// The address containers are told to dial [default: the one container RPC is bound to].
+    #[arg(long, env = "SKYSAIL_RPC_ADVERTISE", value_name = "HOST:PORT")]
+    rpc_advertise: Option<String>,
+    /// The largest query body, in bytes [default: 33554432].
+    #[arg(long, env = "SKYSAIL_BODY_LIMIT", value_name = "BYTES")]
+    body_limit: Option<String>,
+    /// Queries that may wait for one model version [default: 100000].
+    #[arg(long, env = "SKYSAIL_QUEUE_LENGTH", value_name = "N")]
+    queue_length: Option<String>,
+    /// Bytes of inputs that may wait for one model version [default: 134217728].
+    #[arg(long, env = "SKYSAIL_QUEUE_BYTES", value_name = "BYTES")]
+    queue_bytes: Option<String>,
+    /// Bytes for the prediction cache of each model version. Taken and checked; there is no cache yet, so
+    /// it has no effect [default: 67108864].
+    #[arg(long, env = "SKYSAIL_CACHE_BYTES", value_name = "BYTES")]
+    cache_bytes: Option<String>,
+    /// How long SIGTERM may take: in-flight queries are answered and containers told [default: 10s].
+    #[arg(long, env = "SKYSAIL_GRACE", value_name = "DURATION")]
+    grace: Option<String>,
+    /// Threads that serve queries [default: 1 on up to two cores, otherwise half of the cores].
+    #[arg(long, env = "SKYSAIL_WORKER_THREADS", value_name = "N")]
+    worker_threads: Option<String>,
+    /// error, warn, info, debug, trace, or a tracing filter such as skysail_frontend=debug
+    /// [default: info].
+    #[arg(long, env = "SKYSAIL_LOG_LEVEL", value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// text or json [default: text].
+    #[arg(long, env = "SKYSAIL_LOG_FORMAT", value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+const EXAMPLES: &str = "Examples:
+  skysail-frontend
+  skysail-frontend --store embedded:/var/lib/skysail/metadata.redb --runtime docker
+  skysail-frontend --store redis://127.0.0.1:6379/0 --runtime none --query-addr 0.0.0.0:1337";
+
+/// Everything that can be configured, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where metadata lives.
+    pub store: StoreLocation,
+    /// What starts containers.
+    pub runtime: RuntimeKind,
+    /// What this server does.
+    pub roles: Roles,
+    /// The cluster it belongs to.
+    pub cluster: ClusterName,
+    /// Query REST.
+    pub query_addr: SocketAddr,
+    /// Admin REST.
+    pub admin_addr: SocketAddr,
+    /// Container RPC.
+    pub rpc_addr: SocketAddr,
+    /// What containers dial, if it is not the bound address.
+    pub rpc_advertise: Option<String>,
+    /// The largest query body, in bytes.
+    pub body_limit: usize,
+    /// How much may wait for one model version.
+    pub queue_bounds: Bounds,
+    /// How long a graceful end may take.
+    pub grace: Duration,
+    /// Threads that serve queries.
+    pub worker_threads: NonZeroUsize,
+    /// What is logged.
+    pub log_level: String,
+    /// How it is logged.
+    pub log_format: LogFormat,
+}
+
+/// Where metadata lives.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum StoreLocation {
+    /// A file of this machine.
+    Embedded(PathBuf),
+    /// A Redis, as a URL.
+    Redis(String),
+}
+
+/// What starts containers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RuntimeKind {
+    /// Child processes.
+    Process,
+    /// A Docker engine.
+    Docker,
+    /// Nobody: containers are started elsewhere and attach themselves.
+    None,
+}
+
+impl RuntimeKind {
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Docker => "docker",
+            Self::None => "none",
+        }
+    }
+}
+
+/// What a server does; at least one of the two.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Roles {
+    /// Answers queries and takes containers in.
+    pub query: bool,
+    /// Takes admin requests and keeps replicas running.
+    pub control: bool,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors.
+    Json,
+}
+
+impl Default for Config {
+    /// The defaults, with an embedded store in the user's data folder, or in the working directory if
+    /// there is none.
+    fn default() -> Self {
+        let cluster: ClusterName = DEFAULT_CLUSTER
+            .parse()
+            .expect("the default is a valid name; this is a bug");
+        Self {
+            store: StoreLocation::Embedded(data_file(&cluster).unwrap_or_else(|| "skysail.redb".into())),
+            runtime: RuntimeKind::Process,
+            roles: Roles {
+                query: true,
+                control: true,
+            },
+            cluster,
+            query_addr: local(1337),
+            admin_addr: local(1338),
+            rpc_addr: local(7000),
+            rpc_advertise: None,
+            body_limit: 32 * 1024 * 1024,
+            queue_bounds: Bounds {
+                count: 100_000,
+                bytes: 128 * 1024 * 1024,
+            },
+            grace: Duration::from_secs(10),
+            worker_threads: default_workers(),
+            log_level: "info".into(),
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+const DEFAULT_CLUSTER: &str = "default-cluster";
+
+const fn local(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+/// On two cores one thread answered more queries than two: the models need the other core (measured).
+fn default_workers() -> NonZeroUsize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    NonZeroUsize::new(cores / 2).unwrap_or(NonZeroUsize::MIN)
+}
+
+/// The embedded store's file in the user's data folder (`$XDG_DATA_HOME`, or `~/.local/share`).
+fn data_file(cluster: &ClusterName) -> Option<PathBuf> {
+    let folder = std::env::var_os("XDG_DATA_HOME")
+        .filter(|folder| !folder.is_empty())
+        .map(PathBuf::from);
+    let home = || {
+        Some(PathBuf::from(std::env::var_os("HOME").filter(|home| !home.is_empty())?).join(".local/share"))
+    };
+    Some(
+        folder
+            .or_else(home)?
+            .join("skysail")
+            .join(format!("{cluster}.redb")),
+    )
+}
+
+/// All mistakes in a configuration.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Mistakes(Vec<String>);
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0[..] {
+            [one] => write!(f, "the configuration has a mistake: {one}"),
+            many => {
+                write!(f, "the configuration has {} mistakes:", many.len())?;
+                many.iter().try_for_each(|mistake| write!(f, "\n  - {mistake}"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+impl Config {
+    /// Reads flags, environment and file. `--help`, `--version` and unknown flags end the process, as is
+    /// usual.
+    pub fn from_process() -> Result<Self, Mistakes> {
+        Self::from_flags(Flags::parse())
+    }
+
+    /// Reads these arguments (the first is the program's name), the environment and the file.
+    pub fn from_args(
+        args: impl IntoIterator<Item = impl Into<std::ffi::OsString> + Clone>,
+    ) -> Result<Self, Mistakes> {
+        let flags = Flags::try_parse_from(args).map_err(|error| Mistakes(vec![error.to_string()]))?;
+        Self::from_flags(flags)
+    }
+
+    fn from_flags(flags: Flags) -> Result<Self, Mistakes> {
+        let mut mistakes = Vec::new();
+        let file = flags
+            .config
+            .as_deref()
+            .map_or_else(BTreeMap::new, |path| read_file(path, &mut mistakes));
+        let mut reader = Reader { file, mistakes };
+        let defaults = Self::default();
+
+        let cluster = reader
+            .read("cluster", flags.cluster, parse_str)
+            .unwrap_or(defaults.cluster);
+        let store = reader.read("store", flags.store, parse_store);
+        let config = Self {
+            store: store
+                .or_else(|| data_file(&cluster).map(StoreLocation::Embedded))
+                .unwrap_or_else(|| {
+                    reader.mistakes.push(
+                        "store: neither HOME nor XDG_DATA_HOME is set: give --store embedded:PATH".into(),
+                    );
+                    defaults.store
+                }),
+            runtime: reader
+                .read("runtime", flags.runtime, parse_runtime)
+                .unwrap_or(defaults.runtime),
+            roles: reader
+                .read("roles", flags.roles, parse_roles)
+                .unwrap_or(defaults.roles),
+            cluster,
+            query_addr: reader
+                .read("query-addr", flags.query_addr, parse_addr)
+                .unwrap_or(defaults.query_addr),
+            admin_addr: reader
+                .read("admin-addr", flags.admin_addr, parse_addr)
+                .unwrap_or(defaults.admin_addr),
+            rpc_addr: reader
+                .read("rpc-addr", flags.rpc_addr, parse_addr)
+                .unwrap_or(defaults.rpc_addr),
+            rpc_advertise: reader.read("rpc-advertise", flags.rpc_advertise, parse_host_port),
+            body_limit: reader
+                .read("body-limit", flags.body_limit, parse_positive)
+                .unwrap_or(defaults.body_limit),
+            queue_bounds: Bounds {
+                count: reader
+                    .read("queue-length", flags.queue_length, parse_positive)
+                    .unwrap_or(defaults.queue_bounds.count),
+                bytes: reader
+                    .read("queue-bytes", flags.queue_bytes, parse_positive)
+                    .unwrap_or(defaults.queue_bounds.bytes),
+            },
+            grace: reader
+                .read("grace", flags.grace, parse_duration)
+                .unwrap_or(defaults.grace),
+            worker_threads: reader
+                .read("worker-threads", flags.worker_threads, parse_str)
+                .unwrap_or(defaults.worker_threads),
+            log_level: reader
+                .read("log-level", flags.log_level, parse_log_level)
+                .unwrap_or(defaults.log_level),
+            log_format: reader
+                .read("log-format", flags.log_format, parse_log_format)
+                .unwrap_or(defaults.log_format),
+        };
+        let _unused_yet = reader.read("cache-bytes", flags.cache_bytes, parse_str::<usize>);
+        reader.finish(config)
+    }
+}
+
+/// Reads one option after the other and keeps the mistakes.
+struct Reader {
+    file: BTreeMap<String, String>,
+    mistakes: Vec<String>,
+}
+
+impl Reader {
+    fn read<T>(
+        &mut self,
+        name: &str,
+        flag: Option<String>,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let (text, place) = match (flag, self.file.remove(name)) {
+            (Some(text), _) => (text, format!("--{name}")),
+            (None, Some(text)) => (text, format!("{name} in the file")),
+            (None, None) => return None,
+        };
+        match parse(text.trim()) {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.mistakes.push(format!("{place} is `{text}`: {why}"));
+                None
+            }
+        }
+    }
+
+    fn finish(mut self, config: Config) -> Result<Config, Mistakes> {
+        self.mistakes.extend(
+            self.file
+                .keys()
+                .map(|name| format!("`{name}` in the file is no option: see --help")),
+        );
+        if self.mistakes.is_empty() {
+            Ok(config)
+        } else {
+            Err(Mistakes(self.mistakes))
+        }
+    }
+}
+
+fn read_file(path: &Path, mistakes: &mut Vec<String>) -> BTreeMap<String, String> {
+    let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
+    let table = read.and_then(|text| text.parse::<toml::Table>().map_err(|error| error.to_string()));
+    match table {
+        Ok(table) => table
+            .into_iter()
+            .map(|(name, value)| (name.replace('_', "-"), written(value)))
+            .collect(),
+        Err(why) => {
+            mistakes.push(format!("--config is `{}`: {why}", path.display()));
+            BTreeMap::new()
+        }
+    }
+}
+
+fn written(value: toml::Value) -> String {
+    match value {
+        toml::Value::String(text) => text,
+        toml::Value::Array(values) => values.into_iter().map(written).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
+}
+
+fn parse_str<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+fn parse_positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number above 0".into()),
+        Ok(number) => Ok(number),
+    }
+}
+
+fn parse_addr(text: &str) -> Result<SocketAddr, String> {
+    let addr = text.replacen("localhost:", "127.0.0.1:", 1);
+    addr.parse()
+        .map_err(|_| "expected IP:PORT, as in 127.0.0.1:1337 or [::1]:1337".into())
+}
+
+fn parse_host_port(text: &str) -> Result<String, String> {
+    let good = text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) && !host.contains('/')
+    });
+    if good {
+        Ok(text.into())
+    } else {
+        Err("expected HOST:PORT, as in frontend.example:7000".into())
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 10s or 1m 30s"))
+}
+
+fn parse_store(text: &str) -> Result<StoreLocation, String> {
+    if let Some(path) = text.strip_prefix("embedded:") {
+        if path.is_empty() {
+            return Err("a path is missing after `embedded:`".into());
+        }
+        return Ok(StoreLocation::Embedded(path.into()));
+    }
+    if text.starts_with("redis://") {
+        return Ok(StoreLocation::Redis(text.into()));
+    }
+    if text.starts_with("rediss://") {
+        return Err("Redis over TLS is not supported yet: use redis://".into());
+    }
+    Err("expected embedded:PATH or redis://HOST:PORT/DB".into())
+}
+
+fn parse_runtime(text: &str) -> Result<RuntimeKind, String> {
+    let known = [RuntimeKind::Process, RuntimeKind::Docker, RuntimeKind::None];
+    let found = known.into_iter().find(|kind| kind.name() == text);
+    found.ok_or_else(|| "expected process, docker or none".into())
+}
+
+fn parse_roles(text: &str) -> Result<Roles, String> {
+    let mut roles = Roles {
+        query: false,
+        control: false,
+    };
+    for role in text.split(',').map(str::trim) {
+        match role {
+            "query" => roles.query = true,
+            "control" => roles.control = true,
+            _ => return Err("expected query, control, or query,control".into()),
+        }
+    }
+    Ok(roles)
+}
+
+fn parse_log_level(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+    Ok(text.into())
+}
+
+fn parse_log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("expected text or json".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(args: &[&str]) -> Result<Config, Mistakes> {
+        Config::from_args(std::iter::once("skysail-frontend").chain(args.iter().copied()))
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn the_defaults_bind_loopback_on_the_documented_ports() {
+        let config = config(&[]).unwrap();
+        let addrs = [config.query_addr, config.admin_addr, config.rpc_addr].map(|addr| addr.to_string());
+        assert_eq!(addrs, ["127.0.0.1:1337", "127.0.0.1:1338", "127.0.0.1:7000"]);
+        assert!(
+            matches!(config.store, StoreLocation::Embedded(path) if path.ends_with("skysail/default-cluster.redb"))
+        );
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_at_once() {
+        let file = file("grace = \"soon\"\nno-such-option = 1\n");
+        let path = file.path().to_str().unwrap();
+        let mistakes = config(&[
+            "--config",
+            path,
+            "--query-addr",
+            "nowhere",
+            "--store",
+            "mysql://x",
+            "--runtime",
+            "podman",
+            "--roles",
+            "both",
+            "--cluster",
+            "No Good",
+            "--log-format",
+            "xml",
+            "--worker-threads",
+            "0",
+        ])
+        .unwrap_err()
+        .to_string();
+        for name in [
+            "--query-addr",
+            "--store",
+            "--runtime",
+            "--roles",
+            "--cluster",
+            "--log-format",
+            "--worker-threads",
+            "grace in the file",
+            "`no-such-option` in the file",
+        ] {
+            assert!(mistakes.contains(name), "{name} is not in: {mistakes}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let file = file("query-addr = \"127.0.0.1:1\"\nbody_limit = 7\nroles = [\"query\"]\n");
+        let config = config(&[
+            "--config",
+            file.path().to_str().unwrap(),
+            "--query-addr",
+            "127.0.0.1:2",
+        ])
+        .unwrap();
+        assert_eq!((config.query_addr.port(), config.body_limit), (2, 7));
+        assert_eq!(
+            config.roles,
+            Roles {
+                query: true,
+                control: false
+            }
+        );
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_a_mistake() {
+        let mistakes = config(&["--config", "/no/such/file.toml"])
+            .unwrap_err()
+            .to_string();
+        assert!(mistakes.contains("/no/such/file.toml"), "{mistakes}");
+    }
+
+    #[test]
+    fn an_unknown_flag_is_a_mistake() {
+        assert!(
+            config(&["--qery-addr", "127.0.0.1:1"])
+                .unwrap_err()
+                .to_string()
+                .contains("--qery-addr")
+        );
+    }
+}

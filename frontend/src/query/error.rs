@@ -1,0 +1,93 @@
+//! What a query can be refused for, and how that is said.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use skysail_proto::error_code::ErrorCode;
+use skysail_proto::ids::{ModelName, ModelVersion};
+
+/// Why a request is not a query. Whatever becomes of a query that is one, it is answered with 200.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum QueryError {
+    /// The body is not what was asked for.
+    #[error("{0}")]
+    Json(String),
+    /// The pinned version does not exist.
+    #[error("Requested version: {version} does not exist for model: {model}")]
+    UnknownVersion {
+        /// As it was written.
+        version: String,
+        /// The linked model.
+        model: ModelName,
+        /// Those that exist.
+        known: Vec<ModelVersion>,
+    },
+    /// A version was pinned where no model is linked.
+    #[error("Requested version: {0} does not exist: no model is linked to the application")]
+    VersionWithoutModel(String),
+    /// No application of that name.
+    #[error("no application `{0}` is registered")]
+    UnknownApplication(String),
+    /// No such path.
+    #[error("nothing is at {0}; queries go to POST /{{application}}/predict")]
+    UnknownPath(String),
+    /// The path takes another method.
+    #[error("{0} does not take {1}")]
+    Method(String, String),
+    /// The body is too large.
+    #[error("the body is larger than {0} bytes")]
+    TooLarge(usize),
+    /// Nothing is known of any application yet.
+    #[error("{0}")]
+    NotReady(String),
+}
+
+impl QueryError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Json(_) | Self::UnknownVersion { .. } | Self::VersionWithoutModel(_) => {
+                ErrorCode::InvalidArgument
+            }
+            Self::UnknownApplication(_) | Self::UnknownPath(_) => ErrorCode::NotFound,
+            Self::Method(..) => ErrorCode::MethodNotAllowed,
+            Self::TooLarge(_) => ErrorCode::TooLarge,
+            Self::NotReady(_) => ErrorCode::Unavailable,
+        }
+    }
+
+    /// The class of error, in the words Clipper's users know where it had one.
+    fn class(&self) -> &'static str {
+        match self {
+            Self::Json(_) => "Json error",
+            Self::UnknownVersion { .. } | Self::VersionWithoutModel(_) => "Query processing error",
+            Self::UnknownApplication(_) => "Unknown application",
+            Self::UnknownPath(_) => "Not found",
+            Self::Method(..) => "Method not allowed",
+            Self::TooLarge(_) => "Request too large",
+            Self::NotReady(_) => "Not ready",
+        }
+    }
+
+    fn cause(&self) -> String {
+        match self {
+            Self::UnknownVersion { known, .. } => {
+                let known: Vec<&str> = known.iter().map(ModelVersion::as_str).collect();
+                format!("{self} (versions: {})", known.join(", "))
+            }
+            other => other.to_string(),
+        }
+    }
+}
+
+impl IntoResponse for QueryError {
+    fn into_response(self) -> Response {
+        let status =
+            StatusCode::from_u16(self.code().http_status()).expect("error codes map to valid statuses");
+        (
+            status,
+            Json(json!({ "error": self.class(), "cause": self.cause() })),
+        )
+            .into_response()
+    }
+}

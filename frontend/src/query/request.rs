@@ -1,0 +1,201 @@
+//! A query's JSON body, parsed in one pass straight into typed inputs.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use skysail_proto::value::{Input, InputSeed, InputType};
+
+/// A query, or several in one request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PredictRequest {
+    /// What to predict for.
+    pub inputs: Inputs,
+    /// The version to ask, if not the current one.
+    pub version: Option<String>,
+    /// A tighter latency objective than the application's, in microseconds; at least 1.
+    pub slo_micros: Option<u64>,
+}
+
+/// One input is answered by an object, an array of inputs by an array.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Inputs {
+    /// `input`.
+    One(Input),
+    /// `input_batch`.
+    Many(Vec<Input>),
+}
+
+impl PredictRequest {
+    /// Parses a body for an application of this input type. The error says what is wrong and where.
+    pub fn parse(input_type: InputType, body: &[u8]) -> Result<Self, serde_json::Error> {
+        let mut deserializer = serde_json::Deserializer::from_slice(body);
+        let request = RequestSeed(input_type).deserialize(&mut deserializer)?;
+        deserializer.end()?;
+        Ok(request)
+    }
+}
+
+struct RequestSeed(InputType);
+
+impl<'de> DeserializeSeed<'de> for RequestSeed {
+    type Value = PredictRequest;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<PredictRequest, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for RequestSeed {
+    type Value = PredictRequest;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with `input` or `input_batch`")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PredictRequest, A::Error> {
+        let (mut one, mut many, mut version, mut slo_micros) = (None, None, None, None);
+        while let Some(Key(key)) = map.next_key::<Key<'de>>()? {
+            match &*key {
+                "input" => one = Some(map.next_value_seed(InputSeed(self.0)).map_err(within("input"))?),
+                "input_batch" => {
+                    many = Some(
+                        map.next_value_seed(BatchSeed(self.0))
+                            .map_err(within("input_batch"))?,
+                    )
+                }
+                "version" => version = map.next_value().map_err(within("version"))?,
+                "slo_micros" => {
+                    slo_micros = map.next_value::<Option<Micros>>().map_err(within("slo_micros"))?
+                }
+                "uid" => drop(map.next_value::<Option<String>>().map_err(within("uid"))?),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        let inputs = match (one, many) {
+            (Some(input), _) => Inputs::One(input),
+            (None, Some(inputs)) => Inputs::Many(inputs),
+            (None, None) => return Err(A::Error::custom("neither `input` nor `input_batch` is there")),
+        };
+        Ok(PredictRequest {
+            inputs,
+            version,
+            slo_micros: slo_micros.map(|Micros(micros)| micros),
+        })
+    }
+}
+
+/// Says in which member an error is.
+fn within<E: serde::de::Error>(member: &'static str) -> impl Fn(E) -> E {
+    move |error| E::custom(format_args!("in `{member}`: {error}"))
+}
+
+/// A member's name, borrowed from the body unless it is escaped.
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// A positive number of microseconds.
+struct Micros(u64);
+
+impl<'de> Deserialize<'de> for Micros {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match u64::deserialize(deserializer)? {
+            0 => Err(D::Error::custom("expected at least 1 microsecond")),
+            micros => Ok(Self(micros)),
+        }
+    }
+}
+
+struct BatchSeed(InputType);
+
+impl<'de> DeserializeSeed<'de> for BatchSeed {
+    type Value = Vec<Input>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Input>, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for BatchSeed {
+    type Value = Vec<Input>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of inputs")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Input>, A::Error> {
+        let mut inputs = Vec::new();
+        while let Some(input) = seq.next_element_seed(InputSeed(self.0))? {
+            inputs.push(input);
+        }
+        Ok(inputs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(body: &str) -> Result<PredictRequest, String> {
+        PredictRequest::parse(InputType::Doubles, body.as_bytes()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn one_input_and_a_batch_are_told_apart() {
+        let one = Inputs::One(Input::doubles(&[1.0, 2.0]));
+        assert_eq!(parse(r#"{"input": [1, 2.0]}"#).unwrap().inputs, one);
+        let many = Inputs::Many(vec![Input::doubles(&[1.0]), Input::doubles(&[2.0])]);
+        assert_eq!(parse(r#"{"input_batch": [[1], [2]]}"#).unwrap().inputs, many);
+        assert_eq!(
+            parse(r#"{"input_batch": [[3]], "input": [1, 2]}"#)
+                .unwrap()
+                .inputs,
+            one
+        );
+        assert_eq!(
+            parse(r#"{"input_batch": []}"#).unwrap().inputs,
+            Inputs::Many(vec![])
+        );
+    }
+
+    #[test]
+    fn the_optional_members_are_read_and_unknown_ones_ignored() {
+        let request = parse(
+            r#"{"version": "2", "slo_micros": 500, "uid": "u", "more": {"x": [1]}, "\u0069nput": [1]}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            (request.version.as_deref(), request.slo_micros),
+            (Some("2"), Some(500))
+        );
+        let request = parse(r#"{"input": [1], "version": null, "slo_micros": null, "uid": null}"#).unwrap();
+        assert_eq!((request.version, request.slo_micros), (None, None));
+    }
+
+    #[test]
+    fn a_bad_body_is_refused_with_what_is_wrong_and_where() {
+        let cases = [
+            ("", "EOF"),
+            ("[1]", "an object with `input`"),
+            ("{}", "neither `input` nor `input_batch`"),
+            (r#"{"input": [1}"#, "line 1 column 13"),
+            (r#"{"input": []}"#, "in `input`: the input is empty"),
+            (r#"{"input": [[1]]}"#, "in `input`: invalid type"),
+            (
+                r#"{"input_batch": [[1], []]}"#,
+                "in `input_batch`: the input is empty",
+            ),
+            (r#"{"input_batch": [1]}"#, "an array of numbers"),
+            (r#"{"input_batch": {}}"#, "an array of inputs"),
+            (r#"{"input": [1], "version": 1}"#, "in `version`"),
+            (r#"{"input": [1], "slo_micros": -5}"#, "in `slo_micros`"),
+            (r#"{"input": [1], "slo_micros": 0}"#, "at least 1 microsecond"),
+            (r#"{"input": [1], "slo_micros": "5"}"#, "in `slo_micros`"),
+            (r#"{"input": [1], "uid": 7}"#, "in `uid`"),
+            (r#"{"input": [1]} {}"#, "trailing"),
+        ];
+        for (body, expected) in cases {
+            let error = parse(body).expect_err(body);
+            assert!(error.contains(expected), "{body}: {error}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What the reconciler sees, for those who ask: the admin API.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use parking_lot::Mutex;
+use skysail_core::catalog::Catalog;
+use skysail_proto::admin::{Container, Failure};
+use skysail_proto::ids::{ModelId, ReplicaId};
+use tokio::sync::Notify;
+
+use crate::runtime::{ContainerState, ContainerStatus};
+
+/// Written by the reconciler, read by the admin API.
+#[derive(Debug, Default)]
+pub struct Report {
+    state: Mutex<State>,
+    pub(super) wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    runtime_error: Option<String>,
+    containers: Vec<ContainerStatus>,
+    versions: BTreeMap<ModelId, VersionReport>,
+    forgiven: BTreeSet<ModelId>,
+}
+
+/// What is known of one version's containers.
+#[derive(Clone, Debug, Default)]
+pub struct VersionReport {
+    /// What it waits for, in words.
+    pub progress: Option<String>,
+    /// Containers that failed since this frontend started.
+    pub restarts: u64,
+    /// The last failure.
+    pub last_failure: Option<Failure>,
+}
+
+impl Report {
+    /// Why the runtime does not answer, if it does not.
+    pub fn runtime_error(&self) -> Option<String> {
+        self.state.lock().runtime_error.clone()
+    }
+
+    /// What is known of one version.
+    pub fn version(&self, model: &ModelId) -> VersionReport {
+        self.state.lock().versions.get(model).cloned().unwrap_or_default()
+    }
+
+    /// The containers of one version.
+    pub fn containers(&self, model: &ModelId) -> Vec<Container> {
+        let state = self.state.lock();
+        state
+            .containers
+            .iter()
+            .filter(|found| found.model == *model)
+            .map(shown)
+            .collect()
+    }
+
+    /// The container that runs a replica.
+    pub fn container_of(&self, replica: &ReplicaId) -> Option<Container> {
+        let state = self.state.lock();
+        state
+            .containers
+            .iter()
+            .find(|found| found.replica == *replica)
+            .map(shown)
+    }
+
+    /// Versions that fail, with how.
+    pub fn failures(&self) -> Vec<(ModelId, Failure)> {
+        let state = self.state.lock();
+        let failed = state
+            .versions
+            .iter()
+            .filter_map(|(model, found)| Some((model, found.last_failure.as_ref()?)));
+        failed
+            .map(|(model, failure)| (model.clone(), failure.clone()))
+            .collect()
+    }
+
+    /// A person asked for this version anew: its failures no longer delay it.
+    pub fn forgive(&self, model: &ModelId) {
+        let mut state = self.state.lock();
+        state.versions.remove(model);
+        state.forgiven.insert(model.clone());
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn take_forgiven(&self) -> BTreeSet<ModelId> {
+        std::mem::take(&mut self.state.lock().forgiven)
+    }
+
+    /// Returns whether this is news.
+    pub(super) fn set_runtime_error(&self, error: Option<String>) -> bool {
+        let mut state = self.state.lock();
+        let news = state.runtime_error.is_some() != error.is_some();
+        state.runtime_error = error;
+        news
+    }
+
+    pub(super) fn set_containers(&self, containers: &[ContainerStatus]) {
+        self.state.lock().containers = containers.to_vec();
+    }
+
+    /// Forgets versions that are no longer registered.
+    pub(super) fn keep_only(&self, catalog: &Catalog) {
+        self.state
+            .lock()
+            .versions
+            .retain(|model, _| catalog.version(model).is_some());
+    }
+
+    pub(super) fn set_progress(&self, model: &ModelId, words: Option<&str>) {
+        self.state
+            .lock()
+            .versions
+            .entry(model.clone())
+            .or_default()
+            .progress = words.map(str::to_owned);
+    }
+
+    pub(super) fn failed(&self, model: &ModelId, failure: Failure) {
+        let mut state = self.state.lock();
+        let version = state.versions.entry(model.clone()).or_default();
+        version.restarts += 1;
+        version.last_failure = Some(failure);
+    }
+}
+
+fn shown(status: &ContainerStatus) -> Container {
+    let state = match &status.state {
+        ContainerState::Running => "running".to_owned(),
+        ContainerState::Exited { code, detail: None } => format!("exited ({code})"),
+        ContainerState::Exited {
+            code,
+            detail: Some(detail),
+        } => format!("exited ({code}: {detail})"),
+    };
+    Container {
+        container: status.container.clone(),
+        replica: status.replica.clone(),
+        state,
+        pid: status.pid,
+    }
+}
