@@ -43,3 +43,4 @@ pub mod transport;
 pub use client::{ServeError, serve, serve_with};
 pub use model::{Batch, Model, ModelError, Outputs};
 pub use settings::Settings;
+pub use skysail_proto::value::{InputRef, InputType};
