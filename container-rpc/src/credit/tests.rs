@@ -266,9 +266,9 @@ impl Frontend {
                 self.outgoing.push_back(ToContainer::Returned { sequence });
             }
             Some(ToFrontend::Recall { sequence }) => {
-                if self.held.take_if(|held| *held == sequence).is_some() {
-                    self.outgoing.push_back(ToContainer::Returned { sequence });
-                }
+                let unused = self.held.take_if(|held| *held == sequence);
+                let returned = unused.map(|sequence| ToContainer::Returned { sequence });
+                self.outgoing.extend(returned);
             }
         }
     }
