@@ -11,6 +11,24 @@
 //! - [`session`]: what may be said when on one stream; pure.
 //! - [`server`]: the frontend's end.
 //! - [`transport`]: keep-alive, windows and limits, the same for both ends.
+//!
+//! A whole container:
+//!
+//! ```no_run
+//! use skysail_container_rpc::{Batch, Model, ModelError, Outputs, serve};
+//!
+//! struct Shout;
+//!
+//! impl Model for Shout {
+//!     fn predict(&mut self, batch: &Batch) -> Result<Outputs, ModelError> {
+//!         Ok(batch.strings()?.map(str::to_uppercase).collect())
+//!     }
+//! }
+//!
+//! fn main() -> std::process::ExitCode {
+//!     serve(Shout)
+//! }
+//! ```
 
 #![warn(missing_docs)]
 
@@ -22,4 +40,7 @@ pub mod session;
 pub mod settings;
 pub mod transport;
 
+pub use client::{ServeError, serve, serve_with};
 pub use model::{Batch, Model, ModelError, Outputs};
+pub use settings::Settings;
+pub use skysail_proto::value::{InputRef, InputType};

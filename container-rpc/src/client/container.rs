@@ -1,0 +1,405 @@
+//! The container: owns the credits, the connections and the model, and lets each hear of the others.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc as std_mpsc;
+use std::time::Duration;
+
+use skysail_proto::container::container_message::Kind as FromContainer;
+use skysail_proto::container::frontend_message::Kind as FromFrontend;
+use skysail_proto::container::{
+    self, BatchResult, ContainerMessage, Credit, Draining, PROTOCOL_VERSION, Recall, Register,
+    batch_result::Outcome,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, error, info, warn};
+
+use super::ServeError;
+use super::connection::{Connection, Event, Frontend, Phase};
+use super::model_thread::{Finished, Work};
+use crate::credit::{Arrival, Credits, Step, StreamId};
+use crate::settings::{Settings, hostname, is_host_and_port};
+
+/// How long draining may take: batches in hand that take longer are not waited for.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Messages from frontends that the container has not looked at; connections wait while it is full.
+const EVENTS: usize = 64;
+
+/// All that lives as long as the container.
+pub(super) struct Container {
+    register: Register,
+    credits: Credits,
+    streams: HashMap<StreamId, Attached>,
+    connections: HashMap<String, watch::Sender<Phase>>,
+    tasks: JoinSet<String>,
+    events: mpsc::Sender<Event>,
+    to_model: std_mpsc::Sender<Work>,
+    stream_ids: Arc<AtomicU64>,
+    /// What the credits count time from.
+    epoch: Instant,
+    draining: Option<DrainingSince>,
+}
+
+/// A registered stream.
+struct Attached {
+    frontend: Frontend,
+    outbound: mpsc::Sender<ContainerMessage>,
+    leaving: bool,
+}
+
+struct DrainingSince {
+    at: Instant,
+    superseded: Option<ServeError>,
+}
+
+impl Container {
+    /// A container that hands batches to `to_model`, and what its connections will tell it.
+    pub(super) fn new(
+        settings: &Settings,
+        to_model: std_mpsc::Sender<Work>,
+    ) -> (Self, mpsc::Receiver<Event>) {
+        let (events, heard) = mpsc::channel(EVENTS);
+        let mut container = Self {
+            register: register(settings),
+            credits: Credits::new(),
+            streams: HashMap::new(),
+            connections: HashMap::new(),
+            tasks: JoinSet::new(),
+            events,
+            to_model,
+            stream_ids: Arc::default(),
+            epoch: Instant::now(),
+            draining: None,
+        };
+        for address in &settings.frontends {
+            container.connect(address);
+        }
+        (container, heard)
+    }
+
+    /// Serves until `shutdown`, then until all that is in hand is answered.
+    pub(super) async fn run(
+        mut self,
+        mut heard: mpsc::Receiver<Event>,
+        mut finished: mpsc::UnboundedReceiver<Finished>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServeError> {
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let wake = self.settle();
+            if self.is_done() {
+                return self
+                    .draining
+                    .and_then(|draining| draining.superseded)
+                    .map_or(Ok(()), Err);
+            }
+            tokio::select! {
+                biased;
+                Some(done) = finished.recv() => self.finish(done),
+                Some(event) = heard.recv() => self.hear(event),
+                Some(ended) = self.tasks.join_next() => self.forget(ended.ok()),
+                () = &mut shutdown, if self.draining.is_none() => self.drain(None),
+                () = wake_up(wake) => {}
+            }
+        }
+    }
+
+    /// Grants and recalls what is due, closes streams that are done; says when to look again.
+    fn settle(&mut self) -> Option<Instant> {
+        let wake = self.grant();
+        let credits = &self.credits;
+        let is_done = |id: &StreamId, stream: &mut Attached| stream.leaving && credits.is_clear_of(*id);
+        // Dropping the sender ends the stream; the phase starts the frontend's time to end its side.
+        for (_, closed) in self.streams.extract_if(is_done) {
+            advance(&closed.frontend.phase, Phase::Closed);
+        }
+        let drained = self.draining.as_ref().map(|draining| draining.at + DRAIN_TIMEOUT);
+        [wake, drained].into_iter().flatten().min()
+    }
+
+    fn grant(&mut self) -> Option<Instant> {
+        loop {
+            let now = self.epoch.elapsed();
+            match self.credits.step(now) {
+                Step::Grant {
+                    stream,
+                    sequence,
+                    park,
+                } => self.send(stream, FromContainer::Credit(Credit { sequence, park })),
+                Step::Recall { stream, sequence } => {
+                    self.send(stream, FromContainer::Recall(Recall { sequence }))
+                }
+                Step::WaitUntil(at) => return Some(self.epoch + at),
+                Step::Wait => return None,
+            }
+        }
+    }
+
+    /// Whether draining is over: every connection has ended, or has had its time.
+    fn is_done(&self) -> bool {
+        let Some(draining) = &self.draining else {
+            return false;
+        };
+        if self.tasks.is_empty() {
+            return true;
+        }
+        let overdue = draining.at.elapsed() >= DRAIN_TIMEOUT;
+        if overdue {
+            warn!(
+                frontends = self.tasks.len(),
+                "not all could be answered before the end"
+            );
+        }
+        overdue
+    }
+
+    fn finish(&mut self, done: Finished) {
+        self.credits.finish(done.took, self.epoch.elapsed());
+        self.send(done.stream, FromContainer::Result(done.result));
+    }
+
+    fn hear(&mut self, event: Event) {
+        match event {
+            Event::Attached {
+                stream,
+                frontend,
+                outbound,
+            } => self.attached(stream, frontend, outbound),
+            Event::Said { stream, message, at } => self.said(stream, message, at),
+            Event::Lost { stream } => self.lose(stream),
+            Event::Superseded { frontend, words } => self.superseded(frontend, words),
+        }
+    }
+
+    fn attached(&mut self, id: StreamId, frontend: Frontend, outbound: mpsc::Sender<ContainerMessage>) {
+        let leaving = *frontend.phase.borrow() >= Phase::Leaving;
+        let attached = Attached {
+            frontend,
+            outbound,
+            leaving: false,
+        };
+        self.streams.insert(id, attached);
+        self.credits.attach(id);
+        if leaving {
+            self.leave_stream(id);
+        }
+    }
+
+    fn said(&mut self, stream: StreamId, message: FromFrontend, at: Instant) {
+        match message {
+            FromFrontend::Batch(batch) => self.take(stream, batch, at),
+            FromFrontend::Demand(demand) => {
+                let budget = Duration::from_micros(demand.earliest_budget_micros);
+                self.credits.demand(stream, budget, at - self.epoch);
+            }
+            FromFrontend::CreditReturned(returned) => self.credits.returned(stream, returned.sequence),
+            FromFrontend::FrontendsChanged(changed) => self.frontends_changed(stream, changed.addresses),
+            FromFrontend::Draining(_) => self.credits.frontend_drains(stream),
+            FromFrontend::Registered(_) => debug!(stream = stream.0, "registered twice"),
+        }
+    }
+
+    fn take(&mut self, stream: StreamId, batch: container::Batch, arrived: Instant) {
+        let arrival = Arrival {
+            credit: batch.credit,
+            credit_held: Duration::from_micros(batch.credit_held_micros),
+            inputs: batch.lengths.len(),
+            predicted: (batch.predicted_micros > 0).then(|| Duration::from_micros(batch.predicted_micros)),
+        };
+        if let Err(error) = self.credits.batch(stream, arrival, arrived - self.epoch) {
+            error!(batch = batch.id, %error, "the frontend sent a batch it had no credit for");
+            let refusal = BatchResult {
+                id: batch.id,
+                outcome: Some(Outcome::BatchError(error.to_string())),
+                ..BatchResult::default()
+            };
+            return self.send(stream, FromContainer::Result(refusal));
+        }
+        let work = Work {
+            stream,
+            batch,
+            arrived,
+        };
+        let taken = self.to_model.send(work);
+        taken.expect("the model's thread ends only with the container; this is a bug");
+    }
+
+    fn lose(&mut self, stream: StreamId) {
+        self.streams.remove(&stream);
+        self.credits.lose(stream);
+    }
+
+    /// Sends, unless the stream is gone: what was for it is then nobody's.
+    fn send(&mut self, stream: StreamId, kind: FromContainer) {
+        let Some(attached) = self.streams.get(&stream) else {
+            return;
+        };
+        if let Err(error) = attached.outbound.try_send(ContainerMessage { kind: Some(kind) }) {
+            let frontend = &attached.frontend.address;
+            warn!(frontend, %error, "the frontend does not take its messages, cut off");
+            self.lose(stream);
+        }
+    }
+
+    fn connect(&mut self, address: &str) {
+        let (phase, seen) = watch::channel(Phase::Serving);
+        let connection = Connection {
+            address: address.to_owned(),
+            register: self.register.clone(),
+            events: self.events.clone(),
+            phase: phase.clone(),
+            seen,
+            stream_ids: Arc::clone(&self.stream_ids),
+        };
+        self.connections.insert(address.to_owned(), phase);
+        let address = address.to_owned();
+        self.tasks.spawn(async move {
+            connection.run().await;
+            address
+        });
+    }
+
+    /// A connection has ended; one to the same address may be new already.
+    fn forget(&mut self, address: Option<String>) {
+        let Some(address) = address else { return };
+        if self
+            .connections
+            .get(&address)
+            .is_some_and(watch::Sender::is_closed)
+        {
+            self.connections.remove(&address);
+        }
+    }
+
+    /// Connects to frontends that are new and leaves those that are gone.
+    ///
+    /// The one that says so stays even if the list knows it by another name: it is there, and the address
+    /// this container reached it by may be the only one that works from here.
+    fn frontends_changed(&mut self, stream: StreamId, addresses: Vec<String>) {
+        let speaker = self
+            .streams
+            .get(&stream)
+            .map(|attached| attached.frontend.address.clone());
+        let (good, bad): (Vec<_>, Vec<_>) = addresses
+            .into_iter()
+            .partition(|address| is_host_and_port(address));
+        if !bad.is_empty() {
+            warn!(?bad, "the frontend names addresses that are not host:port");
+        }
+        if good.is_empty() || self.draining.is_some() {
+            return;
+        }
+        let is_kept = |address: &String| good.contains(address) || Some(address) == speaker.as_ref();
+        let gone: Vec<_> = self
+            .connections
+            .keys()
+            .filter(|known| !is_kept(known))
+            .cloned()
+            .collect();
+        for address in gone {
+            info!(frontend = address, "frontend is no longer in the cluster");
+            self.leave(&address);
+        }
+        for address in good {
+            let known = self.connections.get(&address);
+            if known.is_none_or(|phase| *phase.borrow() >= Phase::Leaving) {
+                info!(frontend = address, "frontend is new in the cluster");
+                self.connect(&address);
+            }
+        }
+    }
+
+    fn leave(&mut self, address: &str) {
+        if let Some(phase) = self.connections.get(address) {
+            advance(phase, Phase::Leaving);
+        }
+        let on_it = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.frontend.address == address);
+        let ids: Vec<_> = on_it.map(|(id, _)| *id).collect();
+        for id in ids {
+            self.leave_stream(id);
+        }
+    }
+
+    fn leave_stream(&mut self, id: StreamId) {
+        self.send(id, FromContainer::Draining(Draining {}));
+        self.credits.leave(id);
+        if let Some(attached) = self.streams.get_mut(&id) {
+            attached.leaving = true;
+        }
+    }
+
+    /// Another container registered as this replica, unless a stream of this container's own did.
+    fn superseded(&mut self, frontend: Frontend, words: String) {
+        if self
+            .streams
+            .values()
+            .any(|stream| stream.frontend.id == frontend.id)
+        {
+            info!(
+                frontend = frontend.address,
+                "reached by another address too, left at this one"
+            );
+            return advance(&frontend.phase, Phase::Leaving);
+        }
+        let superseded = ServeError::Superseded {
+            frontend: frontend.address,
+            words,
+        };
+        self.drain(Some(superseded));
+    }
+
+    fn drain(&mut self, superseded: Option<ServeError>) {
+        if self.draining.is_some() {
+            return;
+        }
+        info!("draining: answering what is in hand, taking no more");
+        self.draining = Some(DrainingSince {
+            at: Instant::now(),
+            superseded,
+        });
+        self.credits.drain();
+        let addresses: Vec<_> = self.connections.keys().cloned().collect();
+        for address in addresses {
+            self.leave(&address);
+        }
+    }
+}
+
+fn register(settings: &Settings) -> Register {
+    Register {
+        protocol_version: PROTOCOL_VERSION,
+        model_name: settings.model.name.to_string(),
+        model_version: settings.model.version.to_string(),
+        input_type: settings.input_type.to_wire() as i32,
+        replica_id: settings.replica.to_string(),
+        token: settings.token.clone(),
+        hostname: hostname(),
+        pid: std::process::id(),
+        agent: concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")).to_owned(),
+    }
+}
+
+/// Moves a connection on; it never moves back.
+fn advance(phase: &watch::Sender<Phase>, to: Phase) {
+    phase.send_if_modified(|phase| {
+        let forward = *phase < to;
+        *phase = to.max(*phase);
+        forward
+    });
+}
+
+async fn wake_up(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

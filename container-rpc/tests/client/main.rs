@@ -1,0 +1,468 @@
+//! The container's end against a scripted frontend, over real sockets.
+
+use std::time::Duration;
+
+use skysail_container_rpc::{ServeError, Settings, serve_with};
+use skysail_proto::container::batch_result::Outcome;
+use skysail_proto::container::container_message::Kind as FromContainer;
+use skysail_proto::container::frontend_message::Kind as FromFrontend;
+use skysail_proto::container::{
+    Batch, BatchResult, FrontendDraining, FrontendsChanged, InputType, PROTOCOL_VERSION,
+};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::Status;
+use tonic::transport::Server;
+
+mod frontend;
+mod model;
+
+use frontend::{Frontend, within_bound};
+use model::{Gate, Obedient};
+
+/// A container that serves until it is told to stop.
+struct Container {
+    gate: Option<Gate>,
+    stop: Option<oneshot::Sender<()>>,
+    served: JoinHandle<Result<(), ServeError>>,
+}
+
+impl Container {
+    fn start(frontends: &[&Frontend]) -> Self {
+        Self::dialling(
+            frontends
+                .iter()
+                .map(|frontend| frontend.address.to_string())
+                .collect(),
+        )
+    }
+
+    fn dialling(frontends: Vec<String>) -> Self {
+        let settings = Settings {
+            frontends,
+            model: "repeat:1".parse().unwrap(),
+            input_type: skysail_proto::value::InputType::Strings,
+            replica: "repeat_1_0".parse().unwrap(),
+            token: "secret".to_owned(),
+        };
+        let (stop, stopped) = oneshot::channel();
+        let (model, gate) = Obedient::new();
+        let served = serve_with(settings, model, async {
+            let _ = stopped.await;
+        });
+        Self {
+            gate: Some(gate),
+            stop: Some(stop),
+            served: tokio::spawn(served),
+        }
+    }
+
+    /// Waits until the model has read `block`.
+    async fn blocked(&mut self) -> Gate {
+        self.gate.take().expect("blocked once").blocked().await
+    }
+
+    fn stop(&mut self) {
+        self.stop.take().expect("stopped once").send(()).unwrap();
+    }
+
+    async fn served(self) -> Result<(), ServeError> {
+        within_bound("the container ends", self.served).await.unwrap()
+    }
+}
+
+fn texts(result: &BatchResult) -> String {
+    match &result.outcome {
+        Some(Outcome::Outputs(outputs)) => String::from_utf8(outputs.data.to_vec()).unwrap(),
+        other => panic!("not outputs: {other:?}"),
+    }
+}
+
+fn error(result: BatchResult) -> String {
+    match result.outcome {
+        Some(Outcome::BatchError(error)) => error,
+        other => panic!("not an error: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_container_registers_with_all_that_the_protocol_asks_for() {
+    let mut frontend = Frontend::start().await;
+    let _container = Container::start(&[&frontend]);
+    let register = frontend.attached().await.register;
+    assert_eq!(register.protocol_version, PROTOCOL_VERSION);
+    assert_eq!(register.model_name, "repeat");
+    assert_eq!(register.model_version, "1");
+    assert_eq!(register.input_type, InputType::Strings as i32);
+    assert_eq!(register.replica_id, "repeat_1_0");
+    assert_eq!(register.token, "secret");
+    assert_eq!(register.pid, std::process::id());
+    assert!(!register.hostname.is_empty());
+    assert!(
+        register.agent.starts_with("skysail-container-rpc/"),
+        "{}",
+        register.agent
+    );
+}
+
+#[tokio::test]
+async fn batches_are_answered_in_order_each_against_its_credit() {
+    let mut frontend = Frontend::start().await;
+    let _container = Container::start(&[&frontend]);
+    let mut stream = frontend.attached().await;
+    let mut credit = stream.credit().await;
+    for round in 1..=100 {
+        assert_eq!((credit.sequence, credit.park), (round, true));
+        let id = stream.send_texts(credit, &["a", "bc", ""]).await;
+        let (result, early) = stream.result().await;
+        assert_eq!((result.id, texts(&result)), (id, "abc".to_owned()));
+        credit = stream.credit_after(early).await;
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_fails_fails_that_batch_or_that_input_and_nothing_else() {
+    let mut frontend = Frontend::start().await;
+    let _container = Container::start(&[&frontend]);
+    let mut stream = frontend.attached().await;
+    let mut credit = stream.credit().await;
+    for (batch, expected) in [
+        (&["a", "fail"][..], "asked to fail"),
+        (&["panic"], "the model panicked: asked to panic"),
+        (&["two", "a", "b"], "the model answered 4 outputs for 3 inputs"),
+        (&[], "the batch has no inputs"),
+    ] {
+        stream.send_texts(credit, batch).await;
+        let (result, early) = stream.result().await;
+        assert_eq!(error(result), expected);
+        credit = stream.credit_after(early).await;
+    }
+    stream.send_texts(credit, &["a", "refuse", "b"]).await;
+    let Some(Outcome::Outputs(outputs)) = stream.result().await.0.outcome else {
+        panic!("one refused input does not fail its batch");
+    };
+    assert_eq!(outputs.lengths, [1, 0, 1]);
+    assert_eq!(
+        (outputs.errors[0].index, &*outputs.errors[0].message),
+        (1, "asked to refuse this one")
+    );
+}
+
+#[tokio::test]
+async fn a_batch_that_cannot_be_read_is_an_error_that_says_why() {
+    let mut frontend = Frontend::start().await;
+    let _container = Container::start(&[&frontend]);
+    let mut stream = frontend.attached().await;
+    let credit = stream.credit().await;
+    let batch = Batch {
+        id: 1,
+        credit: credit.sequence,
+        input_type: InputType::Doubles as i32,
+        data: vec![0; 12].into(),
+        lengths: vec![2],
+        ..Batch::default()
+    };
+    stream.send(FromFrontend::Batch(batch)).await;
+    let error = error(stream.result().await.0);
+    assert_eq!(
+        error,
+        "the batch cannot be read: lengths add up to 16 bytes, the data has 12"
+    );
+}
+
+#[tokio::test]
+async fn a_batch_without_a_credit_is_refused() {
+    let mut frontend = Frontend::start().await;
+    let _container = Container::start(&[&frontend]);
+    let mut stream = frontend.attached().await;
+    let mut credit = stream.credit().await;
+    credit.sequence += 1;
+    stream.send_texts(credit, &["a"]).await;
+    let error = error(stream.result().await.0);
+    assert!(error.contains("credit 2 was not granted"), "{error}");
+}
+
+#[tokio::test]
+async fn of_two_frontends_the_one_in_a_hurry_is_served_first() {
+    let (mut first, mut second) = (Frontend::start().await, Frontend::start().await);
+    let mut container = Container::start(&[&first, &second]);
+    let (mut a, mut b) = (first.attached().await, second.attached().await);
+    // Whichever attached first was alone for a moment and parks a credit; it is used to block the model, so
+    // that both demands are known when the next slot opens.
+    a.demand(Duration::from_secs(10)).await;
+    b.demand(Duration::from_secs(10)).await;
+    let (mut busy, mut other) = (a, b);
+    let credit = tokio::select! {
+        credit = busy.credit() => credit,
+        credit = other.credit() => {
+            std::mem::swap(&mut busy, &mut other);
+            credit
+        }
+    };
+    busy.send_texts(credit, &["block"]).await;
+    let gate = container.blocked().await;
+    busy.demand(Duration::from_secs(20)).await;
+    other.demand(Duration::from_secs(5)).await;
+    busy.heard().await;
+    other.heard().await;
+    gate.release();
+    let credit = other.credit().await;
+    assert!(!credit.park);
+    other.send_texts(credit, &["urgent"]).await;
+    assert_eq!(texts(&other.result().await.0), "urgent");
+    let (blocked, early) = busy.result().await;
+    assert_eq!(texts(&blocked), "block");
+    let credit = busy.credit_after(early).await;
+    busy.send_texts(credit, &["patient"]).await;
+    assert_eq!(texts(&busy.result().await.0), "patient");
+}
+
+#[tokio::test]
+async fn a_credit_parked_while_alone_is_recalled_for_a_frontend_with_work() {
+    let (mut first, mut second) = (Frontend::start().await, Frontend::start().await);
+    let _container = Container::start(&[&first]);
+    let mut idle = first.attached().await;
+    let parked = idle.credit().await;
+    assert!(parked.park);
+    let addresses = vec![first.address.to_string(), second.address.to_string()];
+    idle.send(FromFrontend::FrontendsChanged(FrontendsChanged { addresses }))
+        .await;
+    let mut busy = second.attached().await;
+    busy.demand(Duration::from_secs(1)).await;
+    let Some(FromContainer::Recall(recall)) = idle.next().await else {
+        panic!("the parked credit is recalled");
+    };
+    assert_eq!(recall.sequence, parked.sequence);
+    idle.return_credit(parked.sequence).await;
+    let credit = busy.credit().await;
+    busy.send_texts(credit, &["work"]).await;
+    assert_eq!(texts(&busy.result().await.0), "work");
+}
+
+#[tokio::test]
+async fn a_lost_stream_is_opened_again() {
+    let mut frontend = Frontend::start().await;
+    let _container = Container::start(&[&frontend]);
+    let mut stream = frontend.attached().await;
+    stream.credit().await;
+    stream.end(Status::unavailable("going away")).await;
+    let mut stream = frontend.attached().await;
+    assert_eq!(stream.credit().await.sequence, 1);
+}
+
+#[tokio::test]
+async fn a_frontend_that_is_started_again_is_found_again() {
+    let mut frontend = Frontend::start().await;
+    let address = frontend.address.to_string();
+    let _container = Container::start(&[&frontend]);
+    frontend.attached().await.credit().await;
+    drop(frontend);
+    let mut frontend = within_bound("the port is free again", async {
+        while tokio::net::TcpListener::bind(&address).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        Frontend::start_on(&address, Server::builder()).await
+    })
+    .await;
+    let mut stream = frontend.attached().await;
+    let credit = stream.credit().await;
+    stream.send_texts(credit, &["again"]).await;
+    assert_eq!(texts(&stream.result().await.0), "again");
+}
+
+#[tokio::test]
+async fn a_blocked_model_does_not_stop_the_connections() {
+    // The frontend gives up on a peer that does not answer for 200 ms.
+    let strict = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_millis(100)))
+        .http2_keepalive_timeout(Some(Duration::from_millis(100)));
+    let mut frontend = Frontend::start_on("127.0.0.1:0", strict).await;
+    let mut other = Frontend::start().await;
+    let mut container = Container::start(&[&frontend, &other]);
+    let mut stream = frontend.attached().await;
+    stream.demand(Duration::from_secs(1)).await;
+    let credit = stream.credit().await;
+    stream.send_texts(credit, &["block"]).await;
+    let gate = container.blocked().await;
+    // Each loss is followed by a longer pause: after six, keep-alive has asked several times, and the other
+    // connection was opened each time.
+    for _ in 0..6 {
+        other.attached().await.end(Status::unavailable("again")).await;
+    }
+    gate.release();
+    assert_eq!(texts(&stream.result().await.0), "block");
+    assert_eq!(
+        frontend.waiting_streams(),
+        0,
+        "the first connection was never lost"
+    );
+}
+
+#[tokio::test]
+async fn a_stopped_container_answers_what_it_holds_and_then_leaves() {
+    let mut frontend = Frontend::start().await;
+    let mut container = Container::start(&[&frontend]);
+    let mut stream = frontend.attached().await;
+    let credit = stream.credit().await;
+    stream.send_texts(credit, &["block"]).await;
+    let gate = container.blocked().await;
+    container.stop();
+    assert!(matches!(stream.next().await, Some(FromContainer::Draining(_))));
+    gate.release();
+    assert_eq!(texts(&stream.result().await.0), "block");
+    assert_eq!(stream.next().await, None, "no credit follows");
+    drop(stream);
+    container.served().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stopped_container_waits_for_the_credit_that_is_out() {
+    let mut frontend = Frontend::start().await;
+    let mut container = Container::start(&[&frontend]);
+    let mut stream = frontend.attached().await;
+    let parked = stream.credit().await;
+    container.stop();
+    assert!(matches!(stream.next().await, Some(FromContainer::Draining(_))));
+    assert!(
+        matches!(stream.next().await, Some(FromContainer::Recall(recall)) if recall.sequence == parked.sequence)
+    );
+    // A batch may have crossed these words: it is answered.
+    stream.send_texts(parked, &["last"]).await;
+    assert_eq!(texts(&stream.result().await.0), "last");
+    assert_eq!(stream.next().await, None);
+    drop(stream);
+    container.served().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_container_that_reaches_no_frontend_stops_when_told() {
+    let nobody = Frontend::start().await.address.to_string();
+    let mut container = Container::dialling(vec![nobody]);
+    container.stop();
+    container.served().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refused_container_tries_again_later() {
+    let mut frontend = Frontend::start().await;
+    let _container = Container::start(&[&frontend]);
+    let refused = frontend.next_stream().await;
+    refused
+        .end(Status::not_found("model `repeat` has no version `1`"))
+        .await;
+    let mut stream = frontend.attached().await;
+    assert!(stream.credit().await.park);
+}
+
+#[tokio::test]
+async fn a_container_whose_place_was_taken_ends_and_says_so() {
+    let mut frontend = Frontend::start().await;
+    let container = Container::start(&[&frontend]);
+    let mut stream = frontend.attached().await;
+    stream.credit().await;
+    stream
+        .end(Status::aborted("another container registered as `repeat_1_0`"))
+        .await;
+    let error = container.served().await.unwrap_err().to_string();
+    assert!(
+        error.contains("another container registered as `repeat_1_0`"),
+        "{error}"
+    );
+    assert!(error.contains("SKYSAIL_REPLICA_ID"), "{error}");
+}
+
+#[tokio::test]
+async fn one_frontend_by_two_addresses_does_not_make_a_container_end() {
+    let mut frontend = Frontend::start().await;
+    let port = frontend.address.port();
+    let _container = Container::dialling(vec![format!("127.0.0.1:{port}"), format!("localhost:{port}")]);
+    let first = frontend.attached().await;
+    let mut second = frontend.attached().await;
+    first.end(Status::aborted("replaced by a second stream")).await;
+    // Only an address that was left is dialled when a frontend names it.
+    let addresses = vec![format!("127.0.0.1:{port}"), format!("localhost:{port}")];
+    let mut credit = second.credit().await;
+    let left = async {
+        while frontend.waiting_streams() == 0 {
+            let addresses = addresses.clone();
+            second
+                .send(FromFrontend::FrontendsChanged(FrontendsChanged { addresses }))
+                .await;
+            second.send_texts(credit, &["still here"]).await;
+            let (result, early) = second.result().await;
+            assert_eq!(texts(&result), "still here");
+            credit = second.credit_after(early).await;
+        }
+    };
+    within_bound("the other address is left", left).await;
+}
+
+#[tokio::test]
+async fn frontends_that_join_are_dialled_and_those_that_leave_are_left() {
+    let (mut first, mut second, mut third) = (
+        Frontend::start().await,
+        Frontend::start().await,
+        Frontend::start().await,
+    );
+    let _container = Container::start(&[&first, &second]);
+    let mut stays = first.attached().await;
+    let mut goes = second.attached().await;
+    let addresses = vec![first.address.to_string(), third.address.to_string()];
+    stays
+        .send(FromFrontend::FrontendsChanged(FrontendsChanged { addresses }))
+        .await;
+    third.attached().await;
+    // It may have parked a credit, which it is asked for.
+    loop {
+        match goes.next().await {
+            Some(FromContainer::Recall(recall)) => goes.return_credit(recall.sequence).await,
+            Some(_) => {}
+            None => break,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_draining_frontend_gets_no_credit_and_is_dialled_again_once_it_has_closed() {
+    let mut frontend = Frontend::start().await;
+    let mut container = Container::start(&[&frontend]);
+    let mut stream = frontend.attached().await;
+    let credit = stream.credit().await;
+    stream.send_texts(credit, &["block"]).await;
+    let gate = container.blocked().await;
+    stream.send(FromFrontend::Draining(FrontendDraining {})).await;
+    gate.release();
+    let (result, early) = stream.result().await;
+    assert_eq!((texts(&result), early), ("block".to_owned(), None));
+    drop(stream);
+    frontend.attached().await.credit().await;
+}
+
+#[tokio::test]
+async fn a_batch_of_100_mib_goes_through() {
+    let mut frontend = Frontend::start().await;
+    let _container = Container::start(&[&frontend]);
+    let mut stream = frontend.attached().await;
+    let credit = stream.credit().await;
+    let text = "x".repeat(100 * 1024 * 1024);
+    stream.send_texts(credit, &[&text]).await;
+    assert!(texts(&stream.result().await.0) == text);
+}
+
+#[tokio::test]
+async fn outputs_beyond_the_message_limit_fail_their_batch_and_not_the_stream() {
+    let mut frontend = Frontend::start().await;
+    let _container = Container::start(&[&frontend]);
+    let mut stream = frontend.attached().await;
+    let credit = stream.credit().await;
+    stream.send_texts(credit, &["huge"]).await;
+    let (result, early) = stream.result().await;
+    let error = error(result);
+    assert!(
+        error.contains("more than the 268435456 that one message may have"),
+        "{error}"
+    );
+    let credit = stream.credit_after(early).await;
+    stream.send_texts(credit, &["small"]).await;
+    assert_eq!(texts(&stream.result().await.0), "small");
+}

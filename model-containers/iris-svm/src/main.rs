@@ -1,0 +1,7 @@
+//! The iris model's container.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    skysail_container_rpc::serve(iris_svm::IrisSvm)
+}

@@ -1,0 +1,90 @@
+//! The container as a process: what it does with its environment and with signals.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Output, Stdio};
+
+/// Nobody listens on this port: it takes root to, and nothing is registered there.
+const NOBODY: &str = "127.0.0.1:1";
+
+fn container() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_synthetic"));
+    command
+        .env_clear()
+        .envs([
+            ("SKYSAIL_FRONTENDS", NOBODY),
+            ("SKYSAIL_MODEL_NAME", "synthetic"),
+            ("SKYSAIL_MODEL_VERSION", "1"),
+            ("SKYSAIL_INPUT_TYPE", "doubles"),
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Waits for the line that says it serves: from then on it listens to signals.
+fn serving(container: &mut Child) {
+    let stderr = container.stderr.take().unwrap();
+    let mut lines = BufReader::new(stderr).lines().map(Result::unwrap);
+    let line = lines.find(|line| line.contains("serving"));
+    assert!(line.is_some(), "the container ended before it served");
+    // Kept open, or the container's next line of log would be its last.
+    std::thread::spawn(move || lines.count());
+}
+
+fn signal(container: &Child, name: &str) {
+    let status = Command::new("kill")
+        .args(["-s", name, &container.id().to_string()])
+        .status();
+    assert!(status.unwrap().success());
+}
+
+fn ends_well_on(name: &str) {
+    let mut container = container().spawn().unwrap();
+    serving(&mut container);
+    signal(&container, name);
+    let status = container.wait().unwrap();
+    let mut printed = String::new();
+    container
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut printed)
+        .unwrap();
+    assert!(status.success(), "{status}");
+    assert_eq!(printed, "inputs seen: 0\n");
+}
+
+#[test]
+fn sigterm_ends_it_well_and_it_says_what_it_has_seen() {
+    ends_well_on("TERM");
+}
+
+#[test]
+fn sigint_ends_it_well_and_it_says_what_it_has_seen() {
+    ends_well_on("INT");
+}
+
+fn refused(name: &str, value: &str) -> String {
+    let Output { status, stderr, .. } = container().env(name, value).output().unwrap();
+    assert_eq!(status.code(), Some(2));
+    String::from_utf8(stderr).unwrap()
+}
+
+#[test]
+fn a_bad_setting_of_the_model_is_reported_and_ends_it() {
+    let error = refused("SYNTHETIC_MODE", "dream");
+    assert!(
+        error.contains("SYNTHETIC_MODE is `dream`: use sleep or spin"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_bad_setting_of_the_container_is_reported_and_ends_it() {
+    let error = refused("SKYSAIL_INPUT_TYPE", "tensors");
+    assert!(
+        error.contains("SKYSAIL_INPUT_TYPE") && error.contains("doubles"),
+        "{error}"
+    );
+}
