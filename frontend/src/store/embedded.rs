@@ -7,7 +7,6 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -258,11 +257,7 @@ fn open_file(path: &Path) -> Result<(Database, Catalog), OpenError> {
         .mode(0o600)
         .open(path)
         .map_err(io_error)?;
-    // redb may panic on a file that was damaged from outside. With the integrity check it should not, but
-    // a server that cannot start owes its operator a sentence, not a backtrace.
-    let opened = catch_unwind(AssertUnwindSafe(|| open_database(file)))
-        .unwrap_or_else(|_| Err(StorageError::Corrupted("redb cannot make sense of it".into()).into()))
-        .map_err(|error| refusal(path, error))?;
+    let opened = open_database(file).map_err(|error| refusal(path, error))?;
     if is_new {
         // The file's own content is synced by redb; that it exists is in its folder.
         File::open(folder)
@@ -304,6 +299,8 @@ refused_from!(
 );
 
 fn open_database(file: File) -> Result<(Database, Catalog), Refused> {
+    // The check reads the whole file, which takes a millisecond or two; without it redb may panic on a file
+    // that was damaged from outside.
     let database = Database::builder()
         .set_cache_size(CACHE_BYTES)
         .set_check_integrity_on_open(true)
@@ -348,11 +345,9 @@ fn prepare(database: &Database) -> Result<(), Refused> {
     if !tables.is_empty() && !tables.iter().any(|name| name == ABOUT.name()) {
         return Err(Refused::Foreign);
     }
-    let found = {
-        let about = transaction.open_table(ABOUT).map_err(foreign_table)?;
-        let found = about.get(SCHEMA_KEY)?.map(|schema| schema.value().to_owned());
-        found
-    };
+    let about = transaction.open_table(ABOUT).map_err(foreign_table)?;
+    let found = read_text(&about, SCHEMA_KEY)?;
+    drop(about);
     match found {
         None => write_schema(transaction, &tables),
         Some(found) => check_schema(&found),
@@ -393,9 +388,9 @@ fn check_schema(found: &str) -> Result<(), Refused> {
 fn read_catalog(database: &Database) -> Result<Catalog, Refused> {
     let transaction = database.begin_read()?;
     let about = transaction.open_table(ABOUT)?;
-    let generation = match about.get(GENERATION_KEY)? {
+    let generation = match read_text(&about, GENERATION_KEY)? {
         None => Generation::default(),
-        Some(written) => serde_json::from_str(written.value())
+        Some(written) => serde_json::from_str(&written)
             .map_err(|error| Refused::Unreadable(format!("its generation: {error}")))?,
     };
     let documents = Documents {
@@ -403,6 +398,13 @@ fn read_catalog(database: &Database) -> Result<Catalog, Refused> {
         models: read_documents(&transaction.open_table(MODELS)?)?,
     };
     documents.catalog(generation).map_err(Refused::Unreadable)
+}
+
+fn read_text(
+    table: &impl ReadableTable<&'static str, &'static str>,
+    key: &str,
+) -> Result<Option<String>, StorageError> {
+    Ok(table.get(key)?.map(|text| text.value().to_owned()))
 }
 
 fn read_documents(
@@ -451,9 +453,7 @@ fn take_query_block(database: &Database) -> Result<u64, redb::Error> {
     let transaction = database.begin_write()?;
     let block = {
         let mut about = transaction.open_table(ABOUT)?;
-        let last = about
-            .get(QUERY_BLOCK_KEY)?
-            .and_then(|last| last.value().parse::<u64>().ok());
+        let last = read_text(&about, QUERY_BLOCK_KEY)?.and_then(|last| last.parse::<u64>().ok());
         let block = last.map_or_else(|| document::first_query_block(Timestamp::now()), |last| last + 1);
         about.insert(QUERY_BLOCK_KEY, block.to_string().as_str())?;
         block
