@@ -1,6 +1,7 @@
 //! The metadata store: where desired state lives.
 //!
-//! One trait, two implementations, one list of promises that both are held to ([`conformance`]).
+//! One trait, two implementations, one list of promises that both are held to (`conformance`, compiled
+//! for tests only). How documents are written down is shared by both (`document`).
 
 use std::sync::Arc;
 
@@ -8,7 +9,9 @@ use async_trait::async_trait;
 use skysail_core::catalog::{Catalog, Change, Generation};
 use tokio::sync::watch;
 
+#[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod document;
 pub mod embedded;
 pub mod redis;
 
@@ -32,7 +35,7 @@ pub trait MetadataStore: Send + Sync + 'static {
 }
 
 /// Why the store did not do as asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// Somebody else wrote first: read again, check again, write again.
     #[error("the catalog changed meanwhile: it is at generation {}, not {}", .actual.number, .expected.number)]

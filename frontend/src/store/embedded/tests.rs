@@ -1,0 +1,319 @@
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use skysail_core::catalog::Application;
+use skysail_proto::ids::ApplicationName;
+use skysail_proto::value::InputType;
+use tempfile::TempDir;
+
+use super::*;
+use crate::store::conformance::{StoreFactory, TestedStore, check_all};
+
+/// Makes stores in one folder, which is removed with it.
+struct Files {
+    folder: TempDir,
+    made: AtomicU32,
+}
+
+struct TestedFile {
+    path: PathBuf,
+    store: Option<EmbeddedStore>,
+}
+
+#[async_trait]
+impl StoreFactory for Files {
+    async fn fresh(&self) -> Box<dyn TestedStore> {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let path = self.folder.path().join(format!("{number}/store.redb"));
+        let store = Some(EmbeddedStore::open(&path).unwrap());
+        Box::new(TestedFile { path, store })
+    }
+}
+
+#[async_trait]
+impl TestedStore for TestedFile {
+    async fn handle(&self) -> Arc<dyn MetadataStore> {
+        Arc::new(self.store.clone().unwrap())
+    }
+
+    async fn reopen(&mut self) {
+        drop(self.store.take());
+        self.store = Some(EmbeddedStore::open(&self.path).unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_store_keeps_every_promise() {
+    let files = Files {
+        folder: tempfile::tempdir().unwrap(),
+        made: AtomicU32::new(0),
+    };
+    check_all(Arc::new(files)).await;
+}
+
+fn store_path(folder: &TempDir) -> PathBuf {
+    folder.path().join("store.redb")
+}
+
+fn put(name: &str, default_output: &str) -> Change {
+    Change::PutApplication(Application {
+        name: ApplicationName::new(name).unwrap(),
+        input_type: InputType::Doubles,
+        default_output: default_output.into(),
+        slo_micros: 100_000,
+        linked_models: vec![],
+        registered_at: Timestamp::UNIX_EPOCH,
+    })
+}
+
+/// Commits one application more to what the store shows.
+async fn add(store: &EmbeddedStore, name: &str, default_output: &str) -> Result<Arc<Catalog>, StoreError> {
+    let expected = store.file.snapshot().generation.clone();
+    store.commit(vec![put(name, default_output)], &expected).await
+}
+
+fn refused(path: &Path) -> String {
+    match EmbeddedStore::open(path) {
+        Ok(_) => panic!("{} was opened", path.display()),
+        Err(error) => with_cause(&error),
+    }
+}
+
+#[test]
+fn a_store_file_in_use_is_refused_with_a_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let _first = EmbeddedStore::open(store_path(&folder)).unwrap();
+    let error = refused(&store_path(&folder));
+    assert!(
+        error.contains("in use by another process") && error.contains("--store redis://"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_file_of_another_kind_is_refused_and_left_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = store_path(&folder);
+    for content in ["x", "hello, world\n", &"not a database ".repeat(10_000)] {
+        fs::write(&path, content).unwrap();
+        let error = refused(&path);
+        assert!(error.contains("not a Skysail store"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), *content);
+    }
+}
+
+#[test]
+fn another_programs_redb_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (number, table) in ["theirs", "about"].into_iter().enumerate() {
+        let path = folder.path().join(format!("{number}.redb"));
+        let theirs = Database::create(&path).unwrap();
+        let write = theirs.begin_write().unwrap();
+        let definition: TableDefinition<u64, u64> = TableDefinition::new(table);
+        write.open_table(definition).unwrap().insert(1, 1).unwrap();
+        write.commit().unwrap();
+        drop(theirs);
+        let error = refused(&path);
+        assert!(error.contains("not a Skysail store"), "{error}");
+    }
+}
+
+#[test]
+fn a_path_that_cannot_be_is_refused_with_the_cause() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    let error = refused(&folder.path().join("file/store.redb"));
+    assert!(error.contains("cannot be opened: "), "{error}");
+}
+
+/// Writes one value of the file's [`ABOUT`] table, as another version might.
+fn write_about(path: &Path, key: &str, value: &str) {
+    drop(EmbeddedStore::open(path).unwrap());
+    let database = Database::open(path).unwrap();
+    let write = database.begin_write().unwrap();
+    write.open_table(ABOUT).unwrap().insert(key, value).unwrap();
+    write.commit().unwrap();
+}
+
+#[test]
+fn a_file_of_a_newer_schema_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    write_about(&store_path(&folder), SCHEMA_KEY, "2");
+    let error = refused(&store_path(&folder));
+    assert!(
+        error.contains("newer Skysail (schema 2; this version knows 1)"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_file_whose_content_makes_no_sense_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    write_about(&store_path(&folder), GENERATION_KEY, "seven");
+    let error = refused(&store_path(&folder));
+    assert!(
+        error.contains("is damaged") && error.contains("generation"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_store_file_is_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let _store = EmbeddedStore::open(store_path(&folder)).unwrap();
+    let mode = fs::metadata(store_path(&folder)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+/// Damages a store in a few hundred ways: each is either refused or harmless, and none is a panic that
+/// escapes, a hang or another catalog.
+#[tokio::test]
+async fn a_damaged_file_is_refused_or_reads_as_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = store_path(&folder);
+    let before = {
+        let store = EmbeddedStore::open(&path).unwrap();
+        add(&store, "a", "first").await.unwrap();
+        add(&store, "b", &"second".repeat(1000)).await.unwrap()
+    };
+    let good = fs::read(&path).unwrap();
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut refusals = 0;
+    for round in 0..300 {
+        let mut bad = good.clone();
+        match round % 3 {
+            0 => bad.truncate(random.usize(1..bad.len())),
+            1 => bad[random.usize(..good.len())] ^= 1 << random.u8(..8),
+            _ => {
+                let start = random.usize(..bad.len() - 512);
+                bad[start..start + 512].fill_with(|| random.u8(..));
+            }
+        }
+        fs::write(&path, &bad).unwrap();
+        match EmbeddedStore::open(&path) {
+            Ok(store) => assert_eq!(store.file.snapshot(), before, "round {round}"),
+            Err(error) => {
+                refusals += 1;
+                assert!(
+                    !matches!(error, OpenError::InUse { .. }),
+                    "round {round}: {error}"
+                );
+            }
+        }
+    }
+    assert!(refusals > 50, "only {refusals} of 300 damages were seen");
+}
+
+/// Set for a child process that commits until it is killed: the file it writes to.
+const COMMITTER: &str = "SKYSAIL_TEST_COMMITTER";
+
+/// What the child prints after each commit, before the number of the generation.
+const ACKNOWLEDGED: &str = "acknowledged ";
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_kill() {
+    if let Ok(path) = std::env::var(COMMITTER) {
+        return commit_forever(Path::new(&path)).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = store_path(&folder);
+    let mut least = 0;
+    for _ in 0..3 {
+        let acknowledged = kill_after(&path, least + 10);
+        let store = EmbeddedStore::open(&path).unwrap();
+        let catalog = store.file.snapshot();
+        assert!(
+            catalog.generation.number >= acknowledged,
+            "{acknowledged} commits were acknowledged, {} are there",
+            catalog.generation.number
+        );
+        assert_eq!(catalog.applications.len() as u64, catalog.generation.number);
+        least = catalog.generation.number;
+    }
+}
+
+/// Runs a committer until it acknowledged `enough`, kills it, and returns its last acknowledgement.
+fn kill_after(path: &Path, enough: u64) -> u64 {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "store::embedded::tests::what_was_acknowledged_survives_a_kill",
+        ])
+        .args(["--nocapture", "--test-threads=1"])
+        .env(COMMITTER, path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut last = 0;
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        if let Some(number) = line.unwrap().strip_prefix(ACKNOWLEDGED) {
+            last = number.parse().unwrap();
+            if last == enough {
+                // SIGKILL. What it had printed until then is read to the end.
+                child.kill().unwrap();
+            }
+        }
+    }
+    child.wait().unwrap();
+    assert!(last >= enough, "the committer ended after {last} commits");
+    last
+}
+
+async fn commit_forever(path: &Path) {
+    let store = EmbeddedStore::open(path).unwrap();
+    // The harness has printed the test's name without an end of line.
+    println!();
+    loop {
+        let next = store.file.snapshot().generation.number + 1;
+        let committed = add(&store, &format!("app-{next}"), "").await.unwrap();
+        println!("{ACKNOWLEDGED}{}", committed.generation.number);
+    }
+}
+
+/// Set for a child process whose disk is full: the file it writes to.
+const FULL_DISK: &str = "SKYSAIL_TEST_FULL_DISK";
+
+#[tokio::test]
+async fn a_full_disk_fails_the_write_and_is_over_when_there_is_room_again() {
+    if let Ok(path) = std::env::var(FULL_DISK) {
+        return fill_the_disk(Path::new(&path)).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // A limit on the size of files, which is an error rather than a signal if the signal is ignored.
+    let status = Command::new("sh")
+        .args(["-c", "trap '' XFSZ && ulimit -S -f 8192 && exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "--nocapture"])
+        .arg("store::embedded::tests::a_full_disk_fails_the_write_and_is_over_when_there_is_room_again")
+        .env(FULL_DISK, store_path(&folder))
+        .status()
+        .unwrap();
+    assert!(status.success(), "{status}");
+}
+
+async fn fill_the_disk(path: &Path) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let store = EmbeddedStore::open(path).unwrap();
+    let before = add(&store, "small", "").await.unwrap();
+    let large = "x".repeat(16 * 1024 * 1024);
+
+    let failed = add(&store, "large", &large).await;
+    assert!(matches!(failed, Err(StoreError::Unavailable(_))), "{failed:?}");
+    assert!(matches!(&*store.health().borrow(), StoreHealth::Down(_)));
+    assert_eq!(store.file.snapshot(), before);
+
+    let maximum = getrlimit(Resource::Fsize).maximum;
+    setrlimit(
+        Resource::Fsize,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    )
+    .unwrap();
+    let after = add(&store, "large", &large).await.unwrap();
+    assert_eq!(after.generation.number, before.generation.number + 1);
+    assert_eq!(*store.health().borrow(), StoreHealth::Up);
+}

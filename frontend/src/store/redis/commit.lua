@@ -1,0 +1,59 @@
+-- Writes all changes, or none, if the catalog's generation still is the expected one.
+--
+-- KEYS: the hashes of the generation, of the applications and of the models.
+-- ARGV: expected incarnation, expected number, incarnation to use if the store has none, schema, channel,
+--       then for each change: 2 (application) or 3 (model), the name, the document ('' removes it).
+-- Returns what happened, with details that depend on it.
+--
+-- Redis does not undo what a script wrote before an error, so everything that can fail is tried before
+-- anything is written: types, permissions, memory, a read-only replica.
+
+local generation = KEYS[1]
+local expected_incarnation, expected_number = ARGV[1], tonumber(ARGV[2])
+local fresh_incarnation, schema, channel = ARGV[3], ARGV[4], ARGV[5]
+local first_change = 6
+
+for _, key in ipairs(KEYS) do
+  local kind = redis.call('TYPE', key).ok
+  if kind ~= 'hash' and kind ~= 'none' then
+    return { 'unreadable', 'key ' .. key .. ' is a ' .. kind .. ', not a hash' }
+  end
+end
+
+local stored = redis.call('HMGET', generation, 'incarnation', 'number', 'schema')
+local incarnation = stored[1] or ''
+local number = tonumber(stored[2] or '0')
+local stored_schema = tonumber(stored[3] or schema)
+if not number or not stored_schema then
+  return { 'unreadable', 'key ' .. generation .. ' holds something else than numbers' }
+end
+if stored_schema > tonumber(schema) then
+  return { 'newer', stored[3] }
+end
+if incarnation ~= expected_incarnation or number ~= expected_number then
+  return { 'conflict', incarnation, string.format('%.0f', number) }
+end
+
+-- The rehearsal: harmless writes that fail where the real ones would. HSET comes first, because Redis
+-- refuses a script for want of memory only at its first write.
+redis.call('HSET', generation, 'schema', schema)
+redis.call('HDEL', KEYS[2], '')
+redis.call('HDEL', KEYS[3], '')
+
+if incarnation == '' then
+  incarnation = fresh_incarnation
+end
+number = string.format('%.0f', number + 1)
+for i = first_change, #ARGV, 3 do
+  local key, name, document = KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2]
+  if document == '' then
+    redis.call('HDEL', key, name)
+  else
+    redis.call('HSET', key, name, document)
+  end
+end
+redis.call('HSET', generation, 'incarnation', incarnation, 'number', number)
+
+-- Only wakes the others, who also look by themselves: that it may be forbidden is no reason to fail.
+redis.pcall('PUBLISH', channel, incarnation .. ' ' .. number)
+return { 'committed', incarnation, number }

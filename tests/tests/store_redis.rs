@@ -1,0 +1,396 @@
+//! The Redis store against a real Redis, on good days and bad ones.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use skysail_core::catalog::{Application, Catalog, Change};
+use skysail_frontend::store::conformance::{StoreFactory, TestedStore, check_all};
+use skysail_frontend::store::redis::RedisStore;
+use skysail_frontend::store::{MetadataStore, StoreError, StoreHealth};
+use skysail_proto::ids::{ApplicationName, ClusterName};
+use skysail_proto::value::InputType;
+use skysail_tests::redis::RedisServer;
+
+/// The longest wait for a state that must come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn connect(url: &str) -> RedisStore {
+    RedisStore::connect(url, &ClusterName::new("blue").unwrap()).unwrap()
+}
+
+/// Waits until the store is up and shows a catalog.
+async fn ready(store: &RedisStore) {
+    within("the store to be up", async {
+        store.health().wait_for(|h| *h == StoreHealth::Up).await.unwrap();
+        store.watch().wait_for(Option::is_some).await.unwrap();
+    })
+    .await;
+}
+
+/// Waits until the store is down, and returns the reason.
+async fn down(store: &RedisStore) -> String {
+    let mut health = store.health();
+    let down = health.wait_for(|health| matches!(health, StoreHealth::Down(_)));
+    match &*within("the store to be down", down).await.unwrap() {
+        StoreHealth::Down(reason) => reason.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Waits until the store shows exactly these applications.
+async fn shows(store: &RedisStore, names: &[&str]) {
+    let mut watch = store.watch();
+    let shown = watch.wait_for(|seen| {
+        seen.as_ref()
+            .is_some_and(|catalog| applications(catalog) == names)
+    });
+    within(&format!("the applications {names:?}"), shown)
+        .await
+        .unwrap();
+}
+
+async fn within<T>(what: &str, coming: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, coming).await {
+        Ok(came) => came,
+        Err(_) => panic!("waited {PATIENCE:?} in vain for {what}"),
+    }
+}
+
+fn seen(store: &RedisStore) -> Option<Arc<Catalog>> {
+    store.watch().borrow().clone()
+}
+
+fn applications(catalog: &Catalog) -> Vec<&str> {
+    catalog.applications.keys().map(ApplicationName::as_str).collect()
+}
+
+fn put(name: &str) -> Change {
+    Change::PutApplication(Application {
+        name: ApplicationName::new(name).unwrap(),
+        input_type: InputType::Doubles,
+        default_output: "-1.0".into(),
+        slo_micros: 100_000,
+        linked_models: vec![],
+        registered_at: Timestamp::UNIX_EPOCH,
+    })
+}
+
+fn delete(name: &str) -> Change {
+    Change::DeleteApplication(ApplicationName::new(name).unwrap())
+}
+
+/// Commits to what the store shows.
+async fn commit(store: &RedisStore, changes: Vec<Change>) -> Result<Arc<Catalog>, StoreError> {
+    let expected = seen(store).expect("a snapshot").generation.clone();
+    within("a commit", store.commit(changes, &expected)).await
+}
+
+/// Makes stores on one server, each for a cluster of its own, so the promises also show that clusters are
+/// apart.
+struct Clusters {
+    server: Arc<RedisServer>,
+    made: AtomicU32,
+}
+
+struct OneCluster {
+    server: Arc<RedisServer>,
+    cluster: ClusterName,
+}
+
+impl OneCluster {
+    fn connect(&self) -> RedisStore {
+        RedisStore::connect(&self.server.url(), &self.cluster).unwrap()
+    }
+}
+
+#[async_trait]
+impl StoreFactory for Clusters {
+    async fn fresh(&self) -> Box<dyn TestedStore> {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        Box::new(OneCluster {
+            server: Arc::clone(&self.server),
+            cluster: ClusterName::new(&format!("cluster-{number}")).unwrap(),
+        })
+    }
+}
+
+#[async_trait]
+impl TestedStore for OneCluster {
+    async fn handle(&self) -> Arc<dyn MetadataStore> {
+        Arc::new(self.connect())
+    }
+
+    /// The handles were dropped, and with them every connection; the next one is the reopened store.
+    async fn reopen(&mut self) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_redis_store_keeps_every_promise() {
+    let clusters = Clusters {
+        server: Arc::new(RedisServer::start().await),
+        made: AtomicU32::new(0),
+    };
+    check_all(Arc::new(clusters)).await;
+}
+
+#[tokio::test]
+async fn metadata_can_be_read_by_a_person() {
+    let server = RedisServer::start().await;
+    let store = connect(&server.url());
+    ready(&store).await;
+    commit(&store, vec![put("iris")]).await.unwrap();
+    let generation: HashMap<String, String> = server.run("HGETALL {skysail:blue}:generation");
+    assert_eq!(generation["number"], "1");
+    assert_eq!(generation["incarnation"].len(), 16);
+    let iris: String = server.run("HGET {skysail:blue}:applications iris");
+    assert!(iris.contains(r#""default_output":"-1.0""#), "{iris}");
+}
+
+#[tokio::test]
+async fn a_store_whose_redis_is_away_at_start_says_so_and_comes_up_by_itself() {
+    let mut server = RedisServer::reserve(&[]);
+    let store = connect(&server.url());
+    let reason = down(&store).await;
+    assert!(reason.contains("refuses connections"), "{reason}");
+    assert!(seen(&store).is_none());
+    let refused = store.commit(vec![put("a")], &Default::default()).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+
+    server.start_again().await;
+    ready(&store).await;
+    commit(&store, vec![put("a")]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_redis_that_is_killed_leaves_the_last_snapshot_and_is_found_again() {
+    let mut server = RedisServer::start().await;
+    let store = connect(&server.url());
+    ready(&store).await;
+    let before = commit(&store, vec![put("a")]).await.unwrap();
+    let block = store.next_query_block().await.unwrap();
+
+    server.kill();
+    down(&store).await;
+    assert_eq!(seen(&store).as_ref(), Some(&before));
+    let refused = commit(&store, vec![put("b")]).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    let refused = store.next_query_block().await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+
+    server.start_again().await;
+    ready(&store).await;
+    assert_eq!(seen(&store), Some(before));
+    commit(&store, vec![put("b")]).await.unwrap();
+    assert_eq!(store.next_query_block().await.unwrap(), block + 1);
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_holds_nobody_up_and_is_found_again() {
+    let server = RedisServer::start().await;
+    let store = connect(&server.url());
+    ready(&store).await;
+    let before = commit(&store, vec![put("a")]).await.unwrap();
+
+    server.freeze();
+    // All at once: those behind the first are refused with it instead of waiting for their turn.
+    let waiting = (0..20).map(|_| store.commit(vec![put("b")], &before.generation));
+    for refused in within("twenty refusals", futures::future::join_all(waiting)).await {
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    }
+    let reason = down(&store).await;
+    assert!(reason.contains("did not answer"), "{reason}");
+    assert_eq!(seen(&store), Some(before));
+
+    server.thaw();
+    ready(&store).await;
+    // Whether the first commit reached Redis is open; what counts is that writing goes on.
+    commit(&store, vec![put("c")]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_that_starts_while_redis_hangs_comes_up_when_it_goes_on() {
+    let server = RedisServer::start().await;
+    server.freeze();
+    let store = connect(&server.url());
+    down(&store).await;
+    server.thaw();
+    ready(&store).await;
+}
+
+#[tokio::test]
+async fn a_write_is_seen_although_its_message_was_lost() {
+    let server = RedisServer::start().await;
+    let (writer, reader) = (connect(&server.url()), connect(&server.url()));
+    ready(&writer).await;
+    ready(&reader).await;
+    // Killed before each write, so that there is nobody to hear of it.
+    for number in 0..3 {
+        let killed: u64 = server.run("CLIENT KILL TYPE pubsub");
+        assert!(killed > 0 || number > 0, "nobody was subscribed");
+        commit(&writer, vec![put(&format!("app-{number}"))])
+            .await
+            .unwrap();
+    }
+    shows(&reader, &["app-0", "app-1", "app-2"]).await;
+    assert_eq!(*reader.health().borrow(), StoreHealth::Up);
+
+    // The subscription comes back, and with it the quick way.
+    let subscribed = async {
+        while server.run::<Vec<(String, u64)>>("PUBSUB NUMSUB {skysail:blue}:changes")[0].1 < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("both to subscribe again", subscribed).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_lost_its_data_is_followed_and_gives_no_query_block_again() {
+    let mut server = RedisServer::start().await;
+    let store = connect(&server.url());
+    ready(&store).await;
+    let before = commit(&store, vec![put("a")]).await.unwrap();
+    let mut blocks = Vec::new();
+    for _ in 0..3 {
+        blocks.push(store.next_query_block().await.unwrap());
+    }
+
+    server.kill();
+    server.empty();
+    server.start_again().await;
+    shows(&store, &[]).await;
+    let after = commit(&store, vec![put("b")]).await.unwrap();
+    assert_eq!(applications(&after), ["b"]);
+    assert_ne!(after.generation.incarnation, before.generation.incarnation);
+    for _ in 0..3 {
+        blocks.push(store.next_query_block().await.unwrap());
+    }
+    assert!(
+        blocks.is_sorted_by(|earlier, later| earlier < later),
+        "{blocks:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_password_in_the_url_is_used_and_a_wrong_one_is_explained_without_it() {
+    let server = RedisServer::start_with(&["--requirepass", "s3cret"]).await;
+    let store = connect(&server.url_as(":s3cret"));
+    ready(&store).await;
+    commit(&store, vec![put("a")]).await.unwrap();
+
+    let wrong = connect(&server.url_as(":wr0ng"));
+    let reason = down(&wrong).await;
+    assert!(
+        reason.contains("user and password") && !reason.contains("wr0ng"),
+        "{reason}"
+    );
+    let none = connect(&server.url());
+    let reason = down(&none).await;
+    assert!(reason.contains("wants a password"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_user_who_may_touch_nothing_but_the_clusters_keys_and_channel_is_enough() {
+    let server = RedisServer::start().await;
+    let () = server.run(
+        "ACL SETUSER app on >pw ~{skysail:blue}:* &{skysail:blue}:* -@all \
+         +@read +@write +@connection +@transaction +eval +publish +subscribe",
+    );
+    let store = connect(&server.url_as("app:pw"));
+    ready(&store).await;
+    commit(&store, vec![put("a")]).await.unwrap();
+    store.next_query_block().await.unwrap();
+    // Nothing was asked that the user may not do.
+    let denied: Vec<redis::Value> = server.run("ACL LOG");
+    assert!(denied.is_empty(), "{denied:?}");
+}
+
+#[tokio::test]
+async fn without_permission_for_the_channel_writes_are_seen_all_the_same() {
+    let server = RedisServer::start().await;
+    let () = server.run("ACL SETUSER app on >pw ~* resetchannels +@all");
+    let (writer, reader) = (
+        connect(&server.url_as("app:pw")),
+        connect(&server.url_as("app:pw")),
+    );
+    ready(&writer).await;
+    ready(&reader).await;
+    commit(&writer, vec![put("a")]).await.unwrap();
+    shows(&reader, &["a"]).await;
+}
+
+#[tokio::test]
+async fn a_commit_that_redis_refuses_half_way_changes_nothing() {
+    let server = RedisServer::start().await;
+    let store = connect(&server.url());
+    ready(&store).await;
+    let before = commit(&store, vec![put("a")]).await.unwrap();
+
+    // The first change could be written, the second not.
+    let () = server.run("ACL SETUSER app on >pw ~* &* +@all -hdel");
+    let limited = connect(&server.url_as("app:pw"));
+    ready(&limited).await;
+    let refused = commit(&limited, vec![put("b"), delete("a")]).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+
+    let () = server.run("CONFIG SET maxmemory 1");
+    let refused = commit(&store, vec![put("b"), delete("a")]).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    let () = server.run("CONFIG SET maxmemory 0");
+
+    let names: Vec<String> = server.run("HKEYS {skysail:blue}:applications");
+    assert_eq!(names, ["a"]);
+    let after = commit(&store, vec![put("c")]).await.unwrap();
+    assert_eq!(applications(&after), ["a", "c"]);
+    assert_eq!(after.generation.number, before.generation.number + 1);
+}
+
+#[tokio::test]
+async fn documents_that_cannot_be_read_are_named_and_the_last_snapshot_stays() {
+    let server = RedisServer::start().await;
+    let store = connect(&server.url());
+    ready(&store).await;
+    let before = commit(&store, vec![put("a")]).await.unwrap();
+
+    let breakages = [
+        (
+            "HSET {skysail:blue}:applications b {}",
+            "`b`",
+            "HDEL {skysail:blue}:applications b",
+        ),
+        (
+            "HSET {skysail:blue}:models m 1",
+            "model",
+            "HDEL {skysail:blue}:models m",
+        ),
+        (
+            "HSET {skysail:blue}:generation schema 2",
+            "newer Skysail",
+            "HSET {skysail:blue}:generation schema 1",
+        ),
+        (
+            "SET {skysail:blue}:models x",
+            "WRONGTYPE",
+            "DEL {skysail:blue}:models",
+        ),
+    ];
+    for (breakage, named, repair) in breakages {
+        let _: redis::Value = server.run(breakage);
+        let _: redis::Value = server.run("HINCRBY {skysail:blue}:generation number 1");
+        let reason = down(&store).await;
+        assert!(
+            reason.contains("cannot read") && reason.contains(named),
+            "{reason}"
+        );
+        assert_eq!(applications(&seen(&store).unwrap()), applications(&before));
+        let refused = commit(&store, vec![put("c")]).await;
+        assert!(matches!(refused, Err(StoreError::Corrupt(_))), "{refused:?}");
+
+        let _: redis::Value = server.run(repair);
+        ready(&store).await;
+    }
+    commit(&store, vec![put("c")]).await.unwrap();
+}
