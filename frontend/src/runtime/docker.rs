@@ -1,1 +1,557 @@
-//! placeholder
+//! Containers in Docker, through its API: engine 20.10 (API 1.41) and later.
+//!
+//! Labels are the truth: nothing that does not carry this cluster's label is stopped, removed or replaced,
+//! whatever its name. Nothing is remembered here either; every call asks the engine, so that a frontend
+//! that starts again finds what the one before left.
+//!
+//! - [`engine`]: the connection, made at its first use, and Docker's errors in our words.
+//! - [`network`]: the cluster's network.
+//! - [`pull`]: images that are not there yet.
+//! - [`events`]: what wakes the reconciler.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::container::LogOutput;
+use bollard::models::{
+    ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary,
+    ContainerSummaryStateEnum, HostConfig, HostConfigLogConfig,
+};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder, LogsOptionsBuilder,
+    RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder,
+};
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt, TryStreamExt};
+use jiff::{SignedDuration, Timestamp};
+use skysail_proto::ids::{ClusterName, ModelId, ReplicaId};
+use skysail_proto::labels;
+use tokio::sync::{Mutex, Notify};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::lines::Lines;
+use super::{ContainerRuntime, ContainerState, ContainerStatus, Progress, ReplicaSpec, RuntimeError, exit};
+
+mod engine;
+mod events;
+mod network;
+mod pull;
+
+use engine::{Engine, refused, status_of};
+
+/// Logs are rotated: two files of this size for each container, whatever it prints.
+const LOG_FILE_SIZE: &str = "5m";
+
+/// How long the engine may take beyond the grace to stop a container; it is slow under load.
+const STOP_TAKES: Duration = Duration::from_secs(60);
+
+/// A container that is created but not started for this long is not about to be: whoever created it
+/// ended in between.
+const START_TAKES: SignedDuration = SignedDuration::from_secs(60);
+
+/// Containers that are inspected at a time.
+const INSPECTIONS: usize = 8;
+
+/// Runs containers in Docker.
+#[derive(Debug)]
+pub struct DockerRuntime {
+    cluster: ClusterName,
+    engine: Arc<Engine>,
+    changes: Arc<Notify>,
+    /// Two starts of one name take turns; names are spread over these by their hash.
+    places: [Mutex<()>; 16],
+    _events: AbortOnDropHandle<()>,
+}
+
+impl DockerRuntime {
+    /// A runtime for `cluster`, in the engine that `DOCKER_HOST` names or the local one. Must be called
+    /// within a tokio runtime.
+    ///
+    /// Docker need not be there yet: calls fail with [`RuntimeError::Unavailable`] until it is.
+    pub fn connect(cluster: ClusterName) -> Self {
+        let engine = Arc::new(Engine::default());
+        let changes = Arc::new(Notify::new());
+        let events = events::follow(engine.clone(), cluster.clone(), changes.clone());
+        Self {
+            cluster,
+            engine,
+            changes,
+            places: Default::default(),
+            _events: AbortOnDropHandle::new(tokio::spawn(events)),
+        }
+    }
+
+    /// The address at which containers of the cluster reach this host; makes the network if need be.
+    pub async fn gateway(&self) -> Result<IpAddr, RuntimeError> {
+        network::gateway(self.engine.get().await?, &self.cluster).await
+    }
+
+    fn place(&self, container: &str) -> &Mutex<()> {
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(container);
+        &self.places[hash as usize % self.places.len()]
+    }
+
+    /// Looks a container up by name; one that is not this cluster's is an error.
+    async fn find(&self, container: &str) -> Result<Option<ContainerInspectResponse>, RuntimeError> {
+        let docker = self.engine.get().await?;
+        let found = match docker
+            .inspect_container(container, None::<InspectContainerOptions>)
+            .await
+        {
+            Ok(found) => found,
+            Err(error) if status_of(&error) == Some(404) => return Ok(None),
+            Err(error) => return Err(refused("inspect", container, &error)),
+        };
+        let label = |name| {
+            found
+                .config
+                .as_ref()?
+                .labels
+                .as_ref()?
+                .get(name)
+                .map(String::as_str)
+        };
+        let ours = label(labels::CLUSTER) == Some(self.cluster.as_str())
+            && label(labels::ROLE) == Some(labels::ROLE_REPLICA);
+        if ours {
+            return Ok(Some(found));
+        }
+        Err(RuntimeError::Container(format!(
+            "the container `{container}` is not a replica of cluster `{}` and will not be touched: rename or \
+             remove it",
+            self.cluster
+        )))
+    }
+
+    /// Whether the container of `spec` runs already; what is left of an earlier one is removed.
+    async fn runs_already(&self, spec: &ReplicaSpec) -> Result<bool, RuntimeError> {
+        let Some(found) = self.find(&spec.container).await? else {
+            return Ok(false);
+        };
+        let running = found.state.as_ref().and_then(|state| state.running) == Some(true);
+        if !running {
+            self.remove(&spec.container, found.id.as_deref()).await?;
+            return Ok(false);
+        }
+        let digest = found
+            .config
+            .and_then(|config| config.labels?.remove(labels::SPEC));
+        super::same_or_refuse(spec, &digest.unwrap_or_default()).map(|()| true)
+    }
+
+    async fn create_and_start(&self, spec: &ReplicaSpec) -> Result<(), RuntimeError> {
+        let docker = self.engine.get().await?;
+        let network = network::ensure(docker, &self.cluster).await?;
+        let name = CreateContainerOptionsBuilder::new().name(&spec.container).build();
+        let body = self.create_body(spec, network);
+        let created = docker
+            .create_container(Some(name), body)
+            .await
+            .map_err(|error| not_created(spec, &error))?;
+        for warning in created.warnings {
+            tracing::warn!(
+                container = spec.container,
+                warning,
+                "docker warned of a container"
+            );
+        }
+        if let Err(error) = docker
+            .start_container(&created.id, None::<StartContainerOptions>)
+            .await
+        {
+            self.remove(&spec.container, Some(&created.id)).await?;
+            return Err(not_started(spec, &error));
+        }
+        Ok(())
+    }
+
+    fn create_body(&self, spec: &ReplicaSpec, network: String) -> ContainerCreateBody {
+        let memory = spec
+            .memory_bytes
+            .map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+        let log_options = [("max-size", LOG_FILE_SIZE), ("max-file", "2")];
+        ContainerCreateBody {
+            image: Some(pull::reference(&spec.image)),
+            env: Some(
+                spec.env
+                    .iter()
+                    .map(|(name, value)| format!("{name}={value}"))
+                    .collect(),
+            ),
+            labels: Some(self.labels_of(spec)),
+            host_config: Some(HostConfig {
+                network_mode: Some(network),
+                memory,
+                // No swap on top: a model that swaps misses every deadline, and the limit would be double.
+                memory_swap: memory,
+                nano_cpus: spec.cpus.map(|cpus| (cpus * 1e9) as i64),
+                log_config: Some(HostConfigLogConfig {
+                    typ: Some("json-file".into()),
+                    config: Some(log_options.map(|(key, value)| (key.into(), value.into())).into()),
+                }),
+                // No restart policy: the reconciler replaces, with backoff and the reason kept.
+                ..HostConfig::default()
+            }),
+            ..ContainerCreateBody::default()
+        }
+    }
+
+    fn labels_of(&self, spec: &ReplicaSpec) -> HashMap<String, String> {
+        let labels = [
+            (labels::CLUSTER, self.cluster.as_str()),
+            (labels::ROLE, labels::ROLE_REPLICA),
+            (labels::MODEL, spec.model.name.as_str()),
+            (labels::VERSION, spec.model.version.as_str()),
+            (labels::REPLICA, spec.replica.as_str()),
+            (labels::SPEC, spec.digest.as_str()),
+        ];
+        labels.map(|(name, value)| (name.into(), value.into())).into()
+    }
+
+    /// Removes a container of this cluster, by the id it was found with: its name may be another's by now.
+    async fn remove(&self, container: &str, id: Option<&str>) -> Result<(), RuntimeError> {
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        let removed = self
+            .engine
+            .get()
+            .await?
+            .remove_container(id.unwrap_or(container), Some(options))
+            .await;
+        match removed {
+            Ok(()) => Ok(()),
+            // Gone, or somebody else's removal is under way.
+            Err(error) if matches!(status_of(&error), Some(404 | 409)) => Ok(()),
+            Err(error) => Err(refused("remove", container, &error)),
+        }
+    }
+
+    /// What a listed container is; nothing for one that is gone by now, or that no Skysail labelled.
+    async fn status(&self, listed: ContainerSummary) -> Result<Option<ContainerStatus>, RuntimeError> {
+        let (Some(id), Some(identity)) = (&listed.id, Identity::of(&listed)) else {
+            tracing::debug!(names = ?listed.names, "container with odd labels ignored");
+            return Ok(None);
+        };
+        let state = if may_run(&listed) {
+            ContainerState::Running
+        } else {
+            let docker = self.engine.get().await?;
+            match docker
+                .inspect_container(id, None::<InspectContainerOptions>)
+                .await
+            {
+                Ok(found) => state_of(found),
+                Err(error) if status_of(&error) == Some(404) => return Ok(None),
+                Err(error) => return Err(refused("inspect", &identity.container, &error)),
+            }
+        };
+        Ok(Some(identity.with(state)))
+    }
+}
+
+#[async_trait]
+impl ContainerRuntime for DockerRuntime {
+    async fn start(&self, spec: &ReplicaSpec, progress: &Progress) -> Result<(), RuntimeError> {
+        // Outside the turn: a pull can take minutes, and the engine joins two pulls of one image itself.
+        pull::ensure(self.engine.get().await?, &spec.image, progress).await?;
+        let _turn = self.place(&spec.container).lock().await;
+        if self.runs_already(spec).await? {
+            return Ok(());
+        }
+        self.create_and_start(spec).await
+    }
+
+    async fn stop(&self, container: &str, grace: Duration) -> Result<(), RuntimeError> {
+        let Some(found) = self.find(container).await? else {
+            return Ok(());
+        };
+        let id = found.id.as_deref().unwrap_or(container);
+        let patient = self
+            .engine
+            .get()
+            .await?
+            .clone()
+            .with_timeout(grace.saturating_add(STOP_TAKES));
+        let options = StopContainerOptionsBuilder::new().t(whole_seconds(grace)).build();
+        match patient.stop_container(id, Some(options)).await {
+            Ok(()) => {}
+            Err(error) if status_of(&error) == Some(404) => return Ok(()),
+            // Removal by force kills what could not be stopped; should that fail too, it says why.
+            Err(error) => tracing::warn!(container, %error, "docker could not stop a container"),
+        }
+        self.remove(container, Some(id)).await
+    }
+
+    async fn list(&self) -> Result<Vec<ContainerStatus>, RuntimeError> {
+        let filter = [
+            format!("{}={}", labels::CLUSTER, self.cluster),
+            format!("{}={}", labels::ROLE, labels::ROLE_REPLICA),
+        ];
+        let options = ListContainersOptionsBuilder::new()
+            .all(true)
+            .filters(&HashMap::from([("label", filter.to_vec())]))
+            .build();
+        let listed = self.engine.get().await?.list_containers(Some(options)).await;
+        let listed = listed.map_err(|error| refused("list", "all containers", &error))?;
+        stream::iter(listed)
+            .map(|listed| self.status(listed))
+            .buffered(INSPECTIONS)
+            .try_filter_map(|status| async { Ok(status) })
+            .try_collect()
+            .await
+    }
+
+    async fn logs(
+        &self,
+        container: &str,
+        tail: usize,
+        follow: bool,
+    ) -> Result<BoxStream<'static, String>, RuntimeError> {
+        let Some(found) = self.find(container).await? else {
+            return Err(RuntimeError::Container(format!(
+                "there is no container `{container}`"
+            )));
+        };
+        let options = LogsOptionsBuilder::new()
+            .stdout(true)
+            .stderr(true)
+            .tail(&tail.to_string())
+            .follow(follow)
+            .build();
+        let id = found.id.as_deref().unwrap_or(container);
+        let pieces = self.engine.get().await?.logs(id, Some(options));
+        Ok(in_lines(pieces.map_err(move |error| {
+            tracing::debug!(%error, "a container's log ended early");
+        })))
+    }
+
+    fn changes(&self) -> Arc<Notify> {
+        self.changes.clone()
+    }
+}
+
+/// What a container's labels say of it.
+struct Identity {
+    container: String,
+    replica: ReplicaId,
+    model: ModelId,
+    spec_digest: String,
+}
+
+impl Identity {
+    fn of(listed: &ContainerSummary) -> Option<Self> {
+        let labels = listed.labels.as_ref()?;
+        let label = |name| labels.get(name).map(String::as_str);
+        let name = listed.names.as_ref()?.first()?;
+        let model = label(labels::MODEL)?.parse().ok()?;
+        let version = label(labels::VERSION)?.parse().ok()?;
+        Some(Self {
+            container: name.trim_start_matches('/').to_owned(),
+            replica: label(labels::REPLICA)?.parse().ok()?,
+            model: ModelId::new(model, version),
+            spec_digest: label(labels::SPEC).unwrap_or_default().to_owned(),
+        })
+    }
+
+    fn with(self, state: ContainerState) -> ContainerStatus {
+        ContainerStatus {
+            container: self.container,
+            replica: self.replica,
+            model: self.model,
+            spec_digest: self.spec_digest,
+            state,
+            // The id on the host would tell nothing: the engine may be on another machine.
+            pid: None,
+        }
+    }
+}
+
+/// Whether a container runs, or is on its way to.
+fn may_run(listed: &ContainerSummary) -> bool {
+    use ContainerSummaryStateEnum::{CREATED, DEAD, EXITED};
+
+    match listed.state {
+        Some(EXITED | DEAD) => false,
+        Some(CREATED) => {
+            let created = Timestamp::from_second(listed.created.unwrap_or_default()).unwrap_or_default();
+            Timestamp::now().duration_since(created) < START_TAKES
+        }
+        _ => true,
+    }
+}
+
+/// How an inspected container is; it may have been started since it was listed.
+fn state_of(found: ContainerInspectResponse) -> ContainerState {
+    let state = found.state.unwrap_or_default();
+    let code = state.exit_code.unwrap_or_default();
+    let said = state.error.filter(|error| !error.is_empty());
+    let detail = if state.running == Some(true) {
+        return ContainerState::Running;
+    } else if state.status == Some(ContainerStateStatusEnum::CREATED) {
+        Some(said.unwrap_or_else(|| "created, but never started".into()))
+    } else if state.oom_killed == Some(true) && code != 0 {
+        Some("killed: out of memory".into())
+    } else if said.is_some() {
+        said
+    } else {
+        return exit::from_code(code);
+    };
+    ContainerState::Exited { code, detail }
+}
+
+/// Docker sends each output as pieces of up to 16 KiB that end anywhere.
+fn in_lines(
+    pieces: impl Stream<Item = Result<LogOutput, ()>> + Send + 'static,
+) -> BoxStream<'static, String> {
+    let pieces = pieces.map(Result::ok).chain(stream::once(async { None }));
+    let lines = pieces.scan(Some(Outputs::default()), |open, piece| {
+        // The first `None` is the end, be it the log's or the connection's.
+        let lines = match piece {
+            Some(piece) => open.as_mut().map(|outputs| outputs.push(&piece)),
+            None => open.take().map(Outputs::finish),
+        };
+        std::future::ready(lines.map(stream::iter))
+    });
+    lines.flatten().boxed()
+}
+
+/// A container's two outputs, which must not mix within a line.
+#[derive(Default)]
+struct Outputs {
+    out: Lines,
+    err: Lines,
+}
+
+impl Outputs {
+    fn push(&mut self, piece: &LogOutput) -> Vec<String> {
+        let lines = match piece {
+            LogOutput::StdErr { .. } => &mut self.err,
+            _ => &mut self.out,
+        };
+        let mut complete = Vec::new();
+        lines.push(piece.as_ref(), |line| complete.push(line));
+        complete
+    }
+
+    fn finish(mut self) -> Vec<String> {
+        [self.out.finish(), self.err.finish()]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+}
+
+/// Rounded up: the engine counts in seconds, and 0 would be no grace at all.
+fn whole_seconds(grace: Duration) -> i32 {
+    i32::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i32::MAX)
+}
+
+fn not_created(spec: &ReplicaSpec, error: &bollard::errors::Error) -> RuntimeError {
+    match engine::message_of(error, 400).or_else(|| engine::message_of(error, 404)) {
+        Some(said) => unusable(spec, said),
+        None => refused("create", &spec.container, error),
+    }
+}
+
+fn not_started(spec: &ReplicaSpec, error: &bollard::errors::Error) -> RuntimeError {
+    match engine::message_of(error, 400) {
+        Some(said) => unusable(spec, said),
+        None => refused("start", &spec.container, error),
+    }
+}
+
+/// Docker's 400 is for what cannot work however often it is tried: no command in the image, an executable
+/// that is not there, limits it will not set.
+fn unusable(spec: &ReplicaSpec, said: &str) -> RuntimeError {
+    RuntimeError::Image(format!(
+        "image `{}` cannot be run as it was asked for: {said}",
+        spec.image
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::ContainerState as Inspected;
+
+    use super::*;
+
+    fn out(text: &'static str) -> Result<LogOutput, ()> {
+        let message = text.into();
+        Ok(LogOutput::StdOut { message })
+    }
+
+    fn err(text: &'static str) -> Result<LogOutput, ()> {
+        let message = text.into();
+        Ok(LogOutput::StdErr { message })
+    }
+
+    #[tokio::test]
+    async fn pieces_of_two_outputs_do_not_mix_within_a_line() {
+        let pieces = [out("one "), err("bad "), out("line\ntwo"), err("news\n")];
+        let lines: Vec<_> = in_lines(stream::iter(pieces)).collect().await;
+        assert_eq!(lines, ["one line", "bad news", "two"]);
+    }
+
+    #[tokio::test]
+    async fn a_log_that_breaks_off_gives_what_came() {
+        let pieces = [out("one\ntw"), Err(()), out("never")];
+        let lines: Vec<_> = in_lines(stream::iter(pieces)).collect().await;
+        assert_eq!(lines, ["one", "tw"]);
+    }
+
+    fn state_after(state: Inspected) -> (i64, Option<String>) {
+        let found = ContainerInspectResponse {
+            state: Some(state),
+            ..ContainerInspectResponse::default()
+        };
+        match state_of(found) {
+            ContainerState::Exited { code, detail } => (code, detail),
+            ContainerState::Running => panic!("it runs"),
+        }
+    }
+
+    #[test]
+    fn an_end_is_told_with_the_best_reason_docker_has() {
+        let exited = |code| Inspected {
+            status: Some(ContainerStateStatusEnum::EXITED),
+            exit_code: Some(code),
+            error: Some(String::new()),
+            ..Inspected::default()
+        };
+        assert_eq!(state_after(exited(3)), (3, None));
+        let signal = Some("killed by signal 9 (SIGKILL)".into());
+        assert_eq!(state_after(exited(137)), (137, signal));
+        let oom = Inspected {
+            oom_killed: Some(true),
+            ..exited(137)
+        };
+        assert_eq!(state_after(oom), (137, Some("killed: out of memory".into())));
+        let said = Inspected {
+            error: Some("no such file".into()),
+            ..exited(127)
+        };
+        assert_eq!(state_after(said), (127, Some("no such file".into())));
+    }
+
+    #[test]
+    fn a_created_container_counts_as_running_only_while_it_may_still_be_started() {
+        let created = |at: Timestamp| ContainerSummary {
+            state: Some(ContainerSummaryStateEnum::CREATED),
+            created: Some(at.as_second()),
+            ..ContainerSummary::default()
+        };
+        assert!(may_run(&created(Timestamp::now())));
+        assert!(!may_run(&created(Timestamp::now() - START_TAKES * 2)));
+    }
+
+    #[test]
+    fn a_grace_is_rounded_up_to_whole_seconds() {
+        assert_eq!(whole_seconds(Duration::ZERO), 0);
+        assert_eq!(whole_seconds(Duration::from_millis(1)), 1);
+        assert_eq!(whole_seconds(Duration::from_secs(10)), 10);
+        assert_eq!(whole_seconds(Duration::MAX), i32::MAX);
+    }
+}

@@ -1,6 +1,7 @@
 //! The container runtime: what starts and stops model containers.
 //!
-//! One trait, two implementations, one list of promises that both are held to ([`conformance`]).
+//! One trait, two implementations, one list of promises that both are held to (`conformance`, behind the
+//! feature of that name, for tests).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,11 @@ use futures::stream::BoxStream;
 pub use skysail_core::reconcile::{ContainerState, ContainerStatus, ReplicaSpec};
 use tokio::sync::Notify;
 
+#[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod docker;
+mod exit;
+mod lines;
 pub mod process;
 
 /// Starts, stops and lists the containers of one cluster.
@@ -58,4 +62,16 @@ pub enum RuntimeError {
     /// The container could not be created, started or stopped.
     #[error("{0}")]
     Container(String),
+}
+
+/// What a start comes to that finds its container running: nothing to do, or a refusal if it was started
+/// with something else. Replacing is the caller's decision, who knows when the old one may go.
+fn same_or_refuse(spec: &ReplicaSpec, running_digest: &str) -> Result<(), RuntimeError> {
+    if spec.digest == running_digest {
+        return Ok(());
+    }
+    Err(RuntimeError::Container(format!(
+        "container `{}` already runs with another specification: stop it first",
+        spec.container
+    )))
 }

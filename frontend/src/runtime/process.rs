@@ -1,1 +1,417 @@
-//! placeholder
+//! Containers as child processes: no Docker needed, and nothing left behind.
+//!
+//! An image is the path of an executable. Children are direct children of the frontend, in a process group
+//! each, so that a Ctrl-C in the terminal reaches the frontend alone, which drains them. None outlives it:
+//! they die with the thread that started them ([`spawner`]), also when the frontend is killed.
+//!
+//! Not here: limits of CPU and memory (a warning says so), and isolation of any kind. What a child itself
+//! starts dies with it when it is stopped or exits, but not when the frontend is killed.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use std::{env, fs, io};
+
+use async_trait::async_trait;
+use futures::future;
+use futures::stream::BoxStream;
+use parking_lot::Mutex;
+use rustix::process::{Pid, Signal};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio::sync::{Notify, watch};
+use tokio_util::task::TaskTracker;
+
+use super::{ContainerRuntime, ContainerState, ContainerStatus, Progress, ReplicaSpec, RuntimeError, exit};
+use crate::runtime::lines::Lines;
+
+mod log;
+mod spawner;
+
+use log::Log;
+use spawner::Spawner;
+
+/// The frontend's variables that children inherit: what finds programs, libraries and a place for files.
+/// Everything else, secrets included, they get only if the deployment says so.
+const INHERITED: [&str; 6] = ["PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "TZ"];
+
+/// How long a child's last words are waited for once it has ended. They are in the pipe already; only a
+/// grandchild that left the process group can hold it open longer.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How long SIGKILL may take: longer means that the kernel itself is stuck.
+const KILL_TAKES: Duration = Duration::from_secs(5);
+
+/// Runs containers as child processes.
+#[derive(Debug)]
+pub struct ProcessRuntime {
+    children: Arc<Children>,
+    spawner: Spawner,
+    warned_of_limits: AtomicBool,
+}
+
+/// What the runtime, its thread and its tasks share.
+#[derive(Debug, Default)]
+struct Children {
+    by_name: Mutex<BTreeMap<String, Arc<Container>>>,
+    changes: Arc<Notify>,
+    /// One task for each child; it ends with the child.
+    tasks: TaskTracker,
+}
+
+/// A child process, running or ended.
+#[derive(Debug)]
+struct Container {
+    spec: ReplicaSpec,
+    /// Also the id of its process group.
+    pid: Pid,
+    /// Once so, `pid` may belong to somebody else.
+    reaped: AtomicBool,
+    state: watch::Sender<ContainerState>,
+    log: Log,
+}
+
+impl ProcessRuntime {
+    /// A runtime without containers. Must be called within a tokio runtime.
+    pub fn new() -> Result<Self, RuntimeError> {
+        let spawner = Spawner::new()
+            .map_err(|error| RuntimeError::Unavailable(format!("no thread can be started: {error}")))?;
+        Ok(Self {
+            children: Arc::default(),
+            spawner,
+            warned_of_limits: AtomicBool::new(false),
+        })
+    }
+
+    /// Ends all containers together, as [`ContainerRuntime::stop`] does each.
+    pub async fn shutdown(&self, grace: Duration) {
+        let all = self.children.all();
+        future::join_all(all.iter().map(|container| self.children.stop(container, grace)))
+            .await
+            .into_iter()
+            .filter_map(Result::err)
+            .for_each(|error| tracing::warn!(%error, "container not stopped"));
+    }
+
+    fn warn_of_limits(&self, spec: &ReplicaSpec) {
+        let limited = spec.cpus.is_some() || spec.memory_bytes.is_some();
+        if limited && !self.warned_of_limits.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                container = spec.container,
+                "the process runtime does not limit cpus and memory; use the docker runtime for that"
+            );
+        }
+    }
+}
+
+/// Whatever still runs is killed: an orderly end is [`ProcessRuntime::shutdown`], before.
+impl Drop for ProcessRuntime {
+    fn drop(&mut self) {
+        for container in self.children.all() {
+            container.signal_group(Signal::KILL);
+        }
+    }
+}
+
+#[async_trait]
+impl ContainerRuntime for ProcessRuntime {
+    async fn start(&self, spec: &ReplicaSpec, _progress: &Progress) -> Result<(), RuntimeError> {
+        self.warn_of_limits(spec);
+        let (children, spec) = (self.children.clone(), spec.clone());
+        let started = self.spawner.run(move || children.start(spec)).await;
+        started.unwrap_or_else(|| {
+            let lost = "the thread that starts containers failed; the log says more";
+            Err(RuntimeError::Container(lost.into()))
+        })
+    }
+
+    async fn stop(&self, container: &str, grace: Duration) -> Result<(), RuntimeError> {
+        match self.children.get(container) {
+            Some(container) => self.children.stop(&container, grace).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn list(&self) -> Result<Vec<ContainerStatus>, RuntimeError> {
+        let all = self.children.all();
+        Ok(all.iter().map(|container| container.status()).collect())
+    }
+
+    async fn logs(
+        &self,
+        container: &str,
+        tail: usize,
+        follow: bool,
+    ) -> Result<BoxStream<'static, String>, RuntimeError> {
+        match self.children.get(container) {
+            Some(container) => Ok(container.log.read(tail, follow)),
+            None => Err(RuntimeError::Container(format!(
+                "there is no container `{container}`"
+            ))),
+        }
+    }
+
+    fn changes(&self) -> Arc<Notify> {
+        self.children.changes.clone()
+    }
+}
+
+impl Children {
+    fn all(&self) -> Vec<Arc<Container>> {
+        self.by_name.lock().values().cloned().collect()
+    }
+
+    fn get(&self, name: &str) -> Option<Arc<Container>> {
+        self.by_name.lock().get(name).cloned()
+    }
+
+    /// Runs on the spawner's thread only: nothing comes between the look and the start.
+    fn start(self: Arc<Self>, spec: ReplicaSpec) -> Result<(), RuntimeError> {
+        if let Some(present) = self.get(&spec.container)
+            && present.runs()
+        {
+            return super::same_or_refuse(&spec, &present.spec.digest);
+        }
+        let program = executable(&spec.image)?;
+        let child = launch(&program, &spec)?;
+        let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        let container = Arc::new(Container {
+            pid: pid.expect("a child that was not waited for has its id; this is a bug"),
+            spec,
+            reaped: AtomicBool::new(false),
+            state: watch::Sender::new(ContainerState::Running),
+            log: Log::new(),
+        });
+        let name = container.spec.container.clone();
+        self.by_name.lock().insert(name, container.clone());
+        let watcher = self.clone();
+        self.tasks.spawn(async move {
+            container.watch(child).await;
+            watcher.changes.notify_one();
+        });
+        Ok(())
+    }
+
+    async fn stop(&self, container: &Arc<Container>, grace: Duration) -> Result<(), RuntimeError> {
+        container.end(grace).await?;
+        let mut by_name = self.by_name.lock();
+        let name = &container.spec.container;
+        // A new container may have taken the place of the ended one meanwhile; that one stays.
+        if by_name
+            .get(name)
+            .is_some_and(|present| Arc::ptr_eq(present, container))
+        {
+            by_name.remove(name);
+        }
+        Ok(())
+    }
+}
+
+impl Container {
+    fn runs(&self) -> bool {
+        *self.state.borrow() == ContainerState::Running
+    }
+
+    fn status(&self) -> ContainerStatus {
+        let state = self.state.borrow().clone();
+        ContainerStatus {
+            container: self.spec.container.clone(),
+            replica: self.spec.replica.clone(),
+            model: self.spec.model.clone(),
+            spec_digest: self.spec.digest.clone(),
+            pid: (state == ContainerState::Running).then(|| self.pid.as_raw_nonzero().get().cast_unsigned()),
+            state,
+        }
+    }
+
+    /// Follows the child to its end. The state tells of the end only once the log is complete, so that
+    /// whoever sees the one can read the other.
+    async fn watch(&self, mut child: Child) {
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let output = future::join(self.keep_lines(stdout), self.keep_lines(stderr));
+        tokio::pin!(output);
+        let (ended, output_open) = tokio::select! {
+            ended = child.wait() => (ended, true),
+            _ = &mut output => (child.wait().await, false),
+        };
+        // As in a container whose first process ends: the others end too. The id cannot have been given
+        // to another group in the instant since, for process ids are given out in turn.
+        self.signal_group(Signal::KILL);
+        self.reaped.store(true, Ordering::Release);
+        if output_open {
+            let _ = tokio::time::timeout(LAST_WORDS, &mut output).await;
+        }
+        self.log.end();
+        self.state.send_replace(ended_as(ended));
+    }
+
+    async fn keep_lines(&self, output: Option<impl AsyncRead + Unpin>) {
+        let Some(mut output) = output else { return };
+        let mut lines = Lines::default();
+        let mut piece = vec![0; 4096];
+        // An output that cannot be read is treated like one that ended: the child itself is watched apart.
+        while let Ok(read @ 1..) = output.read(&mut piece).await {
+            lines.push(&piece[..read], |line| self.log.push(&line));
+        }
+        if let Some(line) = lines.finish() {
+            self.log.push(&line);
+        }
+    }
+
+    /// Returns once the child has ended: by itself on SIGTERM, or after `grace` by SIGKILL.
+    async fn end(&self, grace: Duration) -> Result<(), RuntimeError> {
+        self.signal(Signal::TERM);
+        if self.ended_within(grace).await {
+            return Ok(());
+        }
+        self.signal_group(Signal::KILL);
+        if self.ended_within(KILL_TAKES).await {
+            return Ok(());
+        }
+        let (name, pid) = (&self.spec.container, self.pid);
+        Err(RuntimeError::Container(format!(
+            "container `{name}` (process {pid}) does not end, not even by SIGKILL: the kernel holds it"
+        )))
+    }
+
+    async fn ended_within(&self, time: Duration) -> bool {
+        let mut state = self.state.subscribe();
+        let ended = state.wait_for(|state| *state != ContainerState::Running);
+        tokio::time::timeout(time, ended).await.is_ok()
+    }
+
+    /// A signal that comes too late is none, so that errors mean nothing here.
+    fn signal(&self, signal: Signal) {
+        if !self.reaped.load(Ordering::Acquire) {
+            let _ = rustix::process::kill_process(self.pid, signal);
+        }
+    }
+
+    fn signal_group(&self, signal: Signal) {
+        if !self.reaped.load(Ordering::Acquire) {
+            let _ = rustix::process::kill_process_group(self.pid, signal);
+        }
+    }
+}
+
+/// The absolute path of an image, checked: the kernel's own words for a wrong one help nobody.
+fn executable(image: &str) -> Result<PathBuf, RuntimeError> {
+    let unusable = |problem: String| Err(RuntimeError::Image(problem));
+    let Ok(path) = std::path::absolute(image) else {
+        return unusable(
+            "the image is empty: with the process runtime it is the path of an executable".into(),
+        );
+    };
+    let shown = path.display();
+    match fs::metadata(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => unusable(format!(
+            "there is no executable `{shown}`: check the image's path; with the process runtime it is a file \
+             on the frontend's machine, and a relative path starts at the frontend's working directory"
+        )),
+        Err(error) => unusable(format!("the executable `{shown}` cannot be used: {error}")),
+        Ok(found) if !found.is_file() => unusable(format!(
+            "`{shown}` is not a file: with the process runtime the image is the path of an executable"
+        )),
+        Ok(found) if found.permissions().mode() & 0o111 == 0 => unusable(format!(
+            "`{shown}` is not executable: if it is a program, `chmod +x` makes it so"
+        )),
+        Ok(_) => Ok(path),
+    }
+}
+
+/// Starts the child in the calling thread, with which it will die.
+fn launch(program: &Path, spec: &ReplicaSpec) -> Result<Child, RuntimeError> {
+    let inherited = INHERITED
+        .iter()
+        .filter_map(|name| Some((name, env::var_os(name)?)));
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .envs(inherited)
+        .envs(&spec.env)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    spawner::die_with_this_thread(&mut command);
+    command.spawn().map_err(|error| not_launched(program, &error))
+}
+
+fn not_launched(program: &Path, error: &io::Error) -> RuntimeError {
+    use rustix::io::Errno;
+
+    let shown = program.display();
+    match Errno::from_io_error(error) {
+        Some(Errno::NOEXEC) => RuntimeError::Image(format!(
+            "`{shown}` is not a program this machine can run: it is neither a binary for it nor a script \
+             that begins with `#!`"
+        )),
+        Some(Errno::NOENT) => RuntimeError::Image(format!(
+            "`{shown}` cannot be run: the interpreter or loader that it names is not on this machine"
+        )),
+        Some(Errno::ACCESS | Errno::PERM) => RuntimeError::Image(format!(
+            "the frontend's user may not run `{shown}`: check its owner and permissions, and those of its folders"
+        )),
+        _ => RuntimeError::Container(format!("`{shown}` could not be started: {error}")),
+    }
+}
+
+fn ended_as(ended: io::Result<ExitStatus>) -> ContainerState {
+    match ended.map(|status| (status.code(), status.signal())) {
+        Ok((Some(code), _)) => ContainerState::Exited {
+            code: code.into(),
+            detail: None,
+        },
+        Ok((None, signal)) => exit::from_signal(signal.unwrap_or_default()),
+        Err(error) => ContainerState::Exited {
+            code: -1,
+            detail: Some(format!("its end could not be observed: {error}")),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(image: &str) -> String {
+        match executable(image) {
+            Err(RuntimeError::Image(problem)) => problem,
+            other => panic!("{image}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_run_is_refused_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("model");
+        fs::write(&file, "no program").unwrap();
+        let of = |path: &Path| refused(path.to_str().unwrap());
+        assert!(of(&folder.path().join("missing")).contains("check the image's path"));
+        assert!(of(folder.path()).contains("is not a file"));
+        assert!(of(&file).contains("chmod +x"));
+        assert!(refused("").contains("path of an executable"));
+    }
+
+    #[test]
+    fn a_relative_image_starts_at_the_working_directory() {
+        let here = env::current_dir().unwrap();
+        let problem = refused("no/such/model");
+        assert!(
+            problem.contains(&format!("`{}/no/such/model`", here.display())),
+            "{problem}"
+        );
+    }
+
+    #[test]
+    fn a_file_of_text_is_no_program() {
+        let error = not_launched(Path::new("/model"), &io::Error::from(rustix::io::Errno::NOEXEC));
+        assert!(matches!(error, RuntimeError::Image(problem) if problem.contains("#!")));
+    }
+}

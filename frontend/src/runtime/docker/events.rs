@@ -1,0 +1,86 @@
+//! Docker's stream of events: what tells the reconciler to look again.
+//!
+//! Events only say that something may have changed; what did is for `list` to say. So one that is lost
+//! between two connections does no harm, as long as every connection begins with a look.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::query_parameters::{EventsOptions, EventsOptionsBuilder};
+use futures::TryStreamExt;
+use jiff::{SignedDuration, Timestamp};
+use skysail_core::backoff::Backoff;
+use skysail_proto::ids::ClusterName;
+use skysail_proto::labels;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::engine::Engine;
+
+/// The changes of state a container can make by itself, or that others can make to it.
+const EVENTS: [&str; 5] = ["die", "destroy", "oom", "pause", "unpause"];
+
+/// How much of the past a new stream repeats: enough for what happens between the look and the stream's
+/// beginning, and for clocks that differ a little.
+const OVERLAP: SignedDuration = SignedDuration::from_secs(5);
+
+/// Pauses between connections that fail.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+
+/// A stream that held this long was a good one.
+const LASTING: Duration = Duration::from_secs(30);
+
+/// Notifies `changes` at every event of the cluster's replicas, and once at every connection. Never ends.
+pub(super) async fn follow(engine: Arc<Engine>, cluster: ClusterName, changes: Arc<Notify>) {
+    let mut backoff = BACKOFF;
+    let mut away = false;
+    loop {
+        let begun = Instant::now();
+        let since = Timestamp::now() - OVERLAP;
+        match engine.ping().await {
+            Ok(docker) => {
+                if std::mem::take(&mut away) {
+                    tracing::info!("docker is back");
+                }
+                changes.notify_one();
+                notify_of_events(docker, options(&cluster, since), &changes).await;
+            }
+            Err(error) if !away => {
+                tracing::warn!(%error, "docker cannot be reached; trying again");
+                away = true;
+            }
+            Err(_) => {}
+        }
+        if begun.elapsed() > LASTING {
+            backoff.reset();
+        }
+        tokio::time::sleep(backoff.pause()).await;
+    }
+}
+
+async fn notify_of_events(docker: &Docker, options: EventsOptions, changes: &Notify) {
+    let events = docker.events(Some(options));
+    let ended = events.try_for_each(|_| async {
+        changes.notify_one();
+        Ok(())
+    });
+    if let Err(error) = ended.await {
+        tracing::debug!(%error, "docker's events broke off");
+    }
+}
+
+fn options(cluster: &ClusterName, since: Timestamp) -> EventsOptions {
+    let ours = format!("{}={cluster}", labels::CLUSTER);
+    let replicas = format!("{}={}", labels::ROLE, labels::ROLE_REPLICA);
+    let filters = HashMap::from([
+        ("type", vec!["container".to_owned()]),
+        ("label", vec![ours, replicas]),
+        ("event", EVENTS.map(str::to_owned).to_vec()),
+    ]);
+    EventsOptionsBuilder::new()
+        .since(&since.as_second().to_string())
+        .filters(&filters)
+        .build()
+}
