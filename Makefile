@@ -1,0 +1,35 @@
+# The front door to building and testing. What takes more than a line is a script under .ci/.
+
+.DEFAULT_GOAL := help
+.PHONY: help check fmt lint test binaries images redis-image clean-images
+.NOTPARALLEL:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+check: ## compile everything, without producing binaries
+	cargo check --workspace --all-targets
+
+fmt: ## format the code
+	cargo fmt --all
+
+lint: ## formatting, clippy and documentation, every warning an error
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+
+test: ## get what the tests need (Redis, Docker, images), then run them all
+	@.ci/test
+
+binaries: ## the static release binaries that the images and the end-to-end tests use
+	@.ci/binaries
+
+images: ## the Docker images, from nothing but cargo
+	@.ci/images
+
+redis-image: ## skysail/redis:local, for the tests, from the installed redis-server
+	@tests/images/redis/build
+
+clean-images: ## remove every image that this repository builds
+	@docker image ls --quiet --filter label=org.opencontainers.image.vendor=Skysail \
+		| sort --unique | xargs --no-run-if-empty docker image rm --force
