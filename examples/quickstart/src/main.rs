@@ -1,0 +1,206 @@
+//! Skysail in one command: no Docker, no Redis, nothing to install.
+//!
+//! Starts a frontend on the embedded store and the process runtime, then does what an operator would do
+//! over the admin API and what an application would do over the query API. The same executable is the
+//! model container: the process runtime starts it again with `SKYSAIL_MODEL_NAME` set.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use iris_svm::IrisSvm;
+use mimalloc::MiMalloc;
+use serde_json::{Value, json};
+use skysail_frontend::app::{Addresses, App};
+use skysail_frontend::config::{Config, StoreLocation};
+use skysail_frontend::{logging, signals};
+use skysail_proto::labels::ENV_MODEL_NAME;
+use tokio_util::sync::CancellationToken;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+/// Serves an iris model with three replicas and asks it three questions.
+#[derive(Parser)]
+#[command(version)]
+struct Options {
+    /// Stop after the answers; exit 0 only if all are right.
+    #[arg(long)]
+    exit: bool,
+    /// Query REST; port 0 picks a free one.
+    #[arg(long, default_value = "127.0.0.1:1337")]
+    query_addr: SocketAddr,
+    /// Admin REST.
+    #[arg(long, default_value = "127.0.0.1:1338")]
+    admin_addr: SocketAddr,
+    /// Container RPC.
+    #[arg(long, default_value = "127.0.0.1:7000")]
+    rpc_addr: SocketAddr,
+}
+
+/// What the model should answer.
+const QUESTIONS: [([f64; 4], &str); 3] = [
+    ([7.9, 4.4, 6.9, 2.5], "virginica"),
+    ([5.84, 3.05, 3.76, 1.2], "versicolor"),
+    ([4.3, 2.0, 1.0, 0.1], "setosa"),
+];
+
+const REPLICAS: u64 = 3;
+
+fn main() -> ExitCode {
+    if std::env::var_os(ENV_MODEL_NAME).is_some() {
+        return skysail_container_rpc::serve(IrisSvm);
+    }
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main(worker_threads = 1)]
+async fn run(options: &Options) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    signals::watch(shutdown.clone())?;
+    let folder = tempfile::tempdir().context("no temporary folder can be made")?;
+    let config = Config {
+        store: StoreLocation::Embedded(folder.path().join("metadata.redb")),
+        query_addr: options.query_addr,
+        admin_addr: options.admin_addr,
+        rpc_addr: options.rpc_addr,
+        log_level: "warn".into(),
+        ..Config::default()
+    };
+    logging::start(&config);
+    let app = App::build(config).await?;
+    let tour = Tour::new(app.addresses())?;
+    let server = tokio::spawn(app.run(shutdown.clone()));
+
+    let answered = tokio::select! {
+        answered = tour.take() => answered,
+        () = shutdown.cancelled() => Err(anyhow::anyhow!("interrupted")),
+    };
+    if answered.is_ok() && !options.exit {
+        tour.invite();
+        shutdown.cancelled().await;
+    }
+    shutdown.cancel();
+    server.await.context("the frontend ended in a panic")?;
+    answered
+}
+
+/// The steps of the demonstration, each over plain HTTP.
+struct Tour {
+    http: reqwest::Client,
+    query: String,
+    admin: String,
+}
+
+impl Tour {
+    fn new(addresses: &Addresses) -> anyhow::Result<Self> {
+        let url = |addr: Option<SocketAddr>| {
+            addr.map(|addr| format!("http://{addr}"))
+                .context("a role is missing")
+        };
+        Ok(Self {
+            http: reqwest::Client::new(),
+            query: url(addresses.query)?,
+            admin: format!("{}/api/v1", url(addresses.admin)?),
+        })
+    }
+
+    async fn take(&self) -> anyhow::Result<()> {
+        println!(
+            "A frontend answers queries at {} and its admin API at {}",
+            self.query, self.admin
+        );
+
+        println!("Registering application `iris`: inputs are doubles, answers are due in 1 s, else -1.0");
+        let application = json!({"name": "iris", "input_type": "doubles", "default_output": "-1.0", "slo_micros": 1_000_000});
+        self.send(
+            self.http
+                .post(format!("{}/applications", self.admin))
+                .json(&application),
+        )
+        .await?;
+
+        println!("Deploying `iris-model:1`, a linear SVM, with {REPLICAS} replicas");
+        let image = std::env::current_exe().context("this executable cannot be found")?;
+        let deployment = json!({"image": image, "replicas": REPLICAS});
+        let version = json!({"version": "1", "input_type": "doubles", "deployment": deployment});
+        self.send(
+            self.http
+                .post(format!("{}/models/iris-model/versions", self.admin))
+                .json(&version),
+        )
+        .await?;
+
+        println!("Linking `iris` to `iris-model`");
+        self.send(
+            self.http
+                .put(format!("{}/applications/iris/models/iris-model", self.admin)),
+        )
+        .await?;
+        self.wait_for_replicas().await?;
+        self.ask().await
+    }
+
+    async fn wait_for_replicas(&self) -> anyhow::Result<()> {
+        for _ in 0..600 {
+            let version = self
+                .send(
+                    self.http
+                        .get(format!("{}/models/iris-model/versions/1", self.admin)),
+                )
+                .await?;
+            if version["state"] == "ready" {
+                println!("{REPLICAS} replicas are attached");
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        bail!("the replicas did not attach within 30 s")
+    }
+
+    async fn ask(&self) -> anyhow::Result<()> {
+        let mut wrong = 0;
+        for (input, expected) in QUESTIONS {
+            let query = json!({"input": input});
+            let reply = self
+                .send(
+                    self.http
+                        .post(format!("{}/iris/predict", self.query))
+                        .json(&query),
+                )
+                .await?;
+            let right = reply["output"] == expected && reply["default"] == false;
+            println!("  {query} → {reply}{}", if right { "" } else { "   (wrong)" });
+            wrong += u32::from(!right);
+        }
+        if wrong > 0 {
+            bail!("{wrong} of {} answers are wrong", QUESTIONS.len());
+        }
+        Ok(())
+    }
+
+    fn invite(&self) {
+        println!("Ask it yourself (Ctrl-C ends it):");
+        println!(
+            "  curl -s {}/iris/predict -d '{{\"input\": [7.9, 4.4, 6.9, 2.5]}}'",
+            self.query
+        );
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Value> {
+        let response = request.send().await?;
+        let (status, reply) = (response.status(), response.json::<Value>().await?);
+        if !status.is_success() {
+            bail!("{status}: {reply}");
+        }
+        Ok(reply)
+    }
+}
