@@ -63,12 +63,12 @@ pub(crate) struct GeneralArguments {
     pub(crate) output: Format,
 }
 
-/// How results are printed.
+/// How results are printed: in tables for people, or as the admin API's answer, byte for byte.
+//
+// The values carry no help of their own: with it, clap spreads every command's help over twice the lines.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people.
     Table,
-    /// The admin API's answer, byte for byte.
     Json,
 }
 

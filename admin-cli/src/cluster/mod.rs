@@ -108,7 +108,7 @@ impl ClusterError {
             )),
             Self::Image { image, option, .. } => Some(image_advice(image, option)),
             Self::NetworkUsed { network, .. } => Some(format!(
-                "`docker network disconnect {network} CONTAINER`, then `skysail stop` again"
+                "`docker network disconnect {network} CONTAINER` lets it go; then `skysail stop` again"
             )),
             Self::NoFreePort(_) | Self::NotReady { .. } | Self::Interrupted | Self::Engine { .. } => None,
         }

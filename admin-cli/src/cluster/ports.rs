@@ -1,6 +1,6 @@
 //! The ports a cluster publishes on this machine.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, TcpListener};
 
 use super::ClusterError;
@@ -22,23 +22,23 @@ pub(super) fn claim<const N: usize>(choices: [PortChoice; N]) -> Result<[u16; N]
     let mut held = Vec::with_capacity(N);
     let mut ports = [0; N];
     for (port, choice) in ports.iter_mut().zip(choices) {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, choice.port));
-        *port = match &listener {
-            Ok(listener) => listener.local_addr().map_err(ClusterError::NoFreePort)?.port(),
-            Err(error) if error.kind() == ErrorKind::AddrInUse && choice.port != 0 => {
-                return Err(taken(choice));
+        match hold(choice.port) {
+            Ok((found, listener)) => {
+                *port = found;
+                held.push(listener);
             }
+            Err(error) if choice.port == 0 => return Err(ClusterError::NoFreePort(error)),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => return Err(taken(choice)),
             // What this user may not bind (a low port), Docker perhaps may.
-            Err(_) if choice.port != 0 => choice.port,
-            Err(_) => {
-                return Err(ClusterError::NoFreePort(
-                    listener.expect_err("this arm matches errors only; this is a bug"),
-                ));
-            }
-        };
-        held.extend(listener);
+            Err(_) => *port = choice.port,
+        }
     }
     Ok(ports)
+}
+
+fn hold(port: u16) -> io::Result<(u16, TcpListener)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+    Ok((listener.local_addr()?.port(), listener))
 }
 
 pub(super) fn taken(choice: PortChoice) -> ClusterError {

@@ -15,6 +15,7 @@ use super::engine::{Container, Engine, Ownership};
 use super::ports::{PortChoice, claim, taken};
 use super::stop::remove_containers;
 use super::{ClusterError, KEEP_DATA_LABEL, RPC_PORT};
+use crate::advice::listed;
 use crate::client::{AdminClient, ClientError, QueryClient};
 use crate::progress::Progress;
 
@@ -104,7 +105,7 @@ async fn refuse_existing(engine: &Engine, cluster: &ClusterName) -> Result<(), C
     let names: Vec<_> = containers.into_iter().map(|container| container.name).collect();
     Err(ClusterError::Leftovers {
         cluster: cluster.clone(),
-        containers: names.join(", "),
+        containers: listed(&names),
     })
 }
 

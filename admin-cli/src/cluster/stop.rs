@@ -8,6 +8,7 @@ use skysail_proto::labels;
 
 use super::ClusterError;
 use super::engine::{Container, Engine};
+use crate::advice::listed;
 use crate::progress::Progress;
 
 /// How long a container may take to answer what it holds before it is killed.
@@ -48,12 +49,17 @@ pub(crate) async fn stop(
 ) -> Result<Removed, ClusterError> {
     let containers = engine.containers(cluster).await?;
     let keeps_data = rule == VolumeRule::Keep || containers.iter().any(|container| container.keeps_data);
-    progress.say(&format!("stopping cluster {cluster}: containers"), None);
+    if !containers.is_empty() {
+        let names: Vec<_> = containers
+            .iter()
+            .map(|container| container.name.as_str())
+            .collect();
+        progress.say(&format!("stopping cluster {cluster}: {}", listed(&names)), None);
+    }
     let mut removed = Removed {
         containers: remove_containers(engine, cluster, |_| true, GRACE).await?,
         ..Removed::default()
     };
-    progress.say(&format!("stopping cluster {cluster}: network and volume"), None);
     removed.networks = remove_networks(engine, cluster).await?;
     let volumes = engine.volumes(cluster).await?;
     if keeps_data {
@@ -115,7 +121,7 @@ async fn remove_networks(engine: &Engine, cluster: &ClusterName) -> Result<Vec<S
         if !members.is_empty() {
             return Err(ClusterError::NetworkUsed {
                 network: network.clone(),
-                by: members.join(", "),
+                by: listed(&members),
                 cluster: cluster.clone(),
             });
         }

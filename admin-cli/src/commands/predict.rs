@@ -30,7 +30,7 @@ The output goes to stdout, a string without its quotes. A default output is an a
 0); a note on stderr says that it is one, and why.";
 
 #[derive(Args, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, override_usage = "skysail predict [OPTIONS] <APP> <INPUT|-|--file <FILE>>")]
 #[command(group = ArgGroup::new("source").required(true).args(["input", "file"]))]
 pub(crate) struct PredictArguments {
     /// The application to ask
