@@ -1,1 +1,42 @@
-fn main() {}
+//! `skysail`: registers applications, deploys models, runs clusters.
+//!
+//! Every command is one exchange with the admin API (two or three where it waits or asks for advice),
+//! except `start` and `stop`, which talk to Docker. In reading order:
+//!
+//! - [`arguments`]: what is typed, parsed into types before anything is sent.
+//! - [`commands`]: one file per noun; each prints its own answers.
+//! - [`client`]: the admin and the query API, typed.
+//! - [`cluster`]: what `start` and `stop` make and remove in Docker.
+//! - [`output`], [`progress`]: results go to stdout, everything else to stderr.
+//! - [`advice`]: from an error to what to do about it.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::arguments::Arguments;
+
+mod advice;
+mod arguments;
+mod client;
+mod cluster;
+mod commands;
+mod error;
+mod output;
+mod progress;
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(),
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), error::Error> {
+    // One thread is plenty: the command waits for one answer at a time.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(error::Error::Runtime)?;
+    runtime.block_on(commands::run(arguments))
+}

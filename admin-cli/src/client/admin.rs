@@ -1,0 +1,206 @@
+//! The admin API, one method per endpoint.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, Response, Url};
+use serde::Serialize;
+use skysail_proto::admin::{
+    API_PREFIX, Application, ApplicationPatch, CurrentVersion, Model, NewApplication, NewVersion, Replica,
+    ReplicaCount, Status, Version,
+};
+use skysail_proto::ids::{ApplicationName, ModelId, ModelName};
+
+use super::{Answer, Api, ClientError, admin_refusal, http_client, read_body, send};
+
+/// An admin request is a commit to the store at most; one that takes longer will not be answered.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Speaks to the admin API of one frontend.
+#[derive(Clone, Debug)]
+pub(crate) struct AdminClient {
+    http: reqwest::Client,
+    url: Url,
+}
+
+/// A log as it comes, in pieces that end anywhere.
+pub(crate) struct LogStream {
+    url: Url,
+    response: Response,
+}
+
+impl LogStream {
+    /// The next piece; none once the log has ended.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, ClientError> {
+        let chunk = self.response.chunk().await;
+        let chunk = chunk.map_err(|error| ClientError::of_transport(Api::Admin, &self.url, &error))?;
+        Ok(chunk.map(Vec::from))
+    }
+}
+
+impl AdminClient {
+    pub(crate) fn new(url: Url) -> Self {
+        Self {
+            http: http_client(&url),
+            url,
+        }
+    }
+
+    /// Where it speaks to.
+    pub(crate) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    pub(crate) async fn status(&self) -> Result<Answer<Status>, ClientError> {
+        self.get("/status").await
+    }
+
+    pub(crate) async fn applications(&self) -> Result<Answer<Vec<Application>>, ClientError> {
+        self.get("/applications").await
+    }
+
+    pub(crate) async fn application(
+        &self,
+        name: &ApplicationName,
+    ) -> Result<Answer<Application>, ClientError> {
+        self.get(&format!("/applications/{name}")).await
+    }
+
+    pub(crate) async fn register_application(
+        &self,
+        application: &NewApplication,
+    ) -> Result<Answer<Application>, ClientError> {
+        self.send_json(Method::POST, "/applications", application).await
+    }
+
+    pub(crate) async fn update_application(
+        &self,
+        name: &ApplicationName,
+        patch: &ApplicationPatch,
+    ) -> Result<Answer<Application>, ClientError> {
+        self.send_json(Method::PATCH, &format!("/applications/{name}"), patch)
+            .await
+    }
+
+    pub(crate) async fn delete_application(&self, name: &ApplicationName) -> Result<(), ClientError> {
+        self.delete(&format!("/applications/{name}")).await
+    }
+
+    pub(crate) async fn link(
+        &self,
+        application: &ApplicationName,
+        model: &ModelName,
+    ) -> Result<Answer<Application>, ClientError> {
+        let path = format!("/applications/{application}/models/{model}");
+        self.exchange(self.request(Method::PUT, &path)).await
+    }
+
+    pub(crate) async fn unlink(
+        &self,
+        application: &ApplicationName,
+        model: &ModelName,
+    ) -> Result<Answer<Application>, ClientError> {
+        let path = format!("/applications/{application}/models/{model}");
+        self.exchange(self.request(Method::DELETE, &path)).await
+    }
+
+    pub(crate) async fn models(&self) -> Result<Answer<Vec<Model>>, ClientError> {
+        self.get("/models").await
+    }
+
+    pub(crate) async fn model(&self, name: &ModelName) -> Result<Answer<Model>, ClientError> {
+        self.get(&format!("/models/{name}")).await
+    }
+
+    pub(crate) async fn create_version(
+        &self,
+        model: &ModelName,
+        version: &NewVersion,
+    ) -> Result<Answer<Version>, ClientError> {
+        self.send_json(Method::POST, &format!("/models/{model}/versions"), version)
+            .await
+    }
+
+    pub(crate) async fn version(&self, id: &ModelId) -> Result<Answer<Version>, ClientError> {
+        self.get(&version_path(id)).await
+    }
+
+    pub(crate) async fn delete_version(&self, id: &ModelId) -> Result<(), ClientError> {
+        self.delete(&version_path(id)).await
+    }
+
+    pub(crate) async fn set_current_version(&self, id: &ModelId) -> Result<Answer<Model>, ClientError> {
+        let path = format!("/models/{}/current-version", id.name);
+        let version = id.version.clone();
+        self.send_json(Method::PUT, &path, &CurrentVersion { version })
+            .await
+    }
+
+    pub(crate) async fn scale(&self, id: &ModelId, count: u32) -> Result<Answer<Version>, ClientError> {
+        let path = format!("{}/replicas", version_path(id));
+        self.send_json(Method::PUT, &path, &ReplicaCount { count }).await
+    }
+
+    pub(crate) async fn logs(&self, id: &ModelId, tail: u32, follow: bool) -> Result<LogStream, ClientError> {
+        let path = format!("{}/logs?tail={tail}&follow={follow}", version_path(id));
+        let request = self.http.get(self.endpoint(&path));
+        let response = send(Api::Admin, &self.url, request).await?;
+        let url = self.url.clone();
+        if response.status().is_success() {
+            return Ok(LogStream { url, response });
+        }
+        let status = response.status();
+        let body = read_body(Api::Admin, &url, response).await?;
+        Err(admin_refusal(&url, status, &body))
+    }
+
+    pub(crate) async fn replicas(&self) -> Result<Answer<Vec<Replica>>, ClientError> {
+        self.get("/replicas").await
+    }
+
+    async fn get<T>(&self, path: &str) -> Result<Answer<T>, ClientError> {
+        self.exchange(self.request(Method::GET, path)).await
+    }
+
+    async fn delete(&self, path: &str) -> Result<(), ClientError> {
+        let _: Answer<()> = self.exchange(self.request(Method::DELETE, path)).await?;
+        Ok(())
+    }
+
+    async fn send_json<T>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Answer<T>, ClientError> {
+        self.exchange(self.request(method, path).json(body)).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http
+            .request(method, self.endpoint(path))
+            .timeout(REQUEST_TIMEOUT)
+    }
+
+    fn endpoint(&self, path: &str) -> String {
+        format!("{}{API_PREFIX}{path}", self.url.as_str().trim_end_matches('/'))
+    }
+
+    async fn exchange<T>(&self, request: RequestBuilder) -> Result<Answer<T>, ClientError> {
+        let response = send(Api::Admin, &self.url, request).await?;
+        let status = response.status();
+        let body = read_body(Api::Admin, &self.url, response).await?;
+        if !status.is_success() {
+            return Err(admin_refusal(&self.url, status, &body));
+        }
+        Ok(Answer {
+            url: self.url.clone(),
+            body,
+            meaning: PhantomData,
+        })
+    }
+}
+
+fn version_path(id: &ModelId) -> String {
+    format!("/models/{}/versions/{}", id.name, id.version)
+}

@@ -1,0 +1,484 @@
+//! The few things that are asked of Docker, in the words of a cluster.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::errors::Error as DockerError;
+use bollard::models::{
+    ContainerCreateBody, ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum,
+    CreateImageInfo, NetworkCreateRequest, VolumeCreateRequest,
+};
+use bollard::query_parameters::{
+    CreateContainerOptions, CreateImageOptions, ListContainersOptions, ListNetworksOptions,
+    ListVolumesOptions, LogsOptions, RemoveContainerOptions, RemoveVolumeOptions, StopContainerOptions,
+};
+use futures::StreamExt;
+use skysail_proto::ids::ClusterName;
+use skysail_proto::labels;
+use tokio::time::timeout;
+
+use super::{ClusterError, KEEP_DATA_LABEL};
+use crate::progress::Progress;
+
+/// An engine that runs answers at once.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a registry may say nothing before a pull has begun: where there is no network, people should
+/// hear of it within seconds.
+const REGISTRY_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a pull that has begun may stand still.
+const PULL_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Where the socket is if nobody says.
+const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+
+/// A Docker engine on this machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Engine {
+    docker: Docker,
+    socket: String,
+}
+
+/// A container of a cluster.
+#[derive(Clone, Debug)]
+pub(super) struct Container {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) role: String,
+    pub(super) running: bool,
+    /// Whether it asks for the cluster's data to be kept.
+    pub(super) keeps_data: bool,
+}
+
+/// A network or a volume, and whether it carries the cluster's label.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Ownership {
+    Absent,
+    Ours,
+    Foreign,
+}
+
+impl Engine {
+    /// Connects, and settles on an API version that both sides know.
+    pub(crate) async fn connect() -> Result<Self, ClusterError> {
+        let socket = socket_path(std::env::var("DOCKER_HOST").ok())?;
+        let unreachable = |reason: String| ClusterError::NoDocker {
+            address: socket.clone(),
+            reason,
+        };
+        let docker = Docker::connect_with_unix(&socket, 120, bollard::API_DEFAULT_VERSION)
+            .map_err(|error| unreachable(words(&error)))?;
+        let docker = match timeout(PATIENCE, docker.negotiate_version()).await {
+            Ok(Ok(docker)) => docker,
+            Ok(Err(error)) => return Err(unreachable(words(&error))),
+            Err(_) => return Err(unreachable("it does not answer".into())),
+        };
+        Ok(Self { docker, socket })
+    }
+
+    /// The path of the socket, to be mounted into the frontend.
+    pub(super) fn socket(&self) -> &str {
+        &self.socket
+    }
+
+    /// All containers that carry the cluster's label, running or not.
+    pub(super) async fn containers(&self, cluster: &ClusterName) -> Result<Vec<Container>, ClusterError> {
+        let options = ListContainersOptions {
+            all: true,
+            filters: Some(of_cluster(cluster)),
+            ..Default::default()
+        };
+        let listed = self.docker.list_containers(Some(options)).await;
+        let listed = listed.map_err(failed("list containers"))?;
+        Ok(listed.into_iter().filter_map(Container::of).collect())
+    }
+
+    /// The names of all networks that carry the cluster's label.
+    pub(super) async fn networks(&self, cluster: &ClusterName) -> Result<Vec<String>, ClusterError> {
+        let options = ListNetworksOptions {
+            filters: Some(of_cluster(cluster)),
+        };
+        let listed = self.docker.list_networks(Some(options)).await;
+        let listed = listed.map_err(failed("list networks"))?;
+        Ok(listed.into_iter().filter_map(|network| network.name).collect())
+    }
+
+    /// The names of all volumes that carry the cluster's label.
+    pub(super) async fn volumes(&self, cluster: &ClusterName) -> Result<Vec<String>, ClusterError> {
+        let options = ListVolumesOptions {
+            filters: Some(of_cluster(cluster)),
+        };
+        let listed = self.docker.list_volumes(Some(options)).await;
+        let listed = listed.map_err(failed("list volumes"))?;
+        let volumes = listed.volumes.unwrap_or_default();
+        Ok(volumes.into_iter().map(|volume| volume.name).collect())
+    }
+
+    /// Whether there is a network of that name, and whose.
+    pub(super) async fn network_ownership(
+        &self,
+        name: &str,
+        cluster: &ClusterName,
+    ) -> Result<Ownership, ClusterError> {
+        match self.docker.inspect_network(name, None).await {
+            Ok(network) => Ok(Ownership::by(&network.labels.unwrap_or_default(), cluster)),
+            Err(error) if is_missing(&error) => Ok(Ownership::Absent),
+            Err(error) => Err(failed("look at the network")(error)),
+        }
+    }
+
+    /// Whether there is a volume of that name, and whose.
+    pub(super) async fn volume_ownership(
+        &self,
+        name: &str,
+        cluster: &ClusterName,
+    ) -> Result<Ownership, ClusterError> {
+        match self.docker.inspect_volume(name).await {
+            Ok(volume) => Ok(Ownership::by(&volume.labels, cluster)),
+            Err(error) if is_missing(&error) => Ok(Ownership::Absent),
+            Err(error) => Err(failed("look at the volume")(error)),
+        }
+    }
+
+    /// Who is connected to a network, by name.
+    pub(super) async fn network_members(&self, network: &str) -> Result<Vec<String>, ClusterError> {
+        let network = self.docker.inspect_network(network, None).await;
+        let network = network.map_err(failed("look at the network"))?;
+        let members = network.containers.unwrap_or_default().into_values();
+        Ok(members.filter_map(|member| member.name).collect())
+    }
+
+    pub(super) async fn create_network(&self, name: &str, cluster: &ClusterName) -> Result<(), ClusterError> {
+        let request = NetworkCreateRequest {
+            name: name.to_owned(),
+            labels: Some(cluster_label(cluster)),
+            ..Default::default()
+        };
+        let created = self.docker.create_network(request).await;
+        created.map(drop).map_err(failed("create the network"))
+    }
+
+    pub(super) async fn create_volume(&self, name: &str, cluster: &ClusterName) -> Result<(), ClusterError> {
+        let request = VolumeCreateRequest {
+            name: Some(name.to_owned()),
+            labels: Some(cluster_label(cluster)),
+            ..Default::default()
+        };
+        let created = self.docker.create_volume(request).await;
+        created.map(drop).map_err(failed("create the volume"))
+    }
+
+    /// Creates a container; `None` if the name is taken.
+    pub(super) async fn create_container(
+        &self,
+        name: &str,
+        body: ContainerCreateBody,
+    ) -> Result<Option<()>, ClusterError> {
+        let options = CreateContainerOptions {
+            name: Some(name.to_owned()),
+            ..Default::default()
+        };
+        match self.docker.create_container(Some(options), body).await {
+            Ok(_) => Ok(Some(())),
+            Err(error) if status(&error) == Some(409) => Ok(None),
+            Err(error) => Err(failed(&format!("create container {name}"))(error)),
+        }
+    }
+
+    pub(super) async fn start_container(&self, name: &str) -> Result<(), ClusterError> {
+        let started = self.docker.start_container(name, None).await;
+        started.map_err(failed(&format!("start container {name}")))
+    }
+
+    pub(super) async fn inspect(&self, container: &str) -> Result<ContainerInspectResponse, ClusterError> {
+        let inspected = self.docker.inspect_container(container, None).await;
+        inspected.map_err(failed(&format!("look at container {container}")))
+    }
+
+    /// Stops a container within `grace` and removes it, with the volumes that only it knows of. One that
+    /// is gone, or going, is no error.
+    pub(super) async fn remove_container(
+        &self,
+        container: &Container,
+        grace: Duration,
+    ) -> Result<(), ClusterError> {
+        let stop = StopContainerOptions {
+            t: Some(i32::try_from(grace.as_secs()).unwrap_or(i32::MAX)),
+            ..Default::default()
+        };
+        let stopped = self.docker.stop_container(&container.id, Some(stop)).await;
+        if let Err(error) = stopped
+            && !is_missing(&error)
+        {
+            return Err(failed(&format!("stop container {}", container.name))(error));
+        }
+        let remove = RemoveContainerOptions {
+            v: true,
+            force: true,
+            ..Default::default()
+        };
+        match self.docker.remove_container(&container.id, Some(remove)).await {
+            Ok(()) => Ok(()),
+            // 409: somebody else is removing it just now.
+            Err(error) if is_missing(&error) || status(&error) == Some(409) => Ok(()),
+            Err(error) => Err(failed(&format!("remove container {}", container.name))(error)),
+        }
+    }
+
+    pub(super) async fn remove_network(&self, name: &str) -> Result<(), ClusterError> {
+        match self.docker.remove_network(name).await {
+            Err(error) if !is_missing(&error) => Err(failed(&format!("remove network {name}"))(error)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) async fn remove_volume(&self, name: &str) -> Result<(), ClusterError> {
+        match self.docker.remove_volume(name, None::<RemoveVolumeOptions>).await {
+            Err(error) if !is_missing(&error) => Err(failed(&format!("remove volume {name}"))(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The last lines of what a container printed; nothing if even that cannot be had.
+    pub(super) async fn last_lines(&self, container: &str, count: usize) -> Vec<String> {
+        let options = LogsOptions {
+            stdout: true,
+            stderr: true,
+            tail: count.to_string(),
+            ..Default::default()
+        };
+        let pieces = self.docker.logs(container, Some(options));
+        let text: String = pieces
+            .filter_map(|piece| async { piece.ok().map(|piece| piece.to_string()) })
+            .collect()
+            .await;
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Makes sure that an image is on this machine; a registry is asked only if it is not.
+    pub(super) async fn have_image(
+        &self,
+        image: &str,
+        option: &'static str,
+        progress: &mut Progress,
+    ) -> Result<(), ClusterError> {
+        match self.docker.inspect_image(image).await {
+            Ok(_) => return Ok(()),
+            Err(error) if is_missing(&error) => {}
+            Err(error) => return Err(failed("look at the image")(error)),
+        }
+        let pulled = self.pull(image, progress).await;
+        pulled.map_err(|reason| ClusterError::Image {
+            image: image.to_owned(),
+            reason,
+            option,
+        })
+    }
+
+    async fn pull(&self, image: &str, progress: &mut Progress) -> Result<(), String> {
+        let options = CreateImageOptions {
+            from_image: Some(with_tag(image)),
+            ..Default::default()
+        };
+        let step = format!("pulling {image}");
+        progress.say(&step, None);
+        let mut events = Box::pin(self.docker.create_image(Some(options), None, None));
+        let mut layers = Layers::default();
+        let mut patience = REGISTRY_PATIENCE;
+        loop {
+            match timeout(patience, events.next()).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(Ok(event))) => layers.observe(event),
+                Ok(Some(Err(error))) => return Err(words(&error)),
+                Err(_) => return Err(format!("nothing came for {} s", patience.as_secs())),
+            }
+            patience = PULL_PATIENCE;
+            progress.say(&step, layers.share().as_deref());
+        }
+    }
+}
+
+impl Container {
+    fn of(summary: ContainerSummary) -> Option<Self> {
+        let id = summary.id?;
+        let labels = summary.labels.unwrap_or_default();
+        let name = summary.names.unwrap_or_default().into_iter().next();
+        Some(Self {
+            name: name.map_or_else(|| id.clone(), |name| name.trim_start_matches('/').to_owned()),
+            id,
+            role: labels.get(labels::ROLE).cloned().unwrap_or_default(),
+            running: summary.state == Some(ContainerSummaryStateEnum::RUNNING),
+            keeps_data: labels.contains_key(KEEP_DATA_LABEL),
+        })
+    }
+}
+
+impl Ownership {
+    fn by(labels: &HashMap<String, String>, cluster: &ClusterName) -> Self {
+        if labels.get(labels::CLUSTER).map(String::as_str) == Some(cluster.as_str()) {
+            Self::Ours
+        } else {
+            Self::Foreign
+        }
+    }
+}
+
+/// How far each layer of a pull is, in bytes.
+#[derive(Default)]
+struct Layers {
+    bytes: HashMap<String, (i64, i64)>,
+}
+
+impl Layers {
+    fn observe(&mut self, event: CreateImageInfo) {
+        let (Some(layer), Some(detail)) = (event.id, event.progress_detail) else {
+            return;
+        };
+        // Unpacking counts the same bytes again; what is downloaded is what takes long.
+        if event.status.as_deref() == Some("Downloading")
+            && let (Some(current), Some(total)) = (detail.current, detail.total)
+        {
+            self.bytes.insert(layer, (current, total));
+        } else if let Some((current, total)) = self.bytes.get_mut(&layer) {
+            *current = *total;
+        }
+    }
+
+    /// The share of the known bytes that is here.
+    fn share(&self) -> Option<String> {
+        let total: i64 = self.bytes.values().map(|(_, total)| total).sum();
+        let current: i64 = self.bytes.values().map(|(current, _)| current).sum();
+        (total > 0).then(|| format!("{} %", 100 * current / total))
+    }
+}
+
+/// The path of the engine's socket, by what `DOCKER_HOST` says.
+fn socket_path(docker_host: Option<String>) -> Result<String, ClusterError> {
+    match docker_host {
+        None => Ok(DEFAULT_SOCKET.into()),
+        Some(host) if host.is_empty() => Ok(DEFAULT_SOCKET.into()),
+        Some(host) => match host.strip_prefix("unix://") {
+            Some(path) => Ok(path.to_owned()),
+            None => Err(ClusterError::DockerHost(host)),
+        },
+    }
+}
+
+/// An image with its tag, without which Docker's API would pull every tag there is.
+fn with_tag(image: &str) -> String {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    if image.contains('@') || last.contains(':') {
+        image.to_owned()
+    } else {
+        format!("{image}:latest")
+    }
+}
+
+fn cluster_label(cluster: &ClusterName) -> HashMap<String, String> {
+    HashMap::from([(labels::CLUSTER.to_owned(), cluster.to_string())])
+}
+
+fn of_cluster(cluster: &ClusterName) -> HashMap<String, Vec<String>> {
+    HashMap::from([("label".to_owned(), vec![format!("{}={cluster}", labels::CLUSTER)])])
+}
+
+fn status(error: &DockerError) -> Option<u16> {
+    match error {
+        DockerError::DockerResponseServerError { status_code, .. } => Some(*status_code),
+        _ => None,
+    }
+}
+
+fn is_missing(error: &DockerError) -> bool {
+    status(error) == Some(404)
+}
+
+fn failed(doing: &str) -> impl FnOnce(DockerError) -> ClusterError + use<'_> {
+    move |error| ClusterError::Engine {
+        doing: doing.to_owned(),
+        reason: words(&error),
+    }
+}
+
+/// What Docker said, without the wrapping; or else the innermost cause.
+fn words(error: &DockerError) -> String {
+    match error {
+        DockerError::DockerResponseServerError { message, .. } => message.trim().to_owned(),
+        DockerError::DockerStreamError { error } => error.trim().to_owned(),
+        DockerError::SocketNotFoundError(_) => "there is no such socket".into(),
+        other => {
+            let mut cause: &dyn std::error::Error = other;
+            while let Some(deeper) = cause.source() {
+                cause = deeper;
+            }
+            cause.to_string()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::ProgressDetail;
+
+    use super::*;
+
+    #[test]
+    fn an_image_without_a_tag_gets_one() {
+        for (image, expected) in [
+            ("redis", "redis:latest"),
+            ("redis:7-alpine", "redis:7-alpine"),
+            ("box:5000/redis", "box:5000/redis:latest"),
+            ("box:5000/redis:7", "box:5000/redis:7"),
+            ("redis@sha256:00", "redis@sha256:00"),
+        ] {
+            assert_eq!(with_tag(image), expected);
+        }
+    }
+
+    #[test]
+    fn the_socket_is_where_docker_host_says() {
+        assert_eq!(socket_path(None).unwrap(), "/var/run/docker.sock");
+        assert_eq!(
+            socket_path(Some("unix:///run/d.sock".into())).unwrap(),
+            "/run/d.sock"
+        );
+        assert!(matches!(
+            socket_path(Some("tcp://box:2375".into())),
+            Err(ClusterError::DockerHost(_))
+        ));
+    }
+
+    fn event(layer: &str, status: &str, current: i64, total: i64) -> CreateImageInfo {
+        CreateImageInfo {
+            id: Some(layer.into()),
+            status: Some(status.into()),
+            progress_detail: Some(ProgressDetail {
+                current: Some(current),
+                total: Some(total),
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_pull_is_as_far_as_its_layers_together() {
+        let mut layers = Layers::default();
+        assert_eq!(layers.share(), None);
+        layers.observe(event("a", "Downloading", 10, 100));
+        layers.observe(event("b", "Downloading", 50, 100));
+        assert_eq!(layers.share().as_deref(), Some("30 %"));
+        layers.observe(event("a", "Extracting", 1, 100));
+        assert_eq!(layers.share().as_deref(), Some("75 %"));
+    }
+
+    #[test]
+    fn what_carries_another_clusters_label_is_foreign() {
+        let cluster: ClusterName = "blue".parse().unwrap();
+        let green = HashMap::from([(labels::CLUSTER.to_owned(), "green".to_owned())]);
+        assert_eq!(Ownership::by(&cluster_label(&cluster), &cluster), Ownership::Ours);
+        assert_eq!(Ownership::by(&green, &cluster), Ownership::Foreign);
+        assert_eq!(Ownership::by(&HashMap::new(), &cluster), Ownership::Foreign);
+    }
+}

@@ -1,0 +1,469 @@
+//! Bringing a cluster up: all of it, or nothing.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bollard::models::{
+    ContainerCreateBody, HostConfig, Mount, MountType, PortBinding, RestartPolicy, RestartPolicyNameEnum,
+};
+use reqwest::Url;
+use skysail_proto::ids::ClusterName;
+use skysail_proto::labels;
+use tokio::time::{Instant, sleep};
+
+use super::engine::{Container, Engine, Ownership};
+use super::ports::{PortChoice, claim, taken};
+use super::stop::remove_containers;
+use super::{ClusterError, KEEP_DATA_LABEL, RPC_PORT};
+use crate::advice::listed;
+use crate::client::{AdminClient, ClientError, QueryClient};
+use crate::progress::Progress;
+
+/// How often the frontend is asked whether it is ready.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Restarts of the frontend's container that show that it will not come up.
+const RESTARTS: i64 = 3;
+
+/// Log lines shown of a frontend that does not come up.
+const LOG_LINES: usize = 20;
+
+/// How long what was begun may take to end when all is undone.
+const UNDO_GRACE: Duration = Duration::from_secs(5);
+
+/// What to bring up.
+#[derive(Debug)]
+pub(crate) struct StartPlan {
+    pub(crate) cluster: ClusterName,
+    pub(crate) redis_image: String,
+    pub(crate) frontend_image: String,
+    pub(crate) query_port: PortChoice,
+    pub(crate) admin_port: PortChoice,
+    pub(crate) rpc_port: PortChoice,
+    /// Whether a plain `stop` is to leave the data.
+    pub(crate) keep_data: bool,
+    /// How long the frontend may take to be ready.
+    pub(crate) at_most: Duration,
+}
+
+/// Where a cluster listens on this machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Addresses {
+    pub(crate) query_port: u16,
+    pub(crate) admin_port: u16,
+    pub(crate) rpc_port: u16,
+}
+
+/// What was made so far and is removed again if the rest fails. What was there before is not in it.
+#[derive(Debug, Default)]
+struct Made {
+    network: Option<String>,
+    volume: Option<String>,
+    containers: Vec<String>,
+}
+
+/// Starts a cluster and waits until it is ready; if that fails, removes what it has made.
+pub(crate) async fn start(
+    engine: &Engine,
+    plan: &StartPlan,
+    progress: &mut Progress,
+) -> Result<Addresses, ClusterError> {
+    refuse_existing(engine, &plan.cluster).await?;
+    let [query_port, admin_port, rpc_port] = claim([plan.query_port, plan.admin_port, plan.rpc_port])?;
+    let addresses = Addresses {
+        query_port,
+        admin_port,
+        rpc_port,
+    };
+    // Before anything is made, because this is what fails most often, and what takes longest.
+    or_interrupt(have_images(engine, plan, progress)).await?;
+    let mut made = Made::default();
+    let outcome = bring_up(engine, plan, addresses, &mut made, progress).await;
+    match outcome {
+        Ok(()) => Ok(addresses),
+        Err(error) => {
+            progress.say("removing what was started", None);
+            made.undo(engine, &plan.cluster, progress).await;
+            Err(error)
+        }
+    }
+}
+
+/// Two clusters of one name would fight over their replicas.
+async fn refuse_existing(engine: &Engine, cluster: &ClusterName) -> Result<(), ClusterError> {
+    let containers = engine.containers(cluster).await?;
+    if containers.is_empty() {
+        return Ok(());
+    }
+    let serves = |role: &str| role == labels::ROLE_FRONTEND;
+    if containers
+        .iter()
+        .any(|container| container.running && serves(&container.role))
+    {
+        return Err(ClusterError::AlreadyRuns(cluster.clone()));
+    }
+    let names: Vec<_> = containers.into_iter().map(|container| container.name).collect();
+    Err(ClusterError::Leftovers {
+        cluster: cluster.clone(),
+        containers: listed(&names),
+    })
+}
+
+async fn have_images(engine: &Engine, plan: &StartPlan, progress: &mut Progress) -> Result<(), ClusterError> {
+    engine
+        .have_image(&plan.frontend_image, "--frontend-image", progress)
+        .await?;
+    engine
+        .have_image(&plan.redis_image, "--redis-image", progress)
+        .await
+}
+
+async fn bring_up(
+    engine: &Engine,
+    plan: &StartPlan,
+    addresses: Addresses,
+    made: &mut Made,
+    progress: &mut Progress,
+) -> Result<(), ClusterError> {
+    let cluster = &plan.cluster;
+    progress.say(&format!("starting cluster {cluster}: network and volume"), None);
+    have_network(engine, cluster, made).await?;
+    have_volume(engine, cluster, made).await?;
+    progress.say(&format!("starting cluster {cluster}: Redis"), None);
+    let redis = labels::redis_container(cluster);
+    run_container(engine, cluster, &redis, redis_body(plan), made).await?;
+    progress.say(&format!("starting cluster {cluster}: frontend"), None);
+    let frontend = labels::frontend_container(cluster);
+    let body = frontend_body(plan, addresses, engine.socket());
+    let started = run_container(engine, cluster, &frontend, body, made).await;
+    started.map_err(|error| explain_port(error, plan))?;
+    progress.say(&format!("waiting for cluster {cluster} to be ready"), None);
+    or_interrupt(until_ready(engine, &frontend, addresses, plan.at_most)).await
+}
+
+async fn have_network(engine: &Engine, cluster: &ClusterName, made: &mut Made) -> Result<(), ClusterError> {
+    let name = labels::network_name(cluster);
+    match engine.network_ownership(&name, cluster).await? {
+        Ownership::Ours => Ok(()),
+        Ownership::Foreign => Err(name_taken("network", name, cluster)),
+        Ownership::Absent => {
+            engine.create_network(&name, cluster).await?;
+            made.network = Some(name);
+            Ok(())
+        }
+    }
+}
+
+/// A volume that a stop has kept is used again.
+async fn have_volume(engine: &Engine, cluster: &ClusterName, made: &mut Made) -> Result<(), ClusterError> {
+    let name = labels::redis_volume(cluster);
+    match engine.volume_ownership(&name, cluster).await? {
+        Ownership::Ours => Ok(()),
+        Ownership::Foreign => Err(name_taken("volume", name, cluster)),
+        Ownership::Absent => {
+            engine.create_volume(&name, cluster).await?;
+            made.volume = Some(name);
+            Ok(())
+        }
+    }
+}
+
+async fn run_container(
+    engine: &Engine,
+    cluster: &ClusterName,
+    name: &str,
+    body: ContainerCreateBody,
+    made: &mut Made,
+) -> Result<(), ClusterError> {
+    if engine.create_container(name, body).await?.is_none() {
+        return Err(name_taken("container", name.to_owned(), cluster));
+    }
+    made.containers.push(name.to_owned());
+    engine.start_container(name).await
+}
+
+fn name_taken(kind: &'static str, name: String, cluster: &ClusterName) -> ClusterError {
+    ClusterError::NameTaken {
+        kind,
+        name,
+        cluster: cluster.clone(),
+    }
+}
+
+fn redis_body(plan: &StartPlan) -> ContainerCreateBody {
+    let cluster = &plan.cluster;
+    let mut labels = role_labels(cluster, labels::ROLE_REDIS);
+    if plan.keep_data {
+        labels.insert(KEEP_DATA_LABEL.into(), "true".into());
+    }
+    let data = Mount {
+        target: Some("/data".into()),
+        source: Some(labels::redis_volume(cluster)),
+        typ: Some(MountType::VOLUME),
+        ..Default::default()
+    };
+    ContainerCreateBody {
+        image: Some(plan.redis_image.clone()),
+        cmd: Some(vec!["--appendonly".into(), "yes".into()]),
+        // Redis writes where it is started, and not every image starts it on the volume.
+        working_dir: Some("/data".into()),
+        labels: Some(labels),
+        host_config: Some(host_config(cluster, vec![data])),
+        ..Default::default()
+    }
+}
+
+fn frontend_body(plan: &StartPlan, addresses: Addresses, socket: &str) -> ContainerCreateBody {
+    let cluster = &plan.cluster;
+    let socket = Mount {
+        target: Some("/var/run/docker.sock".into()),
+        source: Some(socket.to_owned()),
+        typ: Some(MountType::BIND),
+        ..Default::default()
+    };
+    let published = [
+        (addresses.query_port, addresses.query_port),
+        (addresses.admin_port, addresses.admin_port),
+        (RPC_PORT, addresses.rpc_port),
+    ];
+    let mut host_config = host_config(cluster, vec![socket]);
+    host_config.port_bindings = Some(published.map(binding).into());
+    ContainerCreateBody {
+        image: Some(plan.frontend_image.clone()),
+        cmd: Some(frontend_arguments(cluster, addresses)),
+        exposed_ports: Some(published.map(|(inside, _)| container_port(inside)).into()),
+        labels: Some(role_labels(cluster, labels::ROLE_FRONTEND)),
+        host_config: Some(host_config),
+        ..Default::default()
+    }
+}
+
+/// Query and admin listen inside on the numbers they are published by, so that the addresses which the
+/// admin API names are right outside as well.
+fn frontend_arguments(cluster: &ClusterName, addresses: Addresses) -> Vec<String> {
+    let redis = labels::redis_container(cluster);
+    let frontend = labels::frontend_container(cluster);
+    let pairs = [
+        ("--store", format!("redis://{redis}:6379/0")),
+        ("--runtime", "docker".into()),
+        ("--cluster", cluster.to_string()),
+        ("--query-addr", format!("0.0.0.0:{}", addresses.query_port)),
+        ("--admin-addr", format!("0.0.0.0:{}", addresses.admin_port)),
+        ("--rpc-addr", format!("0.0.0.0:{RPC_PORT}")),
+        ("--rpc-advertise", format!("{frontend}:{RPC_PORT}")),
+    ];
+    let words = pairs
+        .into_iter()
+        .flat_map(|(option, value)| [option.to_owned(), value]);
+    words.collect()
+}
+
+fn role_labels(cluster: &ClusterName, role: &str) -> HashMap<String, String> {
+    HashMap::from([
+        (labels::CLUSTER.to_owned(), cluster.to_string()),
+        (labels::ROLE.to_owned(), role.to_owned()),
+    ])
+}
+
+fn host_config(cluster: &ClusterName, mounts: Vec<Mount>) -> HostConfig {
+    HostConfig {
+        network_mode: Some(labels::network_name(cluster)),
+        mounts: Some(mounts),
+        restart_policy: Some(RestartPolicy {
+            name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn container_port(port: u16) -> String {
+    format!("{port}/tcp")
+}
+
+fn binding((inside, outside): (u16, u16)) -> (String, Option<Vec<PortBinding>>) {
+    let host = PortBinding {
+        host_ip: Some("127.0.0.1".into()),
+        host_port: Some(outside.to_string()),
+    };
+    (container_port(inside), Some(vec![host]))
+}
+
+/// Docker's own words on a taken port name neither the option nor a way out.
+fn explain_port(error: ClusterError, plan: &StartPlan) -> ClusterError {
+    let ClusterError::Engine { reason, .. } = &error else {
+        return error;
+    };
+    if !reason.contains("already allocated") && !reason.contains("already in use") {
+        return error;
+    }
+    let names = |choice: &PortChoice| choice.port != 0 && reason.contains(&format!(":{} ", choice.port));
+    let choices = [plan.query_port, plan.admin_port, plan.rpc_port];
+    choices.into_iter().find(names).map_or(error, taken)
+}
+
+/// Runs to the end, or until Ctrl-C.
+async fn or_interrupt<T>(work: impl Future<Output = Result<T, ClusterError>>) -> Result<T, ClusterError> {
+    tokio::select! {
+        outcome = work => outcome,
+        Ok(()) = tokio::signal::ctrl_c() => Err(ClusterError::Interrupted),
+    }
+}
+
+/// Waits until the frontend can serve queries and its admin API answers.
+async fn until_ready(
+    engine: &Engine,
+    frontend: &str,
+    addresses: Addresses,
+    at_most: Duration,
+) -> Result<(), ClusterError> {
+    let deadline = Instant::now() + at_most;
+    let query = QueryClient::new(local_url(addresses.query_port));
+    let admin = AdminClient::new(local_url(addresses.admin_port));
+    loop {
+        let Err(missing) = look(&query, &admin).await else {
+            return Ok(());
+        };
+        let container = engine.inspect(frontend).await?;
+        let what = if container.restart_count.unwrap_or(0) >= RESTARTS {
+            exit_words(container.state.and_then(|state| state.exit_code))
+        } else if Instant::now() >= deadline {
+            let at_most = humantime::format_duration(at_most);
+            format!("the frontend is not ready after {at_most}: {missing}")
+        } else {
+            sleep(POLL).await;
+            continue;
+        };
+        let log = engine.last_lines(frontend, LOG_LINES).await;
+        return Err(ClusterError::NotReady { what, log });
+    }
+}
+
+async fn look(query: &QueryClient, admin: &AdminClient) -> Result<(), ClientError> {
+    query.ready().await?;
+    admin.status().await.map(drop)
+}
+
+fn exit_words(code: Option<i64>) -> String {
+    let code = code.map_or_else(|| "unknown".to_owned(), |code| code.to_string());
+    format!("the frontend exits again and again (exit code {code})")
+}
+
+/// The URL of a port on this machine.
+pub(crate) fn local_url(port: u16) -> Url {
+    let url = format!("http://127.0.0.1:{port}");
+    Url::parse(&url).expect("a port makes a valid URL; this is a bug")
+}
+
+impl Made {
+    /// Removes what was made, as far as that goes: the error that led here is the one to tell.
+    async fn undo(&self, engine: &Engine, cluster: &ClusterName, progress: &mut Progress) {
+        if let Err(error) = self.try_undo(engine, cluster).await {
+            progress.warn(&format!(
+                "warning: {error}; `skysail stop --cluster {cluster}` tries again"
+            ));
+        }
+    }
+
+    async fn try_undo(&self, engine: &Engine, cluster: &ClusterName) -> Result<(), ClusterError> {
+        // A frontend that found kept data may have begun to start replicas.
+        let started_replicas = self.containers.contains(&labels::frontend_container(cluster));
+        let is_ours = |container: &Container| {
+            let replica = container.role == labels::ROLE_REPLICA;
+            self.containers.contains(&container.name) || (replica && started_replicas)
+        };
+        remove_containers(engine, cluster, is_ours, UNDO_GRACE).await?;
+        if let Some(network) = &self.network {
+            engine.remove_network(network).await?;
+        }
+        if let Some(volume) = &self.volume {
+            engine.remove_volume(volume).await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> StartPlan {
+        let port = |port, option| PortChoice { port, option };
+        StartPlan {
+            cluster: "blue".parse().unwrap(),
+            redis_image: "redis:7-alpine".into(),
+            frontend_image: "skysail/frontend:0.1.0".into(),
+            query_port: port(1337, "--query-port"),
+            admin_port: port(1338, "--admin-port"),
+            rpc_port: port(7000, "--rpc-port"),
+            keep_data: false,
+            at_most: Duration::from_secs(60),
+        }
+    }
+
+    fn addresses() -> Addresses {
+        Addresses {
+            query_port: 1337,
+            admin_port: 1338,
+            rpc_port: 7001,
+        }
+    }
+
+    #[test]
+    fn the_frontend_is_told_its_store_its_runtime_and_its_addresses() {
+        let arguments = frontend_arguments(&plan().cluster, addresses()).join(" ");
+        let expected = "--store redis://blue-redis:6379/0 --runtime docker --cluster blue \
+                        --query-addr 0.0.0.0:1337 --admin-addr 0.0.0.0:1338 --rpc-addr 0.0.0.0:7000 \
+                        --rpc-advertise blue-frontend:7000";
+        assert_eq!(arguments, expected);
+    }
+
+    #[test]
+    fn ports_are_published_on_this_machine_only() {
+        let body = frontend_body(&plan(), addresses(), "/run/docker.sock");
+        let bindings = body.host_config.unwrap().port_bindings.unwrap();
+        for (inside, outside) in [("1337/tcp", "1337"), ("1338/tcp", "1338"), ("7000/tcp", "7001")] {
+            let host = &bindings[inside].as_ref().unwrap()[0];
+            assert_eq!(host.host_ip.as_deref(), Some("127.0.0.1"));
+            assert_eq!(host.host_port.as_deref(), Some(outside));
+        }
+    }
+
+    #[test]
+    fn redis_takes_its_arguments_only_and_is_not_published() {
+        let body = redis_body(&plan());
+        assert_eq!(body.cmd.unwrap(), ["--appendonly", "yes"]);
+        let host_config = body.host_config.unwrap();
+        assert!(host_config.port_bindings.is_none());
+        let data = &host_config.mounts.unwrap()[0];
+        assert_eq!(data.source.as_deref(), Some("blue-redis-data"));
+        assert_eq!(data.target.as_deref(), Some("/data"));
+    }
+
+    #[test]
+    fn only_a_cluster_that_asks_for_it_keeps_its_data() {
+        let mut plan = plan();
+        assert!(!redis_body(&plan).labels.unwrap().contains_key(KEEP_DATA_LABEL));
+        plan.keep_data = true;
+        assert!(redis_body(&plan).labels.unwrap().contains_key(KEEP_DATA_LABEL));
+    }
+
+    #[test]
+    fn a_port_that_docker_finds_taken_is_told_with_its_option() {
+        let refusal = |reason: &str| ClusterError::Engine {
+            doing: "start container blue-frontend".into(),
+            reason: reason.into(),
+        };
+        let taken = "Bind for 127.0.0.1:1338 failed: port is already allocated";
+        let explained = explain_port(refusal(taken), &plan());
+        assert!(matches!(
+            explained,
+            ClusterError::PortTaken {
+                port: 1338,
+                option: "--admin-port"
+            }
+        ));
+        let other = explain_port(refusal("no space left on device"), &plan());
+        assert!(matches!(other, ClusterError::Engine { .. }));
+    }
+}

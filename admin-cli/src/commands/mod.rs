@@ -1,0 +1,77 @@
+//! The commands, one file per noun: its arguments, what it asks of the server, how it shows the answer.
+
+use clap::Subcommand;
+use jiff::Timestamp;
+use reqwest::Url;
+
+use crate::arguments::{Arguments, GeneralArguments};
+use crate::client::AdminClient;
+use crate::error::Error;
+use crate::output::Output;
+
+pub(crate) mod app;
+pub(crate) mod cluster;
+mod completions;
+pub(crate) mod model;
+mod predict;
+mod replica;
+mod status;
+
+/// What can be asked of `skysail`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Bring up a cluster in Docker: network, Redis and a frontend
+    Start(cluster::StartArguments),
+    /// Remove every container, network and volume of a cluster, and nothing else
+    Stop(cluster::StopArguments),
+    /// Show the cluster at a glance, and what is not well
+    Status,
+    /// Applications: what is asked, and how soon it must be answered
+    #[command(subcommand)]
+    App(app::AppCommand),
+    /// Models: their versions, and the containers that answer
+    #[command(subcommand)]
+    Model(model::ModelCommand),
+    /// Replicas: containers that are attached
+    #[command(subcommand)]
+    Replica(replica::ReplicaCommand),
+    /// Ask an application for a prediction
+    Predict(predict::PredictArguments),
+    /// Print completions for a shell
+    Completions(completions::CompletionsArguments),
+}
+
+/// What every command works with.
+pub(crate) struct Session {
+    pub(crate) admin: AdminClient,
+    pub(crate) query_url: Option<Url>,
+    pub(crate) output: Output,
+    /// One reading for all ages that are shown.
+    pub(crate) now: Timestamp,
+}
+
+impl Session {
+    fn new(general: GeneralArguments) -> Self {
+        Self {
+            admin: AdminClient::new(general.admin_url),
+            query_url: general.query_url,
+            output: Output::new(general.output),
+            now: Timestamp::now(),
+        }
+    }
+}
+
+/// Runs one command.
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Error> {
+    let session = Session::new(arguments.general);
+    match arguments.command {
+        Command::Start(arguments) => cluster::start(&session, arguments).await,
+        Command::Stop(arguments) => cluster::stop(&session, arguments).await,
+        Command::Status => status::run(&session).await,
+        Command::App(command) => app::run(&session, command).await,
+        Command::Model(command) => model::run(&session, command).await,
+        Command::Replica(command) => replica::run(&session, command).await,
+        Command::Predict(arguments) => predict::run(&session, arguments).await,
+        Command::Completions(arguments) => completions::run(session.output, &arguments),
+    }
+}

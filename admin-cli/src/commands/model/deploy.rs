@@ -1,0 +1,206 @@
+//! `skysail model deploy` and `register`: a new version, run by Skysail or by somebody else.
+
+use std::num::NonZeroU32;
+use std::path::{Path, absolute};
+use std::time::Duration;
+
+use clap::Args;
+use skysail_proto::admin::NewVersion;
+use skysail_proto::deployment::{BatchSize, DEFAULT_MAX_BATCH, Deployment, VersionSpec};
+use skysail_proto::ids::ModelId;
+use skysail_proto::value::InputType;
+
+use super::show::replicas_line;
+use super::wait::{Before, until_settled};
+use crate::arguments::{parse_cpus, parse_duration, parse_size, parse_variable};
+use crate::commands::Session;
+use crate::error::Error;
+
+const DEPLOY_EXAMPLES: &str = "\
+Examples:
+  skysail model deploy iris-model:1 --image skysail/iris-svm --input-type doubles --replicas 3
+  skysail model deploy resnet:2 --image resnet:2 --input-type bytes --cpus 2 --memory 4g \\
+      --env OMP_NUM_THREADS=2 --max-batch 32
+  skysail model deploy iris-model:1 --image ./target/release/iris-svm --input-type doubles
+
+With the process runtime the image is the path of an executable. A version is never changed:
+deploy another, then switch to it with `skysail model set-version`.";
+
+const REGISTER_EXAMPLES: &str = "\
+Examples:
+  skysail model register my-model:1 --input-type floats
+  SKYSAIL_FRONTENDS=127.0.0.1:7000 SKYSAIL_MODEL_NAME=my-model SKYSAIL_MODEL_VERSION=1 \\
+      SKYSAIL_INPUT_TYPE=floats ./my-container";
+
+/// What any version has.
+#[derive(Args, Debug)]
+struct VersionArguments {
+    /// What its inputs are: bytes, integers, floats, doubles or strings
+    #[arg(long, value_name = "TYPE")]
+    input_type: InputType,
+    /// How batches are sized: a number, adaptive or aimd
+    #[arg(long, value_name = "N|adaptive|aimd", default_value_t)]
+    batch_size: BatchSize,
+    /// The largest batch ever sent [default: 64, or the fixed batch size if that is larger]
+    #[arg(long, value_name = "N")]
+    max_batch: Option<NonZeroU32>,
+    /// Never answer equal inputs from the prediction cache
+    #[arg(long)]
+    no_cache: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = DEPLOY_EXAMPLES)]
+pub(crate) struct DeployArguments {
+    /// The version to deploy
+    #[arg(value_name = "NAME:VERSION")]
+    id: ModelId,
+    /// A Docker image, or with the process runtime the path of an executable
+    #[arg(long)]
+    image: String,
+    #[command(flatten)]
+    version: VersionArguments,
+    /// Replicas wanted
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    replicas: u32,
+    /// CPUs each replica may use, as in 0.5 or 2
+    #[arg(long, value_name = "F", value_parser = parse_cpus)]
+    cpus: Option<f64>,
+    /// Memory each replica may use, as in 512m or 2g
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    memory: Option<u64>,
+    /// Further environment of each container; may be given again
+    #[arg(long, value_name = "K=V", value_parser = parse_variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Wait until all replicas are attached (the default)
+    #[arg(long, overrides_with = "no_wait")]
+    wait: bool,
+    /// Return as soon as the deployment is accepted
+    #[arg(long, overrides_with = "wait")]
+    no_wait: bool,
+    /// How long to wait at most
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_duration)]
+    wait_timeout: Duration,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = REGISTER_EXAMPLES)]
+pub(crate) struct RegisterArguments {
+    /// The version to register
+    #[arg(value_name = "NAME:VERSION")]
+    id: ModelId,
+    #[command(flatten)]
+    version: VersionArguments,
+}
+
+impl DeployArguments {
+    /// Whether to wait for the replicas. Of `--wait` and `--no-wait` the last one counts.
+    pub(crate) fn waits(&self) -> bool {
+        self.wait || !self.no_wait
+    }
+}
+
+impl VersionArguments {
+    fn into_spec(self, deployment: Option<Deployment>) -> VersionSpec {
+        // Who asks for batches of 100 has asked for a maximum of at least 100.
+        let fixed = match self.batch_size {
+            BatchSize::Fixed(size) => size,
+            BatchSize::Adaptive | BatchSize::Aimd => NonZeroU32::MIN,
+        };
+        VersionSpec {
+            input_type: self.input_type,
+            batch_size: self.batch_size,
+            max_batch: self.max_batch.unwrap_or(DEFAULT_MAX_BATCH.max(fixed)),
+            cache: !self.no_cache,
+            deployment,
+        }
+    }
+}
+
+pub(super) async fn deploy(session: &Session, arguments: DeployArguments) -> Result<(), Error> {
+    let waits = arguments.waits();
+    let DeployArguments { id, wait_timeout, .. } = arguments;
+    let deployment = Deployment {
+        image: located(session, arguments.image).await?,
+        replicas: arguments.replicas,
+        cpus: arguments.cpus,
+        memory_bytes: arguments.memory,
+        env: arguments.env.into_iter().collect(),
+    };
+    let new = NewVersion {
+        version: id.version.clone(),
+        spec: arguments.version.into_spec(Some(deployment)),
+    };
+    let mut version = session.admin.create_version(&id.name, &new).await?;
+    if waits {
+        let before = Before::of(&version.read()?);
+        version = until_settled(session, &id, &before, wait_timeout).await?;
+    }
+    session
+        .output
+        .answer(&version, |version| format!("deployed {}", replicas_line(version)))
+}
+
+pub(super) async fn register(session: &Session, arguments: RegisterArguments) -> Result<(), Error> {
+    let id = arguments.id;
+    let new = NewVersion {
+        version: id.version.clone(),
+        spec: arguments.version.into_spec(None),
+    };
+    let version = session.admin.create_version(&id.name, &new).await?;
+    session.output.answer(&version, |_| {
+        format!("registered {id}; it answers as soon as a container attaches")
+    })
+}
+
+/// The image as the frontend finds it: a path is told in full, because the frontend works elsewhere.
+///
+/// Whether `./x` or `x` is a path or the name of a Docker image, only the runtime can tell.
+async fn located(session: &Session, image: String) -> Result<String, Error> {
+    let path = Path::new(&image);
+    if path.is_absolute() || !path.is_file() {
+        return Ok(image);
+    }
+    let runtime = session.admin.status().await?.read()?.runtime;
+    if runtime.kind != "process" {
+        return Ok(image);
+    }
+    let full = absolute(path).map_err(|reason| Error::File {
+        path: path.to_owned(),
+        reason,
+    })?;
+    Ok(full.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(batch_size: &str, max_batch: Option<u32>) -> VersionSpec {
+        let arguments = VersionArguments {
+            input_type: InputType::Floats,
+            batch_size: batch_size.parse().unwrap(),
+            max_batch: max_batch.map(|max| max.try_into().unwrap()),
+            no_cache: true,
+        };
+        arguments.into_spec(None)
+    }
+
+    #[test]
+    fn the_largest_batch_is_64_unless_more_is_asked_for() {
+        for (batch_size, max_batch, expected) in [
+            ("adaptive", None, 64),
+            ("8", None, 64),
+            ("100", None, 100),
+            ("100", Some(50), 50),
+            ("aimd", Some(7), 7),
+        ] {
+            assert_eq!(spec(batch_size, max_batch).max_batch.get(), expected);
+        }
+    }
+
+    #[test]
+    fn the_cache_is_on_unless_it_is_refused() {
+        assert!(!spec("adaptive", None).cache);
+    }
+}

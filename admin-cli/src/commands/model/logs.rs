@@ -1,0 +1,117 @@
+//! `skysail model logs`: what a version's containers print, each line with the replica that printed it.
+
+use clap::Args;
+use skysail_proto::admin::LogLine;
+
+use super::{chosen, target_of};
+use crate::advice::about_model;
+use crate::arguments::ModelTarget;
+use crate::commands::Session;
+use crate::error::Error;
+use crate::output::{Paint, Stream};
+
+const EXAMPLES: &str = "\
+Examples:
+  skysail model logs iris-model                    # the current version
+  skysail model logs iris-model:1 --tail 20 --follow
+  skysail model logs iris-model --output json      # one JSON object a line";
+
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct LogsArguments {
+    /// The version; without one, the current
+    #[arg(value_name = "NAME[:VERSION]")]
+    target: ModelTarget,
+    /// Lines of the past, for each replica
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 100)]
+    tail: u32,
+    /// Go on with what comes
+    #[arg(long, short)]
+    follow: bool,
+}
+
+pub(super) async fn run(session: &Session, arguments: &LogsArguments) -> Result<(), Error> {
+    let id = chosen(session, &arguments.target).await?;
+    let result = session.admin.logs(&id, arguments.tail, arguments.follow).await;
+    let mut log = about_model(&session.admin, &target_of(&id), result).await?;
+    let mut lines = Lines::default();
+    let paint = Paint::on(Stream::Stdout);
+    while let Some(piece) = log.next().await? {
+        if session.output.is_json() {
+            session.output.bytes(&piece)?;
+            continue;
+        }
+        for line in lines.take(&piece) {
+            session.output.line(&shown(&line, paint))?;
+        }
+    }
+    match lines.rest() {
+        Some(line) => session.output.line(&shown(&line, paint)),
+        None => Ok(()),
+    }
+}
+
+/// One line for a person. What is no log line is shown as it came: nothing is lost.
+fn shown(json: &str, paint: Paint) -> String {
+    match serde_json::from_str::<LogLine>(json) {
+        Ok(LogLine { replica, line }) => format!("{} | {line}", paint.by_name(replica.as_str())),
+        Err(_) => json.to_owned(),
+    }
+}
+
+/// Makes lines of pieces that end anywhere.
+#[derive(Default)]
+struct Lines {
+    unfinished: Vec<u8>,
+}
+
+impl Lines {
+    /// The lines that `piece` completes.
+    fn take(&mut self, piece: &[u8]) -> Vec<String> {
+        self.unfinished.extend_from_slice(piece);
+        let Some(end) = self.unfinished.iter().rposition(|&byte| byte == b'\n') else {
+            return Vec::new();
+        };
+        let rest = self.unfinished.split_off(end + 1);
+        let complete = std::mem::replace(&mut self.unfinished, rest);
+        let text = String::from_utf8_lossy(&complete);
+        text.lines()
+            .filter(|line| !line.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// What came after the last line end, if anything.
+    fn rest(self) -> Option<String> {
+        let text = String::from_utf8_lossy(&self.unfinished).into_owned();
+        (!text.is_empty()).then_some(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_whole_wherever_the_pieces_end() {
+        let text = "{\"a\": \"ü\"}\n\n{\"b\": 2}\nrest";
+        for size in 1..text.len() {
+            let mut lines = Lines::default();
+            let taken: Vec<_> = text
+                .as_bytes()
+                .chunks(size)
+                .flat_map(|piece| lines.take(piece))
+                .collect();
+            assert_eq!(taken, ["{\"a\": \"ü\"}", "{\"b\": 2}"], "pieces of {size}");
+            assert_eq!(lines.rest().as_deref(), Some("rest"));
+        }
+    }
+
+    #[test]
+    fn a_line_is_shown_with_its_replica() {
+        let plain = Paint::plain();
+        let json = r#"{"replica": "iris-model_1_0", "line": "ready"}"#;
+        assert_eq!(shown(json, plain), "iris-model_1_0 | ready");
+        assert_eq!(shown("oops", plain), "oops");
+    }
+}

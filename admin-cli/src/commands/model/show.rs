@@ -1,0 +1,284 @@
+//! How models and versions are shown.
+
+use jiff::Timestamp;
+use skysail_proto::admin::{Container, Failure, Model, Version, VersionState};
+use skysail_proto::deployment::{Deployment, VersionSpec};
+
+use crate::advice::listed;
+use crate::output::{age, failure_words, fields, table};
+
+/// All versions of all models, a line each.
+pub(super) fn model_table(models: &[Model], now: Timestamp) -> String {
+    if models.is_empty() {
+        return "no model is registered; `skysail model deploy` brings one".into();
+    }
+    let rows = models.iter().flat_map(|model| {
+        model.versions.iter().map(move |version| {
+            [
+                model.name.to_string(),
+                version.version.to_string(),
+                current_mark(version).into(),
+                state_word(version.state).into(),
+                replicas_share(version),
+                version.spec.input_type.to_string(),
+                image(version).to_owned(),
+                listed(&model.linked_applications),
+                age(version.registered_at, now),
+            ]
+        })
+    });
+    let header = [
+        "MODEL",
+        "VERSION",
+        "CURRENT",
+        "STATE",
+        "REPLICAS",
+        "INPUT TYPE",
+        "IMAGE",
+        "APPLICATIONS",
+        "AGE",
+    ];
+    table(header, rows)
+}
+
+/// All that is known of a model.
+pub(super) fn model_page(model: &Model, now: Timestamp) -> String {
+    let linked = if model.linked_applications.is_empty() {
+        format!("none; `skysail app link APP {}` links one", model.name)
+    } else {
+        listed(&model.linked_applications)
+    };
+    let head = fields([
+        ("Name", model.name.to_string()),
+        ("Current version", model.current_version.to_string()),
+        ("Linked applications", linked),
+    ]);
+    let versions = model.versions.iter().map(|version| version_page(version, now));
+    let mut parts = vec![head];
+    parts.extend(versions);
+    parts.join("\n\n")
+}
+
+/// All that is known of a version.
+pub(super) fn version_page(version: &Version, now: Timestamp) -> String {
+    let mut pairs = vec![
+        ("Version", version_words(version)),
+        ("State", state_words(version)),
+        ("Replicas", replicas_words(version)),
+        ("Restarts", version.restarts.to_string()),
+        ("Input type", version.spec.input_type.to_string()),
+        ("Batches", batch_words(&version.spec)),
+        ("Cache", if version.spec.cache { "on" } else { "off" }.into()),
+    ];
+    if let Some(deployment) = &version.spec.deployment {
+        pairs.extend(deployment_fields(deployment));
+    }
+    pairs.push((
+        "Registered",
+        format!(
+            "{} ({} ago)",
+            version.registered_at,
+            age(version.registered_at, now)
+        ),
+    ));
+    let mut parts = vec![fields(pairs)];
+    if !version.containers.is_empty() {
+        parts.push(container_table(&version.containers));
+    }
+    if let Some(failure) = &version.last_failure {
+        parts.push(failure_page(failure, now));
+    }
+    parts.join("\n\n")
+}
+
+/// A version and its replicas, in one line.
+pub(super) fn replicas_line(version: &Version) -> String {
+    format!(
+        "{}:{}: {}",
+        version.model,
+        version.version,
+        replicas_words(version)
+    )
+}
+
+pub(super) fn replicas_words(version: &Version) -> String {
+    match version.replicas_desired {
+        Some(desired) => format!("{} of {desired} replicas attached", version.replicas_attached),
+        None => format!("{} attached by themselves", version.replicas_attached),
+    }
+}
+
+pub(super) fn state_word(state: VersionState) -> &'static str {
+    match state {
+        VersionState::Ready => "ready",
+        VersionState::Starting => "starting",
+        VersionState::Failing => "failing",
+        VersionState::Stopped => "stopped",
+        VersionState::Waiting => "waiting",
+    }
+}
+
+fn version_words(version: &Version) -> String {
+    let current = if version.current { " (current)" } else { "" };
+    format!("{}:{}{current}", version.model, version.version)
+}
+
+fn state_words(version: &Version) -> String {
+    match &version.progress {
+        Some(progress) => format!("{} ({progress})", state_word(version.state)),
+        None => state_word(version.state).to_owned(),
+    }
+}
+
+fn current_mark(version: &Version) -> &'static str {
+    if version.current { "*" } else { "" }
+}
+
+fn replicas_share(version: &Version) -> String {
+    match version.replicas_desired {
+        Some(desired) => format!("{}/{desired}", version.replicas_attached),
+        None => version.replicas_attached.to_string(),
+    }
+}
+
+fn image(version: &Version) -> &str {
+    version
+        .spec
+        .deployment
+        .as_ref()
+        .map_or("", |deployment| &deployment.image)
+}
+
+fn batch_words(spec: &VersionSpec) -> String {
+    format!("{}, at most {}", spec.batch_size, spec.max_batch)
+}
+
+fn deployment_fields(deployment: &Deployment) -> Vec<(&'static str, String)> {
+    let mut pairs = vec![("Image", deployment.image.clone())];
+    if let Some(cpus) = deployment.cpus {
+        pairs.push(("CPUs", cpus.to_string()));
+    }
+    if let Some(bytes) = deployment.memory_bytes {
+        pairs.push(("Memory", indicatif::BinaryBytes(bytes).to_string()));
+    }
+    if !deployment.env.is_empty() {
+        // The values may be secrets; `--output json` has them.
+        let names: Vec<_> = deployment.env.keys().collect();
+        pairs.push(("Environment", listed(&names)));
+    }
+    pairs
+}
+
+fn container_table(containers: &[Container]) -> String {
+    let row = |container: &Container| {
+        [
+            container.replica.to_string(),
+            container.container.clone(),
+            container.state.clone(),
+            container.pid.map(|pid| pid.to_string()).unwrap_or_default(),
+        ]
+    };
+    table(
+        ["REPLICA", "CONTAINER", "STATE", "PID"],
+        containers.iter().map(row),
+    )
+}
+
+fn failure_page(failure: &Failure, now: Timestamp) -> String {
+    let again = if failure.permanent {
+        "; trying again as it is cannot help"
+    } else {
+        ""
+    };
+    let mut lines = vec![format!(
+        "Last failure, {} ago, {}: {}{again}",
+        age(failure.at, now),
+        failure.replica,
+        failure_words(failure)
+    )];
+    lines.extend(failure.log.iter().map(|line| format!("  | {line}")));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Version 1 of a model as a server would tell it: three replicas wanted, three attached.
+    pub(in super::super) fn version() -> Version {
+        let json = r#"{
+            "model": "iris-model", "version": "1", "current": true, "input_type": "doubles",
+            "batch_size": "adaptive", "max_batch": 64, "cache": true,
+            "deployment": {"image": "skysail/iris-svm:0.1.0", "replicas": 3, "memory_bytes": 536870912,
+                           "env": {"TOKEN": "secret"}},
+            "registered_at": "2026-01-01T00:00:00Z", "state": "ready",
+            "replicas_desired": 3, "replicas_attached": 3, "restarts": 2,
+            "containers": [
+                {"container": "c_iris-model_1_0", "replica": "iris-model_1_0", "state": "running", "pid": 7}
+            ]
+        }"#;
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn now() -> Timestamp {
+        "2026-01-01T03:00:00Z".parse().unwrap()
+    }
+
+    fn model(versions: Vec<Version>) -> Model {
+        Model {
+            name: "iris-model".parse().unwrap(),
+            current_version: "1".parse().unwrap(),
+            linked_applications: vec!["iris".parse().unwrap()],
+            versions,
+        }
+    }
+
+    #[test]
+    fn versions_are_listed_one_a_line() {
+        let mut waiting = version();
+        waiting.version = "2".parse().unwrap();
+        waiting.current = false;
+        waiting.state = VersionState::Waiting;
+        waiting.spec.deployment = None;
+        waiting.replicas_desired = None;
+        waiting.replicas_attached = 0;
+        let shown = model_table(&[model(vec![version(), waiting])], now());
+        let expected = "\
+MODEL        VERSION   CURRENT   STATE     REPLICAS   INPUT TYPE   IMAGE                    APPLICATIONS   AGE
+iris-model   1         *         ready     3/3        doubles      skysail/iris-svm:0.1.0   iris           3h
+iris-model   2         -         waiting   0          doubles      -                        iris           3h";
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn a_page_names_the_environment_without_its_values() {
+        let page = version_page(&version(), now());
+        assert!(page.contains("TOKEN"), "{page}");
+        assert!(!page.contains("secret"), "{page}");
+        assert!(page.contains("512.00 MiB"), "{page}");
+    }
+
+    #[test]
+    fn a_page_tells_what_failed_with_the_last_lines() {
+        let mut version = version();
+        version.state = VersionState::Failing;
+        version.last_failure = Some(Failure {
+            at: "2026-01-01T02:59:00Z".parse().unwrap(),
+            replica: "iris-model_1_2".parse().unwrap(),
+            reason: "exited with code 3".into(),
+            exit_code: Some(3),
+            permanent: false,
+            log: vec!["first".into(), "second".into()],
+        });
+        let page = model_page(&model(vec![version]), now());
+        let tail = "Last failure, 60s ago, iris-model_1_2: exited with code 3\n  | first\n  | second";
+        assert!(page.ends_with(tail), "{page}");
+        assert!(page.contains("iris-model:1 (current)"), "{page}");
+        assert!(page.contains("Restarts:"), "{page}");
+    }
+
+    #[test]
+    fn no_model_is_said_in_words() {
+        assert!(model_table(&[], now()).contains("skysail model deploy"));
+    }
+}

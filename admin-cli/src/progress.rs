@@ -1,0 +1,107 @@
+//! What long work is doing: a spinner on a terminal, a line per step otherwise. Always on stderr.
+
+use std::io::{IsTerminal, stderr};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::Instant;
+
+/// How often the spinner turns.
+const TURN: Duration = Duration::from_millis(100);
+
+/// How often lines tell the same step's details, so that a log is not filled with percentages.
+const LINE_PAUSE: Duration = Duration::from_secs(5);
+
+/// Tells what is going on, until it is dropped.
+pub(crate) enum Progress {
+    Spinner(ProgressBar),
+    Lines(Lines),
+}
+
+/// The last line told, and when.
+#[derive(Default)]
+pub(crate) struct Lines {
+    step: String,
+    detail: Option<String>,
+    told: Option<Instant>,
+}
+
+impl Progress {
+    /// Whatever fits stderr.
+    pub(crate) fn start() -> Self {
+        if !stderr().is_terminal() {
+            return Self::Lines(Lines::default());
+        }
+        let style = ProgressStyle::with_template("{spinner:.cyan} {wide_msg} {elapsed:.dim}")
+            .expect("the template is valid; this is a bug");
+        let spinner = ProgressBar::new_spinner().with_style(style);
+        spinner.enable_steady_tick(TURN);
+        Self::Spinner(spinner)
+    }
+
+    /// Tells the step that is being done, and a detail of it that may change often.
+    pub(crate) fn say(&mut self, step: &str, detail: Option<&str>) {
+        let text = match detail {
+            Some(detail) => format!("{step} ({detail})"),
+            None => step.to_owned(),
+        };
+        match self {
+            Self::Spinner(spinner) => spinner.set_message(text),
+            Self::Lines(lines) => {
+                if lines.is_due(step, detail, Instant::now()) {
+                    eprintln!("{text}");
+                }
+            }
+        }
+    }
+}
+
+impl Progress {
+    /// Tells what should be known also after the work is done.
+    pub(crate) fn warn(&self, text: &str) {
+        match self {
+            Self::Spinner(spinner) => spinner.suspend(|| eprintln!("{text}")),
+            Self::Lines(_) => eprintln!("{text}"),
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Self::Spinner(spinner) = self {
+            spinner.finish_and_clear();
+        }
+    }
+}
+
+impl Lines {
+    /// Whether a line is to be told now: a new step at once, a new detail after a pause.
+    fn is_due(&mut self, step: &str, detail: Option<&str>, now: Instant) -> bool {
+        let changed = self.step != step;
+        let rested = self.told.is_none_or(|told| now >= told + LINE_PAUSE);
+        let due = changed || (rested && self.detail.as_deref() != detail);
+        if due {
+            self.step = step.to_owned();
+            self.detail = detail.map(str::to_owned);
+            self.told = Some(now);
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_told_at_once_and_its_details_now_and_then() {
+        let mut lines = Lines::default();
+        let start = Instant::now();
+        assert!(lines.is_due("pulling", Some("1 %"), start));
+        assert!(!lines.is_due("pulling", Some("2 %"), start));
+        assert!(!lines.is_due("pulling", Some("1 %"), start + LINE_PAUSE));
+        assert!(lines.is_due("pulling", Some("9 %"), start + LINE_PAUSE));
+        assert!(lines.is_due("starting", None, start + LINE_PAUSE));
+        assert!(!lines.is_due("starting", None, start + 2 * LINE_PAUSE));
+    }
+}

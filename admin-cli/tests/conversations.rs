@@ -1,0 +1,302 @@
+//! The command as a person meets it, against a scripted server: what it sends, what it prints where, and
+//! how it ends. Whole paths against the real server are tested in the `tests` crate.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+const STATUS: &str = r#"{"cluster": "c", "version": "0", "store": {"kind": "embedded", "location": "x",
+    "up": true, "generation": 1}, "runtime": {"kind": "process", "up": true}, "applications": 0, "models": 0,
+    "replicas": 0, "problems": [], "frontends": []}"#;
+
+/// One application, spaced as no serializer would: the body must come through as it is.
+const APPLICATIONS: &str = "[ {\"name\":\"iris\",   \"input_type\":\"strings\",\"default_output\":\"-1.0\",\
+    \"slo_micros\":100000,\"linked_models\":[],\"registered_at\":\"2026-01-01T00:00:00Z\",\"new\":1} ]\n";
+
+/// Answers requests by their first line ("GET /path"), and notes the bodies that came.
+struct Script {
+    address: SocketAddr,
+    bodies: Arc<Mutex<Vec<String>>>,
+}
+
+impl Script {
+    /// Starts a server; what it has no answer for is "not found" as the admin API says it.
+    fn start(answers: &[(&str, u16, &str)]) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let answers: HashMap<_, _> = answers
+            .iter()
+            .map(|&(request, status, body)| (request.to_owned(), (status, body.to_owned())))
+            .collect();
+        let bodies = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&bodies);
+        // The thread ends with the test's process; it holds nothing that outlives it.
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                answer(&stream.unwrap(), &answers, &noted);
+            }
+        });
+        Self { address, bodies }
+    }
+
+    fn skysail(&self, arguments: &[&str]) -> Output {
+        skysail(&format!("http://{}", self.address), arguments)
+    }
+
+    fn bodies(&self) -> Vec<String> {
+        self.bodies.lock().unwrap().clone()
+    }
+}
+
+fn answer(stream: &TcpStream, answers: &HashMap<String, (u16, String)>, bodies: &Mutex<Vec<String>>) {
+    let mut reader = BufReader::new(stream);
+    let mut first = String::new();
+    reader.read_line(&mut first).unwrap();
+    let mut length = 0;
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header).unwrap();
+        if header.trim().is_empty() {
+            break;
+        }
+        if let Some(value) = header.to_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    if !body.is_empty() {
+        bodies.lock().unwrap().push(String::from_utf8(body).unwrap());
+    }
+    let request = first.rsplit_once(" HTTP").unwrap().0;
+    let missing = (404, problem(404, "no such thing"));
+    let (status, body) = answers.get(request).unwrap_or(&missing);
+    let head = format!(
+        "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    let mut writer = stream;
+    // A client that has seen enough may be gone.
+    let _ = writer
+        .write_all(head.as_bytes())
+        .and_then(|()| writer.write_all(body.as_bytes()));
+}
+
+fn problem(status: u16, detail: &str) -> String {
+    format!(r#"{{"type": "urn:skysail:x", "title": "X", "status": {status}, "detail": "{detail}"}}"#)
+}
+
+fn skysail(admin_url: &str, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_skysail"))
+        .args(arguments)
+        .env("SKYSAIL_ADMIN_URL", admin_url)
+        .env_remove("SKYSAIL_QUERY_URL")
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// A version's document in a state, with what else is to be said of it.
+fn version(state: &str, attached: u32, more: &str) -> String {
+    format!(
+        r#"{{"model": "m", "version": "1", "current": true, "input_type": "doubles", "batch_size": "adaptive",
+        "max_batch": 64, "cache": true, "deployment": {{"image": "i", "replicas": 2}},
+        "registered_at": "2026-01-01T00:00:00Z", "state": "{state}", "replicas_desired": 2,
+        "replicas_attached": {attached}, "containers": [], "restarts": 0{more}}}"#
+    )
+}
+
+#[test]
+fn nobody_listening_is_told_once_on_stderr_with_advice() {
+    // Bound and dropped: nobody listens there now.
+    let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let output = skysail(&format!("http://{address}"), &["status"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout), "");
+    let stderr = text(&output.stderr);
+    let error = format!("error: cannot reach the admin API at http://{address}: connection refused\n");
+    assert!(stderr.starts_with(&error), "{stderr}");
+    assert_eq!(stderr.matches("refused").count(), 1, "{stderr}");
+    assert!(
+        stderr.contains("hint: is a frontend running? `skysail start`"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn json_output_is_the_endpoints_body_byte_for_byte() {
+    let script = Script::start(&[("GET /api/v1/applications", 200, APPLICATIONS)]);
+    let output = script.skysail(&["app", "list", "--output", "json"]);
+    assert!(output.status.success());
+    assert_eq!(text(&output.stdout), APPLICATIONS);
+}
+
+#[test]
+fn a_refusal_is_told_in_the_servers_words() {
+    let taken = problem(409, "application `iris` exists already");
+    let script = Script::start(&[("POST /api/v1/applications", 409, &taken)]);
+    let line = "app register iris --input-type doubles --default-output -1.0 --slo 100ms";
+    let output = script.skysail(&line.split(' ').collect::<Vec<_>>());
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stderr), "error: application `iris` exists already\n");
+    let sent: serde_json::Value = serde_json::from_str(&script.bodies()[0]).unwrap();
+    let expected = serde_json::json!({
+        "name": "iris", "input_type": "doubles", "default_output": "-1.0", "slo_micros": 100_000
+    });
+    assert_eq!(sent, expected);
+}
+
+#[test]
+fn an_application_that_does_not_exist_is_answered_with_the_one_that_was_meant() {
+    let script = Script::start(&[("GET /api/v1/applications", 200, APPLICATIONS)]);
+    let output = script.skysail(&["app", "show", "irsi"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        text(&output.stderr),
+        "error: application `irsi` does not exist\nhint: did you mean `iris`?\n"
+    );
+}
+
+#[test]
+fn an_admin_url_that_names_something_else_is_told_so() {
+    let script = Script::start(&[("GET /api/v1/status", 200, "<html>")]);
+    let output = script.skysail(&["status"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("cannot be read"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn text_that_is_no_json_is_a_string_where_the_application_takes_strings() {
+    let application = APPLICATIONS.trim().trim_matches(['[', ']']);
+    let script = Script::start(&[
+        ("GET /api/v1/applications/iris", 200, application),
+        (
+            "POST /iris/predict",
+            200,
+            r#"{"query_id": 1, "output": "b", "default": true, "default_reason": "no_replica"}"#,
+        ),
+    ]);
+    let url = format!("http://{}", script.address);
+    let output = script.skysail(&["predict", "iris", "say \"hi\"", "--query-url", &url]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "b\n");
+    assert_eq!(
+        text(&output.stderr),
+        "note: this is the default output (no_replica)\n"
+    );
+    assert_eq!(script.bodies(), [r#"{"input": "say \"hi\""}"#]);
+}
+
+#[test]
+fn a_deployment_is_waited_for_until_its_replicas_are_attached() {
+    let script = Script::start(&[
+        ("POST /api/v1/models/m/versions", 201, &version("starting", 0, "")),
+        ("GET /api/v1/models/m/versions/1", 200, &version("ready", 2, "")),
+    ]);
+    let line = "model deploy m:1 --image i --input-type doubles --replicas 2 --env A=b --memory 1m";
+    let output = script.skysail(&line.split(' ').collect::<Vec<_>>());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "deployed m:1: 2 of 2 replicas attached\n");
+    let sent: serde_json::Value = serde_json::from_str(&script.bodies()[0]).unwrap();
+    let expected = serde_json::json!({
+        "version": "1", "input_type": "doubles", "batch_size": "adaptive", "max_batch": 64, "cache": true,
+        "deployment": {"image": "i", "replicas": 2, "memory_bytes": 1_048_576, "env": {"A": "b"}}
+    });
+    assert_eq!(sent, expected);
+}
+
+#[test]
+fn a_deployment_that_cannot_work_ends_the_waiting_with_the_reason_and_the_last_lines() {
+    let failure = r#", "last_failure": {"at": "2026-01-01T00:00:00Z", "replica": "m_1_0", "reason": "no such image",
+        "permanent": true, "log": ["the last line"]}"#;
+    let script = Script::start(&[
+        ("POST /api/v1/models/m/versions", 201, &version("starting", 0, "")),
+        (
+            "GET /api/v1/models/m/versions/1",
+            200,
+            &version("failing", 0, failure),
+        ),
+    ]);
+    let output = script.skysail(&[
+        "model",
+        "deploy",
+        "m:1",
+        "--image",
+        "i",
+        "--input-type",
+        "doubles",
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout), "");
+    let stderr = text(&output.stderr);
+    assert!(
+        stderr.starts_with("error: m:1 fails: no such image\n  | the last line\nhint: "),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_path_is_made_absolute_for_the_process_runtime() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("model"), "").unwrap();
+    let script = Script::start(&[
+        ("GET /api/v1/status", 200, STATUS),
+        ("POST /api/v1/models/m/versions", 201, &version("starting", 0, "")),
+    ]);
+    let output = Command::new(env!("CARGO_BIN_EXE_skysail"))
+        .args("model deploy m:1 --image model --input-type doubles --no-wait".split(' '))
+        .env("SKYSAIL_ADMIN_URL", format!("http://{}", script.address))
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let sent: serde_json::Value = serde_json::from_str(&script.bodies()[0]).unwrap();
+    // The system may know the folder by a longer name.
+    let full = folder.path().canonicalize().unwrap().join("model");
+    assert_eq!(sent["deployment"]["image"], full.to_str().unwrap());
+}
+
+#[test]
+fn log_lines_are_shown_with_their_replica_and_as_they_are_in_json() {
+    let log = "{\"replica\":\"m_1_0\",\"line\":\"ready\"}\n{\"replica\":\"m_1_1\",\"line\":\"also\"}\n";
+    let script = Script::start(&[(
+        "GET /api/v1/models/m/versions/1/logs?tail=100&follow=false",
+        200,
+        log,
+    )]);
+    let output = script.skysail(&["model", "logs", "m:1"]);
+    assert_eq!(text(&output.stdout), "m_1_0 | ready\nm_1_1 | also\n");
+    let output = script.skysail(&["model", "logs", "m:1", "-o", "json"]);
+    assert_eq!(text(&output.stdout), log);
+}
+
+#[test]
+fn without_docker_start_and_stop_say_so() {
+    for command in ["start", "stop"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_skysail"))
+            .arg(command)
+            .env("DOCKER_HOST", "unix:///nowhere/docker.sock")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let stderr = text(&output.stderr);
+        assert!(
+            stderr.starts_with("error: cannot reach Docker at /nowhere/docker.sock"),
+            "{stderr}"
+        );
+        assert!(stderr.contains("hint: is Docker running"), "{stderr}");
+    }
+}
