@@ -28,6 +28,9 @@ use skysail_frontend::runtime::docker::DockerRuntime;
 use skysail_frontend::runtime::{ContainerRuntime, ContainerState, ReplicaSpec, RuntimeError};
 use skysail_proto::ids::ClusterName;
 use skysail_proto::labels;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 
 const TEST_CONTAINER: &str = env!("CARGO_BIN_EXE_test-container");
 
@@ -50,6 +53,8 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
+type Check = fn(Bench) -> BoxFuture<'static, ()>;
+
 macro_rules! checks {
     ($($name:ident)*) => {
         &[$((stringify!($name), |bench| Box::pin($name(bench)))),*]
@@ -57,7 +62,8 @@ macro_rules! checks {
 }
 
 /// What only this runtime promises.
-const OWN: &[(&str, fn(Bench) -> BoxFuture<'static, ()>)] = checks! {
+const OWN: &[(&str, Check)] = checks! {
+    an_engine_that_comes_late_or_goes_away_is_used_when_it_is_there
     containers_carry_labels_limits_and_a_bounded_log
     a_container_killed_from_outside_is_noticed_and_told_in_words
     a_container_out_of_memory_says_so
@@ -139,6 +145,49 @@ async fn with_bench(image: &str, check: impl FnOnce(Bench) -> BoxFuture<'static,
 
 async fn keeps(promise: Promise, bench: Bench) {
     promise.check(&bench.subject).await;
+}
+
+async fn an_engine_that_comes_late_or_goes_away_is_used_when_it_is_there(bench: Bench) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("docker.sock");
+    let runtime = DockerRuntime::connect_to(&format!("unix://{}", socket.display()), bench.cluster.clone());
+    let error = runtime.list().await.expect_err("not there yet");
+    assert!(matches!(error, RuntimeError::Unavailable(_)), "{error:?}");
+
+    let spec = bench.subject.start("one", "wait").await;
+    for _ in 0..2 {
+        let _engine = relay(&socket);
+        // Being connected is a reason to look, whatever happened meanwhile.
+        tokio::time::timeout(Duration::from_secs(60), runtime.changes().notified())
+            .await
+            .expect("notified");
+        assert_eq!(runtime.list().await.expect("listed").len(), 1);
+        drop(_engine);
+        std::fs::remove_file(&socket).expect("the socket goes with its engine");
+        let error = runtime.list().await.expect_err("gone");
+        assert!(matches!(error, RuntimeError::Unavailable(_)), "{error:?}");
+    }
+    bench
+        .runtime
+        .stop(&spec.container, Duration::ZERO)
+        .await
+        .expect("stopped");
+}
+
+/// Plays the engine at `socket` until it is dropped, and all its connections with it.
+fn relay(socket: &Path) -> AbortOnDropHandle<()> {
+    let listener = UnixListener::bind(socket).expect("the socket is free");
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut client, _)) = listener.accept().await {
+            connections.spawn(async move {
+                let mut engine = UnixStream::connect("/var/run/docker.sock")
+                    .await
+                    .expect("the engine");
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut engine).await;
+            });
+        }
+    }))
 }
 
 async fn containers_carry_labels_limits_and_a_bounded_log(bench: Bench) {

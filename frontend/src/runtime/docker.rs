@@ -43,6 +43,9 @@ mod pull;
 
 use engine::{Engine, refused, status_of};
 
+/// Where the engine of this machine listens, unless `DOCKER_HOST` says otherwise.
+const LOCAL_ENGINE: &str = "unix:///var/run/docker.sock";
+
 /// Logs are rotated: two files of this size for each container, whatever it prints.
 const LOG_FILE_SIZE: &str = "5m";
 
@@ -80,7 +83,13 @@ impl DockerRuntime {
     ///
     /// Docker need not be there yet: calls fail with [`RuntimeError::Unavailable`] until it is.
     pub fn connect(cluster: ClusterName) -> Self {
-        let engine = Arc::new(Engine::default());
+        let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| LOCAL_ENGINE.into());
+        Self::connect_to(&host, cluster)
+    }
+
+    /// The same, in the engine at `host`, written as in `DOCKER_HOST`.
+    pub fn connect_to(host: &str, cluster: ClusterName) -> Self {
+        let engine = Arc::new(Engine::new(host));
         let changes = Arc::new(Notify::new());
         let events = events::follow(engine.clone(), cluster.clone(), changes.clone());
         Self {
