@@ -156,13 +156,13 @@ async fn an_engine_that_comes_late_or_goes_away_is_used_when_it_is_there(bench: 
 
     let spec = bench.subject.start("one", "wait").await;
     for _ in 0..2 {
-        let _engine = relay(&socket);
+        let engine = relay(&socket);
         // Being connected is a reason to look, whatever happened meanwhile.
         tokio::time::timeout(Duration::from_secs(60), runtime.changes().notified())
             .await
             .expect("notified");
         assert_eq!(runtime.list().await.expect("listed").len(), 1);
-        drop(_engine);
+        drop(engine);
         std::fs::remove_file(&socket).expect("the socket goes with its engine");
         let error = runtime.list().await.expect_err("gone");
         assert!(matches!(error, RuntimeError::Unavailable(_)), "{error:?}");
@@ -177,13 +177,17 @@ async fn an_engine_that_comes_late_or_goes_away_is_used_when_it_is_there(bench: 
 /// Plays the engine at `socket` until it is dropped, and all its connections with it.
 fn relay(socket: &Path) -> AbortOnDropHandle<()> {
     let listener = UnixListener::bind(socket).expect("the socket is free");
+    let host = env::var("DOCKER_HOST").unwrap_or_default();
+    let real = host
+        .strip_prefix("unix://")
+        .unwrap_or("/var/run/docker.sock")
+        .to_owned();
     AbortOnDropHandle::new(tokio::spawn(async move {
         let mut connections = JoinSet::new();
         while let Ok((mut client, _)) = listener.accept().await {
+            let real = real.clone();
             connections.spawn(async move {
-                let mut engine = UnixStream::connect("/var/run/docker.sock")
-                    .await
-                    .expect("the engine");
+                let mut engine = UnixStream::connect(real).await.expect("the engine");
                 let _ = tokio::io::copy_bidirectional(&mut client, &mut engine).await;
             });
         }

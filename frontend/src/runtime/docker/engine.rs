@@ -31,7 +31,9 @@ impl Engine {
     pub(super) async fn get(&self) -> Result<&Docker, RuntimeError> {
         self.docker
             .get_or_try_init(async || {
-                // The engine and the library settle on the older API of the two.
+                // The library names no version in its requests, so the engine answers in its own newest
+                // API and what an old one leaves out is read as absent. This is to learn that it answers
+                // at all, and for the day the library does name one.
                 Docker::connect_with_host(&self.host)?.negotiate_version().await
             })
             .await
