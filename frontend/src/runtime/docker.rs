@@ -4,10 +4,10 @@
 //! whatever its name. Nothing is remembered here either; every call asks the engine, so that a frontend
 //! that starts again finds what the one before left.
 //!
-//! - [`engine`]: the connection, made at its first use, and Docker's errors in our words.
-//! - [`network`]: the cluster's network.
-//! - [`pull`]: images that are not there yet.
-//! - [`events`]: what wakes the reconciler.
+//! - `engine`: the connection, made at its first use, and Docker's errors in our words.
+//! - `network`: the cluster's network.
+//! - `pull`: images that are not there yet.
+//! - `events`: what wakes the reconciler.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
