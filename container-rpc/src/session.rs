@@ -1,7 +1,7 @@
 //! What may be said when on one stream, seen from the frontend: a state machine without I/O.
 //!
 //! ```text
-//! Handshake ──Register──► Ready ──Draining──► Draining ──nothing in flight──► Closed
+//! Handshake ──Register──► Ready ──Draining──► Draining ──nothing in flight──► finished
 //! ```
 //!
 //! It keeps the credits a container has granted and the batches that are in its hands, and names every

@@ -11,6 +11,7 @@ use skysail_core::reconcile::{Patience, Placement};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -19,7 +20,7 @@ use crate::admin::AdminService;
 use crate::admin::http::AdminApi;
 use crate::admin::view::FrontendInfo;
 use crate::clock::Clock;
-use crate::config::{Config, RuntimeKind, StoreLocation};
+use crate::config::{Config, RuntimeKind, StoreLocation, without_password};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
@@ -37,11 +38,14 @@ use crate::{admin, http, query};
 /// How long a container may take to end when it is asked to.
 const CONTAINER_GRACE: Duration = Duration::from_secs(10);
 
+/// The most of the grace that is kept for telling containers and ending processes.
+const CONTAINER_RESERVE: Duration = Duration::from_secs(3);
+
 /// Why a frontend cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// A port cannot be had.
-    #[error("{what} cannot listen on {addr}: {}", listen_advice(.source, .flag))]
+    #[error("{what} cannot listen on {addr}: {}", listen_advice(.cause, .flag))]
     Listen {
         /// Which of the servers.
         what: &'static str,
@@ -49,25 +53,25 @@ pub enum BuildError {
         addr: SocketAddr,
         /// The flag that changes it.
         flag: &'static str,
-        /// What the system said.
-        source: std::io::Error,
+        /// What the system said: part of the message already.
+        cause: std::io::Error,
     },
     /// The store cannot be opened.
-    #[error("the metadata store cannot be opened: {0}")]
-    Store(String),
+    #[error("the metadata store cannot be opened")]
+    Store(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The runtime cannot be used.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
 }
 
-fn listen_advice(source: &std::io::Error, flag: &str) -> String {
-    match source.kind() {
+fn listen_advice(cause: &std::io::Error, flag: &str) -> String {
+    match cause.kind() {
         std::io::ErrorKind::AddrInUse => {
             format!(
                 "the port is taken; stop what uses it, or choose another with {flag} (port 0 picks a free one)"
             )
         }
-        _ => format!("{source}; choose another address with {flag}"),
+        _ => format!("{cause}; choose another address with {flag}"),
     }
 }
 
@@ -103,6 +107,8 @@ struct Listeners {
     query: Option<TcpListener>,
     admin: Option<TcpListener>,
     rpc: Vec<TcpListener>,
+    /// Where containers reach container RPC, if that is not the configured address.
+    gateway: Option<SocketAddr>,
 }
 
 /// The runtime, as far as it matters which it is.
@@ -131,10 +137,13 @@ impl Runtime {
         }
     }
 
-    /// Where containers can reach this frontend besides the configured address.
+    /// The address at which containers reach this host, where they cannot reach the configured one.
     async fn gateway(&self, config: &Config) -> Result<Option<IpAddr>, RuntimeError> {
+        let bound = config.rpc_addr.ip();
         match self {
-            Self::Docker(runtime) if config.rpc_advertise.is_none() && config.rpc_addr.ip().is_loopback() => {
+            Self::Docker(runtime)
+                if config.rpc_advertise.is_none() && (bound.is_loopback() || bound.is_unspecified()) =>
+            {
                 runtime.gateway().await.map(Some)
             }
             _ => Ok(None),
@@ -177,35 +186,35 @@ impl App {
 
     /// Serves until `shutdown`, then ends gracefully: no new connections, every accepted query answered,
     /// containers told; within the configured grace.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    ///
+    /// Ends gracefully as well, with an error, should a part end that never does.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), PartEnded> {
         self.log_addresses();
-        let grace = self.config.grace;
-        let (queries, models, runtime) = (self.queries.clone(), self.models.clone(), self.runtime.clone());
-        let http_closing = CancellationToken::new();
-        let closing = CancellationToken::new();
-        let mut background = JoinSet::new();
-        let mut servers = JoinSet::new();
-        let followed = self.spawn_followers(&mut background, &closing);
-        let report = self.spawn_reconciler(&mut background, &closing);
-        self.spawn_rpc(&mut background, &closing);
-        self.spawn_http(&mut servers, &http_closing, followed, report);
-
-        shutdown.cancelled().await;
-        info!(?grace, "draining");
-        queries.start_draining();
-        http_closing.cancel();
-        let end = async {
-            while servers.join_next().await.is_some() {}
-            models.drain().await;
-            closing.cancel();
-            if let Runtime::Process(processes) = &runtime {
-                processes.shutdown(grace).await;
-            }
+        let closing = Closing::default();
+        let mut ending = Ending {
+            grace: self.config.grace,
+            queries: self.queries.clone(),
+            models: self.models.clone(),
+            runtime: self.runtime.clone(),
+            query_server: JoinSet::new(),
+            admin_server: JoinSet::new(),
+            background: JoinSet::new(),
+            closing: closing.clone(),
         };
-        match tokio::time::timeout(grace, end).await {
-            Ok(()) => info!("drained"),
-            Err(_elapsed) => warn!(?grace, "the grace period ended before everything was answered"),
+        let followed = self.spawn_followers(&mut ending.background, &closing.background);
+        let report = self.spawn_reconciler(&mut ending.background, &closing.background);
+        self.spawn_rpc(&mut ending.background, &closing.background);
+        self.spawn_http(&mut ending, followed, report);
+
+        let served = tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            Some(_) = ending.background.join_next() => Err(PartEnded),
+        };
+        if let Err(ended) = &served {
+            error!(error = %ended, "ending");
         }
+        ending.run().await;
+        served
     }
 
     fn log_addresses(&self) {
@@ -228,13 +237,18 @@ impl App {
     ) -> watch::Receiver<Generation> {
         let (followed, follows) = watch::channel(Generation::default());
         let follower = Follower {
-            store: self.store.clone(),
+            catalogs: self.store.watch(),
             queries: self.queries.clone(),
             models: self.models.clone(),
             metrics: self.metrics.clone(),
             followed,
         };
         spawn_until(tasks, closing, follower.run());
+        spawn_until(
+            tasks,
+            closing,
+            fetch_query_ids(self.store.clone(), self.queries.clone()),
+        );
         let (mut health, metrics) = (self.store.health(), self.metrics.clone());
         spawn_until(tasks, closing, async move {
             loop {
@@ -288,26 +302,21 @@ impl App {
         }
     }
 
-    fn spawn_http(
-        self,
-        tasks: &mut JoinSet<()>,
-        closing: &CancellationToken,
-        followed: watch::Receiver<Generation>,
-        report: Arc<Report>,
-    ) {
+    fn spawn_http(self, ending: &mut Ending, followed: watch::Receiver<Generation>, report: Arc<Report>) {
         let info = self.info();
+        let closing = ending.closing.clone();
         if let Some(listener) = self.listeners.query {
             let api = QueryApi {
                 service: self.queries,
                 health: self.health.clone(),
                 body_limit: self.config.body_limit,
+                most_inputs: self.config.queue_bounds.count,
                 tasks: TaskTracker::new(),
             };
-            tasks.spawn(http::serve(
-                listener,
-                query::http::router(Arc::new(api)),
-                closing.clone(),
-            ));
+            let router = query::http::router(Arc::new(api));
+            ending
+                .query_server
+                .spawn(http::serve(listener, router, closing.queries));
         }
         if let Some(listener) = self.listeners.admin {
             let service = AdminService {
@@ -317,17 +326,18 @@ impl App {
                 report,
                 runtime: self.runtime.shared(),
                 info,
+                closing: closing.admin.clone(),
             };
             let api = AdminApi {
                 service,
                 health: self.health,
                 metrics: self.metrics,
+                tasks: TaskTracker::new(),
             };
-            tasks.spawn(http::serve(
-                listener,
-                admin::http::router(Arc::new(api)),
-                closing.clone(),
-            ));
+            let router = admin::http::router(Arc::new(api));
+            ending
+                .admin_server
+                .spawn(http::serve(listener, router, closing.admin));
         }
     }
 
@@ -355,6 +365,72 @@ impl App {
     }
 }
 
+/// A task that lives as long as the frontend has ended before it: a defect of ours.
+#[derive(Debug, thiserror::Error)]
+#[error("a part of the frontend ended while it was serving; this is a bug, see the log")]
+pub struct PartEnded;
+
+/// What is told to close, in this order.
+#[derive(Clone, Default)]
+struct Closing {
+    queries: CancellationToken,
+    admin: CancellationToken,
+    background: CancellationToken,
+}
+
+/// The end of a frontend, in stages that share the grace between them: however slow one is, containers are
+/// told.
+struct Ending {
+    grace: Duration,
+    queries: Arc<QueryService>,
+    models: Arc<ModelTable>,
+    runtime: Runtime,
+    query_server: JoinSet<()>,
+    admin_server: JoinSet<()>,
+    background: JoinSet<()>,
+    closing: Closing,
+}
+
+impl Ending {
+    async fn run(mut self) {
+        info!(grace = ?self.grace, "draining");
+        let end = Instant::now() + self.grace;
+        let reserve = (self.grace / 4).min(CONTAINER_RESERVE);
+
+        self.queries.start_draining();
+        self.closing.queries.cancel();
+        if timeout_at(end - reserve, joined(&mut self.query_server))
+            .await
+            .is_err()
+        {
+            warn!(grace = ?self.grace, "the grace period ended before every query was answered");
+        }
+        // The admin API stays until then, so that its /readyz can say what is going on.
+        self.closing.admin.cancel();
+        if timeout_at(end - reserve, joined(&mut self.admin_server))
+            .await
+            .is_err()
+        {
+            warn!("admin requests were cut off");
+        }
+        if timeout_at(end - reserve / 2, self.models.drain()).await.is_err() {
+            warn!("containers were cut off");
+        }
+        self.closing.background.cancel();
+        if let Runtime::Process(processes) = &self.runtime {
+            processes
+                .shutdown(end.saturating_duration_since(Instant::now()))
+                .await;
+        }
+        info!("drained");
+    }
+}
+
+/// Waits for all tasks of a set.
+async fn joined(tasks: &mut JoinSet<()>) {
+    while tasks.join_next().await.is_some() {}
+}
+
 impl Listeners {
     async fn bind(config: &Config, runtime: &Runtime) -> Result<Self, BuildError> {
         let query = match config.roles.query {
@@ -365,25 +441,31 @@ impl Listeners {
             true => Some(listen("admin REST", config.admin_addr, "--admin-addr").await?),
             false => None,
         };
-        let mut rpc = Vec::new();
+        let (mut rpc, mut gateway) = (Vec::new(), None);
         if config.roles.query {
             let first = listen("container RPC", config.rpc_addr, "--rpc-addr").await?;
             let port = first
                 .local_addr()
                 .map_or(config.rpc_addr.port(), |addr| addr.port());
             rpc.push(first);
-            if let Some(gateway) = runtime.gateway(config).await? {
-                rpc.push(listen("container RPC", SocketAddr::new(gateway, port), "--rpc-addr").await?);
+            gateway = runtime.gateway(config).await?.map(|ip| SocketAddr::new(ip, port));
+            if let Some(addr) = gateway.filter(|_| config.rpc_addr.ip().is_loopback()) {
+                rpc.push(listen("container RPC", addr, "--rpc-addr").await?);
             }
         }
-        Ok(Self { query, admin, rpc })
+        Ok(Self {
+            query,
+            admin,
+            rpc,
+            gateway,
+        })
     }
 
     fn addresses(&self, config: &Config) -> Addresses {
         let bound = |listener: &TcpListener| listener.local_addr().ok();
         let rpc: Vec<SocketAddr> = self.rpc.iter().filter_map(bound).collect();
-        // The gateway's, if there is one, is the only one that containers can reach.
-        let dialled = rpc.last().copied().unwrap_or(config.rpc_addr);
+        // The gateway, if there is one, is all that containers can reach.
+        let dialled = self.gateway.or(rpc.first().copied()).unwrap_or(config.rpc_addr);
         Addresses {
             query: self.query.as_ref().and_then(bound),
             admin: self.admin.as_ref().and_then(bound),
@@ -397,14 +479,12 @@ impl Listeners {
 }
 
 async fn listen(what: &'static str, addr: SocketAddr, flag: &'static str) -> Result<TcpListener, BuildError> {
-    TcpListener::bind(addr)
-        .await
-        .map_err(|source| BuildError::Listen {
-            what,
-            addr,
-            flag,
-            source,
-        })
+    TcpListener::bind(addr).await.map_err(|cause| BuildError::Listen {
+        what,
+        addr,
+        flag,
+        cause,
+    })
 }
 
 /// An address to dial for one that is bound: all interfaces include loopback.
@@ -418,28 +498,17 @@ fn reachable(addr: SocketAddr) -> SocketAddr {
     }
 }
 
-fn without_password(url: &str) -> String {
-    match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme + 3 <= at => format!("{}…{}", &url[..scheme + 3], &url[at..]),
-        _ => url.to_owned(),
-    }
-}
-
 async fn open_store(config: &Config) -> Result<Arc<dyn MetadataStore>, BuildError> {
     match &config.store {
         StoreLocation::Embedded(path) => {
             let path = path.clone();
             let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(path)).await;
-            let opened = opened.map_err(|error| BuildError::Store(error.to_string()))?;
-            Ok(Arc::new(
-                opened.map_err(|error| BuildError::Store(error.to_string()))?,
-            ))
+            let opened = opened.map_err(|error| BuildError::Store(error.into()))?;
+            Ok(Arc::new(opened.map_err(|error| BuildError::Store(error.into()))?))
         }
         StoreLocation::Redis(url) => {
             let store = RedisStore::connect(url, &config.cluster);
-            Ok(Arc::new(
-                store.map_err(|error| BuildError::Store(error.to_string()))?,
-            ))
+            Ok(Arc::new(store.map_err(|error| BuildError::Store(error.into()))?))
         }
     }
 }
@@ -460,7 +529,7 @@ fn spawn_until(
 
 /// Keeps the query path in line with the catalog.
 struct Follower {
-    store: Arc<dyn MetadataStore>,
+    catalogs: watch::Receiver<Option<Arc<Catalog>>>,
     queries: Arc<QueryService>,
     models: Arc<ModelTable>,
     metrics: Arc<Metrics>,
@@ -468,27 +537,26 @@ struct Follower {
 }
 
 impl Follower {
-    async fn run(self) {
-        let mut catalogs = self.store.watch();
-        if catalogs.wait_for(Option::is_some).await.is_err() {
-            return;
-        }
-        self.enter_next_block().await;
+    async fn run(mut self) {
         let mut before = Arc::new(Catalog::default());
         loop {
-            let newest = catalogs.borrow_and_update().clone();
+            let newest = self.catalogs.borrow_and_update().clone();
             if let Some(catalog) = newest {
                 self.follow(&before, &catalog);
                 before = catalog;
             }
-            tokio::select! {
-                changed = catalogs.changed() => if changed.is_err() { return },
-                () = self.queries.ids().half_used() => self.enter_next_block().await,
+            if self.catalogs.changed().await.is_err() {
+                return;
             }
         }
     }
 
     fn follow(&self, before: &Catalog, catalog: &Catalog) {
+        let (versions, gone) = self.models.follow(catalog);
+        self.queries
+            .set_routes(Routes::resolve(catalog, &versions, &self.metrics));
+        // Only now that no query is routed there any more.
+        self.models.close(gone);
         for name in before
             .applications
             .keys()
@@ -496,20 +564,39 @@ impl Follower {
         {
             self.metrics.forget_application(name);
         }
-        let versions = self.models.follow(catalog);
-        self.queries
-            .set_routes(Routes::resolve(catalog, &versions, &self.metrics));
         self.followed.send_replace(catalog.generation.clone());
     }
+}
 
-    async fn enter_next_block(&self) {
+/// Fetches a block of query ids at the start, and whenever half of one is used.
+async fn fetch_query_ids(store: Arc<dyn MetadataStore>, queries: Arc<QueryService>) {
+    loop {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
-            match self.store.next_query_block().await {
-                Ok(block) => return self.queries.ids().enter(block),
+            match store.next_query_block().await {
+                Ok(block) => break queries.ids().enter(block),
                 Err(error) => warn!(%error, "query ids cannot be fetched"),
             }
             tokio::time::sleep(backoff.pause()).await;
         }
+        queries.ids().half_used().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_bound_to_all_interfaces_is_dialled_on_loopback() {
+        assert_eq!(
+            reachable("0.0.0.0:7000".parse().unwrap()).to_string(),
+            "127.0.0.1:7000"
+        );
+        assert_eq!(reachable("[::]:7000".parse().unwrap()).to_string(), "[::1]:7000");
+        assert_eq!(
+            reachable("10.0.0.1:7000".parse().unwrap()).to_string(),
+            "10.0.0.1:7000"
+        );
     }
 }

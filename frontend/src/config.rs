@@ -341,21 +341,34 @@ impl Reader {
         flag: Option<String>,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
+        // An empty variable of the environment is one that is not set.
+        let flag = flag.filter(|text| !text.trim().is_empty());
         let (text, place) = match (flag, self.file.remove(name)) {
-            (Some(text), _) => (text, format!("--{name}")),
+            (Some(text), _) => (
+                text,
+                format!("--{name} (or SKYSAIL_{})", name.replace('-', "_").to_uppercase()),
+            ),
             (None, Some(text)) => (text, format!("{name} in the file")),
             (None, None) => return None,
         };
         match parse(text.trim()) {
             Ok(value) => Some(value),
             Err(why) => {
-                self.mistakes.push(format!("{place} is `{text}`: {why}"));
+                self.mistakes
+                    .push(format!("{place} is `{}`: {why}", without_password(&text)));
                 None
             }
         }
     }
 
     fn finish(mut self, config: Config) -> Result<Config, Mistakes> {
+        let alone = config.roles.control && !config.roles.query;
+        if alone && config.runtime != RuntimeKind::None && config.rpc_advertise.is_none() {
+            let advice = "name the query frontend that containers shall dial, with --rpc-advertise HOST:PORT";
+            self.mistakes.push(format!(
+                "--roles is `control`, so no container can attach here: {advice}"
+            ));
+        }
         self.mistakes.extend(
             self.file
                 .keys()
@@ -389,6 +402,14 @@ fn written(value: toml::Value) -> String {
         toml::Value::String(text) => text,
         toml::Value::Array(values) => values.into_iter().map(written).collect::<Vec<_>>().join(","),
         other => other.to_string(),
+    }
+}
+
+/// A URL as it may be shown: credentials are left out.
+pub fn without_password(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme + 3 <= at => format!("{}…{}", &url[..scheme + 3], &url[at..]),
+        _ => url.to_owned(),
     }
 }
 
@@ -462,6 +483,15 @@ fn parse_roles(text: &str) -> Result<Roles, String> {
 }
 
 fn parse_log_level(text: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_filter = text.contains(['=', ',']);
+    // A single word that is no level would be taken for a target's name, and silence everything else.
+    if !is_filter && !LEVELS.contains(&text.to_lowercase().as_str()) {
+        return Err(format!(
+            "expected one of {}, or a filter such as info,skysail_frontend=debug",
+            LEVELS.join(", ")
+        ));
+    }
     EnvFilter::try_new(text).map_err(|error| error.to_string())?;
     Ok(text.into())
 }
@@ -563,6 +593,37 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(mistakes.contains("/no/such/file.toml"), "{mistakes}");
+    }
+
+    #[test]
+    fn a_word_that_is_no_log_level_is_a_mistake_and_a_filter_is_none() {
+        assert!(config(&["--log-level", "verbose"]).is_err());
+        assert!(config(&["--log-level", "warn,skysail_frontend=debug"]).is_ok());
+    }
+
+    #[test]
+    fn a_control_role_without_an_address_for_its_containers_is_a_mistake() {
+        assert!(
+            config(&["--roles", "control"])
+                .unwrap_err()
+                .to_string()
+                .contains("--rpc-advertise")
+        );
+        assert!(config(&["--roles", "control", "--rpc-advertise", "query:7000"]).is_ok());
+        assert!(config(&["--roles", "control", "--runtime", "none"]).is_ok());
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        assert_eq!(
+            without_password("redis://user:secret@host:6379/0"),
+            "redis://…@host:6379/0"
+        );
+        assert_eq!(without_password("redis://host:6379/0"), "redis://host:6379/0");
+        let mistake = config(&["--store", "rediss://user:secret@host"])
+            .unwrap_err()
+            .to_string();
+        assert!(!mistake.contains("secret"), "{mistake}");
     }
 
     #[test]

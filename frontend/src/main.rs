@@ -10,7 +10,7 @@ use skysail_frontend::logging;
 use skysail_frontend::signals;
 use tokio_util::sync::CancellationToken;
 
-/// Measured against the system's allocator on the query path; see ARCHITECTURE.md.
+/// Every query allocates on one thread and frees on another, which this allocator is made for.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -32,12 +32,19 @@ fn run() -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the async runtime cannot be started")?;
-    runtime.block_on(async {
-        // Before anything else: as process 1 of a container a signal without a handler does nothing.
-        let shutdown = CancellationToken::new();
-        signals::watch(shutdown.clone()).context("signals cannot be watched")?;
-        let app = App::build(config).await?;
-        app.run(shutdown).await;
-        Ok(())
-    })
+    let served = runtime.block_on(serve(config));
+    // Not dropped, which would wait for whatever still blocks a thread (a name being looked up).
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    // Before anything else: as process 1 of a container a signal without a handler does nothing.
+    let shutdown = CancellationToken::new();
+    signals::watch(shutdown.clone()).context("signals cannot be watched")?;
+    let app = tokio::select! {
+        app = App::build(config) => app?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    Ok(app.run(shutdown).await?)
 }

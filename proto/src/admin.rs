@@ -22,10 +22,12 @@
 //!
 //! Errors are [`Problem`] documents (RFC 9457).
 
+use std::num::NonZeroU32;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::deployment::{BatchSize, VersionSpec};
+use crate::deployment::{BatchSize, DEFAULT_MAX_BATCH, Deployment, VersionSpec};
 use crate::ids::{ApplicationName, ClusterName, ModelName, ModelVersion, ReplicaId};
 use crate::value::InputType;
 
@@ -77,12 +79,76 @@ pub struct Application {
 
 /// Deploys a version (with `deployment`) or registers one whose containers attach by themselves (without).
 #[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct NewVersion {
     /// The version's name.
     pub version: ModelVersion,
-    /// What it is.
-    #[serde(flatten)]
-    pub spec: VersionSpec,
+    /// What its inputs are.
+    pub input_type: InputType,
+    /// How batches are sized.
+    #[serde(default)]
+    pub batch_size: BatchSize,
+    /// The largest batch ever sent.
+    #[serde(default = "default_max_batch")]
+    pub max_batch: NonZeroU32,
+    /// Whether equal inputs may be answered from the prediction cache.
+    #[serde(default = "yes")]
+    pub cache: bool,
+    /// What Skysail runs; none for a version whose containers attach by themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<Deployment>,
+}
+
+fn default_max_batch() -> NonZeroU32 {
+    DEFAULT_MAX_BATCH
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl NewVersion {
+    /// A version with defaults for everything but what it must have.
+    pub fn new(version: ModelVersion, input_type: InputType) -> Self {
+        Self {
+            version,
+            input_type,
+            batch_size: BatchSize::default(),
+            max_batch: DEFAULT_MAX_BATCH,
+            cache: true,
+            deployment: None,
+        }
+    }
+
+    /// A version of which all is known.
+    pub fn of(version: ModelVersion, spec: VersionSpec) -> Self {
+        let VersionSpec {
+            input_type,
+            batch_size,
+            max_batch,
+            cache,
+            deployment,
+        } = spec;
+        Self {
+            version,
+            input_type,
+            batch_size,
+            max_batch,
+            cache,
+            deployment,
+        }
+    }
+
+    /// What the catalog keeps of it.
+    pub fn spec(&self) -> VersionSpec {
+        VersionSpec {
+            input_type: self.input_type,
+            batch_size: self.batch_size,
+            max_batch: self.max_batch,
+            cache: self.cache,
+            deployment: self.deployment.clone(),
+        }
+    }
 }
 
 /// Chooses the version that answers.
@@ -139,7 +205,7 @@ pub struct Version {
     pub replicas_attached: u32,
     /// The containers the runtime has for it, running or ended.
     pub containers: Vec<Container>,
-    /// Times a container was replaced since this frontend started.
+    /// Times a container failed or could not be started, since this frontend started.
     pub restarts: u64,
     /// The last time a container failed or could not be started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -322,18 +388,4 @@ pub struct Problem {
     pub status: u16,
     /// What happened, and what to do.
     pub detail: String,
-}
-
-impl NewVersion {
-    /// A version with defaults for everything but what it must have.
-    pub fn new(version: ModelVersion, input_type: InputType) -> Self {
-        let spec = VersionSpec {
-            input_type,
-            batch_size: BatchSize::default(),
-            max_batch: crate::deployment::DEFAULT_MAX_BATCH,
-            cache: true,
-            deployment: None,
-        };
-        Self { version, spec }
-    }
 }

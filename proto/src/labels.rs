@@ -34,7 +34,7 @@ pub const ENV_MODEL_VERSION: &str = "SKYSAIL_MODEL_VERSION";
 pub const ENV_INPUT_TYPE: &str = "SKYSAIL_INPUT_TYPE";
 /// The replica's id.
 pub const ENV_REPLICA_ID: &str = "SKYSAIL_REPLICA_ID";
-/// The token the frontend expects back at registration; may be empty.
+/// A token to show at registration; empty, and not checked, until there is authentication.
 pub const ENV_TOKEN: &str = "SKYSAIL_TOKEN";
 
 /// The Docker network of a cluster.

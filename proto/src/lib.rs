@@ -11,6 +11,8 @@
 //! - [`error_code`]: one list of what can go wrong, mapped once to HTTP and gRPC.
 //! - [`labels`]: the Docker labels and environment variables that tie containers to a cluster.
 
+#![warn(missing_docs)]
+
 pub mod admin;
 pub mod deployment;
 pub mod error_code;

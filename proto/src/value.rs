@@ -361,7 +361,9 @@ impl<'de> Visitor<'de> for Element<'_> {
 
     fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<(), E> {
         if self.input_type == InputType::Integers {
-            return Err(E::invalid_type(Unexpected::Float(number), &self));
+            // The JSON parser gives the integer literal `-0` as a float.
+            let zero = (number == 0.0).then_some(0);
+            return self.put_integer(Unexpected::Float(number), zero);
         }
         self.put_float(number)
     }
@@ -673,6 +675,14 @@ mod tests {
     }
 
     #[test]
+    fn minus_zero_is_an_integer() {
+        assert_eq!(
+            parse(InputType::Integers, "[-0, -1]"),
+            Ok(Input::integers(&[0, -1]))
+        );
+    }
+
+    #[test]
     fn a_bad_input_is_refused_with_what_was_expected() {
         let cases = [
             (InputType::Doubles, "[]", "empty"),
@@ -695,6 +705,7 @@ mod tests {
             (InputType::Floats, "[1e300]", "range of 32-bit floats"),
             (InputType::Integers, "[3000000000]", "a 32-bit integer"),
             (InputType::Integers, "[1.5]", "a 32-bit integer"),
+            (InputType::Integers, "[1.0]", "a 32-bit integer"),
             (InputType::Strings, "[1]", "a string (input type strings)"),
             (InputType::Strings, "7", "a string (input type strings)"),
             (InputType::Bytes, "\"***\"", "invalid base64"),

@@ -89,7 +89,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         shutdown.cancelled().await;
     }
     shutdown.cancel();
-    server.await.context("the frontend ended in a panic")?;
+    server.await.context("the frontend ended in a panic")??;
     answered
 }
 

@@ -20,6 +20,13 @@ pub struct Place {
     arrival: u64,
 }
 
+impl Place {
+    /// The deadline it is ordered by.
+    pub fn deadline(self) -> Instant {
+        self.deadline
+    }
+}
+
 /// The queue is full; gives back what was to wait.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Full<T>(pub T);
@@ -73,30 +80,26 @@ impl<T> DeadlineQueue<T> {
         if too_many || too_large {
             return Err(Full(task));
         }
-        Ok(self.insert(deadline, bytes, task))
-    }
-
-    /// Adds a task that was already accepted once, bounds or not: it may not be lost now.
-    pub fn push_again(&mut self, deadline: Instant, bytes: usize, task: T) -> Place {
-        self.insert(deadline, bytes, task)
-    }
-
-    fn insert(&mut self, deadline: Instant, bytes: usize, task: T) -> Place {
         let place = Place {
             deadline,
             arrival: self.arrivals,
         };
         self.arrivals += 1;
+        self.put_back(place, bytes, task);
+        Ok(place)
+    }
+
+    /// Returns a task to the place it was taken from, bounds or not: it was accepted and may not be lost.
+    pub fn put_back(&mut self, place: Place, bytes: usize, task: T) {
         self.bytes += bytes;
         self.waiting.insert(place, Waiting { bytes, task });
-        place
     }
 
     /// Takes the task with the earliest deadline.
-    pub fn pop(&mut self) -> Option<(Instant, T)> {
+    pub fn pop(&mut self) -> Option<(Place, T)> {
         let (place, waiting) = self.waiting.pop_first()?;
         self.bytes -= waiting.bytes;
-        Some((place.deadline, waiting.task))
+        Some((place, waiting.task))
     }
 
     /// Takes the task at a place, if it still waits.
@@ -167,6 +170,17 @@ mod tests {
         assert_eq!(queue.pop(), None);
     }
 
+    #[test]
+    fn a_task_put_back_is_found_at_the_place_it_had() {
+        let mut queue = queue(1, 100);
+        let place = queue.push(at(5), 10, 7).unwrap();
+        assert_eq!(queue.pop(), Some((place, 7)));
+        queue.push(at(9), 10, 8).unwrap();
+        queue.put_back(place, 10, 7);
+        assert_eq!((queue.len(), queue.bytes()), (2, 20));
+        assert_eq!(queue.remove(place), Some(7));
+    }
+
     proptest! {
         #[test]
         fn tasks_leave_by_deadline_and_by_arrival_among_equals(
@@ -187,7 +201,7 @@ mod tests {
             }
             prop_assert_eq!(queue.bytes(), expected.len() * 3);
             expected.sort_by_key(|&(deadline, _)| deadline);
-            let left: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+            let left: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|(place, n)| (place.deadline(), n)).collect();
             prop_assert_eq!(left, expected);
         }
     }

@@ -4,28 +4,33 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::http::header::{CONTENT_TYPE, LOCATION};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use bytes::Bytes;
-use futures::{Stream, StreamExt, stream};
+use futures::StreamExt;
 use serde::Deserialize;
 use skysail_proto::admin::{
     API_PREFIX, ApplicationPatch, CurrentVersion, LogLine, NewApplication, NewVersion, Problem, ReplicaCount,
 };
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
+use tokio_util::task::TaskTracker;
 
 use super::{AdminError, AdminService};
 use crate::health::Health;
+use crate::http::BodyError;
 use crate::metrics::{self, Metrics};
 
 /// The largest admin body, in bytes.
 const BODY_BYTES: usize = 1024 * 1024;
+
+/// How much of a parser's words is quoted, in characters: they may repeat what was sent.
+const QUOTED_CHARS: usize = 300;
 
 /// What the handlers share.
 pub struct AdminApi {
@@ -35,6 +40,8 @@ pub struct AdminApi {
     pub health: Arc<Health>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
+    /// Runs what goes on after a response.
+    pub tasks: TaskTracker,
 }
 
 type Api = State<Arc<AdminApi>>;
@@ -70,7 +77,6 @@ pub fn router(api: Arc<AdminApi>) -> Router {
         .route("/readyz", get(readyz))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
-        .layer(DefaultBodyLimit::max(BODY_BYTES))
         .with_state(api)
 }
 
@@ -95,38 +101,22 @@ impl IntoResponse for AdminError {
 /// A JSON body, whatever the Content-Type says; a bad one is a problem document.
 struct JsonBody<T>(T);
 
-impl<T: serde::de::DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+impl<T: serde::de::DeserializeOwned> FromRequest<Arc<AdminApi>> for JsonBody<T> {
     type Rejection = AdminError;
-    async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, AdminError> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
-            let code = match rejection.status() {
-                StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::TooLarge,
-                _ => ErrorCode::InvalidArgument,
-            };
-            AdminError::new(code, rejection.body_text())
+    async fn from_request(request: Request, api: &Arc<AdminApi>) -> Result<Self, AdminError> {
+        let read = crate::http::read_body(request.into_body(), BODY_BYTES, &api.tasks).await;
+        let bytes = read.map_err(|error| match error {
+            BodyError::TooLarge(_) => AdminError::new(ErrorCode::TooLarge, error.to_string()),
+            BodyError::Broken(_) => AdminError::new(ErrorCode::InvalidArgument, error.to_string()),
         })?;
-        Json::from_bytes(&bytes)
-            .map(|Json(value)| Self(value))
-            .map_err(|rejection| {
-                let words = match &rejection {
-                    JsonRejection::JsonDataError(error) => innermost(error),
-                    JsonRejection::JsonSyntaxError(error) => innermost(error),
-                    other => other.body_text(),
-                };
-                AdminError::new(
-                    ErrorCode::InvalidArgument,
-                    format!("the body is not what was expected: {words}"),
-                )
-            })
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+            let words: String = error.to_string().chars().take(QUOTED_CHARS).collect();
+            AdminError::new(
+                ErrorCode::InvalidArgument,
+                format!("the body is not what was expected: {words}"),
+            )
+        })
     }
-}
-
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 /// Names from the path; a bad one is a problem document.
@@ -152,18 +142,19 @@ async fn list_applications(State(api): Api) -> Answer {
 
 async fn register_application(State(api): Api, JsonBody(new): JsonBody<NewApplication>) -> Answer {
     let name = new.name.clone();
-    api.service.register_application(new).await?;
+    let catalog = api.service.register_application(new).await?;
     let location = format!("{API_PREFIX}/applications/{name}");
     Ok((
         StatusCode::CREATED,
         [(LOCATION, location)],
-        Json(api.service.application(&name)?),
+        Json(api.service.application(&catalog, &name)?),
     )
         .into_response())
 }
 
 async fn show_application(State(api): Api, Named(name): Named<ApplicationName>) -> Answer {
-    Ok(Json(api.service.application(&name)?).into_response())
+    let catalog = api.service.catalog()?;
+    Ok(Json(api.service.application(&catalog, &name)?).into_response())
 }
 
 async fn update_application(
@@ -171,8 +162,8 @@ async fn update_application(
     Named(name): Named<ApplicationName>,
     JsonBody(patch): JsonBody<ApplicationPatch>,
 ) -> Answer {
-    api.service.update_application(&name, patch).await?;
-    Ok(Json(api.service.application(&name)?).into_response())
+    let catalog = api.service.update_application(&name, patch).await?;
+    Ok(Json(api.service.application(&catalog, &name)?).into_response())
 }
 
 async fn delete_application(State(api): Api, Named(name): Named<ApplicationName>) -> Answer {
@@ -181,13 +172,13 @@ async fn delete_application(State(api): Api, Named(name): Named<ApplicationName>
 }
 
 async fn link(State(api): Api, Named((name, model)): Named<(ApplicationName, ModelName)>) -> Answer {
-    api.service.link(&name, &model).await?;
-    Ok(Json(api.service.application(&name)?).into_response())
+    let catalog = api.service.link(&name, &model).await?;
+    Ok(Json(api.service.application(&catalog, &name)?).into_response())
 }
 
 async fn unlink(State(api): Api, Named((name, model)): Named<(ApplicationName, ModelName)>) -> Answer {
-    api.service.unlink(&name, &model).await?;
-    Ok(Json(api.service.application(&name)?).into_response())
+    let catalog = api.service.unlink(&name, &model).await?;
+    Ok(Json(api.service.application(&catalog, &name)?).into_response())
 }
 
 async fn list_models(State(api): Api) -> Answer {
@@ -195,7 +186,8 @@ async fn list_models(State(api): Api) -> Answer {
 }
 
 async fn show_model(State(api): Api, Named(name): Named<ModelName>) -> Answer {
-    Ok(Json(api.service.model(&name)?).into_response())
+    let catalog = api.service.catalog()?;
+    Ok(Json(api.service.model(&catalog, &name)?).into_response())
 }
 
 async fn register_version(
@@ -204,18 +196,19 @@ async fn register_version(
     JsonBody(new): JsonBody<NewVersion>,
 ) -> Answer {
     let id = ModelId::new(name.clone(), new.version.clone());
-    api.service.register_version(&name, new).await?;
+    let catalog = api.service.register_version(&name, new).await?;
     let location = format!("{API_PREFIX}/models/{name}/versions/{}", id.version);
     Ok((
         StatusCode::CREATED,
         [(LOCATION, location)],
-        Json(api.service.version(&id)?),
+        Json(api.service.version(&catalog, &id)?),
     )
         .into_response())
 }
 
 async fn show_version(State(api): Api, Named((name, version)): Named<(ModelName, ModelVersion)>) -> Answer {
-    Ok(Json(api.service.version(&ModelId::new(name, version))?).into_response())
+    let catalog = api.service.catalog()?;
+    Ok(Json(api.service.version(&catalog, &ModelId::new(name, version))?).into_response())
 }
 
 async fn delete_version(State(api): Api, Named((name, version)): Named<(ModelName, ModelVersion)>) -> Answer {
@@ -228,8 +221,8 @@ async fn set_current_version(
     Named(name): Named<ModelName>,
     JsonBody(chosen): JsonBody<CurrentVersion>,
 ) -> Answer {
-    api.service.set_current_version(&name, &chosen.version).await?;
-    Ok(Json(api.service.model(&name)?).into_response())
+    let catalog = api.service.set_current_version(&name, &chosen.version).await?;
+    Ok(Json(api.service.model(&catalog, &name)?).into_response())
 }
 
 async fn scale(
@@ -238,8 +231,8 @@ async fn scale(
     JsonBody(wanted): JsonBody<ReplicaCount>,
 ) -> Answer {
     let id = ModelId::new(name, version);
-    api.service.scale(&id, wanted.count).await?;
-    Ok(Json(api.service.version(&id)?).into_response())
+    let catalog = api.service.scale(&id, wanted.count).await?;
+    Ok(Json(api.service.version(&catalog, &id)?).into_response())
 }
 
 #[derive(Deserialize)]
@@ -324,51 +317,22 @@ async fn readyz(State(api): Api) -> Response {
     (status, Json(readiness)).into_response()
 }
 
-async fn not_found(uri: Uri) -> AdminError {
-    let path: String = uri.path().chars().take(200).collect();
-    AdminError::new(
-        ErrorCode::NotFound,
-        format!("nothing is at {path}; the API is below {API_PREFIX}"),
-    )
+async fn not_found(State(api): Api, request: Request) -> AdminError {
+    let detail = format!(
+        "nothing is at {}; the API is below {API_PREFIX}",
+        shown_path(request.uri())
+    );
+    crate::http::discard(request.into_body(), &api.tasks);
+    AdminError::new(ErrorCode::NotFound, detail)
 }
 
-async fn method_not_allowed(uri: Uri, method: Method) -> AdminError {
-    let path: String = uri.path().chars().take(200).collect();
-    AdminError::new(
-        ErrorCode::MethodNotAllowed,
-        format!("{path} does not take {method}"),
-    )
+async fn method_not_allowed(State(api): Api, request: Request) -> AdminError {
+    let detail = format!("{} does not take {}", shown_path(request.uri()), request.method());
+    crate::http::discard(request.into_body(), &api.tasks);
+    AdminError::new(ErrorCode::MethodNotAllowed, detail)
 }
 
-impl AdminService {
-    /// The log lines of a version's containers, each with its replica.
-    pub async fn logs(
-        &self,
-        id: &ModelId,
-        tail: usize,
-        follow: bool,
-    ) -> Result<impl Stream<Item = LogLine> + Send + 'static, AdminError> {
-        let version = self.version(id)?;
-        let Some(runtime) = &self.runtime else {
-            let detail = "this frontend runs no containers: ask the one that does";
-            return Err(AdminError::new(ErrorCode::Unavailable, detail));
-        };
-        let mut all = Vec::new();
-        for container in version.containers {
-            let lines = runtime
-                .logs(&container.container, tail, follow)
-                .await
-                .map_err(|error| AdminError::new(ErrorCode::Unavailable, error.to_string()))?;
-            let replica = container.replica;
-            all.push(
-                lines
-                    .map(move |line| LogLine {
-                        replica: replica.clone(),
-                        line,
-                    })
-                    .boxed(),
-            );
-        }
-        Ok(stream::select_all(all))
-    }
+/// A path, as far as it is worth repeating.
+fn shown_path(uri: &Uri) -> String {
+    uri.path().chars().take(200).collect()
 }

@@ -12,6 +12,7 @@ use skysail_proto::admin::{ApplicationPatch, NewApplication, NewVersion};
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::model::ModelTable;
 use crate::reconcile::Report;
@@ -19,6 +20,7 @@ use crate::runtime::ContainerRuntime;
 use crate::store::{MetadataStore, StoreError};
 
 pub mod http;
+mod logs;
 pub mod view;
 
 use view::FrontendInfo;
@@ -32,6 +34,9 @@ const FOLLOW_TIME: Duration = Duration::from_secs(2);
 
 /// The most replicas a version may ask for: far beyond any machine, and small enough to plan quickly.
 const MAX_REPLICAS: u32 = 1000;
+
+/// The smallest share of a CPU that a replica may be given: Docker takes less for no limit at all.
+const LEAST_CPUS: f64 = 0.01;
 
 /// Why a request was refused.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -77,6 +82,8 @@ pub struct AdminService {
     pub runtime: Option<Arc<dyn ContainerRuntime>>,
     /// What this frontend is.
     pub info: FrontendInfo,
+    /// Ends what would go on for ever: a log that is followed.
+    pub closing: CancellationToken,
 }
 
 type Checked = Result<Vec<Change>, AdminError>;
@@ -121,7 +128,7 @@ impl AdminService {
     async fn wait_until_followed(&self, generation: &Generation) {
         let mut followed = self.followed.clone();
         let caught_up =
-            |now: &Generation| now.incarnation != generation.incarnation || now.number >= generation.number;
+            |now: &Generation| now.incarnation == generation.incarnation && now.number >= generation.number;
         let _ = tokio::time::timeout(FOLLOW_TIME, followed.wait_for(caught_up)).await;
     }
 
@@ -239,7 +246,7 @@ impl AdminService {
                     return Err(conflict(format!("model `{name}` already has a version `{}`: {advice}", new.version)));
                 }
                 check_linked_types(catalog, name, &new)?;
-                let version = Version { spec: new.spec.clone(), registered_at: Timestamp::now() };
+                let version = Version { spec: new.spec(), registered_at: Timestamp::now() };
                 let mut versions = catalog.models.get(name).map(|model| model.versions.clone()).unwrap_or_default();
                 versions.insert(new.version.clone(), version);
                 let current_version = new.version.clone();
@@ -358,7 +365,7 @@ fn check_replicas(count: u32) -> Result<(), AdminError> {
 }
 
 fn check_deployment(new: &NewVersion) -> Result<(), AdminError> {
-    let Some(deployment) = &new.spec.deployment else {
+    let Some(deployment) = &new.deployment else {
         return Ok(());
     };
     check_replicas(deployment.replicas)?;
@@ -367,8 +374,13 @@ fn check_deployment(new: &NewVersion) -> Result<(), AdminError> {
             "the image is empty: name a Docker image, or an executable's path".into(),
         ));
     }
-    if let Some(cpus) = deployment.cpus.filter(|cpus| !cpus.is_finite() || *cpus <= 0.0) {
-        return Err(invalid(format!("cpus is {cpus}: it must be above 0")));
+    if let Some(cpus) = deployment
+        .cpus
+        .filter(|cpus| !cpus.is_finite() || *cpus < LEAST_CPUS)
+    {
+        return Err(invalid(format!(
+            "cpus is {cpus}: it must be at least {LEAST_CPUS}"
+        )));
     }
     if deployment.memory_bytes == Some(0) {
         return Err(invalid("memory_bytes is 0: it must be above 0".into()));
@@ -379,17 +391,22 @@ fn check_deployment(new: &NewVersion) -> Result<(), AdminError> {
             "`{name}` is not a name for an environment variable"
         )));
     }
+    if let Some((name, _)) = deployment.env.iter().find(|(_, value)| value.contains('\0')) {
+        return Err(invalid(format!(
+            "the environment variable `{name}` holds a NUL character"
+        )));
+    }
     Ok(())
 }
 
 /// A version that becomes current must take what the linked applications send.
 fn check_linked_types(catalog: &Catalog, name: &ModelName, new: &NewVersion) -> Result<(), AdminError> {
-    let differs = |found: &&Arc<Application>| found.input_type != new.spec.input_type;
+    let differs = |found: &&Arc<Application>| found.input_type != new.input_type;
     match catalog.applications_of(name).find(differs) {
         None => Ok(()),
         Some(application) => Err(conflict(format!(
             "model `{name}` is linked to application `{}`, which takes {}; the new version takes {}",
-            application.name, application.input_type, new.spec.input_type
+            application.name, application.input_type, new.input_type
         ))),
     }
 }
@@ -441,6 +458,3 @@ fn listed<'a>(what: &str, names: impl ExactSizeIterator<Item = &'a str>) -> Stri
         format!("{what}: {shown}")
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -38,9 +38,13 @@ pub struct FrontendInfo {
 }
 
 impl AdminService {
-    /// One application.
-    pub fn application(&self, name: &ApplicationName) -> Result<admin::Application, AdminError> {
-        Ok(shown_application(application(&*self.catalog()?, name)?))
+    /// One application of a snapshot.
+    pub fn application(
+        &self,
+        catalog: &Catalog,
+        name: &ApplicationName,
+    ) -> Result<admin::Application, AdminError> {
+        application(catalog, name).map(|found| shown_application(found))
     }
 
     /// All applications.
@@ -53,10 +57,9 @@ impl AdminService {
             .collect())
     }
 
-    /// One model with its versions.
-    pub fn model(&self, name: &ModelName) -> Result<admin::Model, AdminError> {
-        let catalog = self.catalog()?;
-        Ok(self.shown_model(&catalog, model(&catalog, name)?))
+    /// One model of a snapshot, with its versions.
+    pub fn model(&self, catalog: &Catalog, name: &ModelName) -> Result<admin::Model, AdminError> {
+        Ok(self.shown_model(catalog, model(catalog, name)?))
     }
 
     /// All models.
@@ -69,10 +72,9 @@ impl AdminService {
             .collect())
     }
 
-    /// One version.
-    pub fn version(&self, id: &ModelId) -> Result<admin::Version, AdminError> {
-        let catalog = self.catalog()?;
-        let model = model(&catalog, &id.name)?;
+    /// One version of a snapshot.
+    pub fn version(&self, catalog: &Catalog, id: &ModelId) -> Result<admin::Version, AdminError> {
+        let model = model(catalog, &id.name)?;
         version_of(model, &id.version)?;
         Ok(self.shown_version(model, id, &self.models.replicas().all()))
     }
@@ -110,15 +112,14 @@ impl AdminService {
         let report = self.report.version(id);
         let attached = replicas
             .iter()
-            .filter(|replica| replica.registration.model == *id)
+            .filter(|replica| replica.registration.model == *id && !replica.draining.load(Ordering::Relaxed))
             .count();
         let attached = u32::try_from(attached).unwrap_or(u32::MAX);
-        let failing = report.last_failure.is_some();
         admin::Version {
             model: id.name.clone(),
             version: id.version.clone(),
             current: model.current_version == id.version,
-            state: version_state(&version.spec, attached, failing),
+            state: version_state(&version.spec, attached, report.failing),
             replicas_desired: version
                 .spec
                 .deployment

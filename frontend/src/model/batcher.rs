@@ -15,7 +15,7 @@ use skysail_proto::value::{from_outputs, to_columns};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use super::queue::Task;
+use super::queue::{Task, Unanswered};
 use super::replica::{Order, Replica};
 use super::{MAX_BATCH_BYTES, ModelHandle};
 use crate::clock::Clock;
@@ -55,7 +55,7 @@ impl Batcher {
             Ended::Ordered(Order::Superseded) => info!(%replica, "replica superseded"),
             Ended::Ordered(_) => info!(%replica, "replica dismissed"),
         }
-        self.model.queue.put_back(in_hand);
+        self.model.queue.put_back(in_hand, Unanswered::ReplicaLost);
         match ended {
             Ended::Ordered(Order::Superseded) => self.stream.close_superseded(),
             Ended::Ordered(Order::Dismiss(refusal)) => self.stream.close(&refusal),
@@ -67,10 +67,12 @@ impl Batcher {
         let mut draining = false;
         let model = self.model.clone();
         loop {
+            // Before looking at the queue, so that demand that comes meanwhile is not missed.
+            let demand = model.queue.demand();
             if let Err(error) = self.dispatch() {
                 return Ended::Lost(error);
             }
-            if self.stream.is_finished() || (draining && self.stream.in_flight() == 0) {
+            if self.stream.is_finished() || (draining && self.owes_nothing()) {
                 return Ended::Drained;
             }
             let holds_credit = self.stream.has_credit();
@@ -89,9 +91,14 @@ impl Batcher {
                     order => return Ended::Ordered(order),
                 },
                 () = model.queue.work(), if holds_credit => {}
-                () = model.queue.demand(), if !holds_credit => {}
+                () = demand, if !holds_credit => {}
             }
         }
+    }
+
+    /// Whether nobody waits for anything that the container holds.
+    fn owes_nothing(&self) -> bool {
+        self.sent.values().flatten().all(Task::is_abandoned)
     }
 
     /// Sends batches while there are credits and queries; then announces or returns what is left of either.
@@ -110,7 +117,7 @@ impl Batcher {
 
     fn send(&mut self, tasks: Vec<Task>, now: Instant) -> Result<(), StreamError> {
         let (data, lengths) = to_columns(tasks.iter().map(|task| &task.input));
-        let budget = |task: &Task| micros(task.deadline.saturating_since(now));
+        let budget = |task: &Task| micros(task.deadline().saturating_since(now));
         let batch = NewBatch {
             input_type: self.model.spec.input_type,
             data,
@@ -126,7 +133,7 @@ impl Batcher {
                 Ok(())
             }
             Err(error) => {
-                self.model.queue.put_back(tasks);
+                self.model.queue.put_back(tasks, Unanswered::NotSent);
                 Err(error)
             }
         }
@@ -165,9 +172,12 @@ impl Batcher {
         let Some(tasks) = self.sent.remove(&result.id) else {
             return;
         };
-        let model_time = Duration::from_micros(result.model_micros);
-        self.policy.observe(tasks.len(), model_time);
-        self.model.metrics.answered(model_time);
+        if matches!(result.outcome, Some(batch_result::Outcome::Outputs(_))) {
+            // Only what the model really worked on says how long it takes.
+            let model_time = Duration::from_micros(result.model_micros);
+            self.policy.observe(tasks.len(), model_time);
+            self.model.metrics.answered(model_time);
+        }
         self.replica.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.replica.batches.fetch_add(1, Ordering::Relaxed);
         self.replica

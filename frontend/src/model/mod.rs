@@ -1,15 +1,16 @@
 //! Models as the query path sees them: a queue for each version, and a batcher for each attached replica.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use skysail_container_rpc::server::{Arrival, Reception, Refusal};
 use skysail_container_rpc::session::Registration;
 use skysail_core::batch::policy_for;
-use skysail_core::catalog::Catalog;
+use skysail_core::catalog::{Catalog, Version};
 use skysail_core::query::{DefaultReason, Outcome};
 use skysail_core::queue::Bounds;
 use skysail_core::time::Instant;
@@ -18,6 +19,7 @@ use skysail_proto::deployment::VersionSpec;
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::ModelId;
 use skysail_proto::value::Input;
+use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
@@ -66,6 +68,35 @@ impl ModelHandle {
         }
     }
 
+    /// Whether this handle is for that version, as far as queries and containers can tell: the number of
+    /// replicas may have changed.
+    fn serves(&self, version: &Version) -> bool {
+        let VersionSpec {
+            input_type,
+            batch_size,
+            max_batch,
+            cache,
+            deployment: _,
+        } = &version.spec;
+        self.registered_at == version.registered_at
+            && (self.spec.input_type, self.spec.batch_size) == (*input_type, *batch_size)
+            && (self.spec.max_batch, self.spec.cache) == (*max_batch, *cache)
+    }
+
+    fn check_type(&self, registration: &Registration) -> Result<(), Refusal> {
+        let (id, ours, theirs) = (&self.id, self.spec.input_type, registration.input_type);
+        if ours == theirs {
+            return Ok(());
+        }
+        let reason = format!(
+            "model {id} takes {ours}, the container {theirs}: start it with SKYSAIL_INPUT_TYPE={ours}"
+        );
+        Err(Refusal {
+            code: ErrorCode::Conflict,
+            reason,
+        })
+    }
+
     /// Replicas attached to it.
     pub fn replicas(&self) -> usize {
         self.replicas.load(Ordering::Relaxed)
@@ -80,7 +111,14 @@ pub struct ModelTable {
     bounds: Bounds,
     metrics: Arc<Metrics>,
     clock: Clock,
+    /// Whether a catalog was followed yet: before that nothing can be said of any model.
+    followed: AtomicBool,
+    draining: AtomicBool,
 }
+
+/// Versions that are gone, to be closed once no query is routed to them any more.
+#[must_use]
+pub struct Gone(Vec<Arc<ModelHandle>>);
 
 impl ModelTable {
     /// No versions yet. `bounds` are those of each version's queue.
@@ -92,40 +130,55 @@ impl ModelTable {
             bounds,
             metrics,
             clock,
+            followed: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
         }
     }
 
-    /// Brings the versions in line with the catalog and returns them.
-    ///
-    /// Replicas of a version that is gone, or was registered anew, are sent away with the reason.
-    pub fn follow(&self, catalog: &Catalog) -> HashMap<ModelId, Arc<ModelHandle>> {
+    /// Brings the versions in line with the catalog; returns them, and those that are gone or were
+    /// registered anew, for [`Self::close`].
+    pub fn follow(&self, catalog: &Catalog) -> (HashMap<ModelId, Arc<ModelHandle>>, Gone) {
         let mut versions = self.versions.lock();
         let mut next = BTreeMap::new();
         for (id, version) in catalog.versions() {
-            let kept = versions
-                .get(&id)
-                .filter(|handle| handle.registered_at == version.registered_at)
-                .cloned();
-            let handle = match kept {
-                // A handle outlives changes of the replica count; nothing else of a version ever changes.
+            let handle = match versions.get(&id).filter(|handle| handle.serves(version)).cloned() {
                 Some(handle) => handle,
                 None => Arc::new(self.handle(id.clone(), version.spec.clone(), version.registered_at)),
             };
             next.insert(id, handle);
         }
-        let gone: Vec<ModelId> = versions
-            .iter()
-            .filter(|(id, handle)| next.get(*id).is_none_or(|kept| !Arc::ptr_eq(kept, handle)))
-            .map(|(id, _)| id.clone())
-            .collect();
+        let is_gone = |handle: &&Arc<ModelHandle>| {
+            next.get(&handle.id)
+                .is_none_or(|kept: &Arc<ModelHandle>| !Arc::ptr_eq(kept, handle))
+        };
+        let gone = versions.values().filter(is_gone).cloned().collect();
         *versions = next;
-        for id in gone {
-            self.dismiss(&id, versions.contains_key(&id));
+        self.followed.store(true, Ordering::Relaxed);
+        (
+            versions
+                .iter()
+                .map(|(id, handle)| (id.clone(), handle.clone()))
+                .collect(),
+            Gone(gone),
+        )
+    }
+
+    /// Answers all that waits for these versions, and sends their replicas away with the reason.
+    pub fn close(&self, gone: Gone) {
+        for handle in gone.0 {
+            let id = &handle.id;
+            handle.queue.close();
+            let refusal = if self.versions.lock().contains_key(id) {
+                Refusal {
+                    code: ErrorCode::Unavailable,
+                    reason: format!("model {id} was registered anew"),
+                }
+            } else {
+                self.metrics.forget_version(id);
+                not_registered(id)
+            };
+            self.replicas.order(|model| model == id, &Order::Dismiss(refusal));
         }
-        versions
-            .iter()
-            .map(|(id, handle)| (id.clone(), handle.clone()))
-            .collect()
     }
 
     fn handle(&self, id: ModelId, spec: VersionSpec, registered_at: Timestamp) -> ModelHandle {
@@ -138,14 +191,6 @@ impl ModelTable {
             spec,
             registered_at,
         }
-    }
-
-    fn dismiss(&self, id: &ModelId, registered_anew: bool) {
-        if !registered_anew {
-            self.metrics.forget_version(id);
-        }
-        let refusal = not_registered(id);
-        self.replicas.order(|model| model == id, &Order::Dismiss(refusal));
     }
 
     /// The attached replicas.
@@ -163,27 +208,48 @@ impl ModelTable {
 
     /// Tells every replica that this frontend is going, and waits until their streams have ended.
     pub async fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
         self.replicas.order(|_| true, &Order::Drain);
         self.batchers.close();
         self.batchers.wait().await;
     }
 
-    fn version_for(&self, registration: &Registration) -> Result<Arc<ModelHandle>, Refusal> {
-        let id = &registration.model;
-        let Some(handle) = self.versions.lock().get(id).cloned() else {
-            return Err(not_registered(id));
+    /// Takes a replica into the table, beside the handle it serves.
+    ///
+    /// Under the lock that [`Self::follow`] takes: a version is not replaced between the look-up and the
+    /// entry, so whoever closes it finds the replica.
+    fn enter(
+        &self,
+        registration: Registration,
+        peer: Option<SocketAddr>,
+    ) -> Result<(Leaving, mpsc::Receiver<Order>), Refusal> {
+        let not_now = |reason: &str| Refusal {
+            code: ErrorCode::Unavailable,
+            reason: reason.into(),
         };
-        if handle.spec.input_type != registration.input_type {
-            let reason = format!(
-                "model {id} takes {}, the container {}: start it with SKYSAIL_INPUT_TYPE={}",
-                handle.spec.input_type, registration.input_type, handle.spec.input_type
-            );
-            return Err(Refusal {
-                code: ErrorCode::Conflict,
-                reason,
-            });
+        let versions = self.versions.lock();
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(not_now("the frontend is draining"));
         }
-        Ok(handle)
+        if !self.followed.load(Ordering::Relaxed) {
+            return Err(not_now("the frontend has not read its metadata yet"));
+        }
+        let Some(model) = versions.get(&registration.model).cloned() else {
+            return Err(not_registered(&registration.model));
+        };
+        model.check_type(&registration)?;
+        info!(replica = %registration.replica, model = %model.id, "replica attached");
+        let (replica, orders) = self.replicas.attach(registration, peer);
+        model.replicas.fetch_add(1, Ordering::Relaxed);
+        let table = self.replicas.clone();
+        Ok((
+            Leaving {
+                model,
+                replica,
+                table,
+            },
+            orders,
+        ))
     }
 }
 
@@ -202,23 +268,16 @@ impl Reception for ModelTable {
             peer,
             stream,
         } = arrival;
-        let model = self.version_for(&registration)?;
-        info!(replica = %registration.replica, model = %model.id, "replica attached");
-        let (replica, orders) = self.replicas.attach(registration, peer);
+        let (leaving, orders) = self.enter(registration, peer)?;
+        let model = leaving.model.clone();
         let batcher = Batcher {
             policy: policy_for(model.spec.batch_size, model.spec.max_batch),
-            model: model.clone(),
-            replica: replica.clone(),
+            model,
+            replica: leaving.replica.clone(),
             stream,
             clock: self.clock,
             sent: HashMap::new(),
             announced: None,
-        };
-        model.replicas.fetch_add(1, Ordering::Relaxed);
-        let leaving = Leaving {
-            model,
-            replica,
-            table: self.replicas.clone(),
         };
         self.batchers.spawn(async move {
             let _leaving = leaving;

@@ -14,16 +14,55 @@ use tokio::sync::{Notify, oneshot};
 /// A query on its way to a replica.
 #[derive(Debug)]
 pub struct Task {
-    /// When its answer is due.
-    pub deadline: Instant,
+    /// Its place in the queue, which it returns to if its replica is lost.
+    place: Place,
     /// Its input.
     pub input: Input,
     /// Whether a replica was lost with it before.
-    pub lost_before: bool,
+    lost_before: bool,
     reply: oneshot::Sender<Outcome>,
 }
 
+/// A query in the queue.
+#[derive(Debug)]
+struct Waiting {
+    input: Input,
+    lost_before: bool,
+    reply: oneshot::Sender<Outcome>,
+}
+
+impl Waiting {
+    /// Why it is given up when its deadline passes here.
+    fn expired(&self) -> Failure {
+        let reason = if self.lost_before {
+            DefaultReason::ReplicaLost
+        } else {
+            DefaultReason::ExpiredInQueue
+        };
+        reason.into()
+    }
+}
+
 impl Task {
+    fn taken(place: Place, waiting: Waiting) -> Self {
+        let Waiting {
+            input,
+            lost_before,
+            reply,
+        } = waiting;
+        Self {
+            place,
+            input,
+            lost_before,
+            reply,
+        }
+    }
+
+    /// When its answer is due.
+    pub fn deadline(&self) -> Instant {
+        self.place.deadline()
+    }
+
     /// Gives the one answer. That nobody may be waiting for it any more is no error.
     pub fn answer(self, outcome: Outcome) {
         let _ = self.reply.send(outcome);
@@ -35,17 +74,34 @@ impl Task {
     }
 }
 
+/// What happened to a batch that comes back unanswered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unanswered {
+    /// It never left: its queries lose nothing.
+    NotSent,
+    /// Its replica was lost with it. A query gets a second try, no third: a poison query would otherwise
+    /// kill every replica in turn.
+    ReplicaLost,
+}
+
 /// The queue of one model version, shared by whoever asks and by its replicas' batchers.
 ///
 /// The lock is held for a few map operations and never across an await; it is what makes "taken by a
 /// batch" and "given up by its asker" exclude each other.
 #[derive(Debug)]
 pub struct TaskQueue {
-    waiting: Mutex<DeadlineQueue<Task>>,
+    waiting: Mutex<State>,
     /// Wakes one batcher that holds a credit.
     work: Notify,
     /// Wakes all batchers without one, to announce demand.
     demand: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    queue: DeadlineQueue<Waiting>,
+    /// Its version is gone: nobody will take anything from here.
+    closed: bool,
 }
 
 /// A place in the queue and the promise of an answer. Dropping it frees the place.
@@ -65,9 +121,8 @@ impl Ticket<'_> {
 
     /// Gives up at the deadline: the reason depends on how far the task got.
     pub fn expire(self) -> Failure {
-        match self.queue.waiting.lock().remove(self.place) {
-            Some(task) if task.lost_before => DefaultReason::ReplicaLost.into(),
-            Some(_) => DefaultReason::ExpiredInQueue.into(),
+        match self.queue.waiting.lock().queue.remove(self.place) {
+            Some(waiting) => waiting.expired(),
             None => DefaultReason::LateReply.into(),
         }
     }
@@ -77,7 +132,7 @@ impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         // Answered tasks have left the queue; only an asker that hung up leaves one behind.
         if self.answer.is_empty() && !self.answer.is_terminated() {
-            self.queue.waiting.lock().remove(self.place);
+            self.queue.waiting.lock().queue.remove(self.place);
         }
     }
 }
@@ -86,7 +141,10 @@ impl TaskQueue {
     /// An empty queue.
     pub fn new(bounds: Bounds) -> Self {
         Self {
-            waiting: Mutex::new(DeadlineQueue::new(bounds)),
+            waiting: Mutex::new(State {
+                queue: DeadlineQueue::new(bounds),
+                closed: false,
+            }),
             work: Notify::new(),
             demand: Notify::new(),
         }
@@ -96,16 +154,18 @@ impl TaskQueue {
     pub fn push(&self, deadline: Instant, input: Input) -> Result<Ticket<'_>, Failure> {
         let (reply, answer) = oneshot::channel();
         let bytes = input.data().len();
-        let task = Task {
-            deadline,
+        let waiting = Waiting {
             input,
             lost_before: false,
             reply,
         };
         let (place, was_earliest) = {
-            let mut waiting = self.waiting.lock();
-            let earliest = waiting.earliest();
-            match waiting.push(deadline, bytes, task) {
+            let mut state = self.waiting.lock();
+            if state.closed {
+                return Err(DefaultReason::NoReplica.into());
+            }
+            let earliest = state.queue.earliest();
+            match state.queue.push(deadline, bytes, waiting) {
                 Ok(place) => (place, earliest.is_none_or(|earliest| deadline < earliest)),
                 Err(Full(_)) => return Err(DefaultReason::QueueFull.into()),
             }
@@ -121,24 +181,30 @@ impl TaskQueue {
         })
     }
 
-    /// Lets tasks wait again whose replica was lost; those lost before are answered instead.
-    pub fn put_back(&self, tasks: impl IntoIterator<Item = Task>) {
-        let (again, given_up): (Vec<_>, Vec<_>) = tasks
-            .into_iter()
-            .filter(|task| !task.is_abandoned())
-            .partition(|task| !task.lost_before);
+    /// Lets tasks wait again that were not answered, each in its old place.
+    pub fn put_back(&self, tasks: impl IntoIterator<Item = Task>, why: Unanswered) {
+        let lost = why == Unanswered::ReplicaLost;
+        let mut given_up = Vec::new();
         {
-            let mut waiting = self.waiting.lock();
-            for task in again {
-                let bytes = task.input.data().len();
-                waiting.push_again(
-                    task.deadline,
-                    bytes,
-                    Task {
-                        lost_before: true,
-                        ..task
-                    },
-                );
+            let mut state = self.waiting.lock();
+            for task in tasks.into_iter().filter(|task| !task.is_abandoned()) {
+                if state.closed || (lost && task.lost_before) {
+                    given_up.push(task);
+                    continue;
+                }
+                let Task {
+                    place,
+                    input,
+                    lost_before,
+                    reply,
+                } = task;
+                let bytes = input.data().len();
+                let waiting = Waiting {
+                    input,
+                    lost_before: lost_before || lost,
+                    reply,
+                };
+                state.queue.put_back(place, bytes, waiting);
             }
         }
         for task in given_up {
@@ -155,30 +221,28 @@ impl TaskQueue {
         let mut given_up = Vec::new();
         let mut batch = Vec::new();
         let left = {
-            let mut waiting = self.waiting.lock();
-            let decision = policy.decide(&*waiting, start);
-            given_up.extend((0..decision.give_up).map_while(|_| waiting.pop()));
+            let queue = &mut self.waiting.lock().queue;
+            let decision = policy.decide(queue, start);
+            given_up.extend((0..decision.give_up).map_while(|_| queue.pop()));
             let mut bytes = 0;
             batch.reserve_exact(decision.take);
             while batch.len() < decision.take {
-                let Some((_, task)) = waiting.pop() else { break };
-                let size = task.input.data().len();
+                let Some((place, waiting)) = queue.pop() else {
+                    break;
+                };
+                let size = waiting.input.data().len();
                 if bytes + size > max_bytes && !batch.is_empty() {
-                    waiting.push_again(task.deadline, size, task);
+                    queue.put_back(place, size, waiting);
                     break;
                 }
                 bytes += size;
-                batch.push(task);
+                batch.push(Task::taken(place, waiting));
             }
-            !waiting.is_empty()
+            !queue.is_empty()
         };
-        for (_, task) in given_up {
-            let reason = if task.lost_before {
-                DefaultReason::ReplicaLost
-            } else {
-                DefaultReason::ExpiredInQueue
-            };
-            task.answer(Err(reason.into()));
+        for (_, waiting) in given_up {
+            let failure = waiting.expired();
+            let _ = waiting.reply.send(Err(failure));
         }
         if left {
             self.work.notify_one();
@@ -186,27 +250,41 @@ impl TaskQueue {
         batch
     }
 
+    /// Answers all that waits, and whatever comes: the version is gone.
+    pub fn close(&self) {
+        let mut waiting = Vec::new();
+        {
+            let mut state = self.waiting.lock();
+            state.closed = true;
+            waiting.extend(std::iter::from_fn(|| state.queue.pop()));
+        }
+        for (_, waiting) in waiting {
+            let _ = waiting.reply.send(Err(DefaultReason::NoReplica.into()));
+        }
+    }
+
     /// Completes when there may be work for a batcher that holds a credit.
     pub fn work(&self) -> Notified<'_> {
         self.work.notified()
     }
 
-    /// Completes when a batcher without a credit should look at [`Self::waiting`] again.
+    /// Completes when a batcher without a credit should look at [`Self::waiting`] again, if that changed
+    /// after this was called: call it before looking.
     pub fn demand(&self) -> Notified<'_> {
         self.demand.notified()
     }
 
     /// How many wait and how long the most urgent still has, if any waits.
     pub fn waiting(&self, now: Instant) -> Option<(usize, Duration)> {
-        let waiting = self.waiting.lock();
-        waiting
+        let queue = &self.waiting.lock().queue;
+        queue
             .earliest()
-            .map(|earliest| (waiting.len(), earliest.saturating_since(now)))
+            .map(|earliest| (queue.len(), earliest.saturating_since(now)))
     }
 
     /// How many wait.
     pub fn len(&self) -> usize {
-        self.waiting.lock().len()
+        self.waiting.lock().queue.len()
     }
 
     /// Whether none waits.
@@ -278,12 +356,59 @@ mod tests {
     async fn a_query_is_tried_again_after_its_replica_was_lost_but_only_once() {
         let queue = queue(10);
         let mut ticket = queue.push(at(9), input()).unwrap();
-        queue.put_back(take(&queue, 1, usize::MAX));
+        queue.put_back(take(&queue, 1, usize::MAX), Unanswered::NotSent);
+        queue.put_back(take(&queue, 1, usize::MAX), Unanswered::ReplicaLost);
         assert_eq!(queue.len(), 1);
-        queue.put_back(take(&queue, 1, usize::MAX));
+        queue.put_back(take(&queue, 1, usize::MAX), Unanswered::ReplicaLost);
         assert!(queue.is_empty());
         let outcome = ticket.answer().await.unwrap();
         assert_eq!(outcome, Err(DefaultReason::ReplicaLost.into()));
+    }
+
+    #[test]
+    fn a_query_put_back_still_belongs_to_its_asker() {
+        let queue = queue(10);
+        let lost = queue.push(at(9), input()).unwrap();
+        let hung_up = queue.push(at(9), input()).unwrap();
+        queue.put_back(take(&queue, 2, usize::MAX), Unanswered::ReplicaLost);
+        drop(hung_up);
+        assert_eq!(queue.len(), 1, "hanging up frees the place");
+        assert_eq!(lost.expire().reason, DefaultReason::ReplicaLost);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn what_a_full_message_left_behind_expires_in_the_queue() {
+        let queue = queue(10);
+        let mut tickets: Vec<_> = (0..2).map(|_| queue.push(at(9), input()).unwrap()).collect();
+        assert_eq!(take(&queue, 8, 8).len(), 1);
+        assert_eq!(tickets.remove(1).expire().reason, DefaultReason::ExpiredInQueue);
+    }
+
+    #[tokio::test]
+    async fn a_closed_queue_answers_all_that_waits_and_whatever_comes() {
+        let queue = queue(10);
+        let mut waiting = queue.push(at(9), input()).unwrap();
+        let mut sent = queue.push(at(9), input()).unwrap();
+        let batch = take(&queue, 1, usize::MAX);
+        queue.close();
+        assert_eq!(
+            queue.push(at(9), input()).unwrap_err().reason,
+            DefaultReason::NoReplica
+        );
+        queue.put_back(batch, Unanswered::ReplicaLost);
+        let answers = [waiting.answer().await.unwrap(), sent.answer().await.unwrap()];
+        let reasons = answers.map(|answer| answer.unwrap_err().reason);
+        assert!(reasons.contains(&DefaultReason::NoReplica) && reasons.contains(&DefaultReason::ReplicaLost));
+    }
+
+    #[tokio::test]
+    async fn demand_that_comes_while_a_batcher_looks_away_still_wakes_it() {
+        let queue = queue(10);
+        let demand = queue.demand();
+        assert_eq!(queue.waiting(at(0)), None);
+        let _ticket = queue.push(at(9), input()).unwrap();
+        demand.await;
     }
 
     #[tokio::test]

@@ -6,6 +6,9 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ModelName, ModelVersion};
+use skysail_proto::value::InputType;
+
+use crate::http::BodyError;
 
 /// Why a request is not a query. Whatever becomes of a query that is one, it is answered with 200.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -20,8 +23,6 @@ pub enum QueryError {
         version: String,
         /// The linked model.
         model: ModelName,
-        /// Those that exist.
-        known: Vec<ModelVersion>,
     },
     /// A version was pinned where no model is linked.
     #[error("Requested version: {0} does not exist: no model is linked to the application")]
@@ -38,6 +39,18 @@ pub enum QueryError {
     /// The body is too large.
     #[error("the body is larger than {0} bytes")]
     TooLarge(usize),
+    /// The pinned version takes other inputs than the application.
+    #[error("Requested version: {version} of model: {model} takes {takes}, the application {sends}")]
+    VersionType {
+        /// The version.
+        version: ModelVersion,
+        /// The linked model.
+        model: ModelName,
+        /// What the version takes.
+        takes: InputType,
+        /// What the application takes.
+        sends: InputType,
+    },
     /// Nothing is known of any application yet.
     #[error("{0}")]
     NotReady(String),
@@ -46,9 +59,10 @@ pub enum QueryError {
 impl QueryError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Json(_) | Self::UnknownVersion { .. } | Self::VersionWithoutModel(_) => {
-                ErrorCode::InvalidArgument
-            }
+            Self::Json(_)
+            | Self::UnknownVersion { .. }
+            | Self::VersionType { .. }
+            | Self::VersionWithoutModel(_) => ErrorCode::InvalidArgument,
             Self::UnknownApplication(_) | Self::UnknownPath(_) => ErrorCode::NotFound,
             Self::Method(..) => ErrorCode::MethodNotAllowed,
             Self::TooLarge(_) => ErrorCode::TooLarge,
@@ -60,7 +74,9 @@ impl QueryError {
     fn class(&self) -> &'static str {
         match self {
             Self::Json(_) => "Json error",
-            Self::UnknownVersion { .. } | Self::VersionWithoutModel(_) => "Query processing error",
+            Self::UnknownVersion { .. } | Self::VersionType { .. } | Self::VersionWithoutModel(_) => {
+                "Query processing error"
+            }
             Self::UnknownApplication(_) => "Unknown application",
             Self::UnknownPath(_) => "Not found",
             Self::Method(..) => "Method not allowed",
@@ -68,14 +84,13 @@ impl QueryError {
             Self::NotReady(_) => "Not ready",
         }
     }
+}
 
-    fn cause(&self) -> String {
-        match self {
-            Self::UnknownVersion { known, .. } => {
-                let known: Vec<&str> = known.iter().map(ModelVersion::as_str).collect();
-                format!("{self} (versions: {})", known.join(", "))
-            }
-            other => other.to_string(),
+impl From<BodyError> for QueryError {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::TooLarge(limit) => Self::TooLarge(limit),
+            BodyError::Broken(why) => Self::Json(why),
         }
     }
 }
@@ -86,7 +101,7 @@ impl IntoResponse for QueryError {
             StatusCode::from_u16(self.code().http_status()).expect("error codes map to valid statuses");
         (
             status,
-            Json(json!({ "error": self.class(), "cause": self.cause() })),
+            Json(json!({ "error": self.class(), "cause": self.to_string() })),
         )
             .into_response()
     }

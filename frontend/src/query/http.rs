@@ -5,25 +5,28 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderValue, Method, StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderValue, StatusCode, Uri};
+use axum::response::Response;
 use axum::routing::{get, post};
-use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
+use bytes::Bytes;
 use serde::Serialize;
-use skysail_proto::value::Output;
+use skysail_proto::value::{InputType, Output};
 use tokio_util::task::TaskTracker;
 
 use super::error::QueryError;
 use super::request::PredictRequest;
 use super::{Answered, QueryService, Reply};
 use crate::health::Health;
+use crate::http;
 
-/// What is read and thrown away of a body that is too large, so that a client that sends before it reads
-/// still sees the answer.
-const DISCARDED_BYTES: usize = 64 * 1024 * 1024;
+/// From this size on a body is parsed on a thread of its own: it would keep every other query waiting.
+const LARGE_BODY_BYTES: usize = 256 * 1024;
+
+/// How much of a parser's words is quoted, in characters: they may repeat what was sent.
+const QUOTED_CHARS: usize = 300;
 
 /// What the handlers share.
 pub struct QueryApi {
@@ -33,6 +36,8 @@ pub struct QueryApi {
     pub health: Arc<Health>,
     /// The largest body taken, in bytes.
     pub body_limit: usize,
+    /// The most inputs taken in one request.
+    pub most_inputs: usize,
     /// Runs what goes on after a response.
     pub tasks: TaskTracker,
 }
@@ -51,51 +56,40 @@ pub fn router(api: Arc<QueryApi>) -> Router {
 
 async fn predict(
     State(api): State<Arc<QueryApi>>,
-    Path(application): Path<String>,
+    path: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Response, QueryError> {
-    let route = api.service.route(&application)?;
-    let body = read_body(&api, request.into_body()).await?;
-    let request = PredictRequest::parse(route.application.input_type, &body)
-        .map_err(|error| QueryError::Json(format!("Error parsing JSON: {error}")))?;
-    drop(body);
-    let reply = api.service.predict(&route, request).await?;
+    let route = match path {
+        Ok(Path(application)) => api.service.route(&application),
+        Err(_) => Err(QueryError::UnknownPath(shown_path(request.uri()))),
+    };
+    let route = match route {
+        Ok(route) => route,
+        Err(error) => {
+            http::discard(request.into_body(), &api.tasks);
+            return Err(error);
+        }
+    };
+    let body = http::read_body(request.into_body(), api.body_limit, &api.tasks).await?;
+    let arrival = api.service.now();
+    let request = parse(route.application.input_type, body, api.most_inputs).await?;
+    let reply = api.service.predict(&route, request, arrival).await?;
     Ok(json(StatusCode::OK, &Written::from(&reply)))
 }
 
-/// Reads a body up to the limit; the rest of one beyond it is discarded while the answer goes out.
-async fn read_body(api: &QueryApi, mut body: Body) -> Result<Bytes, QueryError> {
-    let limit = api.body_limit;
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|error| QueryError::Json(format!("the body could not be read: {error}")))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if first.len() + rest.len() + data.len() > limit {
-            api.tasks.spawn(discard(body));
-            return Err(QueryError::TooLarge(limit));
-        }
-        if first.is_empty() && rest.is_empty() {
-            // Most bodies come in one piece, which is used as it is.
-            first = data;
-        } else {
-            rest.extend_from_slice(&std::mem::take(&mut first));
-            rest.extend_from_slice(&data);
-        }
-    }
-    Ok(if rest.is_empty() { first } else { rest.freeze() })
-}
-
-async fn discard(mut body: Body) {
-    let mut left = DISCARDED_BYTES;
-    while let Some(Ok(frame)) = body.frame().await {
-        let size = frame.data_ref().map_or(0, Bytes::len);
-        if size > left {
-            return;
-        }
-        left -= size;
-    }
+async fn parse(input_type: InputType, body: Bytes, most_inputs: usize) -> Result<PredictRequest, QueryError> {
+    let is_large = body.len() >= LARGE_BODY_BYTES;
+    let parse = move || PredictRequest::parse(input_type, &body, most_inputs);
+    let parsed = match is_large {
+        true => tokio::task::spawn_blocking(parse)
+            .await
+            .expect("parsing does not panic; if it did, so do we"),
+        false => parse(),
+    };
+    parsed.map_err(|error| {
+        let words: String = error.to_string().chars().take(QUOTED_CHARS).collect();
+        QueryError::Json(format!("Error parsing JSON: {words}"))
+    })
 }
 
 /// A reply as it is written.
@@ -169,10 +163,19 @@ async fn readyz(State(api): State<Arc<QueryApi>>) -> Response {
     json(status, &readiness)
 }
 
-async fn not_found(uri: Uri) -> Response {
-    QueryError::UnknownPath(uri.path().chars().take(200).collect()).into_response()
+async fn not_found(State(api): State<Arc<QueryApi>>, request: Request) -> QueryError {
+    let path = shown_path(request.uri());
+    http::discard(request.into_body(), &api.tasks);
+    QueryError::UnknownPath(path)
 }
 
-async fn method_not_allowed(uri: Uri, method: Method) -> Response {
-    QueryError::Method(uri.path().chars().take(200).collect(), method.to_string()).into_response()
+async fn method_not_allowed(State(api): State<Arc<QueryApi>>, request: Request) -> QueryError {
+    let (path, method) = (shown_path(request.uri()), request.method().to_string());
+    http::discard(request.into_body(), &api.tasks);
+    QueryError::Method(path, method)
+}
+
+/// A path, as far as it is worth repeating.
+fn shown_path(uri: &Uri) -> String {
+    uri.path().chars().take(200).collect()
 }

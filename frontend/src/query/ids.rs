@@ -4,7 +4,7 @@
 //! when half of one is used. Should the store stay away for the other half, counting goes on past the
 //! block's end: ids could then repeat those of another frontend, which is better than not answering.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
@@ -14,6 +14,8 @@ const BLOCK: u64 = 1 << 26;
 /// Counts out ids.
 #[derive(Debug, Default)]
 pub struct QueryIds {
+    /// Whether the first block came.
+    there: AtomicBool,
     next: AtomicU64,
     half_used: Notify,
 }
@@ -32,6 +34,12 @@ impl QueryIds {
     pub fn enter(&self, block: u64) {
         self.next
             .store(block.wrapping_mul(BLOCK) % (1 << 53), Ordering::Relaxed);
+        self.there.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there are ids to give out.
+    pub fn are_there(&self) -> bool {
+        self.there.load(Ordering::Relaxed)
     }
 
     /// Completes when it is time to fetch a block.
@@ -47,7 +55,9 @@ mod tests {
     #[tokio::test]
     async fn a_block_is_asked_for_when_half_of_one_is_used() {
         let ids = QueryIds::default();
+        assert!(!ids.are_there());
         ids.enter(3);
+        assert!(ids.are_there());
         assert_eq!(ids.next(), 3 * BLOCK);
         ids.next.store(3 * BLOCK + BLOCK / 2, Ordering::Relaxed);
         ids.next();

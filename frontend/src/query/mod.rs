@@ -155,16 +155,14 @@ impl QueryService {
         if self.draining.load(Ordering::Relaxed) {
             return Some("the frontend is draining");
         }
-        self.routes
-            .load()
-            .is_none()
-            .then_some("the metadata store was not read yet")
+        let ready = self.routes.load().is_some() && self.ids.are_there();
+        (!ready).then_some("the metadata store was not read yet")
     }
 
     /// An application's route.
     pub fn route(&self, application: &str) -> Result<Arc<Route>, QueryError> {
         let routes = self.routes.load();
-        let Some(routes) = &*routes else {
+        let (Some(routes), true) = (&*routes, self.ids.are_there()) else {
             return Err(QueryError::NotReady(
                 "the metadata store was not read yet; try again".into(),
             ));
@@ -173,9 +171,18 @@ impl QueryService {
         route.ok_or_else(|| QueryError::UnknownApplication(application.chars().take(80).collect()))
     }
 
-    /// Answers a request; the deadline counts from now, when it is there as a whole.
-    pub async fn predict(&self, route: &Route, request: PredictRequest) -> Result<Reply, QueryError> {
-        let arrival = self.clock.now();
+    /// The time of the queries' clock.
+    pub fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// Answers a request that was there as a whole at `arrival`: its deadlines count from then.
+    pub async fn predict(
+        &self,
+        route: &Route,
+        request: PredictRequest,
+        arrival: Instant,
+    ) -> Result<Reply, QueryError> {
         let PredictRequest {
             inputs,
             version,
@@ -248,15 +255,19 @@ impl Route {
             return Ok(Some(&candidate.current));
         };
         let Some(pinned) = candidate.versions.get(version) else {
-            let mut known: Vec<_> = candidate.versions.keys().cloned().collect();
-            known.sort();
             let (version, model) = (shortened(version), candidate.name.clone());
-            return Err(QueryError::UnknownVersion {
+            return Err(QueryError::UnknownVersion { version, model });
+        };
+        let (takes, sends) = (pinned.spec.input_type, self.application.input_type);
+        if takes != sends {
+            let (version, model) = (pinned.id.version.clone(), candidate.name.clone());
+            return Err(QueryError::VersionType {
                 version,
                 model,
-                known,
+                takes,
+                sends,
             });
-        };
+        }
         Ok(Some(pinned))
     }
 }

@@ -28,16 +28,25 @@ pub enum Inputs {
 }
 
 impl PredictRequest {
-    /// Parses a body for an application of this input type. The error says what is wrong and where.
-    pub fn parse(input_type: InputType, body: &[u8]) -> Result<Self, serde_json::Error> {
+    /// Parses a body for an application of this input type, with at most `most_inputs` inputs. The error
+    /// says what is wrong and where.
+    pub fn parse(input_type: InputType, body: &[u8], most_inputs: usize) -> Result<Self, serde_json::Error> {
         let mut deserializer = serde_json::Deserializer::from_slice(body);
-        let request = RequestSeed(input_type).deserialize(&mut deserializer)?;
+        let request = RequestSeed {
+            input_type,
+            most_inputs,
+        }
+        .deserialize(&mut deserializer)?;
         deserializer.end()?;
         Ok(request)
     }
 }
 
-struct RequestSeed(InputType);
+#[derive(Clone, Copy)]
+struct RequestSeed {
+    input_type: InputType,
+    most_inputs: usize,
+}
 
 impl<'de> DeserializeSeed<'de> for RequestSeed {
     type Value = PredictRequest;
@@ -57,10 +66,15 @@ impl<'de> Visitor<'de> for RequestSeed {
         let (mut one, mut many, mut version, mut slo_micros) = (None, None, None, None);
         while let Some(Key(key)) = map.next_key::<Key<'de>>()? {
             match &*key {
-                "input" => one = Some(map.next_value_seed(InputSeed(self.0)).map_err(within("input"))?),
+                "input" => {
+                    one = Some(
+                        map.next_value_seed(InputSeed(self.input_type))
+                            .map_err(within("input"))?,
+                    )
+                }
                 "input_batch" => {
                     many = Some(
-                        map.next_value_seed(BatchSeed(self.0))
+                        map.next_value_seed(BatchSeed(self))
                             .map_err(within("input_batch"))?,
                     )
                 }
@@ -106,7 +120,7 @@ impl<'de> Deserialize<'de> for Micros {
     }
 }
 
-struct BatchSeed(InputType);
+struct BatchSeed(RequestSeed);
 
 impl<'de> DeserializeSeed<'de> for BatchSeed {
     type Value = Vec<Input>;
@@ -124,7 +138,16 @@ impl<'de> Visitor<'de> for BatchSeed {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Input>, A::Error> {
         let mut inputs = Vec::new();
-        while let Some(input) = seq.next_element_seed(InputSeed(self.0))? {
+        let RequestSeed {
+            input_type,
+            most_inputs,
+        } = self.0;
+        while let Some(input) = seq.next_element_seed(InputSeed(input_type))? {
+            if inputs.len() == most_inputs {
+                return Err(A::Error::custom(format_args!(
+                    "more than {most_inputs} inputs in one request"
+                )));
+            }
             inputs.push(input);
         }
         Ok(inputs)
@@ -136,7 +159,7 @@ mod tests {
     use super::*;
 
     fn parse(body: &str) -> Result<PredictRequest, String> {
-        PredictRequest::parse(InputType::Doubles, body.as_bytes()).map_err(|error| error.to_string())
+        PredictRequest::parse(InputType::Doubles, body.as_bytes(), 3).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -186,6 +209,7 @@ mod tests {
             ),
             (r#"{"input_batch": [1]}"#, "an array of numbers"),
             (r#"{"input_batch": {}}"#, "an array of inputs"),
+            (r#"{"input_batch": [[1], [2], [3], [4]]}"#, "more than 3 inputs"),
             (r#"{"input": [1], "version": 1}"#, "in `version`"),
             (r#"{"input": [1], "slo_micros": -5}"#, "in `slo_micros`"),
             (r#"{"input": [1], "slo_micros": 0}"#, "at least 1 microsecond"),

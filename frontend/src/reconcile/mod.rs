@@ -15,7 +15,7 @@ use skysail_core::time::Instant;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::clock::Clock;
 use crate::model::replica::ReplicaTable;
@@ -131,6 +131,7 @@ impl Reconciler {
         self.report.set_runtime_error(None);
         self.report.set_containers(&containers);
         self.report.keep_only(&catalog);
+        self.report.recovered(&catalog, &self.replicas.ids());
         let now = self.clock.now();
         let observed = Observed {
             containers,
@@ -153,6 +154,7 @@ impl Reconciler {
         for model in self.report.take_forgiven() {
             history.forgive(&model);
         }
+        history.keep_only(catalog);
         history.observe(observed, now);
         plan(catalog, observed, &history, &self.placement, now)
     }
@@ -166,9 +168,13 @@ impl Reconciler {
     }
 
     fn finish(&self, done: Result<(String, Applied), tokio::task::JoinError>, busy: &mut BTreeSet<String>) {
-        let Ok((container, outcome)) = done else {
-            // A panicked action leaves its container busy, which is safer than acting on it again.
-            return;
+        let (container, outcome) = match done {
+            Ok(done) => done,
+            Err(error) => {
+                // Its container stays busy, which is safer than acting on it again: a restart repairs it.
+                error!(%error, "an action on a container ended in a panic; this is a bug");
+                return;
+            }
         };
         busy.remove(&container);
         if let Applied::Failed(model) = outcome {

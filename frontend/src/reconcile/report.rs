@@ -30,8 +30,10 @@ struct State {
 pub struct VersionReport {
     /// What it waits for, in words.
     pub progress: Option<String>,
-    /// Containers that failed since this frontend started.
+    /// Containers that failed, or could not be started, since this frontend started.
     pub restarts: u64,
+    /// Whether it has failed since all its replicas were last attached.
+    pub failing: bool,
     /// The last failure.
     pub last_failure: Option<Failure>,
 }
@@ -113,6 +115,19 @@ impl Report {
             .retain(|model, _| catalog.version(model).is_some());
     }
 
+    /// Takes note of the versions whose replicas are all attached: their failures are over.
+    pub(super) fn recovered(&self, catalog: &Catalog, attached: &BTreeSet<ReplicaId>) {
+        for (model, report) in &mut self.state.lock().versions {
+            let deployment = catalog
+                .version(model)
+                .and_then(|version| version.spec.deployment.as_ref());
+            let replicas = deployment.map_or(0, |deployment| deployment.replicas);
+            if (0..replicas).all(|ordinal| attached.contains(&ReplicaId::of(model, ordinal))) {
+                report.failing = false;
+            }
+        }
+    }
+
     pub(super) fn set_progress(&self, model: &ModelId, words: Option<&str>) {
         self.state
             .lock()
@@ -126,6 +141,7 @@ impl Report {
         let mut state = self.state.lock();
         let version = state.versions.entry(model.clone()).or_default();
         version.restarts += 1;
+        version.failing = true;
         version.last_failure = Some(failure);
     }
 }

@@ -127,10 +127,7 @@ pub(super) async fn deploy(session: &Session, arguments: DeployArguments) -> Res
         memory_bytes: arguments.memory,
         env: arguments.env.into_iter().collect(),
     };
-    let new = NewVersion {
-        version: id.version.clone(),
-        spec: arguments.version.into_spec(Some(deployment)),
-    };
+    let new = NewVersion::of(id.version.clone(), arguments.version.into_spec(Some(deployment)));
     let mut version = session.admin.create_version(&id.name, &new).await?;
     if waits {
         let before = Before::of(&version.read()?);
@@ -143,10 +140,7 @@ pub(super) async fn deploy(session: &Session, arguments: DeployArguments) -> Res
 
 pub(super) async fn register(session: &Session, arguments: RegisterArguments) -> Result<(), Error> {
     let id = arguments.id;
-    let new = NewVersion {
-        version: id.version.clone(),
-        spec: arguments.version.into_spec(None),
-    };
+    let new = NewVersion::of(id.version.clone(), arguments.version.into_spec(None));
     let version = session.admin.create_version(&id.name, &new).await?;
     session.output.answer(&version, |_| {
         format!("registered {id}; it answers as soon as a container attaches")

@@ -7,6 +7,7 @@ use skysail_proto::ids::ModelId;
 
 use super::{ContainerState, Observed};
 use crate::backoff::Backoff;
+use crate::catalog::Catalog;
 use crate::time::Instant;
 
 /// How long things may take before something is done about them.
@@ -128,6 +129,11 @@ impl History {
         }
         failures.pause = failures.backoff.pause();
         failures.not_before = now + failures.pause;
+    }
+
+    /// Forgets versions that are no longer registered.
+    pub fn keep_only(&mut self, catalog: &Catalog) {
+        self.failures.retain(|model, _| catalog.version(model).is_some());
     }
 
     /// Forgets a model's failures: it was deployed anew or scaled by a person, who wants it tried now.
