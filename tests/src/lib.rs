@@ -4,6 +4,7 @@
 //! - [`cluster`]: a real frontend with its store and its containers, that can be killed and started again.
 //! - [`deployment`]: models as tests deploy them.
 //! - [`rest`]: requests and their replies, for both REST APIs.
+//! - [`wire`]: HTTP written by hand, for what no well-behaved client sends.
 //! - [`program`]: a child process with its log; [`binaries`] finds the programs.
 //! - [`redis`]: a Redis server that can be killed, frozen and emptied.
 //! - [`wait`]: waiting for a state, with a bound.
@@ -16,3 +17,4 @@ pub mod redis;
 pub mod rest;
 pub mod suite;
 pub mod wait;
+pub mod wire;

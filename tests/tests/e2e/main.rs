@@ -7,6 +7,9 @@ use std::process::ExitCode;
 
 use skysail_tests::suite::Suite;
 
+mod bad_input;
+mod isolation;
+mod queries;
 mod quickstart;
 mod runtime_docker;
 mod runtime_process;
@@ -16,6 +19,9 @@ mod store_redis;
 fn main() -> ExitCode {
     let mut suite = Suite::default()
         .area("quickstart", quickstart::CASES)
+        .area("queries", queries::CASES)
+        .area("bad_input", bad_input::CASES)
+        .area("isolation", isolation::CASES)
         .area("store_redis", store_redis::CASES)
         .area("runtime_process", runtime_process::CASES);
     // What has several implementations has one list of promises, and each a test of each.
