@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use skysail_core::catalog::{Application, Catalog, Change};
+use skysail_core::catalog::{Application, Catalog, Change, Generation};
 use skysail_frontend::store::conformance::{StoreFactory, TestedStore, check_all};
 use skysail_frontend::store::redis::RedisStore;
 use skysail_frontend::store::{MetadataStore, StoreError, StoreHealth};
@@ -89,6 +89,10 @@ async fn commit(store: &RedisStore, changes: Vec<Change>) -> Result<Arc<Catalog>
     within("a commit", store.commit(changes, &expected)).await
 }
 
+async fn query_block(store: &RedisStore) -> Result<u64, StoreError> {
+    within("a query block", store.next_query_block()).await
+}
+
 /// Makes stores on one server, each for a cluster of its own, so the promises also show that clusters are
 /// apart.
 struct Clusters {
@@ -157,7 +161,7 @@ async fn a_store_whose_redis_is_away_at_start_says_so_and_comes_up_by_itself() {
     let reason = down(&store).await;
     assert!(reason.contains("refuses connections"), "{reason}");
     assert!(seen(&store).is_none());
-    let refused = store.commit(vec![put("a")], &Default::default()).await;
+    let refused = within("a refusal", store.commit(vec![put("a")], &Generation::default())).await;
     assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
 
     server.start_again().await;
@@ -171,21 +175,21 @@ async fn a_redis_that_is_killed_leaves_the_last_snapshot_and_is_found_again() {
     let store = connect(&server.url());
     ready(&store).await;
     let before = commit(&store, vec![put("a")]).await.unwrap();
-    let block = store.next_query_block().await.unwrap();
+    let block = query_block(&store).await.unwrap();
 
     server.kill();
     down(&store).await;
     assert_eq!(seen(&store).as_ref(), Some(&before));
     let refused = commit(&store, vec![put("b")]).await;
     assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
-    let refused = store.next_query_block().await;
+    let refused = query_block(&store).await;
     assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
 
     server.start_again().await;
     ready(&store).await;
     assert_eq!(seen(&store), Some(before));
     commit(&store, vec![put("b")]).await.unwrap();
-    assert_eq!(store.next_query_block().await.unwrap(), block + 1);
+    assert_eq!(query_block(&store).await.unwrap(), block + 1);
 }
 
 #[tokio::test]
@@ -219,6 +223,42 @@ async fn a_store_that_starts_while_redis_hangs_comes_up_when_it_goes_on() {
     down(&store).await;
     server.thaw();
     ready(&store).await;
+}
+
+/// How often a command was called since the server started.
+fn calls(server: &RedisServer, command: &str) -> u64 {
+    let statistics: String = server.run("INFO commandstats");
+    let line = statistics
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    let (count, _) = line.unwrap_or("0,").split_once(',').unwrap();
+    count.parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_commit_is_announced_and_an_announcement_makes_the_others_look() {
+    let server = RedisServer::start().await;
+    let store = connect(&server.url());
+    ready(&store).await;
+    let mut connection = server.connection();
+    let mut channel = connection.as_pubsub();
+    channel.subscribe("{skysail:blue}:changes").unwrap();
+    channel.set_read_timeout(Some(PATIENCE)).unwrap();
+    let committed = commit(&store, vec![put("a")]).await.unwrap();
+    let announced: String = channel.get_message().unwrap().get_payload().unwrap();
+    assert_eq!(announced, format!("{} 1", committed.generation.incarnation));
+
+    // More looks than the periodic one could make while we wait.
+    let announced_looks = async {
+        for _ in 0..PATIENCE.as_secs() * 3 {
+            let before = calls(&server, "hmget");
+            let _: u64 = server.run("PUBLISH {skysail:blue}:changes again");
+            while calls(&server, "hmget") == before {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    };
+    within("a look after each announcement", announced_looks).await;
 }
 
 #[tokio::test]
@@ -255,7 +295,7 @@ async fn a_redis_that_lost_its_data_is_followed_and_gives_no_query_block_again()
     let before = commit(&store, vec![put("a")]).await.unwrap();
     let mut blocks = Vec::new();
     for _ in 0..3 {
-        blocks.push(store.next_query_block().await.unwrap());
+        blocks.push(query_block(&store).await.unwrap());
     }
 
     server.kill();
@@ -266,7 +306,7 @@ async fn a_redis_that_lost_its_data_is_followed_and_gives_no_query_block_again()
     assert_eq!(applications(&after), ["b"]);
     assert_ne!(after.generation.incarnation, before.generation.incarnation);
     for _ in 0..3 {
-        blocks.push(store.next_query_block().await.unwrap());
+        blocks.push(query_block(&store).await.unwrap());
     }
     assert!(
         blocks.is_sorted_by(|earlier, later| earlier < later),
@@ -302,7 +342,7 @@ async fn a_user_who_may_touch_nothing_but_the_clusters_keys_and_channel_is_enoug
     let store = connect(&server.url_as("app:pw"));
     ready(&store).await;
     commit(&store, vec![put("a")]).await.unwrap();
-    store.next_query_block().await.unwrap();
+    query_block(&store).await.unwrap();
     // Nothing was asked that the user may not do.
     let denied: Vec<redis::Value> = server.run("ACL LOG");
     assert!(denied.is_empty(), "{denied:?}");

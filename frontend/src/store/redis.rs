@@ -11,7 +11,7 @@
 //! | `{skysail:CLUSTER}:query-block` | the last block of query ids that was handed out |
 //! | `{skysail:CLUSTER}:changes` | a channel: says after each commit that there was one |
 //!
-//! One task, the [`Follower`], owns the connection and the snapshot. Writers send it their requests, so a
+//! One task, the follower, owns the connection and the snapshot. Writers send it their requests, so a
 //! commit, its snapshot and the snapshots of other frontends' commits are published in one order. A message
 //! on the channel wakes it, the comparison of generations decides, and a look every second catches what a
 //! lost message did not say. (Who edits documents by hand says so with
