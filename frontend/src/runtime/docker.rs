@@ -4,10 +4,10 @@
 //! whatever its name. Nothing is remembered here either; every call asks the engine, so that a frontend
 //! that starts again finds what the one before left.
 //!
-//! - [`engine`]: the connection, made at its first use, and Docker's errors in our words.
-//! - [`network`]: the cluster's network.
-//! - [`pull`]: images that are not there yet.
-//! - [`events`]: what wakes the reconciler.
+//! - `engine`: the connection, made at its first use, and Docker's errors in our words.
+//! - `network`: the cluster's network.
+//! - `pull`: images that are not there yet.
+//! - `events`: what wakes the reconciler.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -31,7 +31,7 @@ use jiff::{SignedDuration, Timestamp};
 use skysail_proto::ids::{ClusterName, ModelId, ReplicaId};
 use skysail_proto::labels;
 use tokio::sync::{Mutex, Notify};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::lines::Lines;
 use super::{ContainerRuntime, ContainerState, ContainerStatus, Progress, ReplicaSpec, RuntimeError, exit};
@@ -43,11 +43,17 @@ mod pull;
 
 use engine::{Engine, refused, status_of};
 
+/// Where the engine of this machine listens, unless `DOCKER_HOST` says otherwise.
+const LOCAL_ENGINE: &str = "unix:///var/run/docker.sock";
+
 /// Logs are rotated: two files of this size for each container, whatever it prints.
 const LOG_FILE_SIZE: &str = "5m";
 
 /// How long the engine may take beyond the grace to stop a container; it is slow under load.
 const STOP_TAKES: Duration = Duration::from_secs(60);
+
+/// How long those who follow an ended container's log may take to read its end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A container that is created but not started for this long is not about to be: whoever created it
 /// ended in between.
@@ -64,8 +70,12 @@ pub struct DockerRuntime {
     changes: Arc<Notify>,
     /// Two starts of one name take turns; names are spread over these by their hash.
     places: [Mutex<()>; 16],
+    followers: Followers,
     _events: AbortOnDropHandle<()>,
 }
+
+/// Who follows the log of which container, by its id: it is removed only after they read its last words.
+type Followers = parking_lot::Mutex<HashMap<String, TaskTracker>>;
 
 impl DockerRuntime {
     /// A runtime for `cluster`, in the engine that `DOCKER_HOST` names or the local one. Must be called
@@ -73,7 +83,13 @@ impl DockerRuntime {
     ///
     /// Docker need not be there yet: calls fail with [`RuntimeError::Unavailable`] until it is.
     pub fn connect(cluster: ClusterName) -> Self {
-        let engine = Arc::new(Engine::default());
+        let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| LOCAL_ENGINE.into());
+        Self::connect_to(&host, cluster)
+    }
+
+    /// The same, in the engine at `host`, written as in `DOCKER_HOST`.
+    pub fn connect_to(host: &str, cluster: ClusterName) -> Self {
+        let engine = Arc::new(Engine::new(host));
         let changes = Arc::new(Notify::new());
         let events = events::follow(engine.clone(), cluster.clone(), changes.clone());
         Self {
@@ -81,6 +97,7 @@ impl DockerRuntime {
             engine,
             changes,
             places: Default::default(),
+            followers: Followers::default(),
             _events: AbortOnDropHandle::new(tokio::spawn(events)),
         }
     }
@@ -96,27 +113,18 @@ impl DockerRuntime {
     }
 
     /// Looks a container up by name; one that is not this cluster's is an error.
-    async fn find(&self, container: &str) -> Result<Option<ContainerInspectResponse>, RuntimeError> {
+    async fn find(&self, container: &str) -> Result<Option<Found>, RuntimeError> {
         let docker = self.engine.get().await?;
         let found = match docker
             .inspect_container(container, None::<InspectContainerOptions>)
             .await
         {
-            Ok(found) => found,
+            Ok(found) => Found::of(found),
             Err(error) if status_of(&error) == Some(404) => return Ok(None),
             Err(error) => return Err(refused("inspect", container, &error)),
         };
-        let label = |name| {
-            found
-                .config
-                .as_ref()?
-                .labels
-                .as_ref()?
-                .get(name)
-                .map(String::as_str)
-        };
-        let ours = label(labels::CLUSTER) == Some(self.cluster.as_str())
-            && label(labels::ROLE) == Some(labels::ROLE_REPLICA);
+        let ours = found.label(labels::CLUSTER) == Some(self.cluster.as_str())
+            && found.label(labels::ROLE) == Some(labels::ROLE_REPLICA);
         if ours {
             return Ok(Some(found));
         }
@@ -132,15 +140,12 @@ impl DockerRuntime {
         let Some(found) = self.find(&spec.container).await? else {
             return Ok(false);
         };
-        let running = found.state.as_ref().and_then(|state| state.running) == Some(true);
-        if !running {
-            self.remove(&spec.container, found.id.as_deref()).await?;
-            return Ok(false);
+        if found.running {
+            let digest = found.label(labels::SPEC).unwrap_or_default();
+            return super::same_or_refuse(spec, digest).map(|()| true);
         }
-        let digest = found
-            .config
-            .and_then(|config| config.labels?.remove(labels::SPEC));
-        super::same_or_refuse(spec, &digest.unwrap_or_default()).map(|()| true)
+        self.remove(&spec.container, &found.id).await?;
+        Ok(false)
     }
 
     async fn create_and_start(&self, spec: &ReplicaSpec) -> Result<(), RuntimeError> {
@@ -163,7 +168,7 @@ impl DockerRuntime {
             .start_container(&created.id, None::<StartContainerOptions>)
             .await
         {
-            self.remove(&spec.container, Some(&created.id)).await?;
+            self.remove(&spec.container, &created.id).await?;
             return Err(not_started(spec, &error));
         }
         Ok(())
@@ -213,19 +218,23 @@ impl DockerRuntime {
     }
 
     /// Removes a container of this cluster, by the id it was found with: its name may be another's by now.
-    async fn remove(&self, container: &str, id: Option<&str>) -> Result<(), RuntimeError> {
+    async fn remove(&self, container: &str, id: &str) -> Result<(), RuntimeError> {
+        self.let_followers_read(id).await;
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-        let removed = self
-            .engine
-            .get()
-            .await?
-            .remove_container(id.unwrap_or(container), Some(options))
-            .await;
-        match removed {
+        match self.engine.get().await?.remove_container(id, Some(options)).await {
             Ok(()) => Ok(()),
             // Gone, or somebody else's removal is under way.
             Err(error) if matches!(status_of(&error), Some(404 | 409)) => Ok(()),
             Err(error) => Err(refused("remove", container, &error)),
+        }
+    }
+
+    /// A removal cuts off whoever still reads the log: what a model says at its end would be lost.
+    async fn let_followers_read(&self, id: &str) {
+        let followers = self.followers.lock().remove(id);
+        if let Some(followers) = followers {
+            followers.close();
+            let _ = tokio::time::timeout(LAST_WORDS, followers.wait()).await;
         }
     }
 
@@ -268,7 +277,6 @@ impl ContainerRuntime for DockerRuntime {
         let Some(found) = self.find(container).await? else {
             return Ok(());
         };
-        let id = found.id.as_deref().unwrap_or(container);
         let patient = self
             .engine
             .get()
@@ -276,13 +284,13 @@ impl ContainerRuntime for DockerRuntime {
             .clone()
             .with_timeout(grace.saturating_add(STOP_TAKES));
         let options = StopContainerOptionsBuilder::new().t(whole_seconds(grace)).build();
-        match patient.stop_container(id, Some(options)).await {
+        match patient.stop_container(&found.id, Some(options)).await {
             Ok(()) => {}
             Err(error) if status_of(&error) == Some(404) => return Ok(()),
             // Removal by force kills what could not be stopped; should that fail too, it says why.
             Err(error) => tracing::warn!(container, %error, "docker could not stop a container"),
         }
-        self.remove(container, Some(id)).await
+        self.remove(container, &found.id).await
     }
 
     async fn list(&self) -> Result<Vec<ContainerStatus>, RuntimeError> {
@@ -321,15 +329,41 @@ impl ContainerRuntime for DockerRuntime {
             .tail(&tail.to_string())
             .follow(follow)
             .build();
-        let id = found.id.as_deref().unwrap_or(container);
-        let pieces = self.engine.get().await?.logs(id, Some(options));
+        let pieces = self.engine.get().await?.logs(&found.id, Some(options));
+        let follower = follow.then(|| self.followers.lock().entry(found.id).or_default().token());
         Ok(in_lines(pieces.map_err(move |error| {
+            // Held as long as pieces come.
+            let _follower = &follower;
             tracing::debug!(%error, "a container's log ended early");
         })))
     }
 
     fn changes(&self) -> Arc<Notify> {
         self.changes.clone()
+    }
+}
+
+/// A container looked up by name.
+struct Found {
+    id: String,
+    running: bool,
+    labels: HashMap<String, String>,
+}
+
+impl Found {
+    fn of(inspected: ContainerInspectResponse) -> Self {
+        Self {
+            id: inspected.id.unwrap_or_default(),
+            running: inspected.state.and_then(|state| state.running) == Some(true),
+            labels: inspected
+                .config
+                .and_then(|config| config.labels)
+                .unwrap_or_default(),
+        }
+    }
+
+    fn label(&self, name: &str) -> Option<&str> {
+        self.labels.get(name).map(String::as_str)
     }
 }
 

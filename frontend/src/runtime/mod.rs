@@ -35,7 +35,7 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     async fn list(&self) -> Result<Vec<ContainerStatus>, RuntimeError>;
 
     /// The last `tail` lines of what a container printed (stdout and stderr), and if `follow`, the lines
-    /// that come, until it ends.
+    /// that come, until it ends. Where the tail begins is decided when the stream is first polled.
     async fn logs(
         &self,
         container: &str,

@@ -2,7 +2,7 @@
 //!
 //! An image is the path of an executable. Children are direct children of the frontend, in a process group
 //! each, so that a Ctrl-C in the terminal reaches the frontend alone, which drains them. None outlives it:
-//! they die with the thread that started them ([`spawner`]), also when the frontend is killed.
+//! they die with the thread that started them (`spawner`), also when the frontend is killed.
 //!
 //! Not here: limits of CPU and memory (a warning says so), and isolation of any kind. What a child itself
 //! starts dies with it when it is stopped or exits, but not when the frontend is killed.

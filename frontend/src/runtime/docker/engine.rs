@@ -9,21 +9,32 @@ use tokio::sync::OnceCell;
 
 use crate::runtime::RuntimeError;
 
-/// The engine that `DOCKER_HOST` names, or the local one.
+/// A Docker engine.
 ///
 /// Connected at the first use that succeeds: Docker may be started after us. From then on it needs no
 /// reconnecting, for every request opens a connection of its own.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Engine {
+    host: String,
     docker: OnceCell<Docker>,
 }
 
 impl Engine {
+    /// The engine at `host`, written as in `DOCKER_HOST`.
+    pub(super) fn new(host: &str) -> Self {
+        Self {
+            host: host.to_owned(),
+            docker: OnceCell::new(),
+        }
+    }
+
     pub(super) async fn get(&self) -> Result<&Docker, RuntimeError> {
         self.docker
             .get_or_try_init(async || {
-                // The engine and the library settle on the older API of the two.
-                Docker::connect_with_defaults()?.negotiate_version().await
+                // The library names no version in its requests, so the engine answers in its own newest
+                // API and what an old one leaves out is read as absent. This is to learn that it answers
+                // at all, and for the day the library does name one.
+                Docker::connect_with_host(&self.host)?.negotiate_version().await
             })
             .await
             .map_err(|error| unavailable(&error))
@@ -100,4 +111,30 @@ fn chain(error: &Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn why_not(host: &str) -> String {
+        match Engine::new(host).get().await {
+            Err(RuntimeError::Unavailable(why)) => why,
+            other => panic!("{host}: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_is_not_there_is_unavailable_with_what_to_look_for() {
+        let why = why_not("unix:///no/such/docker.sock").await;
+        assert!(
+            why.contains("/no/such/docker.sock") && why.contains("DOCKER_HOST"),
+            "{why}"
+        );
+        // Nobody listens at port 1.
+        let why = why_not("tcp://127.0.0.1:1").await;
+        assert!(why.contains("refused") && why.contains("running"), "{why}");
+        let why = why_not("ssh://somewhere").await;
+        assert!(why.contains("tcp://"), "{why}");
+    }
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::Docker;
-use bollard::query_parameters::{EventsOptions, EventsOptionsBuilder};
+use bollard::models::EventMessage;
+use bollard::query_parameters::{EventsOptions, EventsOptionsBuilder, InspectContainerOptions};
 use futures::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
 use skysail_core::backoff::Backoff;
@@ -25,6 +26,9 @@ const EVENTS: [&str; 5] = ["die", "destroy", "oom", "pause", "unpause"];
 /// How much of the past a new stream repeats: enough for what happens between the look and the stream's
 /// beginning, and for clocks that differ a little.
 const OVERLAP: SignedDuration = SignedDuration::from_secs(5);
+
+/// How long cleaning up after one container may keep the others' events waiting.
+const SETTLING: Duration = Duration::from_secs(10);
 
 /// Pauses between connections that fail.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
@@ -62,13 +66,27 @@ pub(super) async fn follow(engine: Arc<Engine>, cluster: ClusterName, changes: A
 
 async fn notify_of_events(docker: &Docker, options: EventsOptions, changes: &Notify) {
     let events = docker.events(Some(options));
-    let ended = events.try_for_each(|_| async {
+    let ended = events.try_for_each(|event| async {
+        settle(docker, event).await;
         changes.notify_one();
         Ok(())
     });
     if let Err(error) = ended.await {
         tracing::debug!(%error, "docker's events broke off");
     }
+}
+
+/// Waits until the engine's list shows what the event tells of.
+///
+/// The engine tells of an end first and then cleans up, and only after that does its list show the end:
+/// whoever looked at once would see a running container and not be woken again. It holds the container's
+/// lock for all of that, and an inspection waits for the lock. The answer itself does not matter.
+async fn settle(docker: &Docker, event: EventMessage) {
+    let Some(container) = event.actor.and_then(|actor| actor.id) else {
+        return;
+    };
+    let inspected = docker.inspect_container(&container, None::<InspectContainerOptions>);
+    let _ = tokio::time::timeout(SETTLING, inspected).await;
 }
 
 fn options(cluster: &ClusterName, since: Timestamp) -> EventsOptions {

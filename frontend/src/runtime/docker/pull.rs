@@ -23,15 +23,13 @@ const SILENCE: Duration = Duration::from_secs(120);
 /// Sees to it that the engine has `image`.
 pub(super) async fn ensure(docker: &Docker, image: &str, progress: &Progress) -> Result<(), RuntimeError> {
     if !is_reference(image) {
-        return Err(RuntimeError::Image(format!(
-            "`{image}` is not the name of a docker image: they look like `skysail/noop`, `redis:7` or \
-             `registry.example.com:5000/team/model:1`"
-        )));
+        return Err(not_a_name(image));
     }
     let image = reference(image);
     match docker.inspect_image(&image).await {
         Ok(_) => Ok(()),
         Err(error) if status_of(&error) == Some(404) => pull(docker, &image, progress).await,
+        Err(error) if status_of(&error) == Some(400) => Err(not_a_name(&image)),
         Err(error) => Err(refused("inspect", &image, &error)),
     }
 }
@@ -52,6 +50,13 @@ fn is_reference(image: &str) -> bool {
     image
         .split('/')
         .all(|part| part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(legal))
+}
+
+fn not_a_name(image: &str) -> RuntimeError {
+    RuntimeError::Image(format!(
+        "`{image}` is not the name of a docker image: they are in lower case and look like `skysail/noop`, \
+         `redis:7` or `registry.example.com:5000/team/model:1`"
+    ))
 }
 
 async fn pull(docker: &Docker, image: &str, progress: &Progress) -> Result<(), RuntimeError> {

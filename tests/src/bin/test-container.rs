@@ -1,0 +1,77 @@
+//! The container that the runtimes' conformance checks run: it does what `TEST_SCRIPT` says, a command a
+//! line, as `skysail_frontend::runtime::conformance` describes. It knows nothing of Skysail, so that what
+//! goes wrong in it is the runtime's.
+
+use std::env;
+use std::io::{self, Write};
+use std::process::{Command, ExitCode};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let script = env::var("TEST_SCRIPT").unwrap_or_default();
+    for line in script.lines() {
+        let (command, argument) = line.split_once(' ').unwrap_or((line, ""));
+        match run(command, argument).await {
+            Ok(None) => {}
+            Ok(Some(code)) => return code,
+            Err(error) => {
+                eprintln!("`{line}` failed: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Does one command; a code means that the script ends here.
+async fn run(command: &str, argument: &str) -> io::Result<Option<ExitCode>> {
+    match command {
+        "print" => println!("{argument}"),
+        "complain" => eprintln!("{argument}"),
+        "begin" => {
+            print!("{argument}");
+            io::stdout().flush()?;
+        }
+        "env" => match env::var(argument) {
+            Ok(value) => println!("{argument}={value}"),
+            Err(_) => println!("{argument} is not set"),
+        },
+        "on-term" => {
+            let text = argument.to_owned();
+            tokio::spawn(end_at(signal(SignalKind::terminate())?, text));
+        }
+        // A signal that is listened to does nothing by itself any more, also once nobody listens.
+        "ignore-term" => drop(signal(SignalKind::terminate())?),
+        "child" => {
+            let child = Command::new(env::current_exe()?)
+                .env("TEST_SCRIPT", argument)
+                .spawn()?;
+            println!("child {}", child.id());
+        }
+        "wait" => std::future::pending().await,
+        "abort" => std::process::abort(),
+        "fill" => fill(argument),
+        "exit" => {
+            return Ok(Some(
+                argument.parse().map_or(ExitCode::FAILURE, |code: u8| code.into()),
+            ));
+        }
+        _ => return Err(io::Error::other("no such command")),
+    }
+    Ok(None)
+}
+
+async fn end_at(mut signal: Signal, text: String) {
+    signal.recv().await;
+    println!("{text}");
+    std::process::exit(0);
+}
+
+/// Touches as many MiB of memory as it is told.
+fn fill(mebibytes: &str) {
+    let mebibytes: usize = mebibytes.parse().unwrap_or_default();
+    let memory = vec![1_u8; mebibytes << 20];
+    println!("filled {} MiB", std::hint::black_box(memory).len() >> 20);
+}

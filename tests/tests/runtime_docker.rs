@@ -1,0 +1,460 @@
+//! The Docker runtime keeps what runtimes promise, against the engine that is there.
+//!
+//! The image of the test container is made here: the binary and the libraries it is linked with, from
+//! scratch. Each check has clusters of its own, and whatever carries their labels is removed after it,
+//! also if it failed. Where there is no engine the checks are reported as ignored, by name; with `CI=true`
+//! or `SKYSAIL_REQUIRE_ALL=1` they fail.
+
+use std::collections::HashMap;
+use std::env;
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::models::ContainerInspectResponse;
+use bollard::query_parameters::{
+    CreateImageOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
+    ListContainersOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
+    RemoveImageOptions,
+};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use skysail_frontend::runtime::conformance::{PROMISES, Promise, Subject};
+use skysail_frontend::runtime::docker::DockerRuntime;
+use skysail_frontend::runtime::{ContainerRuntime, ContainerState, ReplicaSpec, RuntimeError};
+use skysail_proto::ids::ClusterName;
+use skysail_proto::labels;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+
+const TEST_CONTAINER: &str = env!("CARGO_BIN_EXE_test-container");
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let image = if arguments.list {
+        Err("only listed".into())
+    } else {
+        run(make_image())
+    };
+    let promises = PROMISES.iter().map(|promise| {
+        let check = move |bench| -> BoxFuture<'static, ()> { Box::pin(keeps(*promise, bench)) };
+        trial(promise.name, image.clone(), check)
+    });
+    let own = OWN.iter().map(|(name, check)| trial(name, image.clone(), *check));
+    let conclusion = libtest_mimic::run(&arguments, promises.chain(own).collect());
+    if let Ok(image) = image {
+        run(remove_image(&image));
+    }
+    conclusion.exit_code()
+}
+
+type Check = fn(Bench) -> BoxFuture<'static, ()>;
+
+macro_rules! checks {
+    ($($name:ident)*) => {
+        &[$((stringify!($name), |bench| Box::pin($name(bench)))),*]
+    };
+}
+
+/// What only this runtime promises.
+const OWN: &[(&str, Check)] = checks! {
+    an_engine_that_comes_late_or_goes_away_is_used_when_it_is_there
+    containers_carry_labels_limits_and_a_bounded_log
+    a_container_killed_from_outside_is_noticed_and_told_in_words
+    a_container_out_of_memory_says_so
+    an_image_that_holds_no_program_says_so
+    an_image_without_a_name_is_refused
+    a_runtime_that_starts_anew_finds_what_runs
+    the_gateway_is_an_address_of_this_host
+    frontends_that_start_together_share_one_network
+    a_container_of_nobodys_under_our_name_is_left_alone
+};
+
+/// A subject with what only this runtime has.
+struct Bench {
+    subject: Subject,
+    docker: Docker,
+    runtime: Arc<DockerRuntime>,
+    cluster: ClusterName,
+}
+
+fn trial(
+    name: &str,
+    image: Result<String, String>,
+    check: impl FnOnce(Bench) -> BoxFuture<'static, ()> + Send + 'static,
+) -> Trial {
+    Trial::ignorable_test(name, move || match image {
+        Ok(image) => {
+            run(with_bench(&image, check));
+            Ok(Completion::Completed)
+        }
+        Err(reason) if must_run() => Err(Failed::from(reason)),
+        Err(reason) => Ok(Completion::ignored_with(reason)),
+    })
+}
+
+fn must_run() -> bool {
+    let set = |name, value| env::var(name).is_ok_and(|set| set == value);
+    set("CI", "true") || set("SKYSAIL_REQUIRE_ALL", "1")
+}
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
+    tokio.expect("a tokio runtime").block_on(test)
+}
+
+/// Runs a check in clusters of its own, and removes all that carries their labels, whatever happened.
+async fn with_bench(image: &str, check: impl FnOnce(Bench) -> BoxFuture<'static, ()>) {
+    let docker = Docker::connect_with_defaults().expect("docker");
+    let unique = format!("test-{:08x}", fastrand::u32(..));
+    let clusters = [unique.clone(), format!("{unique}-next")];
+    let [cluster, next] = clusters
+        .each_ref()
+        .map(|name| ClusterName::new(name).expect("a good name"));
+    let runtime = Arc::new(DockerRuntime::connect(cluster.clone()));
+    let subject = Subject {
+        runtime: runtime.clone(),
+        neighbour: Arc::new(DockerRuntime::connect(next)),
+        image: image.to_owned(),
+        // Nobody listens at port 1.
+        missing_image: "localhost:1/skysail/missing:1".into(),
+        prefix: format!("{unique}_"),
+    };
+    let bench = Bench {
+        subject,
+        docker: docker.clone(),
+        runtime,
+        cluster,
+    };
+    let result = AssertUnwindSafe(check(bench)).catch_unwind().await;
+    for cluster in clusters {
+        remove_cluster(&docker, &cluster).await;
+    }
+    if let Err(panic) = result {
+        resume_unwind(panic);
+    }
+}
+
+async fn keeps(promise: Promise, bench: Bench) {
+    promise.check(&bench.subject).await;
+}
+
+async fn an_engine_that_comes_late_or_goes_away_is_used_when_it_is_there(bench: Bench) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("docker.sock");
+    let runtime = DockerRuntime::connect_to(&format!("unix://{}", socket.display()), bench.cluster.clone());
+    let error = runtime.list().await.expect_err("not there yet");
+    assert!(matches!(error, RuntimeError::Unavailable(_)), "{error:?}");
+
+    let spec = bench.subject.start("one", "wait").await;
+    for _ in 0..2 {
+        let engine = relay(&socket);
+        // Being connected is a reason to look, whatever happened meanwhile.
+        tokio::time::timeout(Duration::from_secs(60), runtime.changes().notified())
+            .await
+            .expect("notified");
+        assert_eq!(runtime.list().await.expect("listed").len(), 1);
+        drop(engine);
+        std::fs::remove_file(&socket).expect("the socket goes with its engine");
+        let error = runtime.list().await.expect_err("gone");
+        assert!(matches!(error, RuntimeError::Unavailable(_)), "{error:?}");
+    }
+    bench
+        .runtime
+        .stop(&spec.container, Duration::ZERO)
+        .await
+        .expect("stopped");
+}
+
+/// Plays the engine at `socket` until it is dropped, and all its connections with it.
+fn relay(socket: &Path) -> AbortOnDropHandle<()> {
+    let listener = UnixListener::bind(socket).expect("the socket is free");
+    let host = env::var("DOCKER_HOST").unwrap_or_default();
+    let real = host
+        .strip_prefix("unix://")
+        .unwrap_or("/var/run/docker.sock")
+        .to_owned();
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut client, _)) = listener.accept().await {
+            let real = real.clone();
+            connections.spawn(async move {
+                let mut engine = UnixStream::connect(real).await.expect("the engine");
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut engine).await;
+            });
+        }
+    }))
+}
+
+async fn containers_carry_labels_limits_and_a_bounded_log(bench: Bench) {
+    let spec = ReplicaSpec {
+        cpus: Some(0.5),
+        memory_bytes: Some(64 << 20),
+        ..bench.subject.spec("one", "wait")
+    };
+    bench.subject.start_spec(&spec).await.expect("started");
+    let found = bench.inspect(&spec).await;
+    let labels = found.config.and_then(|config| config.labels).expect("labels");
+    let expected = [
+        (labels::CLUSTER, bench.cluster.as_str()),
+        (labels::ROLE, labels::ROLE_REPLICA),
+        (labels::MODEL, "test-model"),
+        (labels::VERSION, "1.0-RC1"),
+        (labels::REPLICA, "test-model_1.0-RC1_0"),
+        (labels::SPEC, spec.digest.as_str()),
+    ];
+    for (name, value) in expected {
+        assert_eq!(labels.get(name).map(String::as_str), Some(value), "{name}");
+    }
+    let host = found.host_config.expect("a host configuration");
+    assert_eq!((host.nano_cpus, host.memory), (Some(500_000_000), Some(64 << 20)));
+    let log = host.log_config.and_then(|log| log.config).expect("log options");
+    assert!(log.contains_key("max-size"), "{log:?}");
+    let networks = found
+        .network_settings
+        .and_then(|settings| settings.networks)
+        .expect("networks");
+    let addresses: Vec<_> = networks
+        .values()
+        .filter_map(|network| network.ip_address.as_deref())
+        .collect();
+    assert!(
+        matches!(addresses[..], [address] if !address.is_empty()),
+        "{networks:?}"
+    );
+}
+
+async fn a_container_killed_from_outside_is_noticed_and_told_in_words(bench: Bench) {
+    let spec = bench.subject.start("one", "wait").await;
+    let kill = KillContainerOptionsBuilder::new().signal("SIGKILL").build();
+    bench
+        .docker
+        .kill_container(&spec.container, Some(kill))
+        .await
+        .expect("killed");
+    let expected = ContainerState::Exited {
+        code: 137,
+        detail: Some("killed by signal 9 (SIGKILL)".into()),
+    };
+    assert_eq!(bench.subject.ended(&spec).await, expected);
+}
+
+async fn a_container_out_of_memory_says_so(bench: Bench) {
+    let spec = ReplicaSpec {
+        memory_bytes: Some(16 << 20),
+        ..bench.subject.spec("one", "fill 64\nwait")
+    };
+    bench.subject.start_spec(&spec).await.expect("started");
+    let expected = ContainerState::Exited {
+        code: 137,
+        detail: Some("killed: out of memory".into()),
+    };
+    assert_eq!(bench.subject.ended(&spec).await, expected);
+}
+
+async fn an_image_that_holds_no_program_says_so(bench: Bench) {
+    let image = format!("{}:empty", bench.cluster);
+    import(
+        &bench.docker,
+        &image,
+        "/nothing-here",
+        tar(&[Path::new("/etc/hostname")]),
+    )
+    .await
+    .expect("imported");
+    let spec = ReplicaSpec {
+        image: image.clone(),
+        ..bench.subject.spec("one", "wait")
+    };
+    let error = bench.subject.start_spec(&spec).await.expect_err("refused");
+    remove_image(&image).await;
+    let said = error.to_string();
+    assert!(matches!(error, RuntimeError::Image(_)), "{error:?}");
+    assert!(said.contains(&image) && said.contains("/nothing-here"), "{said}");
+    assert_eq!(
+        bench.subject.status(&spec).await,
+        None,
+        "what could not be started is not left"
+    );
+}
+
+async fn an_image_without_a_name_is_refused(bench: Bench) {
+    for image in ["", "../containers", "Not An Image", "Upper/Case:1"] {
+        let spec = ReplicaSpec {
+            image: image.into(),
+            ..bench.subject.spec("one", "wait")
+        };
+        let error = bench.subject.start_spec(&spec).await.expect_err("refused");
+        assert!(matches!(error, RuntimeError::Image(_)), "{image}: {error:?}");
+    }
+}
+
+async fn a_runtime_that_starts_anew_finds_what_runs(bench: Bench) {
+    let spec = bench.subject.start("one", "wait").await;
+    let anew = DockerRuntime::connect(bench.cluster.clone());
+    assert_eq!(
+        anew.list().await.expect("listed"),
+        bench.runtime.list().await.expect("listed")
+    );
+    anew.start(&spec, &|_| ()).await.expect("runs already");
+    anew.stop(&spec.container, Duration::ZERO).await.expect("stopped");
+    assert!(bench.runtime.list().await.expect("listed").is_empty());
+}
+
+async fn the_gateway_is_an_address_of_this_host(bench: Bench) {
+    let gateway = bench.runtime.gateway().await.expect("a gateway");
+    tokio::net::TcpListener::bind((gateway, 0))
+        .await
+        .expect("an address of this host");
+    assert_eq!(bench.runtime.gateway().await.expect("the same"), gateway);
+}
+
+async fn frontends_that_start_together_share_one_network(bench: Bench) {
+    let frontends: Vec<_> = (0..4)
+        .map(|_| DockerRuntime::connect(bench.cluster.clone()))
+        .collect();
+    let gateways = futures::future::join_all(frontends.iter().map(DockerRuntime::gateway)).await;
+    let first = gateways[0].clone().expect("a gateway");
+    assert!(
+        gateways
+            .iter()
+            .all(|gateway| gateway.as_ref().ok() == Some(&first)),
+        "{gateways:?}"
+    );
+    assert_eq!(networks_of(&bench.docker, bench.cluster.as_str()).await.len(), 1);
+}
+
+async fn a_container_of_nobodys_under_our_name_is_left_alone(bench: Bench) {
+    let spec = bench.subject.spec("one", "wait");
+    bench
+        .subject
+        .neighbour
+        .start(&spec, &|_| ())
+        .await
+        .expect("started");
+    for result in [
+        bench.subject.start_spec(&spec).await,
+        bench.runtime.stop(&spec.container, Duration::ZERO).await,
+        bench.runtime.logs(&spec.container, 1, false).await.map(drop),
+    ] {
+        let said = result.expect_err("refused").to_string();
+        assert!(said.contains("will not be touched"), "{said}");
+    }
+    assert_eq!(
+        bench.inspect(&spec).await.state.and_then(|state| state.running),
+        Some(true)
+    );
+}
+
+impl Bench {
+    async fn inspect(&self, spec: &ReplicaSpec) -> ContainerInspectResponse {
+        let options = None::<InspectContainerOptions>;
+        self.docker
+            .inspect_container(&spec.container, options)
+            .await
+            .expect("inspected")
+    }
+}
+
+/// The test container as an image, or why there cannot be one.
+async fn make_image() -> Result<String, String> {
+    let docker = Docker::connect_with_defaults().map_err(|error| format!("no docker engine: {error}"))?;
+    docker
+        .ping()
+        .await
+        .map_err(|error| format!("no docker engine: {error}"))?;
+    let image = format!("skysail-test-container:{:08x}", fastrand::u32(..));
+    let binary = Path::new(TEST_CONTAINER);
+    let libraries = libraries_of(binary)?;
+    let files: Vec<_> = libraries.iter().map(Path::new).chain([binary]).collect();
+    import(&docker, &image, TEST_CONTAINER, tar(&files)).await?;
+    Ok(image)
+}
+
+/// What the loader needs to run it, by absolute path.
+fn libraries_of(binary: &Path) -> Result<Vec<String>, String> {
+    let listed = Command::new("ldd")
+        .arg(binary)
+        .output()
+        .map_err(|error| format!("no ldd: {error}"))?;
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let paths = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    Ok(paths.map(str::to_owned).collect())
+}
+
+fn tar(files: &[&Path]) -> Vec<u8> {
+    let packed = Command::new("tar")
+        .args(["--create", "--dereference", "--absolute-names"])
+        .args(files)
+        .output();
+    let packed = packed.expect("tar runs");
+    assert!(
+        packed.status.success(),
+        "{}",
+        String::from_utf8_lossy(&packed.stderr)
+    );
+    packed.stdout
+}
+
+async fn import(docker: &Docker, image: &str, entrypoint: &str, tar: Vec<u8>) -> Result<(), String> {
+    let (repo, tag) = image.rsplit_once(':').expect("a name with a tag");
+    let options = CreateImageOptionsBuilder::new()
+        .from_src("-")
+        .repo(repo)
+        .tag(tag)
+        .changes(vec![format!("ENTRYPOINT [{entrypoint:?}]")])
+        .build();
+    let body = http_body_util::Either::Left(http_body_util::Full::new(bytes::Bytes::from(tar)));
+    let mut news = docker.create_image(Some(options), Some(body), None).boxed();
+    while let Some(news) = news.next().await {
+        news.map_err(|error| format!("docker cannot import an image: {error}"))?;
+    }
+    Ok(())
+}
+
+async fn remove_image(image: &str) {
+    let docker = Docker::connect_with_defaults().expect("docker");
+    docker
+        .remove_image(image, None::<RemoveImageOptions>, None)
+        .await
+        .expect("the image is removed");
+}
+
+async fn remove_cluster(docker: &Docker, cluster: &str) {
+    let label = format!("{}={cluster}", labels::CLUSTER);
+    let filters = HashMap::from([("label", vec![label])]);
+    let all = ListContainersOptionsBuilder::new()
+        .all(true)
+        .filters(&filters)
+        .build();
+    for container in docker.list_containers(Some(all)).await.expect("listed") {
+        let force = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        let id = container.id.expect("an id");
+        docker
+            .remove_container(&id, Some(force))
+            .await
+            .expect("the container is removed");
+    }
+    for network in networks_of(docker, cluster).await {
+        docker
+            .remove_network(&network)
+            .await
+            .expect("the network is removed");
+    }
+}
+
+async fn networks_of(docker: &Docker, cluster: &str) -> Vec<String> {
+    let label = format!("{}={cluster}", labels::CLUSTER);
+    let filters = HashMap::from([("label", vec![label])]);
+    let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
+    let networks = docker.list_networks(Some(options)).await.expect("listed");
+    networks.into_iter().filter_map(|network| network.id).collect()
+}
