@@ -22,10 +22,10 @@ use crate::progress::Progress;
 /// How often the frontend is asked whether it is ready.
 const POLL: Duration = Duration::from_millis(200);
 
-/// Restarts of the frontend's container that show that it will not come up.
+/// Restarts of a container that show that it will not come up.
 const RESTARTS: i64 = 3;
 
-/// Log lines shown of a frontend that does not come up.
+/// Log lines shown of a container that does not come up.
 const LOG_LINES: usize = 20;
 
 /// How long what was begun may take to end when all is undone.
@@ -138,7 +138,7 @@ async fn bring_up(
     let started = run_container(engine, cluster, &frontend, body, made).await;
     started.map_err(|error| explain_port(error, plan))?;
     progress.say(&format!("waiting for cluster {cluster} to be ready"), None);
-    or_interrupt(until_ready(engine, &frontend, addresses, plan.at_most)).await
+    or_interrupt(until_ready(engine, cluster, addresses, plan.at_most)).await
 }
 
 async fn have_network(engine: &Engine, cluster: &ClusterName, made: &mut Made) -> Result<(), ClusterError> {
@@ -313,7 +313,7 @@ async fn or_interrupt<T>(work: impl Future<Output = Result<T, ClusterError>>) ->
 /// Waits until the frontend can serve queries and its admin API answers.
 async fn until_ready(
     engine: &Engine,
-    frontend: &str,
+    cluster: &ClusterName,
     addresses: Addresses,
     at_most: Duration,
 ) -> Result<(), ClusterError> {
@@ -324,19 +324,38 @@ async fn until_ready(
         let Err(missing) = look(&query, &admin).await else {
             return Ok(());
         };
-        let container = engine.inspect(frontend).await?;
-        let what = if container.restart_count.unwrap_or(0) >= RESTARTS {
-            exit_words(container.state.and_then(|state| state.exit_code))
-        } else if Instant::now() >= deadline {
+        if let Some((container, what)) = unstable(engine, cluster).await? {
+            return Err(not_ready(engine, &container, what).await);
+        }
+        if Instant::now() >= deadline {
             let at_most = humantime::format_duration(at_most);
-            format!("the frontend is not ready after {at_most}: {missing}")
-        } else {
-            sleep(POLL).await;
-            continue;
-        };
-        let log = engine.last_lines(frontend, LOG_LINES).await;
-        return Err(ClusterError::NotReady { what, log });
+            let what = format!("the frontend is not ready after {at_most}: {missing}");
+            return Err(not_ready(engine, &labels::frontend_container(cluster), what).await);
+        }
+        sleep(POLL).await;
     }
+}
+
+/// The container of a cluster that does not stay up, and how it ends. Redis is looked at first: without
+/// it the frontend is well and waits.
+async fn unstable(engine: &Engine, cluster: &ClusterName) -> Result<Option<(String, String)>, ClusterError> {
+    let watched = [
+        ("Redis", labels::redis_container(cluster)),
+        ("the frontend", labels::frontend_container(cluster)),
+    ];
+    for (what, name) in watched {
+        let container = engine.inspect(&name).await?;
+        if container.restart_count.unwrap_or(0) >= RESTARTS {
+            let code = container.state.and_then(|state| state.exit_code);
+            return Ok(Some((name, exit_words(what, code))));
+        }
+    }
+    Ok(None)
+}
+
+async fn not_ready(engine: &Engine, container: &str, what: String) -> ClusterError {
+    let log = engine.last_lines(container, LOG_LINES).await;
+    ClusterError::NotReady { what, log }
 }
 
 async fn look(query: &QueryClient, admin: &AdminClient) -> Result<(), ClientError> {
@@ -344,9 +363,9 @@ async fn look(query: &QueryClient, admin: &AdminClient) -> Result<(), ClientErro
     admin.status().await.map(drop)
 }
 
-fn exit_words(code: Option<i64>) -> String {
+fn exit_words(what: &str, code: Option<i64>) -> String {
     let code = code.map_or_else(|| "unknown".to_owned(), |code| code.to_string());
-    format!("the frontend exits again and again (exit code {code})")
+    format!("{what} exits again and again (exit code {code})")
 }
 
 /// The URL of a port on this machine.
