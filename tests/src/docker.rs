@@ -301,10 +301,7 @@ async fn holdings(docker: &Docker, label: &str, value: &str) -> Holdings {
     let volumes = docker.list_volumes(Some(of_volumes)).await.expect("volumes");
     let mut found = Holdings {
         containers: containers.map(|container| container.name).collect(),
-        networks: networks
-            .into_iter()
-            .filter_map(|network| network.name)
-            .collect(),
+        networks: networks.into_iter().filter_map(|network| network.name).collect(),
         volumes: volumes
             .volumes
             .into_iter()

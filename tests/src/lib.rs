@@ -1,5 +1,21 @@
 //! What tests across crates share: real parts, started on free ports and gone with their guard.
 //!
+//! - [`suite`]: end-to-end tests by name, each with what it needs; what cannot be had is said by name too.
+//! - [`cluster`]: a real frontend with its store and its containers, that can be killed and started again.
+//! - [`deployment`]: models as tests deploy them.
+//! - [`skysail`]: the command line; [`docker`]: what Docker holds of a cluster.
+//! - [`rest`]: requests and their replies, for both REST APIs.
+//! - [`program`]: a child process with its log; [`binaries`] finds the programs.
 //! - [`redis`]: a Redis server that can be killed, frozen and emptied.
+//! - [`wait`]: waiting for a state, with a bound.
 
+pub mod binaries;
+pub mod cluster;
+pub mod deployment;
+pub mod docker;
+pub mod program;
 pub mod redis;
+pub mod rest;
+pub mod skysail;
+pub mod suite;
+pub mod wait;

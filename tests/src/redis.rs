@@ -182,11 +182,20 @@ impl Drop for RedisServer {
     }
 }
 
+/// Why no server can be started here, if none can.
+pub fn missing() -> Option<String> {
+    let advice = "redis-server is not installed: install it (on Debian, `apt-get install redis-server`)";
+    installed().is_none().then(|| advice.to_owned())
+}
+
 /// The installed `redis-server`.
-fn program() -> PathBuf {
+fn installed() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .map(|folder| folder.join("redis-server"))
         .find(|program| program.is_file())
-        .expect("redis-server is not installed: install it (on Debian, `apt-get install redis-server`)")
+}
+
+fn program() -> PathBuf {
+    installed().unwrap_or_else(|| panic!("{}", missing().unwrap_or_default()))
 }

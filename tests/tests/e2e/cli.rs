@@ -37,7 +37,10 @@ cases! {
 /// A path that a command line may hold.
 fn program(name: &str) -> String {
     let path = binaries::path(name).display().to_string();
-    assert!(!path.contains(' '), "these tests separate words by spaces: {path}");
+    assert!(
+        !path.contains(' '),
+        "these tests separate words by spaces: {path}"
+    );
     path
 }
 
@@ -86,8 +89,14 @@ async fn the_demonstration_is_a_few_lines_at_a_prompt() {
             species
         );
     }
-    assert_eq!(cluster.answer("iris", json!([4.3, 2.0, 1.0, 0.1])).await["output"], "setosa");
-    assert_says(&skysail.done("status").await, &["3 replicas attached", "All is well"]);
+    assert_eq!(
+        cluster.answer("iris", json!([4.3, 2.0, 1.0, 0.1])).await["output"],
+        "setosa"
+    );
+    assert_says(
+        &skysail.done("status").await,
+        &["3 replicas attached", "All is well"],
+    );
 }
 
 async fn json_is_the_admin_apis_body_byte_for_byte() {
@@ -104,7 +113,11 @@ async fn json_is_the_admin_apis_body_byte_for_byte() {
     ] {
         let body = admin.get(&format!("/api/v1{endpoint}")).await.text;
         assert!(!body.is_empty(), "{endpoint}");
-        assert_eq!(skysail.done(&format!("{line} --output json")).await, body, "{line}");
+        assert_eq!(
+            skysail.done(&format!("{line} --output json")).await,
+            body,
+            "{line}"
+        );
     }
 }
 
@@ -129,7 +142,10 @@ async fn what_a_command_changed_is_its_json() {
             "model scale iris-model:2 0 --wait",
             "/models/iris-model/versions/2",
         ),
-        ("model register by-hand:1 --input-type floats", "/models/by-hand/versions/1"),
+        (
+            "model register by-hand:1 --input-type floats",
+            "/models/by-hand/versions/1",
+        ),
     ] {
         let said = skysail.done(&format!("{line} --output json")).await;
         let body = cluster.admin().get(&format!("/api/v1{endpoint}")).await.text;
@@ -151,8 +167,14 @@ async fn tables_have_a_line_for_each_thing() {
     let apps = skysail.done("app list").await;
     let lines: Vec<&str> = apps.lines().collect();
     assert_eq!(lines.len(), 2, "{apps}");
-    assert_says(lines[0], &["NAME", "INPUT TYPE", "SLO", "DEFAULT OUTPUT", "MODELS"]);
-    assert_eq!(words(lines[1])[..5], ["iris", "doubles", "30s", "-1.0", "iris-model"]);
+    assert_says(
+        lines[0],
+        &["NAME", "INPUT TYPE", "SLO", "DEFAULT OUTPUT", "MODELS"],
+    );
+    assert_eq!(
+        words(lines[1])[..5],
+        ["iris", "doubles", "30s", "-1.0", "iris-model"]
+    );
 
     let models = skysail.done("model list").await;
     let lines: Vec<&str> = models.lines().collect();
@@ -166,8 +188,19 @@ async fn tables_have_a_line_for_each_thing() {
     assert!(lines[2].starts_with("iris-model_1_1"), "{replicas}");
 
     let page = skysail.done("model show iris-model").await;
-    assert_says(&page, &["iris-model:1 (current)", "2 of 2", "running", "Linked applications:"]);
-    assert_says(&skysail.done("app show iris").await, &["POST /iris/predict", "iris-model", "30s"]);
+    assert_says(
+        &page,
+        &[
+            "iris-model:1 (current)",
+            "2 of 2",
+            "running",
+            "Linked applications:",
+        ],
+    );
+    assert_says(
+        &skysail.done("app show iris").await,
+        &["POST /iris/predict", "iris-model", "30s"],
+    );
 }
 
 async fn an_application_is_registered_changed_linked_and_deleted() {
@@ -175,8 +208,19 @@ async fn an_application_is_registered_changed_linked_and_deleted() {
     skysail
         .done("app register second --input-type doubles --default-output=-1.0 --slo 100ms")
         .await;
-    assert_eq!(cluster.answer("second", json!([1.0])).await["default_reason"], "no_model_linked");
-    let updated = ["app", "update", "second", "--default-output", "no idea", "--slo", "30s"];
+    assert_eq!(
+        cluster.answer("second", json!([1.0])).await["default_reason"],
+        "no_model_linked"
+    );
+    let updated = [
+        "app",
+        "update",
+        "second",
+        "--default-output",
+        "no idea",
+        "--slo",
+        "30s",
+    ];
     let said = skysail.hear(&updated, b"").await;
     assert_eq!(said.code, Some(0), "{said:?}");
     assert_eq!(cluster.answer("second", json!([1.0])).await["output"], "no idea");
@@ -188,15 +232,24 @@ async fn an_application_is_registered_changed_linked_and_deleted() {
         "setosa"
     );
     skysail.done("app unlink second iris-model").await;
-    assert_eq!(cluster.answer("second", json!([1.0])).await["default_reason"], "no_model_linked");
+    assert_eq!(
+        cluster.answer("second", json!([1.0])).await["default_reason"],
+        "no_model_linked"
+    );
     skysail.done("app delete second").await;
-    cluster.query("second", json!({ "input": [1.0] })).await.cause(404);
+    cluster
+        .query("second", json!({ "input": [1.0] }))
+        .await
+        .cause(404);
     assert!(!skysail.done("app list").await.contains("second"));
 }
 
 async fn versions_are_switched_scaled_stopped_and_deleted() {
     let (cluster, skysail) = with_iris().await;
-    let deploy = format!("model deploy iris-model:2 --image {} --input-type doubles", program("iris-svm"));
+    let deploy = format!(
+        "model deploy iris-model:2 --image {} --input-type doubles",
+        program("iris-svm")
+    );
     skysail.done(&deploy).await;
     let current = async || {
         let model = cluster.admin().get("/api/v1/models/iris-model").await.expect(200);
@@ -218,7 +271,10 @@ async fn versions_are_switched_scaled_stopped_and_deleted() {
     let stopped = skysail.done("model stop iris-model").await;
     assert_says(&stopped, &["stopped iris-model:1", "stopped iris-model:2"]);
     cluster.attached("iris-model", 0).await;
-    assert_eq!(cluster.answer("iris", json!([1.0])).await["default_reason"], "no_replica");
+    assert_eq!(
+        cluster.answer("iris", json!([1.0])).await["default_reason"],
+        "no_replica"
+    );
     skysail.done("model delete iris-model:1").await;
     let error = skysail.refused("model show iris-model:1").await;
     assert_says(&error, &["no version `1`", "versions: 2"]);
@@ -227,9 +283,14 @@ async fn versions_are_switched_scaled_stopped_and_deleted() {
 async fn a_registered_model_answers_once_a_container_started_by_hand_attaches() {
     let (cluster, skysail) = empty().await;
     cluster.register("iris", "doubles", "-1.0", AMPLE_SLO).await;
-    skysail.done("model register by-hand:1 --input-type doubles").await;
+    skysail
+        .done("model register by-hand:1 --input-type doubles")
+        .await;
     skysail.done("app link iris by-hand").await;
-    assert_says(&skysail.done("model show by-hand").await, &["waiting", "0 attached"]);
+    assert_says(
+        &skysail.done("model show by-hand").await,
+        &["waiting", "0 attached"],
+    );
     let refusal = skysail.refused("model scale by-hand 2").await;
     assert_says(&refusal, &["by-hand:1", "yourself"]);
     let _container = cluster.by_hand(&ByHand::of("iris-svm", "by-hand", "mine"));
@@ -258,18 +319,32 @@ async fn a_deployment_carries_all_its_options() {
     assert_eq!(deployment["image"], program("synthetic"));
     assert_eq!(deployment["cpus"], 0.5);
     assert_eq!(deployment["memory_bytes"], 512 << 20);
-    assert_eq!(deployment["env"], json!({ "SYNTHETIC_FIXED_MICROS": "10", "A": "b=c" }));
+    assert_eq!(
+        deployment["env"],
+        json!({ "SYNTHETIC_FIXED_MICROS": "10", "A": "b=c" })
+    );
 }
 
 async fn an_executable_that_does_not_exist_fails_a_deployment_with_advice() {
     let (cluster, skysail) = empty().await;
     let line = "model deploy missing:1 --image /no/such/program --input-type doubles --replicas 3";
     let error = skysail.refused(line).await;
-    assert_says(&error, &["missing:1", "/no/such/program", "hint:", "skysail model delete missing:1"]);
+    assert_says(
+        &error,
+        &[
+            "missing:1",
+            "/no/such/program",
+            "hint:",
+            "skysail model delete missing:1",
+        ],
+    );
     let version = cluster.version("missing", "1").await;
     assert_eq!(version["state"], "failing");
     assert_eq!(version["last_failure"]["permanent"], true);
-    assert_says(&skysail.done("model show missing").await, &["failing", "/no/such/program"]);
+    assert_says(
+        &skysail.done("model show missing").await,
+        &["failing", "/no/such/program"],
+    );
     assert_says(&skysail.done("status").await, &["Not well", "missing:1"]);
     skysail.done("model delete missing:1").await;
     assert_says(&skysail.done("status").await, &["All is well"]);
@@ -282,9 +357,21 @@ async fn a_container_that_exits_at_once_fails_a_deployment_with_its_last_lines()
         program("synthetic")
     );
     let error = skysail.refused(&line).await;
-    assert_says(&error, &["ends:1", "exit code 2", "| ", "SYNTHETIC_FIXED_MICROS is `soon`", "hint:"]);
+    assert_says(
+        &error,
+        &[
+            "ends:1",
+            "exit code 2",
+            "| ",
+            "SYNTHETIC_FIXED_MICROS is `soon`",
+            "hint:",
+        ],
+    );
     let page = skysail.done("model show ends").await;
-    assert_says(&page, &["failing", "exit code 2", "SYNTHETIC_FIXED_MICROS is `soon`"]);
+    assert_says(
+        &page,
+        &["failing", "exit code 2", "SYNTHETIC_FIXED_MICROS is `soon`"],
+    );
 }
 
 async fn a_deployment_that_need_not_be_waited_for_is_accepted_at_once() {
@@ -296,7 +383,10 @@ async fn a_deployment_that_need_not_be_waited_for_is_accepted_at_once() {
 async fn logs_are_followed_to_the_last_line() {
     let (cluster, skysail) = empty().await;
     cluster
-        .serve("numbers", &Deployment::synthetic().env("SYNTHETIC_REPORT_SEEN", 1))
+        .serve(
+            "numbers",
+            &Deployment::synthetic().env("SYNTHETIC_REPORT_SEEN", "1"),
+        )
         .await;
     let mut follower = skysail.start("model logs synthetic --follow");
     follower.log().line("attached to frontend").await;
@@ -323,24 +413,39 @@ async fn a_version_without_a_log_is_told_apart_from_a_mistake() {
     assert_eq!((said.code, &*said.out), (Some(0), ""), "{said:?}");
     assert_says(&said.err, &["note:", "skysail model show iris-model:1"]);
     let error = skysail.refused("model logs irs-model").await;
-    assert_says(&error, &["`irs-model` does not exist", "did you mean `iris-model`?"]);
+    assert_says(
+        &error,
+        &["`irs-model` does not exist", "did you mean `iris-model`?"],
+    );
 }
 
 async fn an_input_is_an_argument_a_file_or_standard_input() {
     let (cluster, skysail) = with_iris().await;
-    let output = skysail.hear(&["predict", "iris", "[7.9, 4.4, 6.9, 2.5]"], b"").await;
+    let output = skysail
+        .hear(&["predict", "iris", "[7.9, 4.4, 6.9, 2.5]"], b"")
+        .await;
     assert_eq!(output.out.trim(), "virginica", "{output:?}");
-    let output = skysail.hear(&["predict", "iris", "-"], b"[5.84, 3.05, 3.76, 1.2]\n").await;
+    let output = skysail
+        .hear(&["predict", "iris", "-"], b"[5.84, 3.05, 3.76, 1.2]\n")
+        .await;
     assert_eq!(output.out.trim(), "versicolor", "{output:?}");
     let file = cluster.folder().join("iris.json");
     fs::write(&file, "[4.3, 2.0, 1.0, 0.1]\n").expect("a file");
-    let words = ["predict".as_ref(), "iris".as_ref(), "--file".as_ref(), file.as_os_str()];
+    let words = [
+        "predict".as_ref(),
+        "iris".as_ref(),
+        "--file".as_ref(),
+        file.as_os_str(),
+    ];
     let output = skysail.hear(&words, b"").await;
     assert_eq!(output.out.trim(), "setosa", "{output:?}");
 
     let answer = skysail.done("predict iris [4.3,2.0,1.0,0.1] --output json").await;
     let answer: Value = serde_json::from_str(&answer).expect("the endpoint's body");
-    assert_eq!((&answer["output"], &answer["default"]), (&json!("setosa"), &json!(false)));
+    assert_eq!(
+        (&answer["output"], &answer["default"]),
+        (&json!("setosa"), &json!(false))
+    );
     let url = format!("http://{}", cluster.addresses().query);
     let line = format!("predict iris [4.3,2.0,1.0,0.1] --query-url {url}");
     assert_eq!(skysail.done(&line).await.trim(), "setosa");
@@ -348,10 +453,17 @@ async fn an_input_is_an_argument_a_file_or_standard_input() {
 
 async fn bytes_come_from_a_file_as_they_are() {
     let (cluster, skysail) = empty().await;
-    cluster.serve("pictures", &Deployment::synthetic().taking("bytes")).await;
+    cluster
+        .serve("pictures", &Deployment::synthetic().taking("bytes"))
+        .await;
     let picture = cluster.folder().join("picture");
     fs::write(&picture, [0, 159, 146, 150, b'\n']).expect("a file");
-    let words = ["predict".as_ref(), "pictures".as_ref(), "--file".as_ref(), picture.as_os_str()];
+    let words = [
+        "predict".as_ref(),
+        "pictures".as_ref(),
+        "--file".as_ref(),
+        picture.as_os_str(),
+    ];
     let from_file = skysail.hear(&words, b"").await;
     let in_base64 = skysail.done("predict pictures \"AJ+SlgoK\"").await;
     let same = skysail.done("predict pictures \"AJ+Slgo=\"").await;
@@ -365,7 +477,10 @@ async fn a_default_output_is_an_answer_with_a_note() {
     cluster.register("words", "strings", "no idea", AMPLE_SLO).await;
     let said = skysail.say("predict numbers [1.0]").await;
     assert_eq!((said.code, said.out.trim()), (Some(0), "-1.0"), "{said:?}");
-    assert_says(&said.err, &["note:", "no_model_linked", "No connected models found for query"]);
+    assert_says(
+        &said.err,
+        &["note:", "no_model_linked", "No connected models found for query"],
+    );
     // Plain text will do where strings are taken.
     let said = skysail.say("predict words hello").await;
     assert_eq!((said.code, said.out.trim()), (Some(0), "no idea"), "{said:?}");
@@ -384,17 +499,38 @@ async fn mistakes_are_told_once_with_what_to_do() {
             "app register iris --input-type doubles --default-output=-1.0 --slo 1s",
             &["already registered", "app update"][..],
         ),
-        ("app show irsi", &["`irsi` does not exist", "did you mean `iris`?"]),
-        ("app update nothing --slo 1s", &["`nothing` does not exist", "iris, words"]),
+        (
+            "app show irsi",
+            &["`irsi` does not exist", "did you mean `iris`?"],
+        ),
+        (
+            "app update nothing --slo 1s",
+            &["`nothing` does not exist", "iris, words"],
+        ),
         ("app delete nothing", &["`nothing` does not exist", "iris, words"]),
-        ("app link iris nothing", &["model `nothing` does not exist", "iris-model"]),
-        ("app link nothing iris-model", &["application `nothing` does not exist"]),
-        ("app link words iris-model", &["doubles", "strings", "same input type"]),
+        (
+            "app link iris nothing",
+            &["model `nothing` does not exist", "iris-model"],
+        ),
+        (
+            "app link nothing iris-model",
+            &["application `nothing` does not exist"],
+        ),
+        (
+            "app link words iris-model",
+            &["doubles", "strings", "same input type"],
+        ),
         ("app unlink words iris-model", &["words", "iris-model"]),
-        (&deploy_again, &["already has a version `1`", "model scale iris-model:1"]),
+        (
+            &deploy_again,
+            &["already has a version `1`", "model scale iris-model:1"],
+        ),
         (&of_another_type, &["iris-model"]),
         ("model show iris-model:7", &["no version `7`", "versions: 1"]),
-        ("model set-version iris-model:7", &["no version `7`", "versions: 1"]),
+        (
+            "model set-version iris-model:7",
+            &["no version `7`", "versions: 1"],
+        ),
         ("model scale nothing 2", &["model `nothing` does not exist"]),
         ("model stop nothing", &["model `nothing` does not exist"]),
         ("model delete iris-model:1", &["app unlink iris iris-model"]),
@@ -414,14 +550,29 @@ async fn mistakes_in_the_line_are_told_before_anything_is_sent() {
     let skysail = Skysail::default().env("SKYSAIL_ADMIN_URL", "http://127.0.0.1:1");
     let register = "app register iris --default-output x";
     for (line, part) in [
-        (format!("{register} --input-type double --slo 1s"), "bytes, integers, floats, doubles, strings"),
-        (format!("{register} --input-type doubles --slo -1s"), "at least one microsecond"),
-        (format!("{register} --input-type doubles --slo 0s"), "at least one microsecond"),
+        (
+            format!("{register} --input-type double --slo 1s"),
+            "bytes, integers, floats, doubles, strings",
+        ),
+        (
+            format!("{register} --input-type doubles --slo -1s"),
+            "at least one microsecond",
+        ),
+        (
+            format!("{register} --input-type doubles --slo 0s"),
+            "at least one microsecond",
+        ),
         (format!("{register} --input-type doubles --slo 100"), "`100ms`"),
         ("app show Not-A-Name".into(), "lower-case letters"),
         ("app update iris".into(), "--slo"),
-        ("model deploy iris-model --image x --input-type doubles".into(), "iris-model"),
-        ("model deploy m:1 --image x --input-type doubles --memory lots".into(), "512m"),
+        (
+            "model deploy iris-model --image x --input-type doubles".into(),
+            "iris-model",
+        ),
+        (
+            "model deploy m:1 --image x --input-type doubles --memory lots".into(),
+            "512m",
+        ),
         ("model scale iris-model many".into(), "many"),
         ("predict iris".into(), "INPUT"),
         ("completions tcsh".into(), "zsh"),
@@ -436,9 +587,18 @@ async fn mistakes_in_the_line_are_told_before_anything_is_sent() {
 
 async fn without_a_frontend_it_says_what_to_start() {
     let skysail = Skysail::default().env("SKYSAIL_ADMIN_URL", "http://127.0.0.1:1");
-    for line in ["status", "app list", "model list", "replica list", "predict iris [1.0]"] {
+    for line in [
+        "status",
+        "app list",
+        "model list",
+        "replica list",
+        "predict iris [1.0]",
+    ] {
         let error = skysail.refused(line).await;
-        assert_says(&error, &["http://127.0.0.1:1", "skysail start", "SKYSAIL_ADMIN_URL"]);
+        assert_says(
+            &error,
+            &["http://127.0.0.1:1", "skysail start", "SKYSAIL_ADMIN_URL"],
+        );
     }
     let elsewhere = skysail.refused("status --admin-url http://127.0.0.1:2").await;
     assert_says(&elsewhere, &["http://127.0.0.1:2"]);
@@ -448,7 +608,10 @@ async fn without_docker_a_cluster_is_not_started() {
     let skysail = Skysail::default().env("DOCKER_HOST", "unix:///no/such/docker.sock");
     for line in ["start", "stop"] {
         let error = skysail.refused(line).await;
-        assert_says(&error, &["Docker", "/no/such/docker.sock", "hint:", "skysail-frontend"]);
+        assert_says(
+            &error,
+            &["Docker", "/no/such/docker.sock", "hint:", "skysail-frontend"],
+        );
     }
     let remote = Skysail::default().env("DOCKER_HOST", "tcp://127.0.0.1:1");
     assert_says(&remote.refused("start").await, &["DOCKER_HOST", "unix"]);

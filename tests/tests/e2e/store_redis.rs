@@ -8,12 +8,30 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use skysail_core::catalog::{Application, Catalog, Change, Generation};
-use skysail_frontend::store::conformance::{StoreFactory, TestedStore, check_all};
+use skysail_frontend::store::conformance::{StoreFactory, TestedStore, promises};
 use skysail_frontend::store::redis::RedisStore;
 use skysail_frontend::store::{MetadataStore, StoreError, StoreHealth};
 use skysail_proto::ids::{ApplicationName, ClusterName};
 use skysail_proto::value::InputType;
+use skysail_tests::cases;
 use skysail_tests::redis::RedisServer;
+use skysail_tests::suite::{Need, Suite};
+
+cases! {
+    metadata_can_be_read_by_a_person: Redis;
+    a_store_whose_redis_is_away_at_start_says_so_and_comes_up_by_itself: Redis;
+    a_redis_that_is_killed_leaves_the_last_snapshot_and_is_found_again: Redis;
+    a_redis_that_hangs_holds_nobody_up_and_is_found_again: Redis;
+    a_store_that_starts_while_redis_hangs_comes_up_when_it_goes_on: Redis;
+    a_commit_is_announced_and_an_announcement_makes_the_others_look: Redis;
+    a_write_is_seen_although_its_message_was_lost: Redis;
+    a_redis_that_lost_its_data_is_followed_and_gives_no_query_block_again: Redis;
+    a_password_in_the_url_is_used_and_a_wrong_one_is_explained_without_it: Redis;
+    a_user_who_may_touch_nothing_but_the_clusters_keys_and_channel_is_enough: Redis;
+    without_permission_for_the_channel_writes_are_seen_all_the_same: Redis;
+    a_commit_that_redis_refuses_half_way_changes_nothing: Redis;
+    documents_that_cannot_be_read_are_named_and_the_last_snapshot_stays: Redis;
+}
 
 /// The longest wait for a state that must come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -93,6 +111,20 @@ async fn query_block(store: &RedisStore) -> Result<u64, StoreError> {
     within("a query block", store.next_query_block()).await
 }
 
+/// With what every store promises.
+pub(crate) fn keeps_promises(suite: Suite) -> Suite {
+    promises().into_iter().fold(suite, |suite, promise| {
+        let name = format!("store_redis::{}", promise.name);
+        suite.test(name, &[Need::Redis], async move || {
+            let clusters = Clusters {
+                server: Arc::new(RedisServer::start().await),
+                made: AtomicU32::new(0),
+            };
+            promise.check(&clusters).await;
+        })
+    })
+}
+
 /// Makes stores on one server, each for a cluster of its own, so the promises also show that clusters are
 /// apart.
 struct Clusters {
@@ -132,16 +164,6 @@ impl TestedStore for OneCluster {
     async fn reopen(&mut self) {}
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_redis_store_keeps_every_promise() {
-    let clusters = Clusters {
-        server: Arc::new(RedisServer::start().await),
-        made: AtomicU32::new(0),
-    };
-    check_all(Arc::new(clusters)).await;
-}
-
-#[tokio::test]
 async fn metadata_can_be_read_by_a_person() {
     let server = RedisServer::start().await;
     let store = connect(&server.url());
@@ -154,7 +176,6 @@ async fn metadata_can_be_read_by_a_person() {
     assert!(iris.contains(r#""default_output":"-1.0""#), "{iris}");
 }
 
-#[tokio::test]
 async fn a_store_whose_redis_is_away_at_start_says_so_and_comes_up_by_itself() {
     let mut server = RedisServer::reserve(&[]);
     let store = connect(&server.url());
@@ -169,7 +190,6 @@ async fn a_store_whose_redis_is_away_at_start_says_so_and_comes_up_by_itself() {
     commit(&store, vec![put("a")]).await.unwrap();
 }
 
-#[tokio::test]
 async fn a_redis_that_is_killed_leaves_the_last_snapshot_and_is_found_again() {
     let mut server = RedisServer::start().await;
     let store = connect(&server.url());
@@ -192,7 +212,6 @@ async fn a_redis_that_is_killed_leaves_the_last_snapshot_and_is_found_again() {
     assert_eq!(query_block(&store).await.unwrap(), block + 1);
 }
 
-#[tokio::test]
 async fn a_redis_that_hangs_holds_nobody_up_and_is_found_again() {
     let server = RedisServer::start().await;
     let store = connect(&server.url());
@@ -215,7 +234,6 @@ async fn a_redis_that_hangs_holds_nobody_up_and_is_found_again() {
     commit(&store, vec![put("c")]).await.unwrap();
 }
 
-#[tokio::test]
 async fn a_store_that_starts_while_redis_hangs_comes_up_when_it_goes_on() {
     let server = RedisServer::start().await;
     server.freeze();
@@ -235,7 +253,6 @@ fn calls(server: &RedisServer, command: &str) -> u64 {
     count.parse().unwrap()
 }
 
-#[tokio::test]
 async fn a_commit_is_announced_and_an_announcement_makes_the_others_look() {
     let server = RedisServer::start().await;
     let store = connect(&server.url());
@@ -261,7 +278,6 @@ async fn a_commit_is_announced_and_an_announcement_makes_the_others_look() {
     within("a look after each announcement", announced_looks).await;
 }
 
-#[tokio::test]
 async fn a_write_is_seen_although_its_message_was_lost() {
     let server = RedisServer::start().await;
     let (writer, reader) = (connect(&server.url()), connect(&server.url()));
@@ -287,7 +303,6 @@ async fn a_write_is_seen_although_its_message_was_lost() {
     within("both to subscribe again", subscribed).await;
 }
 
-#[tokio::test]
 async fn a_redis_that_lost_its_data_is_followed_and_gives_no_query_block_again() {
     let mut server = RedisServer::start().await;
     let store = connect(&server.url());
@@ -314,7 +329,6 @@ async fn a_redis_that_lost_its_data_is_followed_and_gives_no_query_block_again()
     );
 }
 
-#[tokio::test]
 async fn a_password_in_the_url_is_used_and_a_wrong_one_is_explained_without_it() {
     let server = RedisServer::start_with(&["--requirepass", "s3cret"]).await;
     let store = connect(&server.url_as(":s3cret"));
@@ -332,7 +346,6 @@ async fn a_password_in_the_url_is_used_and_a_wrong_one_is_explained_without_it()
     assert!(reason.contains("wants a password"), "{reason}");
 }
 
-#[tokio::test]
 async fn a_user_who_may_touch_nothing_but_the_clusters_keys_and_channel_is_enough() {
     let server = RedisServer::start().await;
     let () = server.run(
@@ -348,7 +361,6 @@ async fn a_user_who_may_touch_nothing_but_the_clusters_keys_and_channel_is_enoug
     assert!(denied.is_empty(), "{denied:?}");
 }
 
-#[tokio::test]
 async fn without_permission_for_the_channel_writes_are_seen_all_the_same() {
     let server = RedisServer::start().await;
     let () = server.run("ACL SETUSER app on >pw ~* resetchannels +@all");
@@ -362,7 +374,6 @@ async fn without_permission_for_the_channel_writes_are_seen_all_the_same() {
     shows(&reader, &["a"]).await;
 }
 
-#[tokio::test]
 async fn a_commit_that_redis_refuses_half_way_changes_nothing() {
     let server = RedisServer::start().await;
     let store = connect(&server.url());
@@ -388,7 +399,6 @@ async fn a_commit_that_redis_refuses_half_way_changes_nothing() {
     assert_eq!(after.generation.number, before.generation.number + 1);
 }
 
-#[tokio::test]
 async fn documents_that_cannot_be_read_are_named_and_the_last_snapshot_stays() {
     let server = RedisServer::start().await;
     let store = connect(&server.url());

@@ -2,14 +2,13 @@
 //!
 //! The image of the test container is made here: the binary and the libraries it is linked with, from
 //! scratch. Each check has clusters of its own, and whatever carries their labels is removed after it,
-//! also if it failed. Where there is no engine the checks are reported as ignored, by name; with `CI=true`
-//! or `SKYSAIL_REQUIRE_ALL=1` they fail.
+//! also if it failed.
 
 use std::collections::HashMap;
 use std::env;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,35 +21,45 @@ use bollard::query_parameters::{
 };
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use skysail_frontend::runtime::conformance::{PROMISES, Promise, Subject};
 use skysail_frontend::runtime::docker::DockerRuntime;
 use skysail_frontend::runtime::{ContainerRuntime, ContainerState, ReplicaSpec, RuntimeError};
 use skysail_proto::ids::ClusterName;
 use skysail_proto::labels;
+use skysail_tests::suite::{Need, Suite, block_on};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 const TEST_CONTAINER: &str = env!("CARGO_BIN_EXE_test-container");
 
-fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let image = if arguments.list {
-        Err("only listed".into())
-    } else {
-        run(make_image())
-    };
-    let promises = PROMISES.iter().map(|promise| {
-        let check = move |bench| -> BoxFuture<'static, ()> { Box::pin(keeps(*promise, bench)) };
-        trial(promise.name, image.clone(), check)
-    });
-    let own = OWN.iter().map(|(name, check)| trial(name, image.clone(), *check));
-    let conclusion = libtest_mimic::run(&arguments, promises.chain(own).collect());
-    if let Ok(image) = image {
-        run(remove_image(&image));
+/// Made by the first test that wants it.
+static IMAGE: OnceCell<String> = OnceCell::const_new();
+
+/// Removes the image of the test container, if one was made.
+pub(crate) fn clean_up() {
+    if let Some(image) = IMAGE.get() {
+        block_on(remove_image(image));
     }
-    conclusion.exit_code()
+}
+
+/// With what every runtime promises, and what only this one does.
+pub(crate) fn keeps_promises(suite: Suite) -> Suite {
+    let promises = PROMISES.iter().fold(suite, |suite, promise| {
+        test(suite, promise.name, |bench| Box::pin(keeps(*promise, bench)))
+    });
+    OWN.iter()
+        .fold(promises, |suite, (name, check)| test(suite, name, *check))
+}
+
+fn test(
+    suite: Suite,
+    name: &str,
+    check: impl FnOnce(Bench) -> BoxFuture<'static, ()> + Send + 'static,
+) -> Suite {
+    let name = format!("runtime_docker::{name}");
+    suite.test(name, &[Need::Docker], || with_bench(check))
 }
 
 type Check = fn(Bench) -> BoxFuture<'static, ()>;
@@ -83,36 +92,9 @@ struct Bench {
     cluster: ClusterName,
 }
 
-fn trial(
-    name: &str,
-    image: Result<String, String>,
-    check: impl FnOnce(Bench) -> BoxFuture<'static, ()> + Send + 'static,
-) -> Trial {
-    Trial::ignorable_test(name, move || match image {
-        Ok(image) => {
-            run(with_bench(&image, check));
-            Ok(Completion::Completed)
-        }
-        Err(reason) if must_run() => Err(Failed::from(reason)),
-        Err(reason) => Ok(Completion::ignored_with(reason)),
-    })
-}
-
-fn must_run() -> bool {
-    let set = |name, value| env::var(name).is_ok_and(|set| set == value);
-    set("CI", "true") || set("SKYSAIL_REQUIRE_ALL", "1")
-}
-
-fn run<T>(test: impl Future<Output = T>) -> T {
-    let tokio = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build();
-    tokio.expect("a tokio runtime").block_on(test)
-}
-
 /// Runs a check in clusters of its own, and removes all that carries their labels, whatever happened.
-async fn with_bench(image: &str, check: impl FnOnce(Bench) -> BoxFuture<'static, ()>) {
+async fn with_bench(check: impl FnOnce(Bench) -> BoxFuture<'static, ()>) {
+    let image = IMAGE.get_or_init(make_image).await;
     let docker = Docker::connect_with_defaults().expect("docker");
     let unique = format!("test-{:08x}", fastrand::u32(..));
     let clusters = [unique.clone(), format!("{unique}-next")];
@@ -123,7 +105,7 @@ async fn with_bench(image: &str, check: impl FnOnce(Bench) -> BoxFuture<'static,
     let subject = Subject {
         runtime: runtime.clone(),
         neighbour: Arc::new(DockerRuntime::connect(next)),
-        image: image.to_owned(),
+        image: image.clone(),
         // Nobody listens at port 1.
         missing_image: "localhost:1/skysail/missing:1".into(),
         prefix: format!("{unique}_"),
@@ -268,8 +250,7 @@ async fn an_image_that_holds_no_program_says_so(bench: Bench) {
         "/nothing-here",
         tar(&[Path::new("/etc/hostname")]),
     )
-    .await
-    .expect("imported");
+    .await;
     let spec = ReplicaSpec {
         image: image.clone(),
         ..bench.subject.spec("one", "wait")
@@ -364,30 +345,23 @@ impl Bench {
     }
 }
 
-/// The test container as an image, or why there cannot be one.
-async fn make_image() -> Result<String, String> {
-    let docker = Docker::connect_with_defaults().map_err(|error| format!("no docker engine: {error}"))?;
-    docker
-        .ping()
-        .await
-        .map_err(|error| format!("no docker engine: {error}"))?;
+/// Makes an image of the test container and returns its name.
+async fn make_image() -> String {
+    let docker = Docker::connect_with_defaults().expect("docker");
     let image = format!("skysail-test-container:{:08x}", fastrand::u32(..));
     let binary = Path::new(TEST_CONTAINER);
-    let libraries = libraries_of(binary)?;
+    let libraries = libraries_of(binary);
     let files: Vec<_> = libraries.iter().map(Path::new).chain([binary]).collect();
-    import(&docker, &image, TEST_CONTAINER, tar(&files)).await?;
-    Ok(image)
+    import(&docker, &image, TEST_CONTAINER, tar(&files)).await;
+    image
 }
 
 /// What the loader needs to run it, by absolute path.
-fn libraries_of(binary: &Path) -> Result<Vec<String>, String> {
-    let listed = Command::new("ldd")
-        .arg(binary)
-        .output()
-        .map_err(|error| format!("no ldd: {error}"))?;
+fn libraries_of(binary: &Path) -> Vec<String> {
+    let listed = Command::new("ldd").arg(binary).output().expect("ldd runs");
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     let paths = listed.split_whitespace().filter(|word| word.starts_with('/'));
-    Ok(paths.map(str::to_owned).collect())
+    paths.map(str::to_owned).collect()
 }
 
 fn tar(files: &[&Path]) -> Vec<u8> {
@@ -404,7 +378,7 @@ fn tar(files: &[&Path]) -> Vec<u8> {
     packed.stdout
 }
 
-async fn import(docker: &Docker, image: &str, entrypoint: &str, tar: Vec<u8>) -> Result<(), String> {
+async fn import(docker: &Docker, image: &str, entrypoint: &str, tar: Vec<u8>) {
     let (repo, tag) = image.rsplit_once(':').expect("a name with a tag");
     let options = CreateImageOptionsBuilder::new()
         .from_src("-")
@@ -415,9 +389,8 @@ async fn import(docker: &Docker, image: &str, entrypoint: &str, tar: Vec<u8>) ->
     let body = http_body_util::Either::Left(http_body_util::Full::new(bytes::Bytes::from(tar)));
     let mut news = docker.create_image(Some(options), Some(body), None).boxed();
     while let Some(news) = news.next().await {
-        news.map_err(|error| format!("docker cannot import an image: {error}"))?;
+        news.expect("the image is imported");
     }
-    Ok(())
 }
 
 async fn remove_image(image: &str) {

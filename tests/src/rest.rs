@@ -1,0 +1,153 @@
+//! Requests and their replies, read as a stranger to Skysail's code reads them: as text and JSON.
+
+use std::net::SocketAddr;
+
+use reqwest::{Client, Method};
+use serde_json::Value;
+
+/// A reply, whole.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The media type, empty if there is none.
+    pub content_type: String,
+    /// The body.
+    pub text: String,
+}
+
+impl Reply {
+    /// The body as JSON.
+    ///
+    /// # Panics
+    /// If it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error} in {self:?}"))
+    }
+
+    /// The body as JSON, of a reply with this status.
+    ///
+    /// # Panics
+    /// If the status is another.
+    #[track_caller]
+    pub fn expect(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.text);
+        if self.text.is_empty() {
+            Value::Null
+        } else {
+            self.json()
+        }
+    }
+
+    /// The detail of a problem document (RFC 9457) with this status.
+    ///
+    /// # Panics
+    /// If it is no such document.
+    #[track_caller]
+    pub fn problem(&self, status: u16) -> String {
+        let problem = self.expect(status);
+        assert_eq!(self.content_type, "application/problem+json", "{self:?}");
+        assert_eq!(problem["status"], status, "{problem}");
+        for member in ["type", "title", "detail"] {
+            let text = problem[member].as_str().unwrap_or_default();
+            assert!(!text.is_empty(), "{member} is missing in {problem}");
+        }
+        problem["detail"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The cause in an error of the query API, with this status.
+    ///
+    /// # Panics
+    /// If it is no such error.
+    #[track_caller]
+    pub fn cause(&self, status: u16) -> String {
+        let error = self.expect(status);
+        let members: Vec<&str> = error
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, _)| &**name)
+            .collect();
+        assert_eq!(members.len(), 2, "{error}");
+        let class = error["error"].as_str().unwrap_or_default();
+        assert!(!class.is_empty(), "{error}");
+        error["cause"].as_str().expect("a cause").to_owned()
+    }
+}
+
+/// One of the two REST APIs of a frontend.
+#[derive(Clone)]
+pub struct Rest {
+    http: Client,
+    addr: SocketAddr,
+}
+
+impl Rest {
+    /// Talks to the API at this address.
+    pub fn at(addr: SocketAddr) -> Self {
+        // A proxy of the machine is for the world outside.
+        let http = Client::builder().no_proxy().build().expect("an HTTP client");
+        Self { http, addr }
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Sends a request with this body.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> reqwest::Result<Reply> {
+        let url = format!("http://{}{path}", self.addr);
+        let response = self.http.request(method, url).body(body).send().await?;
+        let content_type = response.headers().get(reqwest::header::CONTENT_TYPE);
+        Ok(Reply {
+            status: response.status().as_u16(),
+            content_type: content_type
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default()
+                .to_owned(),
+            text: response.text().await?,
+        })
+    }
+
+    /// `GET`.
+    pub async fn get(&self, path: &str) -> Reply {
+        self.must(Method::GET, path, String::new()).await
+    }
+
+    /// `POST` with a JSON body.
+    pub async fn post(&self, path: &str, body: Value) -> Reply {
+        self.must(Method::POST, path, body.to_string()).await
+    }
+
+    /// `PUT` with a JSON body.
+    pub async fn put(&self, path: &str, body: Value) -> Reply {
+        self.must(Method::PUT, path, body.to_string()).await
+    }
+
+    /// `PATCH` with a JSON body.
+    pub async fn patch(&self, path: &str, body: Value) -> Reply {
+        self.must(Method::PATCH, path, body.to_string()).await
+    }
+
+    /// `DELETE`.
+    pub async fn delete(&self, path: &str) -> Reply {
+        self.must(Method::DELETE, path, String::new()).await
+    }
+
+    /// `POST` with a body of any text.
+    pub async fn post_text(&self, path: &str, body: impl Into<String>) -> Reply {
+        self.must(Method::POST, path, body.into()).await
+    }
+
+    async fn must(&self, method: Method, path: &str, body: String) -> Reply {
+        let what = format!("{method} {path}");
+        let reply = self.send(method, path, body).await;
+        reply.unwrap_or_else(|error| panic!("{what}: {error:?}"))
+    }
+}
