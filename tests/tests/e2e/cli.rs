@@ -9,6 +9,7 @@ use skysail_tests::cases;
 use skysail_tests::cluster::{AMPLE_SLO, TestCluster};
 use skysail_tests::deployment::{ByHand, Deployment};
 use skysail_tests::skysail::Skysail;
+use skysail_tests::wait::{self, PATIENCE};
 
 cases! {
     the_demonstration_is_a_few_lines_at_a_prompt;
@@ -52,9 +53,18 @@ fn assert_says(text: &str, parts: &[&str]) {
     }
 }
 
+/// A frontend that serves two replicas of the iris model, at rest.
 async fn with_iris() -> (TestCluster, Skysail) {
     let cluster = TestCluster::start().await;
     cluster.serve("iris", &Deployment::iris().replicas(2)).await;
+    // A replica may attach before the container is seen to run.
+    wait::until("the containers to be seen", PATIENCE, async || {
+        let version = cluster.version("iris-model", "1").await;
+        version["containers"]
+            .as_array()
+            .is_some_and(|seen| seen.len() == 2)
+    })
+    .await;
     let skysail = Skysail::at(cluster.addresses().admin);
     (cluster, skysail)
 }

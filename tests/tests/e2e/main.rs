@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use skysail_tests::suite::Suite;
 
 mod cli;
+mod cluster;
+mod docker;
 mod quickstart;
 mod runtime_docker;
 mod runtime_process;
@@ -18,6 +20,8 @@ fn main() -> ExitCode {
     let mut suite = Suite::default()
         .area("quickstart", quickstart::CASES)
         .area("cli", cli::CASES)
+        .area("docker", docker::CASES)
+        .area("cluster", cluster::CASES)
         .area("store_redis", store_redis::CASES)
         .area("runtime_process", runtime_process::CASES);
     // What has several implementations has one list of promises, and each a test of each.
