@@ -193,9 +193,10 @@ impl DockerCluster {
     ///
     /// Where this user may not end the engine's processes, the container is killed and started again.
     pub async fn crash(&self, container: &str) {
-        let state = self.inspect(container).await.state.unwrap_or_default();
-        let pid = state.pid.and_then(|pid| i32::try_from(pid).ok());
-        let crashed = pid.filter(|pid| self.owns(*pid)).and_then(Pid::from_raw);
+        let found = self.inspect(container).await;
+        let pid = found.state.and_then(|state| i32::try_from(state.pid?).ok());
+        let id = found.id.expect("a container has an id");
+        let crashed = pid.filter(|pid| is_process_of(*pid, &id)).and_then(Pid::from_raw);
         if crashed.is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok()) {
             return;
         }
@@ -204,14 +205,6 @@ impl DockerCluster {
             .docker
             .start_container(container, None::<StartContainerOptions>);
         started.await.expect("a killed container can be started");
-    }
-
-    /// Whether a process was started with the cluster's name: an engine in another namespace counts its
-    /// processes otherwise than we do.
-    fn owns(&self, pid: i32) -> bool {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0)
-            .any(|word| word == self.name.as_bytes())
     }
 }
 
@@ -232,6 +225,13 @@ impl Drop for DockerCluster {
             "what Docker held of the test's cluster is not removed"
         );
     }
+}
+
+/// Whether this is a process of that container: an engine in a namespace of its own counts its processes
+/// otherwise than we do. The engine mounts files of its own into each container, from a folder named by the
+/// container's id.
+fn is_process_of(pid: i32, container: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/mountinfo")).is_ok_and(|mounts| mounts.contains(container))
 }
 
 async fn remove(name: &str, show_logs: bool) {

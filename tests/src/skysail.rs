@@ -35,11 +35,11 @@ pub struct Said {
 impl Skysail {
     /// The command, speaking to the admin API at this address.
     pub fn at(admin: SocketAddr) -> Self {
-        Self::default().env("SKYSAIL_ADMIN_URL", format!("http://{admin}"))
+        Self::default().env("SKYSAIL_ADMIN_URL", &format!("http://{admin}"))
     }
 
     /// With this variable in its environment.
-    pub fn env(mut self, name: &str, value: impl ToString) -> Self {
+    pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_string()));
         self
     }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use skysail_tests::cases;
 use skysail_tests::cluster::{Runtime, Settings, TestCluster};
-use skysail_tests::deployment::Deployment;
+use skysail_tests::deployment::{ByHand, Deployment};
 use skysail_tests::docker::{Container, DockerCluster, Holdings, image};
 use skysail_tests::skysail::Skysail;
 use skysail_tests::wait::{self, PATIENCE};
@@ -16,6 +16,7 @@ cases! {
     an_image_that_cannot_be_had_is_told_soon: Docker;
     an_image_that_exits_at_once_is_told_with_its_last_lines: Docker;
     an_engine_that_is_not_there_is_told_and_harms_nobody;
+    without_an_engine_there_is_no_address_for_containers_and_no_start;
 }
 
 /// The irises of the demonstration, and what they are.
@@ -242,8 +243,20 @@ async fn an_engine_that_is_not_there_is_told_and_harms_nobody() {
     frontend.register_model("by-hand", "doubles").await;
     frontend.register("iris", "doubles", "-1.0", PATIENCE).await;
     frontend.link("iris", "by-hand").await;
-    let container = skysail_tests::deployment::ByHand::of("iris-svm", "by-hand", "mine");
+    let container = ByHand::of("iris-svm", "by-hand", "mine");
     let _container = frontend.by_hand(&container);
     frontend.attached("by-hand", 1).await;
     assert_eq!(frontend.predict("iris", json!(IRISES[2].0)).await, "setosa");
+}
+
+async fn without_an_engine_there_is_no_address_for_containers_and_no_start() {
+    let settings = Settings::default()
+        .runtime(Runtime::Docker)
+        .env("DOCKER_HOST", "unix:///no/such/docker.sock");
+    let (ended, said) = settings.fail().await;
+    assert_eq!(ended.code(), Some(1), "{said}");
+    assert!(
+        said.contains("/no/such/docker.sock") && said.contains("running?"),
+        "{said}"
+    );
 }
