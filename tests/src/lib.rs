@@ -3,6 +3,7 @@
 //! - [`suite`]: end-to-end tests by name, each with what it needs; what cannot be had is said by name too.
 //! - [`cluster`]: a real frontend with its store and its containers, that can be killed and started again.
 //! - [`deployment`]: models as tests deploy them.
+//! - [`skysail`]: the command line; [`docker`]: what Docker holds of a cluster.
 //! - [`rest`]: requests and their replies, for both REST APIs.
 //! - [`wire`]: HTTP written by hand, for what no well-behaved client sends.
 //! - [`program`]: a child process with its log; [`binaries`] finds the programs.
@@ -12,9 +13,11 @@
 pub mod binaries;
 pub mod cluster;
 pub mod deployment;
+pub mod docker;
 pub mod program;
 pub mod redis;
 pub mod rest;
+pub mod skysail;
 pub mod suite;
 pub mod wait;
 pub mod wire;

@@ -38,6 +38,12 @@ struct Refusal {
     cause: String,
 }
 
+/// How the query API says that it cannot serve yet.
+#[derive(Deserialize)]
+struct Unready {
+    reasons: Vec<String>,
+}
+
 /// Speaks to the query API of one frontend.
 #[derive(Debug)]
 pub(crate) struct QueryClient {
@@ -65,7 +71,7 @@ impl QueryClient {
         let body = read_body(Api::Query, &self.url, response).await?;
         Err(ClientError::Refused {
             status,
-            detail: excerpt(&body),
+            detail: unreadiness(&body),
         })
     }
 
@@ -99,6 +105,14 @@ impl QueryClient {
     }
 }
 
+/// Why queries cannot be served yet, in the frontend's words; what they are not in, as it came.
+fn unreadiness(body: &[u8]) -> String {
+    match serde_json::from_slice::<Unready>(body) {
+        Ok(Unready { reasons }) if !reasons.is_empty() => reasons.join("; "),
+        _ => excerpt(body),
+    }
+}
+
 fn refusal(url: &Url, status: StatusCode, body: &[u8]) -> ClientError {
     match serde_json::from_slice::<Refusal>(body) {
         Ok(Refusal { cause }) => ClientError::Refused {
@@ -124,6 +138,13 @@ mod tests {
         let body = br#"{"error": "invalid_input", "cause": "input: expected an array of numbers"}"#;
         let error = refusal(&url, StatusCode::BAD_REQUEST, body);
         assert_eq!(error.to_string(), "input: expected an array of numbers");
+    }
+
+    #[test]
+    fn a_frontend_that_is_not_ready_says_why_in_words() {
+        let body = br#"{"ready": false, "degraded": ["store"], "reasons": ["not read yet", "no route"]}"#;
+        assert_eq!(unreadiness(body), "not read yet; no route");
+        assert_eq!(unreadiness(b"Bad Gateway\n"), "Bad Gateway");
     }
 
     #[test]

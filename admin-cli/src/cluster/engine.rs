@@ -14,6 +14,7 @@ use bollard::query_parameters::{
     ListVolumesOptions, LogsOptions, RemoveContainerOptions, RemoveVolumeOptions, StopContainerOptions,
 };
 use futures::StreamExt;
+use jiff::Timestamp;
 use skysail_proto::ids::ClusterName;
 use skysail_proto::labels;
 use tokio::time::timeout;
@@ -52,7 +53,17 @@ pub(super) struct Container {
     pub(super) keeps_data: bool,
 }
 
-/// A network or a volume, and whether it carries the cluster's label.
+/// A network. Old engines allow several of one name, so that only the id says which.
+#[derive(Clone, Debug)]
+pub(super) struct Network {
+    pub(super) id: String,
+    pub(super) name: String,
+    /// Whether it carries the cluster's label.
+    pub(super) ours: bool,
+    created: Option<Timestamp>,
+}
+
+/// A volume, and whether it carries the cluster's label.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Ownership {
     Absent,
@@ -95,14 +106,39 @@ impl Engine {
         Ok(listed.into_iter().filter_map(Container::of).collect())
     }
 
-    /// The names of all networks that carry the cluster's label.
-    pub(super) async fn networks(&self, cluster: &ClusterName) -> Result<Vec<String>, ClusterError> {
+    /// All networks that carry the cluster's label.
+    pub(super) async fn networks(&self, cluster: &ClusterName) -> Result<Vec<Network>, ClusterError> {
+        self.list_networks(of_cluster(cluster), cluster).await
+    }
+
+    /// All networks of this name, whoever they belong to, the oldest first.
+    pub(super) async fn networks_named(
+        &self,
+        name: &str,
+        cluster: &ClusterName,
+    ) -> Result<Vec<Network>, ClusterError> {
+        let named = HashMap::from([("name".to_owned(), vec![name.to_owned()])]);
+        let mut networks = self.list_networks(named, cluster).await?;
+        // The engine's filter takes every name that contains this one.
+        networks.retain(|network| network.name == name);
+        networks.sort_by_key(|network| (network.created, network.id.clone()));
+        Ok(networks)
+    }
+
+    async fn list_networks(
+        &self,
+        filters: HashMap<String, Vec<String>>,
+        cluster: &ClusterName,
+    ) -> Result<Vec<Network>, ClusterError> {
         let options = ListNetworksOptions {
-            filters: Some(of_cluster(cluster)),
+            filters: Some(filters),
         };
         let listed = self.docker.list_networks(Some(options)).await;
         let listed = listed.map_err(failed("list networks"))?;
-        Ok(listed.into_iter().filter_map(|network| network.name).collect())
+        let networks = listed
+            .into_iter()
+            .filter_map(|network| Network::of(network, cluster));
+        Ok(networks.collect())
     }
 
     /// The names of all volumes that carry the cluster's label.
@@ -114,19 +150,6 @@ impl Engine {
         let listed = listed.map_err(failed("list volumes"))?;
         let volumes = listed.volumes.unwrap_or_default();
         Ok(volumes.into_iter().map(|volume| volume.name).collect())
-    }
-
-    /// Whether there is a network of that name, and whose.
-    pub(super) async fn network_ownership(
-        &self,
-        name: &str,
-        cluster: &ClusterName,
-    ) -> Result<Ownership, ClusterError> {
-        match self.docker.inspect_network(name, None).await {
-            Ok(network) => Ok(Ownership::by(&network.labels.unwrap_or_default(), cluster)),
-            Err(error) if is_missing(&error) => Ok(Ownership::Absent),
-            Err(error) => Err(failed("look at the network")(error)),
-        }
     }
 
     /// Whether there is a volume of that name, and whose.
@@ -142,22 +165,30 @@ impl Engine {
         }
     }
 
-    /// Who is connected to a network, by name.
-    pub(super) async fn network_members(&self, network: &str) -> Result<Vec<String>, ClusterError> {
-        let network = self.docker.inspect_network(network, None).await;
+    /// The names of the containers that are connected to a network.
+    pub(super) async fn network_members(&self, network: &Network) -> Result<Vec<String>, ClusterError> {
+        let network = self.docker.inspect_network(&network.id, None).await;
         let network = network.map_err(failed("look at the network"))?;
         let members = network.containers.unwrap_or_default().into_values();
         Ok(members.filter_map(|member| member.name).collect())
     }
 
-    pub(super) async fn create_network(&self, name: &str, cluster: &ClusterName) -> Result<(), ClusterError> {
+    /// Makes a network and gives its id; `None` if the name is taken, which old engines do not mind.
+    pub(super) async fn create_network(
+        &self,
+        name: &str,
+        cluster: &ClusterName,
+    ) -> Result<Option<String>, ClusterError> {
         let request = NetworkCreateRequest {
             name: name.to_owned(),
             labels: Some(cluster_label(cluster)),
             ..Default::default()
         };
-        let created = self.docker.create_network(request).await;
-        created.map(drop).map_err(failed("create the network"))
+        match self.docker.create_network(request).await {
+            Ok(created) => Ok(Some(created.id)),
+            Err(error) if status(&error) == Some(409) => Ok(None),
+            Err(error) => Err(failed("create the network")(error)),
+        }
     }
 
     pub(super) async fn create_volume(&self, name: &str, cluster: &ClusterName) -> Result<(), ClusterError> {
@@ -227,9 +258,10 @@ impl Engine {
         }
     }
 
-    pub(super) async fn remove_network(&self, name: &str) -> Result<(), ClusterError> {
-        match self.docker.remove_network(name).await {
-            Err(error) if !is_missing(&error) => Err(failed(&format!("remove network {name}"))(error)),
+    /// Removes a network by its id.
+    pub(super) async fn remove_network(&self, id: &str) -> Result<(), ClusterError> {
+        match self.docker.remove_network(id).await {
+            Err(error) if !is_missing(&error) => Err(failed(&format!("remove network {id}"))(error)),
             _ => Ok(()),
         }
     }
@@ -311,6 +343,18 @@ impl Container {
             role: labels.get(labels::ROLE).cloned().unwrap_or_default(),
             running: summary.state == Some(ContainerSummaryStateEnum::RUNNING),
             keeps_data: labels.contains_key(KEEP_DATA_LABEL),
+        })
+    }
+}
+
+impl Network {
+    fn of(network: bollard::models::Network, cluster: &ClusterName) -> Option<Self> {
+        let labels = network.labels.unwrap_or_default();
+        Some(Self {
+            id: network.id?,
+            name: network.name?,
+            ours: Ownership::by(&labels, cluster) == Ownership::Ours,
+            created: network.created.and_then(|created| created.parse().ok()),
         })
     }
 }

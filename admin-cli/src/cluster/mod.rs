@@ -35,6 +35,9 @@ pub(crate) enum ClusterError {
     /// There is such a cluster already.
     #[error("cluster `{0}` is already running")]
     AlreadyRuns(ClusterName),
+    /// Somebody else started it meanwhile.
+    #[error("cluster `{0}` is being started by somebody else just now")]
+    StartedElsewhere(ClusterName),
     /// Containers of such a cluster are there, but no frontend that runs.
     #[error("cluster `{cluster}` has left containers behind: {containers}")]
     Leftovers {
@@ -74,6 +77,9 @@ pub(crate) enum ClusterError {
     /// The person changed their mind.
     #[error("interrupted; what had been started was removed again")]
     Interrupted,
+    /// The system does not let us hear of Ctrl-C.
+    #[error("cannot listen to signals: {0}")]
+    NoSignals(std::io::Error),
     /// Somebody else's containers use the network.
     #[error("network `{network}` is still used by {by}, which does not belong to cluster `{cluster}`")]
     NetworkUsed {
@@ -99,6 +105,7 @@ impl ClusterError {
             Self::AlreadyRuns(cluster) => Some(format!(
                 "`skysail stop --cluster {cluster}` removes it, `skysail start --cluster OTHER` starts another"
             )),
+            Self::StartedElsewhere(_) => Some("`docker ps` shows how far it is".into()),
             Self::Leftovers { cluster, .. } => Some(format!(
                 "`skysail stop --cluster {cluster}` removes them (with --keep-data all but the data)"
             )),
@@ -110,7 +117,11 @@ impl ClusterError {
             Self::NetworkUsed { network, .. } => Some(format!(
                 "`docker network disconnect {network} CONTAINER` lets it go; then `skysail stop` again"
             )),
-            Self::NoFreePort(_) | Self::NotReady { .. } | Self::Interrupted | Self::Engine { .. } => None,
+            Self::NoFreePort(_)
+            | Self::NoSignals(_)
+            | Self::NotReady { .. }
+            | Self::Interrupted
+            | Self::Engine { .. } => None,
         }
     }
 

@@ -9,6 +9,7 @@ use bollard::models::{
 use reqwest::Url;
 use skysail_proto::ids::ClusterName;
 use skysail_proto::labels;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 use super::engine::{Container, Engine, Ownership};
@@ -19,17 +20,20 @@ use crate::advice::listed;
 use crate::client::{AdminClient, ClientError, QueryClient};
 use crate::progress::Progress;
 
-/// How often the frontend is asked whether it is ready.
+/// How often is looked whether what is waited for has come.
 const POLL: Duration = Duration::from_millis(200);
 
-/// Restarts of the frontend's container that show that it will not come up.
+/// Restarts of a container that show that it will not come up.
 const RESTARTS: i64 = 3;
 
-/// Log lines shown of a frontend that does not come up.
+/// Log lines shown of a container that does not come up.
 const LOG_LINES: usize = 20;
 
 /// How long what was begun may take to end when all is undone.
 const UNDO_GRACE: Duration = Duration::from_secs(5);
+
+/// How long another start may take to remove the network it made too late.
+const GIVES_WAY: Duration = Duration::from_secs(5);
 
 /// What to bring up.
 #[derive(Debug)]
@@ -57,6 +61,7 @@ pub(crate) struct Addresses {
 /// What was made so far and is removed again if the rest fails. What was there before is not in it.
 #[derive(Debug, Default)]
 struct Made {
+    /// By its id.
     network: Option<String>,
     volume: Option<String>,
     containers: Vec<String>,
@@ -68,6 +73,7 @@ pub(crate) async fn start(
     plan: &StartPlan,
     progress: &mut Progress,
 ) -> Result<Addresses, ClusterError> {
+    let mut interrupt = Interrupt::listen()?;
     refuse_existing(engine, &plan.cluster).await?;
     let [query_port, admin_port, rpc_port] = claim([plan.query_port, plan.admin_port, plan.rpc_port])?;
     let addresses = Addresses {
@@ -76,10 +82,15 @@ pub(crate) async fn start(
         rpc_port,
     };
     // Before anything is made, because this is what fails most often, and what takes longest.
-    or_interrupt(have_images(engine, plan, progress)).await?;
+    interrupt.or(have_images(engine, plan, progress)).await?;
     let mut made = Made::default();
-    let outcome = bring_up(engine, plan, addresses, &mut made, progress).await;
-    match outcome {
+    let outcome = async {
+        bring_up(engine, plan, addresses, &mut made, progress).await?;
+        progress.say(&format!("waiting for cluster {} to be ready", plan.cluster), None);
+        let ready = until_ready(engine, &plan.cluster, addresses, plan.at_most);
+        interrupt.or(ready).await
+    };
+    match outcome.await {
         Ok(()) => Ok(addresses),
         Err(error) => {
             progress.say("removing what was started", None);
@@ -127,31 +138,62 @@ async fn bring_up(
 ) -> Result<(), ClusterError> {
     let cluster = &plan.cluster;
     progress.say(&format!("starting cluster {cluster}: network and volume"), None);
-    have_network(engine, cluster, made).await?;
+    let network = have_network(engine, cluster, made).await?;
     have_volume(engine, cluster, made).await?;
     progress.say(&format!("starting cluster {cluster}: Redis"), None);
     let redis = labels::redis_container(cluster);
-    run_container(engine, cluster, &redis, redis_body(plan), made).await?;
+    run_container(engine, cluster, &redis, redis_body(plan, &network), made).await?;
     progress.say(&format!("starting cluster {cluster}: frontend"), None);
     let frontend = labels::frontend_container(cluster);
-    let body = frontend_body(plan, addresses, engine.socket());
+    let body = frontend_body(plan, addresses, engine.socket(), &network);
     let started = run_container(engine, cluster, &frontend, body, made).await;
-    started.map_err(|error| explain_port(error, plan))?;
-    progress.say(&format!("waiting for cluster {cluster} to be ready"), None);
-    or_interrupt(until_ready(engine, &frontend, addresses, plan.at_most)).await
+    started.map_err(|error| explain_port(error, plan))
 }
 
-async fn have_network(engine: &Engine, cluster: &ClusterName, made: &mut Made) -> Result<(), ClusterError> {
+/// The id of the network that the cluster's containers join.
+///
+/// Old engines let two starts make one each. Both then agree on the older, as frontends do, and whoever made
+/// the younger gives way.
+async fn have_network(
+    engine: &Engine,
+    cluster: &ClusterName,
+    made: &mut Made,
+) -> Result<String, ClusterError> {
     let name = labels::network_name(cluster);
-    match engine.network_ownership(&name, cluster).await? {
-        Ownership::Ours => Ok(()),
-        Ownership::Foreign => Err(name_taken("network", name, cluster)),
-        Ownership::Absent => {
-            engine.create_network(&name, cluster).await?;
-            made.network = Some(name);
-            Ok(())
-        }
+    if let Some(id) = oldest_network(engine, &name, cluster).await? {
+        return Ok(id);
     }
+    made.network = engine.create_network(&name, cluster).await?;
+    let oldest = oldest_network(engine, &name, cluster).await?;
+    match oldest {
+        Some(id) if made.network.as_ref() == Some(&id) => {
+            until_alone(engine, &name, cluster).await?;
+            Ok(id)
+        }
+        _ => Err(ClusterError::StartedElsewhere(cluster.clone())),
+    }
+}
+
+/// Waits for those who made a younger network to remove it: old engines start no container in a network of
+/// whose name there are two, even if it is named by its id.
+async fn until_alone(engine: &Engine, name: &str, cluster: &ClusterName) -> Result<(), ClusterError> {
+    let deadline = Instant::now() + GIVES_WAY;
+    while engine.networks_named(name, cluster).await?.len() > 1 && Instant::now() < deadline {
+        sleep(POLL).await;
+    }
+    Ok(())
+}
+
+async fn oldest_network(
+    engine: &Engine,
+    name: &str,
+    cluster: &ClusterName,
+) -> Result<Option<String>, ClusterError> {
+    let networks = engine.networks_named(name, cluster).await?;
+    if networks.iter().any(|network| !network.ours) {
+        return Err(name_taken("network", name.to_owned(), cluster));
+    }
+    Ok(networks.into_iter().next().map(|network| network.id))
 }
 
 /// A volume that a stop has kept is used again.
@@ -176,10 +218,27 @@ async fn run_container(
     made: &mut Made,
 ) -> Result<(), ClusterError> {
     if engine.create_container(name, body).await?.is_none() {
-        return Err(name_taken("container", name.to_owned(), cluster));
+        return Err(container_taken(engine, cluster, name, made).await?);
     }
     made.containers.push(name.to_owned());
     engine.start_container(name).await
+}
+
+/// A container's name is the one thing that only one of two starts can have.
+async fn container_taken(
+    engine: &Engine,
+    cluster: &ClusterName,
+    name: &str,
+    made: &mut Made,
+) -> Result<ClusterError, ClusterError> {
+    let containers = engine.containers(cluster).await?;
+    if !containers.iter().any(|container| container.name == name) {
+        return Ok(name_taken("container", name.to_owned(), cluster));
+    }
+    // The other start relies on them by now, whoever made them.
+    made.network = None;
+    made.volume = None;
+    Ok(ClusterError::StartedElsewhere(cluster.clone()))
 }
 
 fn name_taken(kind: &'static str, name: String, cluster: &ClusterName) -> ClusterError {
@@ -190,7 +249,7 @@ fn name_taken(kind: &'static str, name: String, cluster: &ClusterName) -> Cluste
     }
 }
 
-fn redis_body(plan: &StartPlan) -> ContainerCreateBody {
+fn redis_body(plan: &StartPlan, network: &str) -> ContainerCreateBody {
     let cluster = &plan.cluster;
     let mut labels = role_labels(cluster, labels::ROLE_REDIS);
     if plan.keep_data {
@@ -208,12 +267,12 @@ fn redis_body(plan: &StartPlan) -> ContainerCreateBody {
         // Redis writes where it is started, and not every image starts it on the volume.
         working_dir: Some("/data".into()),
         labels: Some(labels),
-        host_config: Some(host_config(cluster, vec![data])),
+        host_config: Some(host_config(network, vec![data])),
         ..Default::default()
     }
 }
 
-fn frontend_body(plan: &StartPlan, addresses: Addresses, socket: &str) -> ContainerCreateBody {
+fn frontend_body(plan: &StartPlan, addresses: Addresses, socket: &str, network: &str) -> ContainerCreateBody {
     let cluster = &plan.cluster;
     let socket = Mount {
         target: Some("/var/run/docker.sock".into()),
@@ -226,7 +285,7 @@ fn frontend_body(plan: &StartPlan, addresses: Addresses, socket: &str) -> Contai
         (addresses.admin_port, addresses.admin_port),
         (RPC_PORT, addresses.rpc_port),
     ];
-    let mut host_config = host_config(cluster, vec![socket]);
+    let mut host_config = host_config(network, vec![socket]);
     host_config.port_bindings = Some(published.map(binding).into());
     ContainerCreateBody {
         image: Some(plan.frontend_image.clone()),
@@ -265,9 +324,9 @@ fn role_labels(cluster: &ClusterName, role: &str) -> HashMap<String, String> {
     ])
 }
 
-fn host_config(cluster: &ClusterName, mounts: Vec<Mount>) -> HostConfig {
+fn host_config(network: &str, mounts: Vec<Mount>) -> HostConfig {
     HostConfig {
-        network_mode: Some(labels::network_name(cluster)),
+        network_mode: Some(network.to_owned()),
         mounts: Some(mounts),
         restart_policy: Some(RestartPolicy {
             name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
@@ -302,18 +361,33 @@ fn explain_port(error: ClusterError, plan: &StartPlan) -> ClusterError {
     choices.into_iter().find(names).map_or(error, taken)
 }
 
-/// Runs to the end, or until Ctrl-C.
-async fn or_interrupt<T>(work: impl Future<Output = Result<T, ClusterError>>) -> Result<T, ClusterError> {
-    tokio::select! {
-        outcome = work => outcome,
-        Ok(()) = tokio::signal::ctrl_c() => Err(ClusterError::Interrupted),
+/// Ctrl-C, listened to from the beginning: one that comes while something is being made is heard when that
+/// is done, so that all that was made is known and removed.
+struct Interrupt(Signal);
+
+impl Interrupt {
+    fn listen() -> Result<Self, ClusterError> {
+        let listening = signal(SignalKind::interrupt()).map_err(ClusterError::NoSignals)?;
+        Ok(Self(listening))
+    }
+
+    /// Runs to the end, or until Ctrl-C.
+    async fn or<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, ClusterError>>,
+    ) -> Result<T, ClusterError> {
+        tokio::select! {
+            biased;
+            Some(()) = self.0.recv() => Err(ClusterError::Interrupted),
+            outcome = work => outcome,
+        }
     }
 }
 
 /// Waits until the frontend can serve queries and its admin API answers.
 async fn until_ready(
     engine: &Engine,
-    frontend: &str,
+    cluster: &ClusterName,
     addresses: Addresses,
     at_most: Duration,
 ) -> Result<(), ClusterError> {
@@ -324,19 +398,38 @@ async fn until_ready(
         let Err(missing) = look(&query, &admin).await else {
             return Ok(());
         };
-        let container = engine.inspect(frontend).await?;
-        let what = if container.restart_count.unwrap_or(0) >= RESTARTS {
-            exit_words(container.state.and_then(|state| state.exit_code))
-        } else if Instant::now() >= deadline {
+        if let Some((container, what)) = unstable(engine, cluster).await? {
+            return Err(not_ready(engine, &container, what).await);
+        }
+        if Instant::now() >= deadline {
             let at_most = humantime::format_duration(at_most);
-            format!("the frontend is not ready after {at_most}: {missing}")
-        } else {
-            sleep(POLL).await;
-            continue;
-        };
-        let log = engine.last_lines(frontend, LOG_LINES).await;
-        return Err(ClusterError::NotReady { what, log });
+            let what = format!("the frontend is not ready after {at_most}: {missing}");
+            return Err(not_ready(engine, &labels::frontend_container(cluster), what).await);
+        }
+        sleep(POLL).await;
     }
+}
+
+/// The container of a cluster that does not stay up, and how it ends. Redis is looked at first: without
+/// it the frontend is well and waits.
+async fn unstable(engine: &Engine, cluster: &ClusterName) -> Result<Option<(String, String)>, ClusterError> {
+    let watched = [
+        ("Redis", labels::redis_container(cluster)),
+        ("the frontend", labels::frontend_container(cluster)),
+    ];
+    for (what, name) in watched {
+        let container = engine.inspect(&name).await?;
+        if container.restart_count.unwrap_or(0) >= RESTARTS {
+            let code = container.state.and_then(|state| state.exit_code);
+            return Ok(Some((name, exit_words(what, code))));
+        }
+    }
+    Ok(None)
+}
+
+async fn not_ready(engine: &Engine, container: &str, what: String) -> ClusterError {
+    let log = engine.last_lines(container, LOG_LINES).await;
+    ClusterError::NotReady { what, log }
 }
 
 async fn look(query: &QueryClient, admin: &AdminClient) -> Result<(), ClientError> {
@@ -344,9 +437,9 @@ async fn look(query: &QueryClient, admin: &AdminClient) -> Result<(), ClientErro
     admin.status().await.map(drop)
 }
 
-fn exit_words(code: Option<i64>) -> String {
+fn exit_words(what: &str, code: Option<i64>) -> String {
     let code = code.map_or_else(|| "unknown".to_owned(), |code| code.to_string());
-    format!("the frontend exits again and again (exit code {code})")
+    format!("{what} exits again and again (exit code {code})")
 }
 
 /// The URL of a port on this machine.
@@ -420,7 +513,7 @@ mod tests {
 
     #[test]
     fn ports_are_published_on_this_machine_only() {
-        let body = frontend_body(&plan(), addresses(), "/run/docker.sock");
+        let body = frontend_body(&plan(), addresses(), "/run/docker.sock", "net");
         let bindings = body.host_config.unwrap().port_bindings.unwrap();
         for (inside, outside) in [("1337/tcp", "1337"), ("1338/tcp", "1338"), ("7000/tcp", "7001")] {
             let host = &bindings[inside].as_ref().unwrap()[0];
@@ -431,7 +524,7 @@ mod tests {
 
     #[test]
     fn redis_takes_its_arguments_only_and_is_not_published() {
-        let body = redis_body(&plan());
+        let body = redis_body(&plan(), "net");
         assert_eq!(body.cmd.unwrap(), ["--appendonly", "yes"]);
         let host_config = body.host_config.unwrap();
         assert!(host_config.port_bindings.is_none());
@@ -443,9 +536,19 @@ mod tests {
     #[test]
     fn only_a_cluster_that_asks_for_it_keeps_its_data() {
         let mut plan = plan();
-        assert!(!redis_body(&plan).labels.unwrap().contains_key(KEEP_DATA_LABEL));
+        assert!(
+            !redis_body(&plan, "net")
+                .labels
+                .unwrap()
+                .contains_key(KEEP_DATA_LABEL)
+        );
         plan.keep_data = true;
-        assert!(redis_body(&plan).labels.unwrap().contains_key(KEEP_DATA_LABEL));
+        assert!(
+            redis_body(&plan, "net")
+                .labels
+                .unwrap()
+                .contains_key(KEEP_DATA_LABEL)
+        );
     }
 
     #[test]

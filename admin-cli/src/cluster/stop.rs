@@ -120,12 +120,12 @@ async fn remove_networks(engine: &Engine, cluster: &ClusterName) -> Result<Vec<S
         let members = engine.network_members(network).await?;
         if !members.is_empty() {
             return Err(ClusterError::NetworkUsed {
-                network: network.clone(),
+                network: network.name.clone(),
                 by: listed(&members),
                 cluster: cluster.clone(),
             });
         }
-        engine.remove_network(network).await?;
+        engine.remove_network(&network.id).await?;
     }
-    Ok(networks)
+    Ok(networks.into_iter().map(|network| network.name).collect())
 }

@@ -8,6 +8,9 @@ use std::process::ExitCode;
 use skysail_tests::suite::Suite;
 
 mod bad_input;
+mod cli;
+mod cluster;
+mod docker;
 mod isolation;
 mod queries;
 mod quickstart;
@@ -19,9 +22,12 @@ mod store_redis;
 fn main() -> ExitCode {
     let mut suite = Suite::default()
         .area("quickstart", quickstart::CASES)
-        .area("queries", queries::CASES)
         .area("bad_input", bad_input::CASES)
+        .area("cli", cli::CASES)
+        .area("cluster", cluster::CASES)
+        .area("docker", docker::CASES)
         .area("isolation", isolation::CASES)
+        .area("queries", queries::CASES)
         .area("store_redis", store_redis::CASES)
         .area("runtime_process", runtime_process::CASES);
     // What has several implementations has one list of promises, and each a test of each.

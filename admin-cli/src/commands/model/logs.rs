@@ -2,6 +2,7 @@
 
 use clap::Args;
 use skysail_proto::admin::LogLine;
+use skysail_proto::ids::ModelId;
 
 use super::{chosen, target_of};
 use crate::advice::about_model;
@@ -35,8 +36,10 @@ pub(super) async fn run(session: &Session, arguments: &LogsArguments) -> Result<
     let result = session.admin.logs(&id, arguments.tail, arguments.follow).await;
     let mut log = about_model(&session.admin, &target_of(&id), result).await?;
     let mut lines = Lines::default();
+    let mut silent = true;
     let paint = Paint::on(Stream::Stdout);
     while let Some(piece) = log.next().await? {
+        silent = false;
         if session.output.is_json() {
             session.output.bytes(&piece)?;
             continue;
@@ -45,10 +48,21 @@ pub(super) async fn run(session: &Session, arguments: &LogsArguments) -> Result<
             session.output.line(&shown(&line, paint))?;
         }
     }
-    match lines.rest() {
-        Some(line) => session.output.line(&shown(&line, paint)),
-        None => Ok(()),
+    if let Some(line) = lines.rest() {
+        session.output.line(&shown(&line, paint))?;
     }
+    if silent {
+        eprintln!("{} {}", Paint::on(Stream::Stderr).hint("note:"), silence(&id));
+    }
+    Ok(())
+}
+
+/// A log without a line looks like a mistake of this command.
+fn silence(id: &ModelId) -> String {
+    format!(
+        "{id} has printed nothing, or has no container just now: `skysail model show {id}` tells which, with \
+         the last lines of one that failed"
+    )
 }
 
 /// One line for a person. What is no log line is shown as it came: nothing is lost.

@@ -1,0 +1,339 @@
+//! `skysail start` and `skysail stop`: a whole cluster in Docker, with the images as they ship.
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use redis::Commands;
+use serde_json::{Value, json};
+use skysail_tests::cases;
+use skysail_tests::docker::{DockerCluster, Holdings, image, redis_image};
+use skysail_tests::rest::Rest;
+use skysail_tests::skysail::{Said, Skysail};
+use skysail_tests::wait::{self, PATIENCE};
+
+cases! {
+    the_demonstration_works_from_start_to_stop: Docker, Redis;
+    a_frontend_that_crashes_comes_back_with_all_it_knew: Docker, Redis;
+    kept_data_is_there_again_after_the_next_start: Docker, Redis;
+    a_cluster_is_not_started_twice: Docker, Redis;
+    a_taken_port_is_named_and_nothing_is_left: Docker, Redis;
+    an_image_that_is_missing_is_named_and_nothing_is_left: Docker, Redis;
+    a_part_that_does_not_stay_up_is_shown_and_nothing_is_left: Docker, Redis;
+}
+
+/// A cluster that `skysail start` brought up.
+struct Started {
+    skysail: Skysail,
+    queries: Rest,
+    admin: Rest,
+}
+
+/// The options that every start has here.
+async fn line(docker: &DockerCluster, options: &str) -> String {
+    format!(
+        "start --cluster {} --frontend-image {} --redis-image {} {options}",
+        docker.name(),
+        image("frontend").await,
+        redis_image().await
+    )
+}
+
+const FREE_PORTS: &str = "--query-port 0 --admin-port 0 --rpc-port 0";
+
+async fn try_start(docker: &DockerCluster, options: &str) -> Said {
+    Skysail::default().say(&line(docker, options).await).await
+}
+
+async fn start(docker: &DockerCluster, options: &str) -> Started {
+    let said = try_start(docker, &format!("{FREE_PORTS}{options}")).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let at = |api: &str| -> SocketAddr {
+        let line = said.out.lines().find(|line| line.contains(api));
+        let addr = line
+            .and_then(|line| line.rsplit_once("http://"))
+            .map(|(_, addr)| addr);
+        addr.and_then(|addr| addr.parse().ok())
+            .unwrap_or_else(|| panic!("{api} is not named: {said:?}"))
+    };
+    let admin = at("admin API");
+    Started {
+        skysail: Skysail::at(admin),
+        queries: Rest::at(at("query API")),
+        admin: Rest::at(admin),
+    }
+}
+
+async fn stop(docker: &DockerCluster) -> String {
+    Skysail::default()
+        .done(&format!("stop --cluster {}", docker.name()))
+        .await
+}
+
+impl Started {
+    async fn serve_iris(&self) {
+        self.skysail
+            .done("app register iris --input-type doubles --default-output=-1.0 --slo 30s")
+            .await;
+        let deploy = format!(
+            "model deploy iris-model:1 --image {} --input-type doubles --replicas 3",
+            image("iris-svm").await
+        );
+        let deployed = self.skysail.done(&deploy).await;
+        assert!(deployed.contains("3 of 3 replicas attached"), "{deployed}");
+        self.skysail.done("app link iris iris-model").await;
+    }
+
+    async fn tells_irises_apart(&self) {
+        for (iris, species) in [
+            ([7.9, 4.4, 6.9, 2.5], "virginica"),
+            ([5.84, 3.05, 3.76, 1.2], "versicolor"),
+            ([4.3, 2.0, 1.0, 0.1], "setosa"),
+        ] {
+            let body = json!({ "input": iris });
+            let answer = self.queries.post("/iris/predict", body).await.expect(200);
+            assert_eq!(
+                (&answer["output"], &answer["default"]),
+                (&json!(species), &json!(false))
+            );
+            // The command finds the query API by what the frontend in its container says of itself.
+            let line = format!("predict iris {}", json!(iris));
+            assert_eq!(self.skysail.done(&line).await.trim(), species);
+        }
+    }
+
+    /// Waits until a frontend answers there with three replicas; nobody may be there yet.
+    async fn three_attached(&self) {
+        let get = async || {
+            let replicas = self
+                .admin
+                .send(reqwest::Method::GET, "/api/v1/replicas", "")
+                .await
+                .ok()?;
+            let replicas: Value = serde_json::from_str(&replicas.text).ok()?;
+            replicas.as_array().map(Vec::len)
+        };
+        wait::until("three replicas", PATIENCE, async || get().await == Some(3)).await;
+    }
+}
+
+async fn the_demonstration_works_from_start_to_stop() {
+    let docker = DockerCluster::new();
+    let strangers = docker.make_strangers(&image("noop").await).await;
+    let started = start(&docker, "").await;
+    started.serve_iris().await;
+    started.tells_irises_apart().await;
+
+    let name = docker.name();
+    assert_eq!(
+        docker.holdings().await,
+        Holdings {
+            containers: [
+                "-frontend",
+                "-redis",
+                "_iris-model_1_0",
+                "_iris-model_1_1",
+                "_iris-model_1_2"
+            ]
+            .map(|part| format!("{name}{part}"))
+            .to_vec(),
+            networks: vec![format!("{name}-network")],
+            volumes: vec![format!("{name}-redis-data")],
+        }
+    );
+    for (role, count) in [("frontend", 1), ("redis", 1), ("replica", 3)] {
+        let containers = docker.with_role(role).await;
+        assert_eq!(containers.len(), count, "{role}");
+        assert!(
+            containers.iter().all(|container| container.running),
+            "{containers:?}"
+        );
+    }
+    let status = started.skysail.done("status").await;
+    for part in [
+        name,
+        "redis at",
+        "docker, up",
+        "3 replicas attached",
+        "All is well",
+    ] {
+        assert!(status.contains(part), "{part}: {status}");
+    }
+    assert_metadata_is_readable(&docker).await;
+
+    let stopped = stop(&docker).await;
+    assert!(stopped.contains(&format!("{name}-frontend")), "{stopped}");
+    assert_eq!(docker.holdings().await, Holdings::default());
+    assert_eq!(docker.strangers().await, strangers, "they are not the cluster's");
+    assert!(stop(&docker).await.contains("nothing runs"));
+}
+
+/// What was registered stands in Redis, as JSON that a person can read.
+async fn assert_metadata_is_readable(docker: &DockerCluster) {
+    let name = docker.name();
+    let address = docker.address(&format!("{name}-redis")).await;
+    let read = tokio::task::spawn_blocking(move || -> redis::RedisResult<(Vec<String>, Vec<String>)> {
+        let client = redis::Client::open(format!("redis://{address}:6379/0"))?;
+        let mut redis = client.get_connection_with_timeout(PATIENCE)?;
+        let mut documents = Vec::new();
+        let keys: Vec<String> = redis.scan()?.collect::<redis::RedisResult<_>>()?;
+        for key in &keys {
+            let kind: String = redis::cmd("TYPE").arg(key).query(&mut redis)?;
+            if kind == "hash" {
+                documents.extend(redis.hgetall::<_, Vec<String>>(key)?);
+            }
+        }
+        Ok((keys, documents))
+    });
+    let (keys, documents) = read.await.expect("it does not panic").expect("Redis answers");
+    assert!(!keys.is_empty());
+    assert!(keys.iter().all(|key| key.contains(name)), "{keys:?}");
+    let is_application = |document: &Value| document["slo_micros"] == 30_000_000;
+    let parsed = documents
+        .iter()
+        .filter_map(|text| serde_json::from_str::<Value>(text).ok());
+    assert!(
+        parsed.into_iter().any(|document| is_application(&document)),
+        "{documents:?}"
+    );
+    for named in ["iris", "iris-model"] {
+        assert!(
+            documents.iter().any(|text| text == named),
+            "{named}: {documents:?}"
+        );
+    }
+}
+
+async fn a_frontend_that_crashes_comes_back_with_all_it_knew() {
+    let docker = DockerCluster::new();
+    let started = start(&docker, "").await;
+    started.serve_iris().await;
+    let before = docker.with_role("replica").await;
+    let status: Value = started.admin.get("/api/v1/status").await.expect(200);
+    let frontend = format!("{}-frontend", docker.name());
+    docker.crash(&frontend).await;
+    // Another process has another id.
+    wait::until("another frontend to answer", PATIENCE, async || {
+        let answer = started
+            .admin
+            .send(reqwest::Method::GET, "/api/v1/status", "")
+            .await;
+        answer.is_ok_and(|reply| {
+            let now: Value = serde_json::from_str(&reply.text).unwrap_or_default();
+            now["frontends"][0]["id"].is_string() && now["frontends"][0]["id"] != status["frontends"][0]["id"]
+        })
+    })
+    .await;
+    started.three_attached().await;
+    started.tells_irises_apart().await;
+    assert_eq!(docker.with_role("replica").await, before, "the same containers");
+    let apps = started.skysail.done("app list").await;
+    assert!(apps.contains("iris-model"), "{apps}");
+
+    // Redis comes back from its file as well.
+    docker.crash(&format!("{}-redis", docker.name())).await;
+    started.tells_irises_apart().await;
+    wait::until("the store to be back", Duration::from_secs(60), async || {
+        let status = started.admin.get("/api/v1/status").await.expect(200);
+        status["store"]["up"] == true
+    })
+    .await;
+    started.skysail.done("model scale iris-model 2 --wait").await;
+    stop(&docker).await;
+    assert_eq!(docker.holdings().await, Holdings::default());
+}
+
+async fn kept_data_is_there_again_after_the_next_start() {
+    let docker = DockerCluster::new();
+    let started = start(&docker, " --keep-data").await;
+    started.serve_iris().await;
+    let stopped = stop(&docker).await;
+    assert!(stopped.contains("kept volume"), "{stopped}");
+    let left = docker.holdings().await;
+    assert_eq!(
+        (left.containers.len(), left.networks.len(), left.volumes.len()),
+        (0, 0, 1)
+    );
+
+    let again = start(&docker, "").await;
+    again.three_attached().await;
+    again.tells_irises_apart().await;
+    stop(&docker).await;
+    assert_eq!(docker.holdings().await, Holdings::default());
+}
+
+async fn a_cluster_is_not_started_twice() {
+    let docker = DockerCluster::new();
+    let started = start(&docker, "").await;
+    let holdings = docker.holdings().await;
+    let said = try_start(&docker, FREE_PORTS).await;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    for part in [
+        "already running",
+        docker.name(),
+        "skysail stop",
+        "--cluster OTHER",
+    ] {
+        assert!(said.err.contains(part), "{part}: {said:?}");
+    }
+    assert_eq!(docker.holdings().await, holdings, "the first is as it was");
+    started.skysail.done("status").await;
+}
+
+async fn a_taken_port_is_named_and_nothing_is_left() {
+    let docker = DockerCluster::new();
+    let holder = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = holder.local_addr().expect("a bound address").port();
+    for (option, others) in [
+        ("--query-port", "--admin-port 0 --rpc-port 0"),
+        ("--admin-port", "--query-port 0 --rpc-port 0"),
+        ("--rpc-port", "--query-port 0 --admin-port 0"),
+    ] {
+        let said = try_start(&docker, &format!("{option} {port} {others}")).await;
+        assert_eq!(said.code, Some(1), "{said:?}");
+        for part in [port.to_string(), format!("{option} 0")] {
+            assert!(said.err.contains(&part), "{part}: {said:?}");
+        }
+    }
+    assert_eq!(docker.holdings().await, Holdings::default());
+}
+
+async fn an_image_that_is_missing_is_named_and_nothing_is_left() {
+    let docker = DockerCluster::new();
+    // Nobody listens at port 1, so that the registry refuses as one that lacks the image does: at once.
+    let missing = "localhost:1/skysail/missing:1";
+    let (frontend, redis) = (image("frontend").await, redis_image().await);
+    for (option, frontend, redis) in [
+        ("--redis-image", &*frontend, missing),
+        ("--frontend-image", missing, &*redis),
+    ] {
+        let line = format!(
+            "start --cluster {} --frontend-image {frontend} --redis-image {redis} {FREE_PORTS}",
+            docker.name()
+        );
+        let error = Skysail::default().refused(&line).await;
+        for part in [missing, "cannot be pulled", option] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+    assert_eq!(docker.holdings().await, Holdings::default());
+}
+
+async fn a_part_that_does_not_stay_up_is_shown_and_nothing_is_left() {
+    let docker = DockerCluster::new();
+    let (frontend, redis, other) = (image("frontend").await, redis_image().await, image("noop").await);
+    for (what, frontend, redis) in [
+        ("Redis exits again and again", &frontend, &other),
+        ("the frontend exits again and again", &other, &redis),
+    ] {
+        let line = format!(
+            "start --cluster {} --frontend-image {frontend} --redis-image {redis} {FREE_PORTS}",
+            docker.name()
+        );
+        let error = Skysail::default().refused(&line).await;
+        // Its last lines are there: a model container says that it was not told what to serve.
+        for part in [what, "exit code 2", "| ", "SKYSAIL_MODEL_NAME"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        assert_eq!(docker.holdings().await, Holdings::default());
+    }
+}
