@@ -9,7 +9,7 @@ use skysail_core::backoff::Backoff;
 use skysail_core::catalog::{Catalog, Generation};
 use skysail_core::reconcile::{Patience, Placement};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -327,6 +327,7 @@ impl App {
                 runtime: self.runtime.shared(),
                 info,
                 closing: closing.admin.clone(),
+                turns: Mutex::default(),
             };
             let api = AdminApi {
                 service,

@@ -267,7 +267,12 @@ impl Follower {
     }
 
     fn report(&self, outage: &StoreError) {
-        let health = StoreHealth::Down(outage.to_string());
+        // Whoever shows it says himself what is down.
+        let why = match outage {
+            StoreError::Unavailable(why) => why.clone(),
+            other => other.to_string(),
+        };
+        let health = StoreHealth::Down(why);
         self.health.send_if_modified(|current| {
             let changed = *current != health;
             if changed {

@@ -7,17 +7,24 @@ use std::process::ExitCode;
 
 use skysail_tests::suite::Suite;
 
+mod admin;
 mod bad_input;
+mod by_hand;
 mod cli;
 mod cluster;
 mod docker;
+mod failing_models;
+mod idle;
 mod isolation;
 mod queries;
 mod quickstart;
+mod restart;
 mod runtime_docker;
 mod runtime_process;
+mod start_up;
 mod store_embedded;
 mod store_redis;
+mod with_redis;
 
 fn main() -> ExitCode {
     let mut suite = Suite::default()
@@ -28,6 +35,13 @@ fn main() -> ExitCode {
         .area("docker", docker::CASES)
         .area("isolation", isolation::CASES)
         .area("queries", queries::CASES)
+        .area("admin", admin::CASES)
+        .area("failing_models", failing_models::CASES)
+        .area("restart", restart::CASES)
+        .area("with_redis", with_redis::CASES)
+        .area("start_up", start_up::CASES)
+        .area("by_hand", by_hand::CASES)
+        .area("idle", idle::CASES)
         .area("store_redis", store_redis::CASES)
         .area("runtime_process", runtime_process::CASES);
     // What has several implementations has one list of promises, and each a test of each.
