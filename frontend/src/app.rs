@@ -408,7 +408,7 @@ impl Ending {
         }
         // The admin API stays until then, so that its /readyz can say what is going on.
         self.closing.admin.cancel();
-        if timeout_at(end - reserve, joined(&mut self.admin_server))
+        if timeout_at(end - reserve * 3 / 4, joined(&mut self.admin_server))
             .await
             .is_err()
         {

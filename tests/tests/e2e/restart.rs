@@ -238,7 +238,7 @@ async fn sigterm_ends_at_the_grace_period_if_a_model_does_not() {
     assert_eq!(ended.code(), Some(0), "{ended}");
     let log = cluster.frontend().whole_log().await.join("\n");
     assert!(
-        log.contains("the grace period ended before everything was answered"),
+        log.contains("the grace period ended before every query was answered"),
         "{log}"
     );
     for child in children {
