@@ -595,12 +595,18 @@ impl fmt::Debug for Output {
     }
 }
 
-/// An output in a reply: itself if it is JSON, otherwise a JSON string.
+/// An output in a reply: itself, to the letter, if it is JSON that any reader can read, otherwise a JSON
+/// string.
+///
+/// Only a full parse tells: `1e400` is JSON by the grammar, but readers that keep numbers as doubles refuse
+/// it, and with it the whole reply, other queries' answers included.
 impl Serialize for Output {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match serde_json::from_str::<&serde_json::value::RawValue>(self.as_str()) {
-            Ok(json) => json.serialize(serializer),
-            Err(_) => serializer.serialize_str(self.as_str()),
+        let text = self.as_str();
+        let readable = serde_json::from_str::<serde_json::Value>(text).is_ok();
+        match serde_json::from_str::<&serde_json::value::RawValue>(text) {
+            Ok(json) if readable => json.serialize(serializer),
+            _ => serializer.serialize_str(text),
         }
     }
 }
@@ -730,6 +736,16 @@ mod tests {
         assert_eq!(output_json(""), "\"\"");
         assert_eq!(output_json("NaN"), "\"NaN\"");
         assert_eq!(output_json("a \"quoted\"\nline"), "\"a \\\"quoted\\\"\\nline\"");
+    }
+
+    #[test]
+    fn an_output_that_not_every_reader_can_read_is_a_string() {
+        for text in ["1e400", "[-1e400]", r#"{"a": "\ud800"}"#] {
+            assert_eq!(output_json(text), serde_json::to_string(text).unwrap());
+        }
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        assert_eq!(output_json(&deep), format!("\"{deep}\""));
+        assert_eq!(output_json("[1.50, 1e300]"), "[1.50, 1e300]");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! - [`deployment`]: models as tests deploy them.
 //! - [`skysail`]: the command line; [`docker`]: what Docker holds of a cluster.
 //! - [`rest`]: requests and their replies, for both REST APIs.
+//! - [`wire`]: HTTP written by hand, for what no well-behaved client sends.
 //! - [`program`]: a child process with its log; [`binaries`] finds the programs.
 //! - [`redis`]: a Redis server that can be killed, frozen and emptied.
 //! - [`wait`]: waiting for a state, with a bound.
@@ -19,3 +20,4 @@ pub mod rest;
 pub mod skysail;
 pub mod suite;
 pub mod wait;
+pub mod wire;

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -21,7 +21,7 @@ use super::request::PredictRequest;
 use super::{Answered, QueryService, Reply};
 use crate::health::Health;
 
-/// What is read and thrown away of a body that is too large, so that a client that sends before it reads
+/// What is read and thrown away of a body that is not wanted, so that a client that sends before it reads
 /// still sees the answer.
 const DISCARDED_BYTES: usize = 64 * 1024 * 1024;
 
@@ -54,7 +54,10 @@ async fn predict(
     Path(application): Path<String>,
     request: Request,
 ) -> Result<Response, QueryError> {
-    let route = api.service.route(&application)?;
+    let route = match api.service.route(&application) {
+        Ok(route) => route,
+        Err(error) => return Err(refused(&api, request.into_body(), error)),
+    };
     let body = read_body(&api, request.into_body()).await?;
     let request = PredictRequest::parse(route.application.input_type, &body)
         .map_err(|error| QueryError::Json(format!("Error parsing JSON: {error}")))?;
@@ -73,8 +76,7 @@ async fn read_body(api: &QueryApi, mut body: Body) -> Result<Bytes, QueryError> 
             frame.map_err(|error| QueryError::Json(format!("the body could not be read: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if first.len() + rest.len() + data.len() > limit {
-            api.tasks.spawn(discard(body));
-            return Err(QueryError::TooLarge(limit));
+            return Err(refused(api, body, QueryError::TooLarge(limit)));
         }
         if first.is_empty() && rest.is_empty() {
             // Most bodies come in one piece, which is used as it is.
@@ -85,6 +87,13 @@ async fn read_body(api: &QueryApi, mut body: Body) -> Result<Bytes, QueryError> 
         }
     }
     Ok(if rest.is_empty() { first } else { rest.freeze() })
+}
+
+/// Lets an answer go out before its request has been read: the rest is discarded, so that the client gets to
+/// read the answer, and can go on with the same connection.
+fn refused(api: &QueryApi, body: Body, error: QueryError) -> QueryError {
+    api.tasks.spawn(discard(body));
+    error
 }
 
 async fn discard(mut body: Body) {
@@ -169,10 +178,17 @@ async fn readyz(State(api): State<Arc<QueryApi>>) -> Response {
     json(status, &readiness)
 }
 
-async fn not_found(uri: Uri) -> Response {
-    QueryError::UnknownPath(uri.path().chars().take(200).collect()).into_response()
+async fn not_found(State(api): State<Arc<QueryApi>>, uri: Uri, body: Body) -> QueryError {
+    let path = uri.path().chars().take(200).collect();
+    refused(&api, body, QueryError::UnknownPath(path))
 }
 
-async fn method_not_allowed(uri: Uri, method: Method) -> Response {
-    QueryError::Method(uri.path().chars().take(200).collect(), method.to_string()).into_response()
+async fn method_not_allowed(
+    State(api): State<Arc<QueryApi>>,
+    uri: Uri,
+    method: Method,
+    body: Body,
+) -> QueryError {
+    let path = uri.path().chars().take(200).collect();
+    refused(&api, body, QueryError::Method(path, method.to_string()))
 }

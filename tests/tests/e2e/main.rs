@@ -7,9 +7,12 @@ use std::process::ExitCode;
 
 use skysail_tests::suite::Suite;
 
+mod bad_input;
 mod cli;
 mod cluster;
 mod docker;
+mod isolation;
+mod queries;
 mod quickstart;
 mod runtime_docker;
 mod runtime_process;
@@ -22,6 +25,9 @@ fn main() -> ExitCode {
         .area("cli", cli::CASES)
         .area("docker", docker::CASES)
         .area("cluster", cluster::CASES)
+        .area("queries", queries::CASES)
+        .area("bad_input", bad_input::CASES)
+        .area("isolation", isolation::CASES)
         .area("store_redis", store_redis::CASES)
         .area("runtime_process", runtime_process::CASES);
     // What has several implementations has one list of promises, and each a test of each.

@@ -1,0 +1,93 @@
+//! HTTP/1.1 written by hand on one connection: what no well-behaved client sends, and proof that the same
+//! connection goes on afterwards.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+use crate::rest::Reply;
+use crate::wait::{PATIENCE, within};
+
+/// One connection. A client that writes all of a request before it reads a byte of the reply.
+pub struct Wire(BufReader<TcpStream>);
+
+impl Wire {
+    /// Connects.
+    pub async fn to(addr: SocketAddr) -> Self {
+        Self(BufReader::new(TcpStream::connect(addr).await.expect("connected")))
+    }
+
+    /// Writes these bytes.
+    pub async fn write(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.0.get_mut().write_all(bytes.as_ref()).await
+    }
+
+    /// Reads one reply with a Content-Length.
+    pub async fn read(&mut self) -> Reply {
+        let reply = within("a reply", PATIENCE, self.read_reply()).await;
+        reply.unwrap_or_else(|error| panic!("the connection ended without a reply: {error}"))
+    }
+
+    /// Sends a request and reads its reply.
+    pub async fn request(&mut self, method: &str, path: &str, body: impl AsRef<[u8]>) -> Reply {
+        let body = body.as_ref();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        self.write(head).await.expect("the head is written");
+        self.write(body).await.expect("the body is written");
+        self.read().await
+    }
+
+    /// Sends a body in chunks, without saying how long it will be, and reads the reply.
+    pub async fn chunked(&mut self, path: &str, chunks: impl IntoIterator<Item = Vec<u8>>) -> Reply {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n");
+        self.write(head).await.expect("the head is written");
+        for chunk in chunks {
+            self.write(format!("{:x}\r\n", chunk.len()))
+                .await
+                .expect("a chunk is announced");
+            self.write(chunk).await.expect("a chunk is written");
+            self.write("\r\n").await.expect("a chunk ends");
+        }
+        self.write("0\r\n\r\n").await.expect("the body ends");
+        self.read().await
+    }
+
+    async fn read_reply(&mut self) -> io::Result<Reply> {
+        let status_line = self.line().await?;
+        let status = status_line
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
+        let status = status.ok_or_else(|| io::Error::other(format!("no status line: {status_line:?}")))?;
+        let (mut length, mut content_type) = (0, String::new());
+        loop {
+            let line = self.line().await?.to_ascii_lowercase();
+            match line.split_once(": ") {
+                Some(("content-length", value)) => length = value.parse().map_err(io::Error::other)?,
+                Some(("content-type", value)) => value.clone_into(&mut content_type),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).await?;
+        Ok(Reply {
+            status,
+            content_type,
+            text: String::from_utf8(body).map_err(io::Error::other)?,
+        })
+    }
+
+    async fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        match self.0.read_line(&mut line).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(line.trim_end().to_owned()),
+        }
+    }
+}

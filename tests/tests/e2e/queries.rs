@@ -1,0 +1,315 @@
+//! What a query is answered with: inputs of all types, versions, objectives, defaults and ids.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+use skysail_proto::value::InputRef;
+use skysail_tests::cases;
+use skysail_tests::cluster::{AMPLE_SLO, TestCluster};
+use skysail_tests::deployment::Deployment;
+use synthetic::digest::digest;
+
+cases! {
+    a_batch_is_answered_in_order;
+    a_batch_of_one_is_still_a_batch;
+    every_input_type_reaches_the_model_as_it_was_sent;
+    a_models_output_is_given_as_json_where_it_is_json;
+    a_body_is_read_whatever_its_content_type_says;
+    a_pinned_version_is_asked_and_an_unknown_one_is_named;
+    a_query_is_answered_at_its_own_objective_and_at_the_applications;
+    without_a_model_or_a_replica_the_default_says_so;
+    the_default_output_goes_by_the_rule_of_outputs;
+    query_ids_are_unique_and_small_also_after_a_crash;
+}
+
+/// A model that is never done while a test waits.
+fn endless() -> Deployment {
+    Deployment::synthetic().env("SYNTHETIC_FIXED_MICROS", "600000000")
+}
+
+async fn a_batch_is_answered_in_order() {
+    let cluster = TestCluster::start().await;
+    cluster.serve("iris", &Deployment::iris().replicas(2)).await;
+    let irises = [
+        [7.9, 4.4, 6.9, 2.5],
+        [5.84, 3.05, 3.76, 1.2],
+        [4.3, 2.0, 1.0, 0.1],
+    ];
+    let inputs: Vec<_> = irises.iter().cycle().take(300).collect();
+    let reply = cluster
+        .query("iris", json!({ "input_batch": inputs }))
+        .await
+        .expect(200);
+    let outputs: Vec<&str> = answers(&reply)
+        .iter()
+        .map(|answer| answer["output"].as_str().unwrap())
+        .collect();
+    let expected: Vec<&str> = ["virginica", "versicolor", "setosa"]
+        .into_iter()
+        .cycle()
+        .take(300)
+        .collect();
+    assert_eq!(outputs, expected);
+    assert!(answers(&reply).iter().all(|answer| answer["default"] == false));
+}
+
+async fn a_batch_of_one_is_still_a_batch() {
+    let cluster = TestCluster::start().await;
+    cluster.serve("echo", &Deployment::of("noop")).await;
+    for (count, inputs) in [(1, json!([[1.0]])), (0, json!([]))] {
+        let reply = cluster
+            .query("echo", json!({ "input_batch": inputs }))
+            .await
+            .expect(200);
+        assert_eq!(answers(&reply).len(), count);
+        assert_eq!(reply.as_object().unwrap().len(), 1, "{reply}");
+    }
+}
+
+async fn every_input_type_reaches_the_model_as_it_was_sent() {
+    let cluster = TestCluster::start().await;
+    for input_type in ["bytes", "integers", "floats", "doubles", "strings"] {
+        let deployment = Deployment::synthetic()
+            .named(&format!("digest-{input_type}"), "1")
+            .taking(input_type);
+        cluster.serve(input_type, &deployment).await;
+    }
+    let cases = [
+        ("bytes", json!("aGVsbG8="), InputRef::Bytes(b"hello")),
+        ("bytes", json!("aGVsbG8"), InputRef::Bytes(b"hello")),
+        ("bytes", json!(""), InputRef::Bytes(b"")),
+        (
+            "integers",
+            json!([1, -2, i32::MAX, i32::MIN]),
+            InputRef::Integers(&[1, -2, i32::MAX, i32::MIN]),
+        ),
+        (
+            "floats",
+            json!([1.5, 2, -0.1]),
+            InputRef::Floats(&[1.5, 2.0, -0.1]),
+        ),
+        (
+            "doubles",
+            json!([0.1, 1e300, -3, 0.0]),
+            InputRef::Doubles(&[0.1, 1e300, -3.0, 0.0]),
+        ),
+        (
+            "strings",
+            json!("grüezi \"you\"\n\u{0}"),
+            InputRef::Strings("grüezi \"you\"\n\u{0}"),
+        ),
+        ("strings", json!(""), InputRef::Strings("")),
+    ];
+    for (application, input, sent) in cases {
+        let expected = as_output(&format!("{:016x}", digest(sent)));
+        assert_eq!(
+            cluster.predict(application, input.clone()).await,
+            expected,
+            "{input}"
+        );
+        let batch = json!({ "input_batch": [input.clone(), input] });
+        let reply = cluster.query(application, batch).await.expect(200);
+        assert!(
+            answers(&reply).iter().all(|answer| answer["output"] == expected),
+            "{reply}"
+        );
+    }
+}
+
+async fn a_models_output_is_given_as_json_where_it_is_json() {
+    let cluster = TestCluster::start().await;
+    cluster.serve("zero", &Deployment::of("noop")).await;
+    assert_eq!(cluster.predict("zero", json!([1.0])).await, json!(0));
+    let counting = Deployment::synthetic().env("SYNTHETIC_REPORT_SEEN", "1");
+    cluster.serve("counting", &counting).await;
+    let digest = format!("{:016x}", digest(InputRef::Doubles(&[1.0])));
+    let expected = json!({ "digest": digest, "inputs_seen": 1 });
+    assert_eq!(cluster.predict("counting", json!([1.0])).await, expected);
+}
+
+async fn a_body_is_read_whatever_its_content_type_says() {
+    let cluster = TestCluster::start().await;
+    cluster.serve("zero", &Deployment::of("noop")).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    for content_type in [
+        "application/json",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+    ] {
+        let url = format!("http://{}/zero/predict", cluster.addresses().query);
+        let request = client
+            .post(url)
+            .header("Content-Type", content_type)
+            .body(r#"{"input": [1]}"#);
+        let reply: Value = request.send().await.unwrap().json().await.unwrap();
+        assert_eq!(reply["output"], 0, "{content_type}");
+    }
+    let queries = cluster.queries();
+    let reply = queries
+        .send(Method::POST, "/zero/predict", r#"{"input": [1]}"#)
+        .await
+        .unwrap();
+    assert_eq!(reply.content_type, "application/json");
+}
+
+async fn a_pinned_version_is_asked_and_an_unknown_one_is_named() {
+    let cluster = TestCluster::start().await;
+    cluster
+        .serve("app", &Deployment::of("noop").named("flower", "1.0-RC1"))
+        .await;
+    cluster.deploy(&Deployment::iris().named("flower", "2")).await;
+    cluster.attached("flower", 2).await;
+    let iris = json!([7.9, 4.4, 6.9, 2.5]);
+    for (version, output) in [
+        (Value::Null, json!("virginica")),
+        (json!("2"), json!("virginica")),
+        (json!("1.0-RC1"), json!(0)),
+    ] {
+        let reply = cluster
+            .query("app", json!({ "input": iris, "version": version }))
+            .await
+            .expect(200);
+        assert_eq!(reply["output"], output, "version {version}");
+    }
+    for version in ["3", "", "../2", "No Good"] {
+        let reply = cluster
+            .query("app", json!({ "input": iris, "version": version }))
+            .await;
+        let expected = format!("Requested version: {version} does not exist for model: flower");
+        assert!(reply.cause(400).starts_with(&expected), "{}", reply.text);
+    }
+    assert_eq!(cluster.predict("app", iris).await, "virginica");
+}
+
+async fn a_query_is_answered_at_its_own_objective_and_at_the_applications() {
+    let cluster = TestCluster::start().await;
+    // Endless and one at a time: the first query is in the model's hands, the others wait for it.
+    cluster.serve("patient", &endless().with("max_batch", 1)).await;
+    cluster
+        .register("hasty", "doubles", "\"late\"", Duration::from_millis(50))
+        .await;
+    cluster.link("hasty", "synthetic").await;
+    let late = "Failed to retrieve a prediction response within the specified latency SLO";
+    let queries = [
+        (
+            "patient",
+            json!({ "input": [1], "slo_micros": 100_000 }),
+            "late_reply",
+            json!(-1.0),
+        ),
+        (
+            "patient",
+            json!({ "input": [1], "slo_micros": 1 }),
+            "expired_in_queue",
+            json!(-1.0),
+        ),
+        (
+            "hasty",
+            json!({ "input": [1] }),
+            "expired_in_queue",
+            json!("late"),
+        ),
+        (
+            "hasty",
+            json!({ "input": [1], "slo_micros": 600_000_000 }),
+            "expired_in_queue",
+            json!("late"),
+        ),
+    ];
+    for (application, body, reason, output) in queries {
+        let answer = cluster.query(application, body.clone()).await.expect(200);
+        assert_eq!(answer["default"], true, "{body}: {answer}");
+        assert_eq!(answer["default_reason"], reason, "{body}: {answer}");
+        assert_eq!(answer["output"], output, "{body}: {answer}");
+        let explanation = answer["default_explanation"].as_str().unwrap();
+        assert!(explanation.starts_with(late), "{explanation}");
+    }
+}
+
+async fn without_a_model_or_a_replica_the_default_says_so() {
+    let cluster = TestCluster::start().await;
+    cluster.register("lonely", "doubles", "-1.0", AMPLE_SLO).await;
+    cluster.register("waiting", "doubles", "-1.0", AMPLE_SLO).await;
+    cluster.register_model("absent", "doubles").await;
+    cluster.link("waiting", "absent").await;
+    for (application, reason) in [("lonely", "no_model_linked"), ("waiting", "no_replica")] {
+        let answer = cluster.answer(application, json!([1.0])).await;
+        assert_eq!(answer["default"], true);
+        assert_eq!(answer["output"], -1.0);
+        assert_eq!(answer["default_reason"], reason);
+        assert_eq!(
+            answer["default_explanation"],
+            "No connected models found for query"
+        );
+        let sample = format!(r#"skysail_defaults_total{{application="{application}",reason="{reason}"}}"#);
+        assert!(
+            (cluster.metric(&sample).await - 1.0).abs() < f64::EPSILON,
+            "{sample}"
+        );
+    }
+    let pinned = cluster
+        .query("lonely", json!({ "input": [1.0], "version": "1" }))
+        .await;
+    assert!(
+        pinned.cause(400).contains("no model is linked"),
+        "{}",
+        pinned.text
+    );
+}
+
+async fn the_default_output_goes_by_the_rule_of_outputs() {
+    let cluster = TestCluster::start().await;
+    let outputs = [
+        "-1.0",
+        "007",
+        "setosa",
+        "\"quoted\"",
+        "{\"a\": [1, null]}",
+        "null",
+        "NaN",
+        "1e400",
+        "",
+        " ",
+        "grüezi",
+    ];
+    for (number, output) in outputs.into_iter().enumerate() {
+        let application = format!("app-{number}");
+        cluster.register(&application, "doubles", output, AMPLE_SLO).await;
+        let answer = cluster.answer(&application, json!([1.0])).await;
+        assert_eq!(answer["output"], as_output(output), "{output:?}");
+    }
+}
+
+async fn query_ids_are_unique_and_small_also_after_a_crash() {
+    let mut cluster = TestCluster::start().await;
+    cluster.register("app", "doubles", "-1.0", AMPLE_SLO).await;
+    let mut seen = HashSet::new();
+    for life in 0..3 {
+        let batch = json!({ "input_batch": vec![[1.0]; 100] });
+        let replies = join_all((0..10).map(|_| cluster.query("app", batch.clone()))).await;
+        for reply in replies {
+            for answer in answers(&reply.expect(200)) {
+                let id = answer["query_id"].as_u64().expect("an integer");
+                assert!(id < 1 << 53, "{id}");
+                assert!(seen.insert(id), "{id} came twice, at the latest in life {life}");
+            }
+        }
+        cluster.kill();
+        cluster.restart().await;
+    }
+    assert_eq!(seen.len(), 3000);
+}
+
+fn answers(reply: &Value) -> &Vec<Value> {
+    reply["batch_predictions"]
+        .as_array()
+        .expect("an array of answers")
+}
+
+/// What the query API makes of a model's text.
+fn as_output(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| text.into())
+}
