@@ -9,7 +9,7 @@ use skysail_core::backoff::Backoff;
 use skysail_core::catalog::{Catalog, Generation};
 use skysail_core::reconcile::{Patience, Placement};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -317,6 +317,7 @@ impl App {
                 report,
                 runtime: self.runtime.shared(),
                 info,
+                turns: Mutex::default(),
             };
             let api = AdminApi {
                 service,

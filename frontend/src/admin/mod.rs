@@ -11,7 +11,7 @@ use skysail_core::catalog::{Application, Catalog, Change, Generation, Model, Ver
 use skysail_proto::admin::{ApplicationPatch, NewApplication, NewVersion};
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use crate::model::ModelTable;
 use crate::reconcile::Report;
@@ -23,7 +23,7 @@ pub mod view;
 
 use view::FrontendInfo;
 
-/// How often a request is checked anew because others wrote meanwhile.
+/// How often a request is checked anew because another frontend wrote meanwhile.
 const ATTEMPTS: usize = 20;
 
 /// How long a write waits until this frontend's query path follows it. It never takes that long; a bound
@@ -77,6 +77,8 @@ pub struct AdminService {
     pub runtime: Option<Arc<dyn ContainerRuntime>>,
     /// What this frontend is.
     pub info: FrontendInfo,
+    /// Writers of one frontend take turns, so that however many there are, none runs out of attempts.
+    pub turns: Mutex<()>,
 }
 
 type Checked = Result<Vec<Change>, AdminError>;
@@ -95,6 +97,7 @@ impl AdminService {
 
     /// Checks against the newest snapshot and writes, until nobody writes in between.
     async fn change(&self, check: impl Fn(&Catalog) -> Checked) -> Result<Arc<Catalog>, AdminError> {
+        let _turn = self.turns.lock().await;
         let mut conflict = None;
         for _ in 0..ATTEMPTS {
             let catalog = self.catalog()?;
@@ -183,7 +186,8 @@ impl AdminService {
     ) -> Result<Arc<Catalog>, AdminError> {
         self.change(|catalog| {
             let mut application = Application::clone(application(catalog, name)?);
-            let model = model(catalog, model_name)?;
+            let model = model(catalog, model_name)
+                .map_err(|missing| conflict(format!("{}: deploy or register it first", missing.detail)))?;
             if application.linked_models.contains(model_name) {
                 return Ok(Vec::new());
             }
@@ -441,6 +445,3 @@ fn listed<'a>(what: &str, names: impl ExactSizeIterator<Item = &'a str>) -> Stri
         format!("{what}: {shown}")
     }
 }
-
-#[cfg(test)]
-mod tests;

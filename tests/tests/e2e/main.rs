@@ -7,10 +7,12 @@ use std::process::ExitCode;
 
 use skysail_tests::suite::Suite;
 
+mod admin;
 mod bad_input;
 mod cli;
 mod cluster;
 mod docker;
+mod failing_models;
 mod isolation;
 mod queries;
 mod quickstart;
@@ -28,6 +30,8 @@ fn main() -> ExitCode {
         .area("queries", queries::CASES)
         .area("bad_input", bad_input::CASES)
         .area("isolation", isolation::CASES)
+        .area("admin", admin::CASES)
+        .area("failing_models", failing_models::CASES)
         .area("store_redis", store_redis::CASES)
         .area("runtime_process", runtime_process::CASES);
     // What has several implementations has one list of promises, and each a test of each.
