@@ -41,7 +41,8 @@ pub(crate) async fn about_model<T>(
     }
 }
 
-/// The same where both are named; the application is looked at first.
+/// The same where both are named; the application is looked at first. To the server a link to what is not
+/// there is a conflict.
 pub(crate) async fn about_link<T>(
     admin: &AdminClient,
     application: &ApplicationName,
@@ -49,7 +50,7 @@ pub(crate) async fn about_link<T>(
     result: Result<T, ClientError>,
 ) -> Result<T, Error> {
     let error = match result {
-        Err(error) if error.is_not_found() => error,
+        Err(error) if error.is_not_found() || error.is_conflict() => error,
         other => return Ok(other?),
     };
     if let Some(missing) = missing_application(admin, application).await {

@@ -74,13 +74,16 @@ fn quoted(excerpt: &str) -> String {
 impl ClientError {
     /// Whether the server says that something named does not exist.
     pub(crate) fn is_not_found(&self) -> bool {
-        matches!(
-            self,
-            Self::Refused {
-                status: StatusCode::NOT_FOUND,
-                ..
-            }
-        )
+        self.is_refused_with(StatusCode::NOT_FOUND)
+    }
+
+    /// Whether the server says that what is asked for does not go together with what is there.
+    pub(crate) fn is_conflict(&self) -> bool {
+        self.is_refused_with(StatusCode::CONFLICT)
+    }
+
+    fn is_refused_with(&self, expected: StatusCode) -> bool {
+        matches!(self, Self::Refused { status, .. } if *status == expected)
     }
 
     /// Whether the server may just be restarting.

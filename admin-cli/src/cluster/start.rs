@@ -166,22 +166,9 @@ async fn have_network(
     made.network = engine.create_network(&name, cluster).await?;
     let oldest = oldest_network(engine, &name, cluster).await?;
     match oldest {
-        Some(id) if made.network.as_ref() == Some(&id) => {
-            until_alone(engine, &name, cluster).await?;
-            Ok(id)
-        }
+        Some(id) if made.network.as_ref() == Some(&id) => Ok(id),
         _ => Err(ClusterError::StartedElsewhere(cluster.clone())),
     }
-}
-
-/// Waits for those who made a younger network to remove it: old engines start no container in a network of
-/// whose name there are two, even if it is named by its id.
-async fn until_alone(engine: &Engine, name: &str, cluster: &ClusterName) -> Result<(), ClusterError> {
-    let deadline = Instant::now() + GIVES_WAY;
-    while engine.networks_named(name, cluster).await?.len() > 1 && Instant::now() < deadline {
-        sleep(POLL).await;
-    }
-    Ok(())
 }
 
 async fn oldest_network(
@@ -221,7 +208,23 @@ async fn run_container(
         return Err(container_taken(engine, cluster, name, made).await?);
     }
     made.containers.push(name.to_owned());
-    engine.start_container(name).await
+    start_container(engine, name).await
+}
+
+/// Starts a container. Old engines start none in a network of whose name there are two, even if it is named
+/// by its id, so that the maker of the younger is given time to remove it.
+async fn start_container(engine: &Engine, name: &str) -> Result<(), ClusterError> {
+    let deadline = Instant::now() + GIVES_WAY;
+    loop {
+        match engine.start_container(name).await {
+            Err(ClusterError::Engine { reason, .. })
+                if reason.contains("ambiguous") && Instant::now() < deadline =>
+            {
+                sleep(POLL).await;
+            }
+            started => return started,
+        }
+    }
 }
 
 /// A container's name is the one thing that only one of two starts can have.
@@ -235,8 +238,11 @@ async fn container_taken(
     if !containers.iter().any(|container| container.name == name) {
         return Ok(name_taken("container", name.to_owned(), cluster));
     }
-    // The other start relies on them by now, whoever made them.
-    made.network = None;
+    // The other start relies on the volume by now, and on the network that its container joins, whoever made
+    // them. Another network of that name would only be in its way.
+    let joined = engine.inspect(name).await?.host_config;
+    let joined = joined.and_then(|config| config.network_mode);
+    made.network.take_if(|made| Some(&*made) == joined.as_ref());
     made.volume = None;
     Ok(ClusterError::StartedElsewhere(cluster.clone()))
 }

@@ -3,7 +3,9 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
+use futures::future::join_all;
 use redis::Commands;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use skysail_tests::cases;
 use skysail_tests::docker::{DockerCluster, Holdings, image, redis_image};
@@ -16,6 +18,8 @@ cases! {
     a_frontend_that_crashes_comes_back_with_all_it_knew: Docker, Redis;
     kept_data_is_there_again_after_the_next_start: Docker, Redis;
     a_cluster_is_not_started_twice: Docker, Redis;
+    of_starts_at_once_exactly_one_succeeds: Docker, Redis;
+    a_start_that_is_interrupted_leaves_nothing: Docker, Redis;
     a_taken_port_is_named_and_nothing_is_left: Docker, Redis;
     an_image_that_is_missing_is_named_and_nothing_is_left: Docker, Redis;
     a_part_that_does_not_stay_up_is_shown_and_nothing_is_left: Docker, Redis;
@@ -277,6 +281,49 @@ async fn a_cluster_is_not_started_twice() {
     }
     assert_eq!(docker.holdings().await, holdings, "the first is as it was");
     started.skysail.done("status").await;
+}
+
+async fn of_starts_at_once_exactly_one_succeeds() {
+    let docker = DockerCluster::new();
+    let starts = join_all((0..3).map(|_| try_start(&docker, FREE_PORTS))).await;
+    let (succeeded, refused): (Vec<_>, Vec<_>) = starts.into_iter().partition(|said| said.code == Some(0));
+    assert_eq!((succeeded.len(), refused.len()), (1, 2), "{refused:?}");
+    for said in refused {
+        let early = said.err.contains("being started by somebody else");
+        assert!(early || said.err.contains("already running"), "{said:?}");
+    }
+    let holdings = docker.holdings().await;
+    assert_eq!(holdings.containers.len(), 2, "{holdings:?}");
+    assert_eq!(
+        (holdings.networks.len(), holdings.volumes.len()),
+        (1, 1),
+        "{holdings:?}"
+    );
+    stop(&docker).await;
+    assert_eq!(docker.holdings().await, Holdings::default());
+}
+
+async fn a_start_that_is_interrupted_leaves_nothing() {
+    let docker = DockerCluster::new();
+    // What is no Redis is never ready, however slow this test is.
+    let line = format!(
+        "start --cluster {} --frontend-image {} --redis-image {} {FREE_PORTS}",
+        docker.name(),
+        image("frontend").await,
+        image("noop").await
+    );
+    let mut start = Skysail::default().start(&line);
+    // In the middle of making things, where nobody waits for the signal.
+    start.log().line(": Redis").await;
+    start.signal(Signal::INT);
+    let ended = start.end().await;
+    assert_eq!(ended.code(), Some(1), "{ended}");
+    assert!(
+        start.log().line("error:").await.contains("interrupted"),
+        "{:?}",
+        start.log().lines()
+    );
+    assert_eq!(docker.holdings().await, Holdings::default());
 }
 
 async fn a_taken_port_is_named_and_nothing_is_left() {
