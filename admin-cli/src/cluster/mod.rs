@@ -1,7 +1,7 @@
 //! A cluster in Docker: a network, a Redis with its volume, and one frontend.
 //!
 //! Labels are the truth: everything made here carries the cluster's, and nothing without it is ever
-//! touched. In reading order: [`start`], [`stop`], [`ports`] (which ones are free), [`engine`] (the few
+//! touched. In reading order: [`mod@start`], [`mod@stop`], [`ports`] (which ones are free), [`engine`] (the few
 //! things that are asked of Docker).
 
 use skysail_proto::ids::ClusterName;

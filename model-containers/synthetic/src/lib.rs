@@ -39,11 +39,11 @@ impl Synthetic {
     fn answer(&self, batch: &Batch, seen_before: u64) -> Outputs {
         let digests = batch.inputs().map(digest);
         if !self.settings.report_seen {
-            return digests.map(|digest| format!("{digest:016x}")).collect();
+            return digests.map(|digest| format!("fnv1a:{digest:016x}")).collect();
         }
         let numbered = digests.zip(seen_before + 1..);
         numbered
-            .map(|(digest, seen)| format!(r#"{{"digest":"{digest:016x}","inputs_seen":{seen}}}"#))
+            .map(|(digest, seen)| format!(r#"{{"digest":"fnv1a:{digest:016x}","inputs_seen":{seen}}}"#))
             .collect()
     }
 }

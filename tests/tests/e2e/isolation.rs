@@ -37,7 +37,7 @@ async fn an_empty_input_wedges_no_replica() {
     cluster
         .serve("text", &Deployment::synthetic().taking("strings"))
         .await;
-    let expected = format!("{:016x}", digest(InputRef::Strings("")));
+    let expected = format!("fnv1a:{:016x}", digest(InputRef::Strings("")));
     assert_eq!(cluster.predict("text", "").await, expected);
     let after = cluster.attached("iris-model", 1).await;
     assert_eq!(
@@ -161,7 +161,7 @@ async fn a_deleted_application_is_gone_at_once_and_may_come_back_with_another_ty
             "no_model_linked"
         );
         cluster.link("app", "text-model").await;
-        let expected = format!("{:016x}", digest(InputRef::Strings("text")));
+        let expected = format!("fnv1a:{:016x}", digest(InputRef::Strings("text")));
         assert_eq!(cluster.predict("app", "text").await, expected);
         let cause = cluster.query("app", json!({ "input": [1.0] })).await.cause(400);
         assert!(cause.contains("a string"), "{cause}");
@@ -209,6 +209,6 @@ async fn an_application_deleted_under_load_is_served_or_gone_and_nothing_else() 
 }
 
 fn digest_of(input: f64) -> Value {
-    let text = format!("{:016x}", digest(InputRef::Doubles(&[input])));
+    let text = format!("fnv1a:{:016x}", digest(InputRef::Doubles(&[input])));
     serde_json::from_str(&text).unwrap_or_else(|_| text.into())
 }

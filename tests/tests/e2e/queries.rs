@@ -104,7 +104,7 @@ async fn every_input_type_reaches_the_model_as_it_was_sent() {
         ("strings", json!(""), InputRef::Strings("")),
     ];
     for (application, input, sent) in cases {
-        let expected = as_output(&format!("{:016x}", digest(sent)));
+        let expected = as_output(&format!("fnv1a:{:016x}", digest(sent)));
         assert_eq!(
             cluster.predict(application, input.clone()).await,
             expected,
@@ -125,7 +125,7 @@ async fn a_models_output_is_given_as_json_where_it_is_json() {
     assert_eq!(cluster.predict("zero", json!([1.0])).await, json!(0));
     let counting = Deployment::synthetic().env("SYNTHETIC_REPORT_SEEN", "1");
     cluster.serve("counting", &counting).await;
-    let digest = format!("{:016x}", digest(InputRef::Doubles(&[1.0])));
+    let digest = format!("fnv1a:{:016x}", digest(InputRef::Doubles(&[1.0])));
     let expected = json!({ "digest": digest, "inputs_seen": 1 });
     assert_eq!(cluster.predict("counting", json!([1.0])).await, expected);
 }
