@@ -1,8 +1,8 @@
 //! A list of end-to-end tests: async functions named as sentences, each with what it needs of the machine.
 //!
-//! A module of tests lists its functions with [`cases!`](crate::cases); one that is not listed is dead code, which the lints
-//! refuse. What a test needs and cannot have makes it ignored, by name and with the reason; with `CI=true`
-//! or `SKYSAIL_REQUIRE_ALL=1` it makes it fail.
+//! A module of tests lists its functions with [`cases!`](crate::cases); one that is not listed is dead
+//! code, which the lints refuse. What a test needs and cannot have makes it ignored, by name and with the
+//! reason; with `CI=true` or `SKYSAIL_REQUIRE_ALL=1` it makes it fail.
 
 use std::env;
 use std::future::Future;

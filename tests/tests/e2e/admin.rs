@@ -638,7 +638,12 @@ async fn concurrent_writers_lose_nothing() {
 async fn of_writers_of_one_name_one_wins() {
     let cluster = without_containers().await;
     let writers = (0..20).map(|number: u32| {
-        let body = json!({ "name": "app", "input_type": "doubles", "default_output": number.to_string(), "slo_micros": 1 });
+        let body = json!({
+            "name": "app",
+            "input_type": "doubles",
+            "default_output": number.to_string(),
+            "slo_micros": 1,
+        });
         let admin = cluster.admin();
         async move { (number, admin.post("/api/v1/applications", body).await) }
     });

@@ -74,6 +74,10 @@ async fn comes_back(mut cluster: TestCluster) {
         cluster.attached("iris-model", 3).await;
         cluster.attached("noop", 1).await;
         assert_eq!(desired(&cluster).await, before);
+        // Whoever dials in before the catalog was read is asked for patience, and not sent away for seconds.
+        let logs = "/api/v1/models/iris-model/versions/1/logs";
+        let logs = cluster.admin().get(logs).await.text;
+        assert!(!logs.contains("refused"), "{logs}");
     }
     for child in children {
         gone(child).await;
