@@ -63,7 +63,7 @@ pub(super) struct Network {
     created: Option<Timestamp>,
 }
 
-/// A volume, and whether it carries the cluster's label.
+/// What has a name: something that carries the cluster's label, or something else.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Ownership {
     Absent,
@@ -226,6 +226,22 @@ impl Engine {
     pub(super) async fn inspect(&self, container: &str) -> Result<ContainerInspectResponse, ClusterError> {
         let inspected = self.docker.inspect_container(container, None).await;
         inspected.map_err(failed(&format!("look at container {container}")))
+    }
+
+    /// Whose container has a name, and the network it was told to join.
+    pub(super) async fn container_ownership(
+        &self,
+        name: &str,
+        cluster: &ClusterName,
+    ) -> Result<(Ownership, Option<String>), ClusterError> {
+        let found = match self.docker.inspect_container(name, None).await {
+            Ok(found) => found,
+            Err(error) if is_missing(&error) => return Ok((Ownership::Absent, None)),
+            Err(error) => return Err(failed(&format!("look at container {name}"))(error)),
+        };
+        let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
+        let network = found.host_config.and_then(|config| config.network_mode);
+        Ok((Ownership::by(&labels, cluster), network))
     }
 
     /// Stops a container within `grace` and removes it, with the volumes that only it knows of. One that

@@ -32,7 +32,8 @@ const LOG_LINES: usize = 20;
 /// How long what was begun may take to end when all is undone.
 const UNDO_GRACE: Duration = Duration::from_secs(5);
 
-/// How long another start may take to remove the network it made too late.
+/// How long another start may take to be done with what is in the way: a container that it is making, the
+/// network it made too late.
 const GIVES_WAY: Duration = Duration::from_secs(5);
 
 /// What to bring up.
@@ -204,8 +205,13 @@ async fn run_container(
     body: ContainerCreateBody,
     made: &mut Made,
 ) -> Result<(), ClusterError> {
-    if engine.create_container(name, body).await?.is_none() {
-        return Err(container_taken(engine, cluster, name, made).await?);
+    let deadline = Instant::now() + GIVES_WAY;
+    while engine.create_container(name, body.clone()).await?.is_none() {
+        give_way(engine, cluster, name, made).await?;
+        if Instant::now() >= deadline {
+            return Err(name_taken("container", name.to_owned(), cluster));
+        }
+        sleep(POLL).await;
     }
     made.containers.push(name.to_owned());
     start_container(engine, name).await
@@ -227,24 +233,26 @@ async fn start_container(engine: &Engine, name: &str) -> Result<(), ClusterError
     }
 }
 
-/// A container's name is the one thing that only one of two starts can have.
-async fn container_taken(
+/// Fails if somebody has a container of this name, which is the one thing that only one of two starts can
+/// have. A name that is taken by nobody is of a container that is being made or removed just now.
+async fn give_way(
     engine: &Engine,
     cluster: &ClusterName,
     name: &str,
     made: &mut Made,
-) -> Result<ClusterError, ClusterError> {
-    let containers = engine.containers(cluster).await?;
-    if !containers.iter().any(|container| container.name == name) {
-        return Ok(name_taken("container", name.to_owned(), cluster));
+) -> Result<(), ClusterError> {
+    let (ownership, network) = engine.container_ownership(name, cluster).await?;
+    match ownership {
+        Ownership::Absent => Ok(()),
+        Ownership::Foreign => Err(name_taken("container", name.to_owned(), cluster)),
+        Ownership::Ours => {
+            // The other start relies on the volume by now, and on the network that its container joins,
+            // whoever made them. Another network of that name would only be in its way.
+            made.network.take_if(|made| Some(&*made) == network.as_ref());
+            made.volume = None;
+            Err(ClusterError::StartedElsewhere(cluster.clone()))
+        }
     }
-    // The other start relies on the volume by now, and on the network that its container joins, whoever made
-    // them. Another network of that name would only be in its way.
-    let joined = engine.inspect(name).await?.host_config;
-    let joined = joined.and_then(|config| config.network_mode);
-    made.network.take_if(|made| Some(&*made) == joined.as_ref());
-    made.volume = None;
-    Ok(ClusterError::StartedElsewhere(cluster.clone()))
 }
 
 fn name_taken(kind: &'static str, name: String, cluster: &ClusterName) -> ClusterError {
