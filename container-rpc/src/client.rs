@@ -1,7 +1,7 @@
 //! The container's end of the stream.
 //!
 //! Two threads: one for the model, one for everything else. On the second, a task for each frontend keeps
-//! its stream up ([`connection`]), and one more ([`container`]) owns the credits and passes batches to the
+//! its stream up (`connection`), and one more (`container`) owns the credits and passes batches to the
 //! model and results back.
 
 mod connection;

@@ -1,6 +1,6 @@
 //! Reconcile: from desired and observed state to the actions that bring them together.
 //!
-//! A pass observes, [`plan`]s and applies, and takes no other input: whatever was interrupted, the next
+//! A pass observes, [`plan()`]s and applies, and takes no other input: whatever was interrupted, the next
 //! pass finds and repairs. [`History`] remembers what no observation shows: how often a model failed, and
 //! since when a container is without its stream.
 
