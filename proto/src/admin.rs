@@ -27,7 +27,7 @@ use std::num::NonZeroU32;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::deployment::{BatchSize, DEFAULT_MAX_BATCH, Deployment, VersionSpec};
+use crate::deployment::{self, BatchSize, DEFAULT_MAX_BATCH, Deployment, VersionSpec};
 use crate::ids::{ApplicationName, ClusterName, ModelName, ModelVersion, ReplicaId};
 use crate::value::InputType;
 
@@ -89,22 +89,14 @@ pub struct NewVersion {
     #[serde(default)]
     pub batch_size: BatchSize,
     /// The largest batch ever sent.
-    #[serde(default = "default_max_batch")]
+    #[serde(default = "deployment::default_max_batch")]
     pub max_batch: NonZeroU32,
     /// Whether equal inputs may be answered from the prediction cache.
-    #[serde(default = "yes")]
+    #[serde(default = "deployment::yes")]
     pub cache: bool,
     /// What Skysail runs; none for a version whose containers attach by themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment: Option<Deployment>,
-}
-
-fn default_max_batch() -> NonZeroU32 {
-    DEFAULT_MAX_BATCH
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl NewVersion {

@@ -97,11 +97,11 @@ pub struct VersionSpec {
     pub deployment: Option<Deployment>,
 }
 
-fn default_max_batch() -> NonZeroU32 {
+pub(crate) fn default_max_batch() -> NonZeroU32 {
     DEFAULT_MAX_BATCH
 }
 
-fn yes() -> bool {
+pub(crate) fn yes() -> bool {
     true
 }
 
