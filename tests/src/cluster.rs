@@ -436,6 +436,18 @@ impl TestCluster {
         answer["output"].clone()
     }
 
+    /// Queries for version 1 of a model that wait for a replica.
+    pub async fn waiting(&self, model: &str) -> usize {
+        let sample = format!(r#"skysail_queue_length{{model="{model}",version="1"}}"#);
+        whole(self.metric(&sample).await)
+    }
+
+    /// Queries for version 1 of a model that were sent to a replica, or wait for one.
+    pub async fn accepted(&self, model: &str) -> usize {
+        let sample = format!(r#"skysail_batch_size_sum{{model="{model}",version="1"}}"#);
+        whole(self.metric(&sample).await) + self.waiting(model).await
+    }
+
     /// The value of a sample in the metrics, as in `skysail_queries_total{application="iris"}`; 0 if it is
     /// not there.
     pub async fn metric(&self, sample: &str) -> f64 {
@@ -445,4 +457,9 @@ impl TestCluster {
             .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
         value.map_or(0.0, |value| value.parse().expect("a number"))
     }
+}
+
+/// A count, which the metrics' text gives as a float.
+fn whole(count: f64) -> usize {
+    format!("{count:.0}").parse().expect("a whole number")
 }

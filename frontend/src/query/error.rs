@@ -51,6 +51,14 @@ pub enum QueryError {
         /// What the application takes.
         sends: InputType,
     },
+    /// One input is larger than what fits a message to a container.
+    #[error("an input of {size} bytes is larger than the {limit} that reach a container in one message")]
+    InputTooLarge {
+        /// Its size, as it would travel.
+        size: usize,
+        /// The most there can be.
+        limit: usize,
+    },
     /// Nothing is known of any application yet.
     #[error("{0}")]
     NotReady(String),
@@ -65,7 +73,7 @@ impl QueryError {
             | Self::VersionWithoutModel(_) => ErrorCode::InvalidArgument,
             Self::UnknownApplication(_) | Self::UnknownPath(_) => ErrorCode::NotFound,
             Self::Method(..) => ErrorCode::MethodNotAllowed,
-            Self::TooLarge(_) => ErrorCode::TooLarge,
+            Self::TooLarge(_) | Self::InputTooLarge { .. } => ErrorCode::TooLarge,
             Self::NotReady(_) => ErrorCode::Unavailable,
         }
     }
@@ -80,7 +88,7 @@ impl QueryError {
             Self::UnknownApplication(_) => "Unknown application",
             Self::UnknownPath(_) => "Not found",
             Self::Method(..) => "Method not allowed",
-            Self::TooLarge(_) => "Request too large",
+            Self::TooLarge(_) | Self::InputTooLarge { .. } => "Request too large",
             Self::NotReady(_) => "Not ready",
         }
     }

@@ -277,9 +277,24 @@ fn shortened(text: &str) -> String {
 }
 
 fn check_size(input: &Input) -> Result<(), QueryError> {
-    if input.data().len() > MAX_INPUT_BYTES {
-        Err(QueryError::TooLarge(MAX_INPUT_BYTES))
-    } else {
-        Ok(())
+    let (size, limit) = (input.data().len(), MAX_INPUT_BYTES);
+    if size > limit {
+        return Err(QueryError::InputTooLarge { size, limit });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_that_fits_no_message_is_refused_with_its_size_and_the_limit() {
+        assert!(check_size(&Input::bytes(vec![0; MAX_INPUT_BYTES])).is_ok());
+        let error = check_size(&Input::bytes(vec![0; MAX_INPUT_BYTES + 1])).unwrap_err();
+        assert!(
+            error.to_string().contains(&MAX_INPUT_BYTES.to_string()),
+            "{error}"
+        );
     }
 }

@@ -8,9 +8,11 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use skysail_proto::value::InputRef;
 use skysail_tests::cases;
-use skysail_tests::cluster::{AMPLE_SLO, TestCluster};
+use skysail_tests::cluster::{AMPLE_SLO, Settings, TestCluster};
 use skysail_tests::deployment::Deployment;
+use skysail_tests::wait::{PATIENCE, until};
 use synthetic::digest::digest;
+use tokio::task::JoinSet;
 
 cases! {
     a_batch_is_answered_in_order;
@@ -20,6 +22,7 @@ cases! {
     a_body_is_read_whatever_its_content_type_says;
     a_pinned_version_is_asked_and_an_unknown_one_is_named;
     a_query_is_answered_at_its_own_objective_and_at_the_applications;
+    a_full_queue_is_said_at_once_and_whoever_hangs_up_makes_room;
     without_a_model_or_a_replica_the_default_says_so;
     the_default_output_goes_by_the_rule_of_outputs;
     query_ids_are_unique_and_small_also_after_a_crash;
@@ -227,6 +230,40 @@ async fn a_query_is_answered_at_its_own_objective_and_at_the_applications() {
         let explanation = answer["default_explanation"].as_str().unwrap();
         assert!(explanation.starts_with(late), "{explanation}");
     }
+}
+
+async fn a_full_queue_is_said_at_once_and_whoever_hangs_up_makes_room() {
+    let cluster = Settings::default().flag("--queue-length", "2").start().await;
+    let model = endless().with("max_batch", 1);
+    cluster
+        .serve_within("app", &model, Duration::from_secs(600))
+        .await;
+    // One in the model's hands, which it never leaves, and two that wait.
+    let mut asking = JoinSet::new();
+    for _ in 0..3 {
+        let queries = cluster.queries();
+        asking.spawn(async move {
+            // Nobody waits for the answer: there will be none.
+            let _ = queries
+                .send(Method::POST, "/app/predict", r#"{"input": [1]}"#)
+                .await;
+        });
+        until("the query to be accepted", PATIENCE, async || {
+            cluster.accepted("synthetic").await == asking.len()
+        })
+        .await;
+    }
+    let refused = cluster.answer("app", json!([1])).await;
+    assert_eq!(
+        (&refused["default"], &refused["default_reason"]),
+        (&json!(true), &json!("queue_full")),
+        "{refused}"
+    );
+    asking.shutdown().await;
+    until("the places to be free", PATIENCE, async || {
+        cluster.waiting("synthetic").await == 0
+    })
+    .await;
 }
 
 async fn without_a_model_or_a_replica_the_default_says_so() {

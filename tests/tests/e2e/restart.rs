@@ -187,7 +187,7 @@ async fn sigterm_lets_what_was_accepted_be_answered() {
         })
         .collect();
     until("all queries to be accepted", PATIENCE, async || {
-        accepted(&cluster).await == 6
+        cluster.accepted("synthetic").await == 6
     })
     .await;
     let ended = cluster.terminate().await;
@@ -204,17 +204,6 @@ async fn sigterm_lets_what_was_accepted_be_answered() {
     cluster.restart().await;
     cluster.attached("synthetic", 1).await;
     assert_eq!(cluster.answer("app", json!([1.0])).await["default"], false);
-}
-
-/// Queries that were sent to the replica, or wait for it.
-async fn accepted(cluster: &TestCluster) -> usize {
-    let waiting = cluster
-        .metric(r#"skysail_queue_length{model="synthetic",version="1"}"#)
-        .await;
-    let sent = cluster
-        .metric(r#"skysail_batch_size_sum{model="synthetic",version="1"}"#)
-        .await;
-    format!("{:.0}", waiting + sent).parse().expect("a whole number")
 }
 
 /// A cluster with one query in the hands of a model that is never done.
