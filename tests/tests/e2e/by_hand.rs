@@ -1,10 +1,13 @@
 //! Containers that nobody but a person started: they attach themselves, or are told why not.
 
 use futures::future::join_all;
+use reqwest::Method;
+use rustix::process::Signal;
 use serde_json::json;
 use skysail_tests::cases;
 use skysail_tests::cluster::{AMPLE_SLO, Runtime, Settings, TestCluster};
 use skysail_tests::deployment::{ByHand, Deployment};
+use skysail_tests::program::runs;
 use skysail_tests::wait::{PATIENCE, until};
 
 cases! {
@@ -15,6 +18,7 @@ cases! {
     one_of_a_version_that_is_deleted_is_sent_away;
     one_may_help_out_beside_deployed_replicas;
     an_environment_that_does_not_say_what_to_serve_is_refused_at_once;
+    one_that_is_busy_answers_first_when_asked_to_end_and_ends_at_once_when_asked_again;
 }
 
 /// Application `app` is linked to model `model`, for which nothing is started.
@@ -65,6 +69,31 @@ async fn one_that_is_early_attaches_once_its_model_is_registered() {
     );
     cluster.register_model("model", "doubles").await;
     cluster.attached("model", 1).await;
+}
+
+async fn one_that_is_busy_answers_first_when_asked_to_end_and_ends_at_once_when_asked_again() {
+    let cluster = waiting().await;
+    let busy = ByHand::of("synthetic", "model", "busy").env("SYNTHETIC_FIXED_MICROS", "600000000");
+    let mut container = cluster.by_hand(&busy);
+    cluster.attached("model", 1).await;
+    let queries = cluster.queries();
+    // Nobody waits for the answer: there will be none.
+    tokio::spawn(async move {
+        let _ = queries
+            .send(Method::POST, "/app/predict", r#"{"input": [1]}"#)
+            .await;
+    });
+    until("the query to be in the model's hands", PATIENCE, async || {
+        cluster.replicas("model").await[0]["in_flight"] == 1
+    })
+    .await;
+
+    container.signal(Signal::TERM);
+    container.log().line("draining").await;
+    assert!(runs(container.pid()), "it has an answer to give");
+    container.signal(Signal::TERM);
+    assert_eq!(container.end().await.code(), Some(143));
+    cluster.attached("model", 0).await;
 }
 
 async fn one_that_takes_another_type_is_refused_and_told_how_to_start_it() {
