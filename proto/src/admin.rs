@@ -88,9 +88,9 @@ pub struct NewVersion {
     /// How batches are sized.
     #[serde(default)]
     pub batch_size: BatchSize,
-    /// The largest batch ever sent.
-    #[serde(default = "deployment::default_max_batch")]
-    pub max_batch: NonZeroU32,
+    /// The largest batch ever sent; by default 64, or a fixed batch size above that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_batch: Option<NonZeroU32>,
     /// Whether equal inputs may be answered from the prediction cache.
     #[serde(default = "deployment::yes")]
     pub cache: bool,
@@ -106,7 +106,7 @@ impl NewVersion {
             version,
             input_type,
             batch_size: BatchSize::default(),
-            max_batch: DEFAULT_MAX_BATCH,
+            max_batch: None,
             cache: true,
             deployment: None,
         }
@@ -125,7 +125,7 @@ impl NewVersion {
             version,
             input_type,
             batch_size,
-            max_batch,
+            max_batch: Some(max_batch),
             cache,
             deployment,
         }
@@ -133,10 +133,14 @@ impl NewVersion {
 
     /// What the catalog keeps of it.
     pub fn spec(&self) -> VersionSpec {
+        let default = match self.batch_size {
+            BatchSize::Fixed(size) => size.max(DEFAULT_MAX_BATCH),
+            BatchSize::Adaptive | BatchSize::Aimd => DEFAULT_MAX_BATCH,
+        };
         VersionSpec {
             input_type: self.input_type,
             batch_size: self.batch_size,
-            max_batch: self.max_batch,
+            max_batch: self.max_batch.unwrap_or(default),
             cache: self.cache,
             deployment: self.deployment.clone(),
         }
@@ -380,4 +384,25 @@ pub struct Problem {
     pub status: u16,
     /// What happened, and what to do.
     pub detail: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_batch_is_64_or_a_fixed_size_above_that_unless_it_is_said() {
+        let largest = |members: &str| {
+            let json = format!(r#"{{"version": "1", "input_type": "doubles"{members}}}"#);
+            serde_json::from_str::<NewVersion>(&json)
+                .unwrap()
+                .spec()
+                .max_batch
+                .get()
+        };
+        assert_eq!(largest(""), 64);
+        assert_eq!(largest(r#", "batch_size": 8"#), 64);
+        assert_eq!(largest(r#", "batch_size": 128"#), 128);
+        assert_eq!(largest(r#", "batch_size": 128, "max_batch": 32"#), 32);
+    }
 }

@@ -97,7 +97,7 @@ pub struct VersionSpec {
     pub deployment: Option<Deployment>,
 }
 
-pub(crate) fn default_max_batch() -> NonZeroU32 {
+fn default_max_batch() -> NonZeroU32 {
     DEFAULT_MAX_BATCH
 }
 

@@ -40,8 +40,7 @@ pub fn policy_for(
 ) -> Box<dyn BatchPolicy> {
     use skysail_proto::deployment::BatchSize;
     match batch_size {
-        // A size that was asked for is meant, also above the default largest batch.
-        BatchSize::Fixed(size) => Box::new(FixedSize::new(size)),
+        BatchSize::Fixed(size) => Box::new(FixedSize::new(size.min(max_batch))),
         BatchSize::Adaptive | BatchSize::Aimd => Box::new(FixedSize::new(max_batch)),
     }
 }
