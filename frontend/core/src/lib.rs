@@ -15,6 +15,7 @@
 
 #![warn(missing_docs)]
 
+pub mod arrivals;
 pub mod backoff;
 pub mod batch;
 pub mod catalog;

@@ -47,8 +47,11 @@ pub trait Deadlines {
         self.len() == 0
     }
 
-    /// Their deadlines, earliest first.
-    fn deadlines(&self) -> Box<dyn Iterator<Item = Instant> + '_>;
+    /// Appends the deadlines of the first `most`, earliest first.
+    fn copy_deadlines(&self, most: usize, into: &mut Vec<Instant>);
+
+    /// How many deadlines have passed at `now`.
+    fn expired(&self, now: Instant) -> usize;
 }
 
 /// The queue. Every operation is logarithmic in its length.
@@ -125,8 +128,12 @@ impl<T> Deadlines for DeadlineQueue<T> {
         self.waiting.len()
     }
 
-    fn deadlines(&self) -> Box<dyn Iterator<Item = Instant> + '_> {
-        Box::new(self.waiting.keys().map(|place| place.deadline))
+    fn copy_deadlines(&self, most: usize, into: &mut Vec<Instant>) {
+        into.extend(self.waiting.keys().take(most).map(|place| place.deadline));
+    }
+
+    fn expired(&self, now: Instant) -> usize {
+        self.waiting.keys().take_while(|place| place.deadline <= now).count()
     }
 }
 

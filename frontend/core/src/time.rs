@@ -25,6 +25,16 @@ impl Instant {
     pub const fn saturating_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+
+    /// Seconds from `other` to this, negative if this is the earlier.
+    #[expect(clippy::cast_precision_loss, reason = "spans below a hundred days are exact to the nanosecond")]
+    pub fn seconds_after(self, other: Self) -> f64 {
+        if self >= other {
+            (self.0 - other.0) as f64 * 1e-9
+        } else {
+            -((other.0 - self.0) as f64 * 1e-9)
+        }
+    }
 }
 
 impl Add<Duration> for Instant {

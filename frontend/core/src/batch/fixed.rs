@@ -3,9 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{BatchPolicy, Decision};
+use super::{BatchPolicy, Decision, Situation};
 use crate::queue::Deadlines;
-use crate::time::Instant;
 
 /// The policy; it never waits for a batch to fill.
 #[derive(Clone, Copy, Debug)]
@@ -23,11 +22,8 @@ impl FixedSize {
 }
 
 impl BatchPolicy for FixedSize {
-    fn decide(&mut self, queue: &dyn Deadlines, start: Instant) -> Decision {
-        let give_up = queue
-            .deadlines()
-            .take_while(|&deadline| deadline <= start)
-            .count();
+    fn decide(&mut self, queue: &dyn Deadlines, situation: &Situation<'_>) -> Decision {
+        let give_up = queue.expired(situation.start);
         Decision {
             give_up,
             take: self.size.min(queue.len() - give_up),

@@ -6,12 +6,22 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::arrivals::Arrivals;
 use crate::queue::Deadlines;
 use crate::time::Instant;
 
+mod aimd;
 mod fixed;
+mod latency;
+mod learned;
+mod line;
+mod outlook;
+mod ratios;
 
+pub use aimd::Aimd;
 pub use fixed::FixedSize;
+pub use latency::LatencyModel;
+pub use learned::Learned;
 
 /// What to do with the head of the queue: first give up, then take.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -22,18 +32,33 @@ pub struct Decision {
     pub take: usize,
 }
 
+/// What a policy is shown beside the queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    /// When the batch would start: now, or when the batch in the replica's hands is expected to end.
+    pub start: Instant,
+    /// When queries came lately.
+    pub arrivals: &'a Arrivals,
+    /// When each of the other replicas that share the queue is expected to be free.
+    pub others: &'a [Instant],
+}
+
 /// Sizes the batches of one replica.
 pub trait BatchPolicy: Send {
-    /// Decides over the queue as it is, for a batch that would start at `start`.
-    fn decide(&mut self, queue: &dyn Deadlines, start: Instant) -> Decision;
+    /// Decides over the queue as it is.
+    fn decide(&mut self, queue: &dyn Deadlines, situation: &Situation<'_>) -> Decision;
 
     /// A batch of `size` took this long inside the model.
     fn observe(&mut self, size: usize, took: Duration);
+
+    /// How long a batch of `size` is expected to take, if there is anything to go by.
+    fn predict(&self, size: usize) -> Option<Duration> {
+        let _ = size;
+        None
+    }
 }
 
 /// The policy for a version's batch size.
-///
-/// `adaptive` and `aimd` take what is there, up to the largest batch, until their own policies exist.
 pub fn policy_for(
     batch_size: skysail_proto::deployment::BatchSize,
     max_batch: NonZeroU32,
@@ -41,6 +66,7 @@ pub fn policy_for(
     use skysail_proto::deployment::BatchSize;
     match batch_size {
         BatchSize::Fixed(size) => Box::new(FixedSize::new(size.min(max_batch))),
-        BatchSize::Adaptive | BatchSize::Aimd => Box::new(FixedSize::new(max_batch)),
+        BatchSize::Adaptive => Box::new(Learned::new(max_batch)),
+        BatchSize::Aimd => Box::new(Aimd::new(max_batch)),
     }
 }

@@ -1,0 +1,167 @@
+//! What becomes of the queue in the near future if the next batch is this one: a forecast in which the
+//! queries that wait, and those expected to come, are served by this replica and the others.
+//!
+//! Times are seconds from when the batch in question would start.
+
+use super::latency::LatencyModel;
+use super::ratios::POINTS;
+
+/// The most arrivals that are looked ahead to.
+const MOST_ARRIVALS: usize = 256;
+
+/// A batch: so many of the first are passed over, so many behind them taken.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Cut {
+    pub(super) passed: usize,
+    pub(super) taken: usize,
+}
+
+/// A query that is expected to come.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    at: f64,
+    due: f64,
+}
+
+/// What forecasts are made from. Its buffers are used again for the next decision.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Outlook {
+    /// When the queries that wait are due, earliest first.
+    pub(super) due: Vec<f64>,
+    /// When each of the other replicas is free.
+    pub(super) others: Vec<f64>,
+    /// How far is looked ahead.
+    pub(super) horizon: f64,
+    /// The largest batch.
+    pub(super) largest: usize,
+    arrivals: Vec<Arrival>,
+    caution: f64,
+    mean_ratio: f64,
+    spread: [f64; POINTS],
+    /// Scratch: the queries that wait at the forecast's time, and when each replica is free.
+    waiting: Vec<f64>,
+    free: Vec<f64>,
+}
+
+impl Outlook {
+    /// Takes over what is known of batch times.
+    pub(super) fn expect_batches(&mut self, model: &LatencyModel) {
+        self.caution = model.caution();
+        self.mean_ratio = model.mean_ratio();
+        self.spread = model.spread();
+    }
+
+    /// Expects queries at a steady rate per second, given what the last ones were given to be answered in.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "a few hundred arrivals"
+    )]
+    pub(super) fn expect_arrivals(&mut self, per_second: f64, budgets: impl Iterator<Item = f64> + Clone) {
+        self.arrivals.clear();
+        let count = ((self.horizon * per_second) as usize).min(MOST_ARRIVALS);
+        let times = (0..count).map(|nth| (nth as f64 + 0.5) / per_second);
+        let expected = times
+            .zip(budgets.cycle())
+            .map(|(at, budget)| Arrival { at, due: at + budget });
+        self.arrivals.extend(expected);
+    }
+
+    /// The largest batch whose head, due then, is cautiously expected to be in time.
+    pub(super) fn fitting(&self, model: &LatencyModel, due: f64, waiting: usize) -> usize {
+        model
+            .size_within(due / self.caution)
+            .min(waiting)
+            .min(self.largest)
+    }
+
+    /// Aims for a batch of `size`: passes over those that would be late with it, then takes what the next
+    /// one allows.
+    pub(super) fn cut(&self, model: &LatencyModel, due: &[f64], now: f64, size: usize) -> Cut {
+        let last = due.len() - 1;
+        let mut passed = 0;
+        while passed < last
+            && due[passed] - now < self.caution * model.typical(size.min(due.len() - passed))
+        {
+            passed += 1;
+        }
+        let taken = self.fitting(model, due[passed] - now, due.len() - passed).max(1);
+        Cut { passed, taken }
+    }
+
+    /// How many queries are expected to be answered in time within the horizon if the next batch is `first`
+    /// and later ones aim for `size`.
+    #[expect(clippy::cast_precision_loss, reason = "a few hundred queries")]
+    pub(super) fn answered(&mut self, model: &LatencyModel, first: Cut, size: usize) -> f64 {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let mut free = std::mem::take(&mut self.free);
+        waiting.clear();
+        waiting.extend_from_slice(&self.due);
+        free.clear();
+        free.extend_from_slice(&self.others);
+        free.push(0.0);
+        let (mut replica, mut cut, mut now) = (free.len() - 1, first, 0.0_f64);
+        // The first that still waits; those before it were taken or given up.
+        let mut head = 0;
+        let mut arrivals = self.arrivals.iter();
+        let mut next = arrivals.next();
+        let mut answered = 0.0;
+        loop {
+            let begin = head + cut.passed;
+            let batch = &waiting[begin..begin + cut.taken];
+            let typical = model.typical(cut.taken);
+            let in_time: usize = self
+                .spread
+                .iter()
+                .map(|ratio| in_time(batch, now + ratio * typical))
+                .sum();
+            let took = typical * self.mean_ratio;
+            // A batch that ends beyond the horizon counts for its part within.
+            let within = ((self.horizon - now) / took).clamp(0.0, 1.0);
+            answered += within * in_time as f64 / POINTS as f64;
+            free[replica] = now + took;
+            head = begin + cut.taken;
+
+            replica = earliest(&free);
+            now = now.max(free[replica]);
+            while let Some(arrival) = next.filter(|arrival| arrival.at <= now) {
+                insert(&mut waiting, head, arrival.due);
+                next = arrivals.next();
+            }
+            if head == waiting.len() {
+                let Some(arrival) = next else { break };
+                now = arrival.at;
+                waiting.push(arrival.due);
+                next = arrivals.next();
+            }
+            if now >= self.horizon {
+                break;
+            }
+            cut = self.cut(model, &waiting[head..], now, size);
+        }
+        self.waiting = waiting;
+        self.free = free;
+        answered
+    }
+}
+
+/// How many are due at `end` or later; they are sorted.
+fn in_time(due: &[f64], end: f64) -> usize {
+    due.len() - due.partition_point(|&due| due < end)
+}
+
+fn earliest(free: &[f64]) -> usize {
+    (1..free.len()).fold(0, |first, replica| {
+        if free[replica] < free[first] { replica } else { first }
+    })
+}
+
+/// Most often an arrival is due last.
+fn insert(waiting: &mut Vec<f64>, head: usize, due: f64) {
+    if waiting[head..].last().is_none_or(|&last| last <= due) {
+        return waiting.push(due);
+    }
+    let at = head + waiting[head..].partition_point(|&known| known <= due);
+    waiting.insert(at, due);
+}
