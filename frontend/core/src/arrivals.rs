@@ -18,6 +18,8 @@ pub struct Arrivals {
     /// A ring: the oldest is at `next` once it is full.
     recent: Vec<(Instant, Duration)>,
     next: usize,
+    /// The sum of what they were given.
+    budgets: Duration,
 }
 
 impl Default for Arrivals {
@@ -25,6 +27,7 @@ impl Default for Arrivals {
         Self {
             recent: Vec::with_capacity(REMEMBERED),
             next: 0,
+            budgets: Duration::ZERO,
         }
     }
 }
@@ -32,11 +35,13 @@ impl Default for Arrivals {
 impl Arrivals {
     /// A query came, and is to be answered within `budget`.
     pub fn record(&mut self, at: Instant, budget: Duration) {
+        self.budgets = self.budgets.saturating_add(budget);
         if self.recent.len() < REMEMBERED {
             self.recent.push((at, budget));
             return;
         }
-        self.recent[self.next] = (at, budget);
+        let (_, oldest) = std::mem::replace(&mut self.recent[self.next], (at, budget));
+        self.budgets = self.budgets.saturating_sub(oldest);
         self.next = (self.next + 1) % REMEMBERED;
     }
 
@@ -56,12 +61,58 @@ impl Arrivals {
     /// What the last arrivals were given, newest first.
     pub fn budgets(&self) -> impl Iterator<Item = Duration> + Clone + '_ {
         let (newer, older) = self.recent.split_at(self.next);
-        newer.iter().rev().chain(older.iter().rev()).map(|&(_, budget)| budget)
+        newer
+            .iter()
+            .rev()
+            .chain(older.iter().rev())
+            .map(|&(_, budget)| budget)
     }
 
     /// The mean of them.
     pub fn mean_budget(&self) -> Option<Duration> {
         let count = u32::try_from(self.recent.len()).ok().filter(|&count| count > 0)?;
-        Some(self.recent.iter().map(|&(_, budget)| budget / count).sum())
+        Some(self.budgets / count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steady(count: u64) -> Arrivals {
+        let mut arrivals = Arrivals::default();
+        for nth in 0..count {
+            arrivals.record(at(nth), Duration::from_micros(nth));
+        }
+        arrivals
+    }
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(millis * 1_000_000)
+    }
+
+    #[test]
+    fn of_a_few_arrivals_nothing_is_said() {
+        assert_eq!(steady(7).per_second(at(7)).to_bits(), 0.0_f64.to_bits());
+        assert_eq!(Arrivals::default().mean_budget(), None);
+    }
+
+    #[test]
+    fn the_rate_is_that_of_the_last_few_hundred() {
+        for count in [100, 256, 1000] {
+            let rate = steady(count).per_second(at(count));
+            assert!((rate - 1000.0).abs() < 0.001, "{rate}");
+        }
+        let silence = steady(1000).per_second(at(2000));
+        assert!(silence < 300.0, "{silence}");
+    }
+
+    #[test]
+    fn budgets_come_newest_first() {
+        for count in [20, 256, 300] {
+            let newest: Vec<_> = steady(count).budgets().take(3).collect();
+            let expected = [1, 2, 3].map(|back| Duration::from_micros(count - back));
+            assert_eq!(newest, expected);
+        }
     }
 }

@@ -117,6 +117,11 @@ impl<T> DeadlineQueue<T> {
         self.waiting.first_key_value().map(|(place, _)| place.deadline)
     }
 
+    /// The latest deadline.
+    pub fn latest(&self) -> Option<Instant> {
+        self.waiting.last_key_value().map(|(place, _)| place.deadline)
+    }
+
     /// Bytes of all inputs that wait.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -133,7 +138,10 @@ impl<T> Deadlines for DeadlineQueue<T> {
     }
 
     fn expired(&self, now: Instant) -> usize {
-        self.waiting.keys().take_while(|place| place.deadline <= now).count()
+        self.waiting
+            .keys()
+            .take_while(|place| place.deadline <= now)
+            .count()
     }
 }
 

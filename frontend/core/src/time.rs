@@ -27,7 +27,10 @@ impl Instant {
     }
 
     /// Seconds from `other` to this, negative if this is the earlier.
-    #[expect(clippy::cast_precision_loss, reason = "spans below a hundred days are exact to the nanosecond")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "spans below a hundred days are exact to the nanosecond"
+    )]
     pub fn seconds_after(self, other: Self) -> f64 {
         if self >= other {
             (self.0 - other.0) as f64 * 1e-9

@@ -1,22 +1,25 @@
 //! One replica's loop: a credit, then a batch, decided as late as possible; answers back to their askers.
 
-use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use skysail_container_rpc::server::{Demand, NewBatch, ReplicaStream, StreamError};
+use skysail_container_rpc::server::{Demand, NewBatch, Refusal, ReplicaStream, StreamError};
 use skysail_container_rpc::session::Event;
-use skysail_core::batch::BatchPolicy;
+use skysail_core::batch::{BatchPolicy, LatencyModel, Other, Overhead, Patience};
 use skysail_core::query::{DefaultReason, Failure};
 use skysail_core::time::Instant;
 use skysail_proto::container::{self, BatchResult, InputError, InputErrorKind, batch_result};
+use skysail_proto::error_code::ErrorCode;
 use skysail_proto::value::{from_outputs, to_columns};
 use tokio::sync::mpsc;
+use tokio::time::Sleep;
 use tracing::{debug, info, warn};
 
-use super::queue::{Task, Unanswered};
+use super::queue::{Taken, Taker, Task, Unanswered};
 use super::replica::{Order, Replica};
+use super::sent::{Sent, SentBatch};
 use super::{MAX_BATCH_BYTES, ModelHandle};
 use crate::clock::Clock;
 
@@ -26,11 +29,17 @@ pub(super) struct Batcher {
     pub(super) replica: Arc<Replica>,
     pub(super) stream: ReplicaStream,
     pub(super) policy: Box<dyn BatchPolicy>,
+    /// What was learned of its batch times.
+    pub(super) latency: LatencyModel,
+    /// What was learned of the way there and back.
+    pub(super) overhead: Overhead,
     pub(super) clock: Clock,
     /// The batches in the container's hands.
-    pub(super) sent: HashMap<u64, Vec<Task>>,
+    pub(super) sent: Sent,
     /// The earliest deadline announced since the last credit: less urgent demand is not worth a message.
     pub(super) announced: Option<Instant>,
+    /// Whether a batch is overdue: none is sent until it is answered.
+    pub(super) overdue: bool,
 }
 
 /// Why a stream is over.
@@ -39,6 +48,8 @@ enum Ended {
     Drained,
     /// The connection was lost, or the protocol broken.
     Lost(StreamError),
+    /// A batch was not answered for so long that none is expected any more.
+    Hung,
     /// An order ended it.
     Ordered(Order),
 }
@@ -47,11 +58,12 @@ impl Batcher {
     /// Runs until the stream ends; what was in the container's hands waits again then.
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         let ended = self.work(&mut orders).await;
-        let in_hand = self.sent.drain().flat_map(|(_, tasks)| tasks).collect::<Vec<_>>();
+        let in_hand = self.sent.hand_back();
         let replica = &self.replica.registration.replica;
         match &ended {
             Ended::Drained => info!(%replica, "replica left"),
             Ended::Lost(error) => warn!(%replica, %error, queries = in_hand.len(), "replica lost"),
+            Ended::Hung => warn!(%replica, queries = in_hand.len(), "replica hangs, given up"),
             Ended::Ordered(Order::Superseded) => info!(%replica, "replica superseded"),
             Ended::Ordered(_) => info!(%replica, "replica dismissed"),
         }
@@ -59,6 +71,7 @@ impl Batcher {
         match ended {
             Ended::Ordered(Order::Superseded) => self.stream.close_superseded(),
             Ended::Ordered(Order::Dismiss(refusal)) => self.stream.close(&refusal),
+            Ended::Hung => self.stream.close(&hung()),
             _ => {}
         }
     }
@@ -66,16 +79,19 @@ impl Batcher {
     async fn work(&mut self, orders: &mut mpsc::Receiver<Order>) -> Ended {
         let mut draining = false;
         let model = self.model.clone();
+        let mut look = Look::default();
         loop {
             // Before looking at the queue, so that demand that comes meanwhile is not missed.
             let demand = model.queue.demand();
             if let Err(error) = self.dispatch() {
                 return Ended::Lost(error);
             }
-            if self.stream.is_finished() || (draining && self.owes_nothing()) {
+            if self.stream.is_finished() || (draining && self.sent.owes_nothing()) {
                 return Ended::Drained;
             }
             let holds_credit = self.stream.has_credit();
+            let takes_work = holds_credit && !self.overdue;
+            look.arm(|now| self.sent.next_look(now), self.clock);
             tokio::select! {
                 event = self.stream.next() => match event {
                     Ok(event) => self.handle(event),
@@ -90,46 +106,87 @@ impl Batcher {
                     }
                     order => return Ended::Ordered(order),
                 },
-                () = model.queue.work(), if holds_credit => {}
+                () = model.queue.work(), if takes_work => {}
+                () = look.due() => {
+                    if self.look_at_the_time() {
+                        return Ended::Hung;
+                    }
+                }
                 () = demand, if !holds_credit => {}
             }
         }
     }
 
-    /// Whether nobody waits for anything that the container holds.
-    fn owes_nothing(&self) -> bool {
-        self.sent.values().flatten().all(Task::is_abandoned)
+    /// Hands on what the container has had for too long; says whether it is to be given up.
+    fn look_at_the_time(&mut self) -> bool {
+        let now = self.clock.now();
+        self.overdue = self.sent.is_overdue(now);
+        if self.overdue && self.model.replicas() > 1 {
+            let tasks = self.sent.hand_back();
+            if !tasks.is_empty() {
+                let replica = &self.replica.registration.replica;
+                warn!(%replica, queries = tasks.len(), "batch overdue, its queries are handed to other replicas");
+            }
+            self.model.queue.put_back(tasks, Unanswered::ReplicaLost);
+        }
+        if self.overdue {
+            // Until it answers, nobody counts on it.
+            let free = now + NOT_SOON;
+            self.expect(free);
+        }
+        self.sent.is_hung(now)
+    }
+
+    /// Tells the others, and those who ask, when this replica is expected to be free.
+    fn expect(&self, free: Instant) {
+        let alone = self.latency.predict(1).unwrap_or_default();
+        self.model
+            .queue
+            .expect(self.replica.stream, Other { free, alone });
     }
 
     /// Sends batches while there are credits and queries; then announces or returns what is left of either.
     fn dispatch(&mut self) -> Result<(), StreamError> {
-        while self.stream.has_credit() {
+        while self.stream.has_credit() && !self.overdue {
             self.announced = None;
             let now = self.clock.now();
-            let tasks = self.model.queue.take(&mut *self.policy, now, MAX_BATCH_BYTES);
-            if tasks.is_empty() {
+            let start = self.sent.free_at(now);
+            let taken = self.model.queue.take(Taker {
+                stream: self.replica.stream,
+                policy: &mut *self.policy,
+                latency: &self.latency,
+                now,
+                start,
+                overhead: self.overhead.allowance(),
+                max_bytes: MAX_BATCH_BYTES,
+            });
+            if taken.tasks.is_empty() {
                 return self.stream.return_credits();
             }
-            self.send(tasks, now)?;
+            self.send(taken, now, start)?;
         }
         self.announce()
     }
 
-    fn send(&mut self, tasks: Vec<Task>, now: Instant) -> Result<(), StreamError> {
+    fn send(&mut self, taken: Taken, now: Instant, start: Instant) -> Result<(), StreamError> {
+        let Taken { tasks, pressed } = taken;
         let (data, lengths) = to_columns(tasks.iter().map(|task| &task.input));
         let budget = |task: &Task| micros(task.deadline().saturating_since(now));
+        let predicted = self.latency.predict(tasks.len()).unwrap_or_default();
         let batch = NewBatch {
             input_type: self.model.spec.input_type,
             data,
             lengths,
             budgets_micros: tasks.iter().map(budget).collect(),
-            predicted: Duration::ZERO,
+            predicted,
         };
         self.model.metrics.sent(tasks.len());
         self.replica.in_flight.fetch_add(1, Ordering::Relaxed);
         match self.stream.send_batch(batch) {
             Ok(id) => {
-                self.sent.insert(id, tasks);
+                let patience = Patience::with(&self.latency, tasks.len());
+                let sent = SentBatch::new((tasks, pressed), (now, start), predicted, patience);
+                self.sent.insert(id, sent);
                 Ok(())
             }
             Err(error) => {
@@ -169,21 +226,19 @@ impl Batcher {
 
     /// Matches a batch's outputs to their askers.
     fn answer(&mut self, result: BatchResult) {
-        let Some(tasks) = self.sent.remove(&result.id) else {
+        let Some(batch) = self.sent.remove(result.id) else {
             return;
         };
-        if matches!(result.outcome, Some(batch_result::Outcome::Outputs(_))) {
-            // Only what the model really worked on says how long it takes.
-            let model_time = Duration::from_micros(result.model_micros);
-            self.policy.observe(tasks.len(), model_time);
-            self.model.metrics.answered(model_time);
-        }
+        self.learn(&result, &batch);
+        let SentBatch { tasks, size, .. } = batch;
         self.replica.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.replica.batches.fetch_add(1, Ordering::Relaxed);
-        self.replica
-            .inputs
-            .fetch_add(tasks.len() as u64, Ordering::Relaxed);
-        match outputs(result, tasks.len()) {
+        self.replica.inputs.fetch_add(size as u64, Ordering::Relaxed);
+        if tasks.is_empty() {
+            // They were handed to another replica.
+            return;
+        }
+        match outputs(result, size) {
             Ok(outputs) => {
                 for (task, output) in tasks.into_iter().zip(outputs) {
                     task.answer(output.map_err(|error| input_failure(&error)));
@@ -197,6 +252,57 @@ impl Batcher {
                 }
             }
         }
+    }
+
+    /// Learns from a batch that came back. Only what the model really worked on says how long it takes.
+    fn learn(&mut self, result: &BatchResult, batch: &SentBatch) {
+        let now = self.clock.now();
+        let model_time = Duration::from_micros(result.model_micros);
+        if matches!(result.outcome, Some(batch_result::Outcome::Outputs(_))) {
+            self.policy.observe(batch.size, model_time);
+            self.latency.observe(batch.size, model_time, batch.pressed);
+            self.model.metrics.answered(model_time);
+        }
+        let inside = model_time + Duration::from_micros(result.wait_micros);
+        self.overhead.observe(now.saturating_since(batch.sent_at), inside);
+        self.overdue = self.sent.is_overdue(now);
+        self.expect(self.sent.free_at(now));
+    }
+}
+
+/// A replica that hangs is not counted on for as long.
+const NOT_SOON: Duration = Duration::from_secs(3600);
+
+/// What a container that hangs will read, should it wake up.
+fn hung() -> Refusal {
+    Refusal {
+        code: ErrorCode::Unavailable,
+        reason: "a batch was not answered for far longer than batches take".into(),
+    }
+}
+
+/// A timer for when to look whether batches are overdue. It is set anew only once it has gone off: between a
+/// batch and the next nobody pays for it.
+#[derive(Default)]
+struct Look(Option<Pin<Box<Sleep>>>);
+
+impl Look {
+    /// Sets the timer, if it is not set and there is something to look for.
+    fn arm(&mut self, next: impl Fn(Instant) -> Option<Instant>, clock: Clock) {
+        if self.0.is_none()
+            && let Some(at) = next(clock.now())
+        {
+            self.0 = Some(Box::pin(tokio::time::sleep_until(clock.to_tokio(at))));
+        }
+    }
+
+    /// Completes when it has gone off.
+    async fn due(&mut self) {
+        match &mut self.0 {
+            Some(sleep) => sleep.as_mut().await,
+            None => std::future::pending().await,
+        }
+        self.0 = None;
     }
 }
 

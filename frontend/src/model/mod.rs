@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use skysail_container_rpc::server::{Arrival, Reception, Refusal};
 use skysail_container_rpc::session::Registration;
-use skysail_core::batch::policy_for;
+use skysail_core::batch::{LatencyModel, Overhead, policy_for};
 use skysail_core::catalog::{Catalog, Version};
 use skysail_core::query::{DefaultReason, Outcome};
 use skysail_core::queue::Bounds;
@@ -29,10 +29,12 @@ use crate::metrics::{Metrics, VersionMetrics};
 mod batcher;
 pub mod queue;
 pub mod replica;
+mod sent;
 
 use batcher::Batcher;
 use queue::TaskQueue;
 use replica::{Order, ReplicaTable};
+use sent::Sent;
 
 /// The most input bytes in one batch: a message's limit, less room for lengths, budgets and framing.
 const MAX_BATCH_BYTES: usize = MAX_MESSAGE_BYTES - 16 * 1024 * 1024;
@@ -60,7 +62,7 @@ impl ModelHandle {
         if self.replicas.load(Ordering::Relaxed) == 0 {
             return Err(DefaultReason::NoReplica.into());
         }
-        let mut ticket = self.queue.push(deadline, input)?;
+        let mut ticket = self.queue.push(self.clock.now(), deadline, input)?;
         match tokio::time::timeout_at(self.clock.to_tokio(deadline), ticket.answer()).await {
             Ok(Some(outcome)) => outcome,
             Ok(None) => Err(DefaultReason::ReplicaLost.into()),
@@ -183,7 +185,7 @@ impl ModelTable {
 
     fn handle(&self, id: ModelId, spec: VersionSpec, registered_at: Timestamp) -> ModelHandle {
         ModelHandle {
-            queue: TaskQueue::new(self.bounds),
+            queue: TaskQueue::new(self.bounds, spec.batch_size.into()),
             replicas: AtomicUsize::new(0),
             metrics: self.metrics.version(&id),
             clock: self.clock,
@@ -241,6 +243,7 @@ impl ModelTable {
         info!(replica = %registration.replica, model = %model.id, "replica attached");
         let (replica, orders) = self.replicas.attach(registration, peer);
         model.replicas.fetch_add(1, Ordering::Relaxed);
+        model.queue.join(replica.stream, self.clock.now());
         let table = self.replicas.clone();
         Ok((
             Leaving {
@@ -272,12 +275,15 @@ impl Reception for ModelTable {
         let model = leaving.model.clone();
         let batcher = Batcher {
             policy: policy_for(model.spec.batch_size, model.spec.max_batch),
+            latency: LatencyModel::default(),
+            overhead: Overhead::default(),
             model,
             replica: leaving.replica.clone(),
             stream,
             clock: self.clock,
-            sent: HashMap::new(),
+            sent: Sent::default(),
             announced: None,
+            overdue: false,
         };
         self.batchers.spawn(async move {
             let _leaving = leaving;
@@ -297,6 +303,7 @@ struct Leaving {
 impl Drop for Leaving {
     fn drop(&mut self) {
         self.model.replicas.fetch_sub(1, Ordering::Relaxed);
+        self.model.queue.leave(self.replica.stream);
         self.table.detach(&self.replica);
     }
 }

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use skysail_core::batch::BatchPolicy;
+use skysail_core::arrivals::Arrivals;
+use skysail_core::batch::{BatchPolicy, Decision, LatencyModel, Other, Situation};
 use skysail_core::query::{DefaultReason, Failure, Outcome};
 use skysail_core::queue::{Bounds, DeadlineQueue, Deadlines, Full, Place};
 use skysail_core::time::Instant;
+use skysail_proto::deployment::BatchSize;
 use skysail_proto::value::Input;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
@@ -32,12 +34,12 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Why it is given up when its deadline passes here.
-    fn expired(&self) -> Failure {
-        let reason = if self.lost_before {
-            DefaultReason::ReplicaLost
-        } else {
-            DefaultReason::ExpiredInQueue
+    /// Why it is given up here: because its deadline has passed, or because it would.
+    fn given_up(&self, is_past: bool) -> Failure {
+        let reason = match (self.lost_before, is_past) {
+            (true, _) => DefaultReason::ReplicaLost,
+            (false, true) => DefaultReason::ExpiredInQueue,
+            (false, false) => DefaultReason::PredictedLate,
         };
         reason.into()
     }
@@ -79,8 +81,8 @@ impl Task {
 pub enum Unanswered {
     /// It never left: its queries lose nothing.
     NotSent,
-    /// Its replica was lost with it. A query gets a second try, no third: a poison query would otherwise
-    /// kill every replica in turn.
+    /// Its replica was lost with it, or has it far longer than expected. A query gets a second try, no third:
+    /// a poison query would otherwise kill every replica in turn.
     ReplicaLost,
 }
 
@@ -91,6 +93,8 @@ pub enum Unanswered {
 #[derive(Debug)]
 pub struct TaskQueue {
     waiting: Mutex<State>,
+    /// Whether what no replica can answer in time is refused on arrival.
+    admission: Admission,
     /// Wakes one batcher that holds a credit.
     work: Notify,
     /// Wakes all batchers without one, to announce demand.
@@ -100,8 +104,155 @@ pub struct TaskQueue {
 #[derive(Debug)]
 struct State {
     queue: DeadlineQueue<Waiting>,
+    arrivals: Arrivals,
+    /// The replicas that take from here.
+    members: Vec<Member>,
+    /// When a query was last let through that no replica is expected to answer in time.
+    last_probe: Option<Instant>,
     /// Its version is gone: nobody will take anything from here.
     closed: bool,
+    /// Scratch: what a policy is told of the other replicas.
+    others: Vec<Other>,
+}
+
+/// A replica, as far as the others and those who ask want to know.
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    stream: u64,
+    outlook: Other,
+}
+
+/// What is let into a queue.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Admission {
+    /// Whatever there is room for.
+    Any,
+    /// What a replica can answer in time, as far as is known.
+    InTime,
+}
+
+impl From<BatchSize> for Admission {
+    /// Only learned batching counts on batch times; the other policies give up what has expired, no more.
+    fn from(batch_size: BatchSize) -> Self {
+        match batch_size {
+            BatchSize::Adaptive => Self::InTime,
+            BatchSize::Aimd | BatchSize::Fixed(_) => Self::Any,
+        }
+    }
+}
+
+/// Queries that would be late with every replica are let through at least this often while one is idle:
+/// that is how a model that has become faster is noticed.
+const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+
+impl State {
+    /// Whether no replica is expected to answer by `deadline`, even at once and alone.
+    fn is_hopeless(&mut self, now: Instant, deadline: Instant) -> bool {
+        let in_time = |member: &Member| member.outlook.free.max(now) + member.outlook.alone <= deadline;
+        if self.members.is_empty() || self.members.iter().any(in_time) {
+            return false;
+        }
+        let probe_due = self.last_probe.is_none_or(|last| now >= last + PROBE_INTERVAL);
+        let is_idle = |member: &Member| member.outlook.free <= now;
+        if probe_due && self.queue.is_empty() && self.members.iter().any(is_idle) {
+            self.last_probe = Some(now);
+            return false;
+        }
+        true
+    }
+
+    fn member(&mut self, stream: u64) -> Option<&mut Member> {
+        self.members.iter_mut().find(|member| member.stream == stream)
+    }
+}
+
+impl State {
+    fn take(&mut self, taker: Taker<'_>, given_up: &mut Vec<(Instant, Waiting)>) -> Taken {
+        self.others.clear();
+        let others = self.members.iter().filter(|member| member.stream != taker.stream);
+        self.others.extend(others.map(|member| member.outlook));
+        let situation = Situation {
+            // What is due by then must have left the replica a little earlier.
+            start: taker.start + taker.overhead,
+            arrivals: &self.arrivals,
+            latency: taker.latency,
+            others: &self.others,
+        };
+        let mut taken = Taken::default();
+        while !self.queue.is_empty() {
+            let decision = taker.policy.decide(&self.queue, &situation);
+            taken.pressed = decision.take < self.queue.len();
+            let expired = std::iter::from_fn(|| self.queue.pop()).take(decision.give_up);
+            given_up.extend(expired.map(|(place, waiting)| (place.deadline(), waiting)));
+            if decision.take > 0 {
+                taken.tasks = pop_batch(&mut self.queue, decision, taker.max_bytes);
+            }
+            if decision.take > 0 || decision.give_up == 0 {
+                break;
+            }
+        }
+        if !taken.tasks.is_empty()
+            && let Some(took) = taker.latency.predict(taken.tasks.len())
+        {
+            let free = taker.start + took;
+            let alone = taker.latency.predict(1).unwrap_or_default();
+            if let Some(member) = self.member(taker.stream) {
+                member.outlook = Other { free, alone };
+            }
+        }
+        taken
+    }
+}
+
+/// Takes a decision's batch, as far as it fits into a message; one query always does.
+fn pop_batch(queue: &mut DeadlineQueue<Waiting>, decision: Decision, max_bytes: usize) -> Vec<Task> {
+    let left: Vec<_> = std::iter::from_fn(|| queue.pop()).take(decision.leave).collect();
+    let mut batch = Vec::with_capacity(decision.take.min(queue.len()));
+    let mut bytes = 0;
+    while batch.len() < decision.take {
+        let Some((place, waiting)) = queue.pop() else {
+            break;
+        };
+        let size = waiting.input.data().len();
+        if bytes + size > max_bytes && !batch.is_empty() {
+            queue.put_back(place, size, waiting);
+            break;
+        }
+        bytes += size;
+        batch.push(Task::taken(place, waiting));
+    }
+    for (place, waiting) in left {
+        let size = waiting.input.data().len();
+        queue.put_back(place, size, waiting);
+    }
+    batch
+}
+
+/// A replica that can take a batch.
+pub struct Taker<'a> {
+    /// Which.
+    pub stream: u64,
+    /// Decides.
+    pub policy: &'a mut dyn BatchPolicy,
+    /// What is known of its batch times.
+    pub latency: &'a LatencyModel,
+    /// Now.
+    pub now: Instant,
+    /// When it is expected to start on the batch.
+    pub start: Instant,
+    /// What to allow for the way there and back.
+    pub overhead: Duration,
+    /// The most bytes of inputs.
+    pub max_bytes: usize,
+}
+
+/// A batch.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// Its queries, earliest deadline first; may be none.
+    pub tasks: Vec<Task>,
+    /// Whether queries were left waiting or given up.
+    pub pressed: bool,
 }
 
 /// A place in the queue and the promise of an answer. Dropping it frees the place.
@@ -122,7 +273,7 @@ impl Ticket<'_> {
     /// Gives up at the deadline: the reason depends on how far the task got.
     pub fn expire(self) -> Failure {
         match self.queue.waiting.lock().queue.remove(self.place) {
-            Some(waiting) => waiting.expired(),
+            Some(waiting) => waiting.given_up(true),
             None => DefaultReason::LateReply.into(),
         }
     }
@@ -139,19 +290,49 @@ impl Drop for Ticket<'_> {
 
 impl TaskQueue {
     /// An empty queue.
-    pub fn new(bounds: Bounds) -> Self {
+    pub fn new(bounds: Bounds, admission: Admission) -> Self {
         Self {
+            admission,
             waiting: Mutex::new(State {
                 queue: DeadlineQueue::new(bounds),
+                arrivals: Arrivals::default(),
+                members: Vec::new(),
+                last_probe: None,
                 closed: false,
+                others: Vec::new(),
             }),
             work: Notify::new(),
             demand: Notify::new(),
         }
     }
 
-    /// Lets a query wait, unless the queue is full: that is known, and said, at once.
-    pub fn push(&self, deadline: Instant, input: Input) -> Result<Ticket<'_>, Failure> {
+    /// A replica takes batches from here from now on.
+    pub fn join(&self, stream: u64, now: Instant) {
+        let outlook = Other {
+            free: now,
+            alone: Duration::ZERO,
+        };
+        self.waiting.lock().members.push(Member { stream, outlook });
+    }
+
+    /// It does so no more.
+    pub fn leave(&self, stream: u64) {
+        self.waiting
+            .lock()
+            .members
+            .retain(|member| member.stream != stream);
+    }
+
+    /// What is now expected of a replica.
+    pub fn expect(&self, stream: u64, outlook: Other) {
+        if let Some(member) = self.waiting.lock().member(stream) {
+            member.outlook = outlook;
+        }
+    }
+
+    /// Lets a query wait, unless the queue is full or no replica can answer it in time: that is known, and
+    /// said, at once.
+    pub fn push(&self, now: Instant, deadline: Instant, input: Input) -> Result<Ticket<'_>, Failure> {
         let (reply, answer) = oneshot::channel();
         let bytes = input.data().len();
         let waiting = Waiting {
@@ -163,6 +344,10 @@ impl TaskQueue {
             let mut state = self.waiting.lock();
             if state.closed {
                 return Err(DefaultReason::NoReplica.into());
+            }
+            state.arrivals.record(now, deadline.saturating_since(now));
+            if self.admission == Admission::InTime && state.is_hopeless(now, deadline) {
+                return Err(DefaultReason::PredictedLate.into());
             }
             let earliest = state.queue.earliest();
             match state.queue.push(deadline, bytes, waiting) {
@@ -214,40 +399,32 @@ impl TaskQueue {
         self.demand.notify_waiters();
     }
 
-    /// Takes the next batch as `policy` decides, of at most `max_bytes` of inputs; may be empty.
+    /// Takes the next batch as the taker's policy decides; it may be empty.
     ///
     /// What the policy gives up is answered here. If queries are left, another batcher is woken.
-    pub fn take(&self, policy: &mut dyn BatchPolicy, start: Instant, max_bytes: usize) -> Vec<Task> {
+    pub fn take(&self, taker: Taker<'_>) -> Taken {
         let mut given_up = Vec::new();
-        let mut batch = Vec::new();
-        let left = {
-            let queue = &mut self.waiting.lock().queue;
-            let decision = policy.decide(queue, start);
-            given_up.extend((0..decision.give_up).map_while(|_| queue.pop()));
-            let mut bytes = 0;
-            batch.reserve_exact(decision.take);
-            while batch.len() < decision.take {
-                let Some((place, waiting)) = queue.pop() else {
-                    break;
-                };
-                let size = waiting.input.data().len();
-                if bytes + size > max_bytes && !batch.is_empty() {
-                    queue.put_back(place, size, waiting);
-                    break;
-                }
-                bytes += size;
-                batch.push(Task::taken(place, waiting));
-            }
-            !queue.is_empty()
+        let (now, stream) = (taker.now, taker.stream);
+        let (taken, wake_another) = {
+            let state = &mut *self.waiting.lock();
+            let taken = state.take(taker, &mut given_up);
+            let left = !state.queue.is_empty();
+            // A replica that leaves all to others passes on what woke it, if another may be waiting for it.
+            let another_is_idle = || {
+                let idle = |member: &Member| member.stream != stream && member.outlook.free <= now;
+                state.members.iter().any(idle)
+            };
+            let wake_another = left && (!taken.tasks.is_empty() || another_is_idle());
+            (taken, wake_another)
         };
-        for (_, waiting) in given_up {
-            let failure = waiting.expired();
+        for (deadline, waiting) in given_up {
+            let failure = waiting.given_up(deadline <= now);
             let _ = waiting.reply.send(Err(failure));
         }
-        if left {
+        if wake_another {
             self.work.notify_one();
         }
-        batch
+        taken
     }
 
     /// Answers all that waits, and whatever comes: the version is gone.
@@ -302,10 +479,11 @@ mod tests {
     use super::*;
 
     fn queue(count: usize) -> TaskQueue {
-        TaskQueue::new(Bounds {
+        let bounds = Bounds {
             count,
             bytes: usize::MAX,
-        })
+        };
+        TaskQueue::new(bounds, Admission::InTime)
     }
 
     fn at(nanos: u64) -> Instant {
@@ -317,19 +495,24 @@ mod tests {
     }
 
     fn take(queue: &TaskQueue, size: u32, max_bytes: usize) -> Vec<Task> {
-        queue.take(
-            &mut FixedSize::new(NonZeroU32::new(size).unwrap()),
-            at(0),
+        let taken = queue.take(Taker {
+            stream: 0,
+            policy: &mut FixedSize::new(NonZeroU32::new(size).unwrap()),
+            latency: &LatencyModel::default(),
+            now: at(0),
+            start: at(0),
+            overhead: Duration::ZERO,
             max_bytes,
-        )
+        });
+        taken.tasks
     }
 
     #[test]
     fn a_full_queue_is_said_at_once() {
         let queue = queue(1);
-        let _waiting = queue.push(at(9), input()).unwrap();
+        let _waiting = queue.push(at(0), at(9), input()).unwrap();
         assert_eq!(
-            queue.push(at(9), input()).unwrap_err().reason,
+            queue.push(at(0), at(9), input()).unwrap_err().reason,
             DefaultReason::QueueFull
         );
     }
@@ -337,16 +520,16 @@ mod tests {
     #[test]
     fn an_asker_that_hangs_up_frees_its_place() {
         let queue = queue(1);
-        drop(queue.push(at(9), input()).unwrap());
+        drop(queue.push(at(0), at(9), input()).unwrap());
         assert!(queue.is_empty());
     }
 
     #[test]
     fn the_reason_at_the_deadline_says_how_far_the_query_got() {
         let queue = queue(10);
-        let waiting = queue.push(at(9), input()).unwrap();
+        let waiting = queue.push(at(0), at(9), input()).unwrap();
         assert_eq!(waiting.expire().reason, DefaultReason::ExpiredInQueue);
-        let sent = queue.push(at(9), input()).unwrap();
+        let sent = queue.push(at(0), at(9), input()).unwrap();
         let batch = take(&queue, 1, usize::MAX);
         assert_eq!(sent.expire().reason, DefaultReason::LateReply);
         assert!(batch[0].is_abandoned());
@@ -355,7 +538,7 @@ mod tests {
     #[tokio::test]
     async fn a_query_is_tried_again_after_its_replica_was_lost_but_only_once() {
         let queue = queue(10);
-        let mut ticket = queue.push(at(9), input()).unwrap();
+        let mut ticket = queue.push(at(0), at(9), input()).unwrap();
         queue.put_back(take(&queue, 1, usize::MAX), Unanswered::NotSent);
         queue.put_back(take(&queue, 1, usize::MAX), Unanswered::ReplicaLost);
         assert_eq!(queue.len(), 1);
@@ -368,8 +551,8 @@ mod tests {
     #[test]
     fn a_query_put_back_still_belongs_to_its_asker() {
         let queue = queue(10);
-        let lost = queue.push(at(9), input()).unwrap();
-        let hung_up = queue.push(at(9), input()).unwrap();
+        let lost = queue.push(at(0), at(9), input()).unwrap();
+        let hung_up = queue.push(at(0), at(9), input()).unwrap();
         queue.put_back(take(&queue, 2, usize::MAX), Unanswered::ReplicaLost);
         drop(hung_up);
         assert_eq!(queue.len(), 1, "hanging up frees the place");
@@ -380,7 +563,9 @@ mod tests {
     #[test]
     fn what_a_full_message_left_behind_expires_in_the_queue() {
         let queue = queue(10);
-        let mut tickets: Vec<_> = (0..2).map(|_| queue.push(at(9), input()).unwrap()).collect();
+        let mut tickets: Vec<_> = (0..2)
+            .map(|_| queue.push(at(0), at(9), input()).unwrap())
+            .collect();
         assert_eq!(take(&queue, 8, 8).len(), 1);
         assert_eq!(tickets.remove(1).expire().reason, DefaultReason::ExpiredInQueue);
     }
@@ -388,12 +573,12 @@ mod tests {
     #[tokio::test]
     async fn a_closed_queue_answers_all_that_waits_and_whatever_comes() {
         let queue = queue(10);
-        let mut waiting = queue.push(at(9), input()).unwrap();
-        let mut sent = queue.push(at(9), input()).unwrap();
+        let mut waiting = queue.push(at(0), at(9), input()).unwrap();
+        let mut sent = queue.push(at(0), at(9), input()).unwrap();
         let batch = take(&queue, 1, usize::MAX);
         queue.close();
         assert_eq!(
-            queue.push(at(9), input()).unwrap_err().reason,
+            queue.push(at(0), at(9), input()).unwrap_err().reason,
             DefaultReason::NoReplica
         );
         queue.put_back(batch, Unanswered::ReplicaLost);
@@ -407,15 +592,15 @@ mod tests {
         let queue = queue(10);
         let demand = queue.demand();
         assert_eq!(queue.waiting(at(0)), None);
-        let _ticket = queue.push(at(9), input()).unwrap();
+        let _ticket = queue.push(at(0), at(9), input()).unwrap();
         demand.await;
     }
 
     #[tokio::test]
     async fn what_has_expired_is_answered_when_the_next_batch_is_taken() {
         let queue = queue(10);
-        let mut late = queue.push(at(0), input()).unwrap();
-        let _in_time = queue.push(at(9), input()).unwrap();
+        let mut late = queue.push(at(0), at(0), input()).unwrap();
+        let _in_time = queue.push(at(0), at(9), input()).unwrap();
         assert_eq!(take(&queue, 8, usize::MAX).len(), 1);
         assert_eq!(
             late.answer().await.unwrap(),
@@ -426,7 +611,9 @@ mod tests {
     #[test]
     fn a_batch_stays_below_the_largest_message() {
         let queue = queue(10);
-        let tickets: Vec<_> = (0..3).map(|_| queue.push(at(9), input()).unwrap()).collect();
+        let tickets: Vec<_> = (0..3)
+            .map(|_| queue.push(at(0), at(9), input()).unwrap())
+            .collect();
         assert_eq!(take(&queue, 8, 16).len(), 2);
         assert_eq!(
             take(&queue, 8, 1).len(),
@@ -436,10 +623,59 @@ mod tests {
         drop(tickets);
     }
 
+    fn member(queue: &TaskQueue, free: u64, alone: u64) {
+        queue.join(1, at(0));
+        let outlook = Other {
+            free: at(free),
+            alone: Duration::from_nanos(alone),
+        };
+        queue.expect(1, outlook);
+    }
+
+    #[test]
+    fn what_no_replica_can_answer_in_time_is_refused_on_arrival() {
+        let queue = queue(10);
+        member(&queue, 5, 10);
+        let _in_time = queue.push(at(0), at(15), input()).unwrap();
+        let refused = queue.push(at(0), at(14), input()).unwrap_err();
+        assert_eq!(refused.reason, DefaultReason::PredictedLate);
+        queue.join(2, at(0));
+        let _unknown_may_be_faster = queue.push(at(0), at(14), input()).unwrap();
+    }
+
+    #[test]
+    fn policies_that_do_not_count_on_times_refuse_nothing_for_them() {
+        let bounds = Bounds {
+            count: 10,
+            bytes: 100,
+        };
+        let queue = TaskQueue::new(bounds, BatchSize::Aimd.into());
+        member(&queue, 5, 10);
+        assert!(queue.push(at(0), at(1), input()).is_ok());
+    }
+
+    #[test]
+    fn an_idle_replica_is_tried_now_and_then_even_if_all_would_be_late() {
+        let queue = queue(10);
+        let interval = u64::try_from(PROBE_INTERVAL.as_nanos()).unwrap();
+        member(&queue, 0, 10 * interval);
+        let arrive = |now: u64| queue.push(at(now), at(now + interval), input());
+        let probe = arrive(0).unwrap();
+        assert_eq!(arrive(1).unwrap_err().reason, DefaultReason::PredictedLate);
+        drop(probe);
+        assert_eq!(
+            arrive(interval - 1).unwrap_err().reason,
+            DefaultReason::PredictedLate
+        );
+        assert!(arrive(interval).is_ok());
+    }
+
     #[tokio::test]
     async fn what_is_left_wakes_another_batcher() {
         let queue = queue(10);
-        let _tickets: Vec<_> = (0..2).map(|_| queue.push(at(9), input()).unwrap()).collect();
+        let _tickets: Vec<_> = (0..2)
+            .map(|_| queue.push(at(0), at(9), input()).unwrap())
+            .collect();
         queue.work().await;
         take(&queue, 1, usize::MAX);
         queue.work().await;

@@ -26,6 +26,7 @@ impl BatchPolicy for FixedSize {
         let give_up = queue.expired(situation.start);
         Decision {
             give_up,
+            leave: 0,
             take: self.size.min(queue.len() - give_up),
         }
     }
@@ -35,8 +36,19 @@ impl BatchPolicy for FixedSize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::LatencyModel;
     use super::*;
+    use crate::arrivals::Arrivals;
     use crate::queue::{Bounds, DeadlineQueue};
+    use crate::time::Instant;
+
+    fn taking(give_up: usize, take: usize) -> Decision {
+        Decision {
+            give_up,
+            leave: 0,
+            take,
+        }
+    }
 
     fn decide(deadlines: &[u64], size: u32, now: u64) -> Decision {
         let mut queue = DeadlineQueue::new(Bounds {
@@ -46,19 +58,25 @@ mod tests {
         for &deadline in deadlines {
             queue.push(Instant::from_nanos(deadline), 1, ()).unwrap();
         }
-        FixedSize::new(NonZeroU32::new(size).unwrap()).decide(&queue, Instant::from_nanos(now))
+        let situation = Situation {
+            start: Instant::from_nanos(now),
+            arrivals: &Arrivals::default(),
+            latency: &LatencyModel::default(),
+            others: &[],
+        };
+        FixedSize::new(NonZeroU32::new(size).unwrap()).decide(&queue, &situation)
     }
 
     #[test]
     fn it_takes_what_is_there_up_to_its_size() {
-        assert_eq!(decide(&[5, 6], 3, 0), Decision { give_up: 0, take: 2 });
-        assert_eq!(decide(&[5, 6, 7, 8], 3, 0), Decision { give_up: 0, take: 3 });
-        assert_eq!(decide(&[], 3, 0), Decision { give_up: 0, take: 0 });
+        assert_eq!(decide(&[5, 6], 3, 0), taking(0, 2));
+        assert_eq!(decide(&[5, 6, 7, 8], 3, 0), taking(0, 3));
+        assert_eq!(decide(&[], 3, 0), taking(0, 0));
     }
 
     #[test]
     fn it_gives_up_what_has_expired_and_nothing_else() {
-        assert_eq!(decide(&[1, 2, 3, 4], 3, 2), Decision { give_up: 2, take: 2 });
-        assert_eq!(decide(&[1, 2], 3, 9), Decision { give_up: 2, take: 0 });
+        assert_eq!(decide(&[1, 2, 3, 4], 3, 2), taking(2, 2));
+        assert_eq!(decide(&[1, 2], 3, 9), taking(2, 0));
     }
 }

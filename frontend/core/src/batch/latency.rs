@@ -8,6 +8,7 @@
 //! Times are seconds, as numbers: they are multiplied far more often than shown.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::line::{LEAST_SECONDS, Line};
 use super::ratios::{POINTS, Ratios};
@@ -24,6 +25,9 @@ const JUMP: f64 = 1.4;
 /// One batch counts for at most this many times what was expected, and at least one such part: a stall of
 /// seconds says nothing of the batch after it.
 const OUTLIER: f64 = 4.0;
+
+/// No batch is believed to take longer: a clock that jumped is no batch time.
+const LONGEST_SECONDS: f64 = 1e5;
 
 /// What is known of a replica's batch times.
 #[derive(Clone, Debug, Default)]
@@ -82,14 +86,34 @@ impl LatencyModel {
         self.ratios.mean()
     }
 
-    /// A batch took so many seconds. `pressed`: queries were left waiting or given up when it was sized.
+    /// How long a batch of this size typically takes, if there is anything to go by.
+    pub fn predict(&self, size: usize) -> Option<Duration> {
+        self.is_known()
+            .then(|| Duration::from_secs_f64(self.typical(size).min(LONGEST_SECONDS)))
+    }
+
+    /// Queries per second with the best size of up to `max_batch` that takes no longer than `within`; nothing
+    /// while nothing is known.
     #[expect(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]
-    pub fn observe(&mut self, size: usize, seconds: f64, pressed: bool) {
-        if size == 0 || !seconds.is_finite() {
+    pub fn throughput(&self, max_batch: usize, within: Duration) -> Option<f64> {
+        self.line?;
+        let (caution, mean_ratio) = (self.caution(), self.mean_ratio());
+        let fits = |&size: &usize| size == 1 || caution * self.typical(size) <= within.as_secs_f64();
+        let rate = |size: usize| size as f64 / (self.typical(size) * mean_ratio);
+        Some((1..=max_batch).take_while(fits).map(rate).fold(0.0, f64::max))
+    }
+
+    /// A batch of `size` took this long inside the model. `pressed`: queries were left waiting or given up when it was sized.
+    #[expect(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]
+    pub fn observe(&mut self, size: usize, took: Duration, pressed: bool) {
+        if size == 0 {
             return;
         }
         self.largest = self.largest.max(size);
-        let (size, seconds) = (size as f64, seconds.max(LEAST_SECONDS));
+        let (size, seconds) = (
+            size as f64,
+            took.as_secs_f64().clamp(LEAST_SECONDS, LONGEST_SECONDS),
+        );
         self.recent.push_back((size, seconds));
         if self.recent.len() > JUMP_BATCHES {
             self.recent.pop_front();
@@ -121,5 +145,128 @@ impl LatencyModel {
         line.scale(median);
         self.ratios.divide_last(JUMP_BATCHES - 1, median);
         self.since_jump = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A model that takes `fixed` and `each` per input, in microseconds.
+    #[derive(Clone, Copy, Debug)]
+    struct Truth {
+        fixed: u64,
+        each: u64,
+    }
+
+    impl Truth {
+        fn of(self, size: usize) -> Duration {
+            Duration::from_micros(self.fixed + self.each * size as u64)
+        }
+    }
+
+    fn learned(truth: Truth, sizes: impl IntoIterator<Item = usize>) -> LatencyModel {
+        let mut latency = LatencyModel::default();
+        for size in sizes {
+            latency.observe(size, truth.of(size), false);
+        }
+        latency
+    }
+
+    fn is_close(latency: &LatencyModel, size: usize, truth: Duration) -> bool {
+        (latency.typical(size) / truth.as_secs_f64() - 1.0).abs() < 0.1
+    }
+
+    const TRUTH: Truth = Truth {
+        fixed: 5000,
+        each: 1000,
+    };
+
+    #[test]
+    fn before_the_first_batch_nothing_is_predicted() {
+        let latency = LatencyModel::default();
+        assert!(!latency.is_known());
+        assert_eq!(latency.predict(1), None);
+        assert_eq!(latency.throughput(64, Duration::from_secs(1)), None);
+    }
+
+    #[test]
+    fn one_stall_is_not_a_change_of_speed() {
+        let mut latency = learned(TRUTH, (1..40).map(|n| n % 20 + 1));
+        latency.observe(10, Duration::from_secs(60), true);
+        for n in 0..20 {
+            latency.observe(n + 1, TRUTH.of(n + 1), true);
+        }
+        assert!(is_close(&latency, 20, TRUTH.of(20)), "{}", latency.typical(20));
+    }
+
+    #[test]
+    fn a_change_of_speed_is_followed_within_a_few_batches_both_ways() {
+        let slow = Truth {
+            fixed: 50_000,
+            each: 10_000,
+        };
+        let mut latency = learned(TRUTH, (0..100).map(|n| n % 20 + 1));
+        for (truth, batches) in [(slow, 5), (TRUTH, 8)] {
+            for n in 0..batches {
+                latency.observe(10 + n % 3, truth.of(10 + n % 3), true);
+            }
+            assert!(is_close(&latency, 11, truth.of(11)), "{}", latency.typical(11));
+        }
+    }
+
+    #[test]
+    fn throughput_is_that_of_the_best_batch_in_time() {
+        let latency = learned(TRUTH, (0..100).map(|n| n % 20 + 1));
+        let best = latency.throughput(64, Duration::from_millis(25)).unwrap();
+        assert!((best / 800.0 - 1.0).abs() < 0.02, "{best}");
+        let all = latency.throughput(5, Duration::from_secs(1)).unwrap();
+        assert!((all / 500.0 - 1.0).abs() < 0.02, "{all}");
+        let none = latency.throughput(64, Duration::ZERO).unwrap();
+        assert!((none / 166.7 - 1.0).abs() < 0.02, "{none}");
+    }
+
+    fn anything() -> impl Strategy<Value = Vec<(usize, u64, bool)>> {
+        let micros = prop_oneof![0u64..100, 1000u64..100_000, 1_000_000u64..1_000_000_000_000];
+        prop::collection::vec((1usize..=64, micros, any::<bool>()), 0..100)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_was_seen_before_the_truth_is_learned(
+            before in anything(),
+            fixed in 0u64..20_000,
+            each in 1u64..5000,
+            sizes in prop::collection::vec(1usize..=64, 400..401),
+        ) {
+            prop_assume!(sizes.iter().any(|size| size.abs_diff(sizes[0]) > 8));
+            let truth = Truth { fixed: fixed + 10, each };
+            let mut latency = LatencyModel::default();
+            for (size, micros, pressed) in before {
+                latency.observe(size, Duration::from_micros(micros), pressed);
+            }
+            for &size in &sizes {
+                latency.observe(size, truth.of(size), true);
+            }
+            for size in [1, 32, 64] {
+                let ratio = latency.typical(size) / truth.of(size).as_secs_f64();
+                prop_assert!((0.8..1.25).contains(&ratio), "{} of {:?} at {}", ratio, truth, size);
+            }
+        }
+
+        #[test]
+        fn expectations_are_finite_and_grow_with_the_size(seen in anything()) {
+            let mut latency = LatencyModel::default();
+            for (size, micros, pressed) in seen {
+                latency.observe(size, Duration::from_micros(micros), pressed);
+                prop_assert!(latency.typical(1).is_finite() && latency.typical(1) > 0.0);
+                prop_assert!(latency.typical(64) >= latency.typical(1));
+                prop_assert!(latency.caution().is_finite() && latency.caution() >= 1.0);
+                let fits = latency.size_within(latency.typical(32));
+                prop_assert!(fits >= 31, "{fits}");
+            }
+        }
     }
 }

@@ -11,6 +11,10 @@ const RIDGE: f64 = 1e-3;
 /// larger batches are tried: one that is believed too steep would otherwise never be put to the test.
 const DOUBT: f64 = 0.97;
 
+/// All the samples before weigh no more than this many of the one that comes. Batches that were once believed
+/// to take next to nothing would otherwise outweigh thousands of later ones.
+const MOST_HISTORY: f64 = 200.0;
+
 /// No batch is believed to take less than this, in seconds: clocks count microseconds.
 pub(super) const LEAST_SECONDS: f64 = 1e-7;
 
@@ -92,7 +96,26 @@ impl Line {
 }
 
 impl Sums {
+    /// Makes all that was seen before weigh no more than this, the line through it staying as it is.
+    fn shrink_to(&mut self, weight: f64) {
+        if self.weight <= weight {
+            return;
+        }
+        let factor = weight / self.weight;
+        let Self {
+            weight,
+            size,
+            size_squared,
+            seconds,
+            size_times_seconds,
+        } = self;
+        for sum in [weight, size, size_squared, seconds, size_times_seconds] {
+            *sum *= factor;
+        }
+    }
+
     fn add(&mut self, size: f64, seconds: f64, weight: f64) {
+        self.shrink_to(MOST_HISTORY * weight);
         let fade = |sum: &mut f64, sample: f64| *sum = *sum * FADE + weight * sample;
         fade(&mut self.weight, 1.0);
         fade(&mut self.size, size);

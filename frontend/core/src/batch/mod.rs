@@ -1,7 +1,7 @@
 //! How many waiting queries the next batch takes, and which are given up.
 //!
-//! A [`BatchPolicy`] belongs to one replica. It is asked when the replica can take a batch, as late as
-//! possible, and told what each batch took.
+//! A [`BatchPolicy`] belongs to one replica, and so does a [`LatencyModel`]. The policy is asked when the
+//! replica can take a batch, as late as possible; both are told what each batch took.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -16,18 +16,22 @@ mod latency;
 mod learned;
 mod line;
 mod outlook;
+mod patience;
 mod ratios;
 
 pub use aimd::Aimd;
 pub use fixed::FixedSize;
 pub use latency::LatencyModel;
 pub use learned::Learned;
+pub use patience::{Overhead, Patience};
 
 /// What to do with the head of the queue: first give up, then take.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Decision {
     /// This many of the earliest are answered with their default now.
     pub give_up: usize,
+    /// This many behind those are left for another replica.
+    pub leave: usize,
     /// This many of those behind them are sent.
     pub take: usize,
 }
@@ -39,8 +43,19 @@ pub struct Situation<'a> {
     pub start: Instant,
     /// When queries came lately.
     pub arrivals: &'a Arrivals,
-    /// When each of the other replicas that share the queue is expected to be free.
-    pub others: &'a [Instant],
+    /// What is known of this replica's batch times.
+    pub latency: &'a LatencyModel,
+    /// The other replicas that share the queue.
+    pub others: &'a [Other],
+}
+
+/// What a policy is told of another replica.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Other {
+    /// When it is expected to be free.
+    pub free: Instant,
+    /// What a batch of one typically takes there; nothing if that is not known.
+    pub alone: Duration,
 }
 
 /// Sizes the batches of one replica.
@@ -50,12 +65,6 @@ pub trait BatchPolicy: Send {
 
     /// A batch of `size` took this long inside the model.
     fn observe(&mut self, size: usize, took: Duration);
-
-    /// How long a batch of `size` is expected to take, if there is anything to go by.
-    fn predict(&self, size: usize) -> Option<Duration> {
-        let _ = size;
-        None
-    }
 }
 
 /// The policy for a version's batch size.

@@ -16,6 +16,15 @@ pub(super) struct Cut {
     pub(super) taken: usize,
 }
 
+/// Another replica.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Server {
+    /// When it is free.
+    pub(super) free: f64,
+    /// How much longer a batch takes there.
+    pub(super) pace: f64,
+}
+
 /// A query that is expected to come.
 #[derive(Clone, Copy, Debug)]
 struct Arrival {
@@ -28,8 +37,8 @@ struct Arrival {
 pub(super) struct Outlook {
     /// When the queries that wait are due, earliest first.
     pub(super) due: Vec<f64>,
-    /// When each of the other replicas is free.
-    pub(super) others: Vec<f64>,
+    /// The other replicas.
+    pub(super) others: Vec<Server>,
     /// How far is looked ahead.
     pub(super) horizon: f64,
     /// The largest batch.
@@ -38,9 +47,9 @@ pub(super) struct Outlook {
     caution: f64,
     mean_ratio: f64,
     spread: [f64; POINTS],
-    /// Scratch: the queries that wait at the forecast's time, and when each replica is free.
+    /// Scratch: the queries that wait at the forecast's time, and the replicas.
     waiting: Vec<f64>,
-    free: Vec<f64>,
+    servers: Vec<Server>,
 }
 
 impl Outlook {
@@ -81,8 +90,7 @@ impl Outlook {
     pub(super) fn cut(&self, model: &LatencyModel, due: &[f64], now: f64, size: usize) -> Cut {
         let last = due.len() - 1;
         let mut passed = 0;
-        while passed < last
-            && due[passed] - now < self.caution * model.typical(size.min(due.len() - passed))
+        while passed < last && due[passed] - now < self.caution * model.typical(size.min(due.len() - passed))
         {
             passed += 1;
         }
@@ -95,13 +103,13 @@ impl Outlook {
     #[expect(clippy::cast_precision_loss, reason = "a few hundred queries")]
     pub(super) fn answered(&mut self, model: &LatencyModel, first: Cut, size: usize) -> f64 {
         let mut waiting = std::mem::take(&mut self.waiting);
-        let mut free = std::mem::take(&mut self.free);
+        let mut servers = std::mem::take(&mut self.servers);
         waiting.clear();
         waiting.extend_from_slice(&self.due);
-        free.clear();
-        free.extend_from_slice(&self.others);
-        free.push(0.0);
-        let (mut replica, mut cut, mut now) = (free.len() - 1, first, 0.0_f64);
+        servers.clear();
+        servers.extend_from_slice(&self.others);
+        servers.push(Server { free: 0.0, pace: 1.0 });
+        let (mut server, mut cut, mut now) = (servers.len() - 1, first, 0.0_f64);
         // The first that still waits; those before it were taken or given up.
         let mut head = 0;
         let mut arrivals = self.arrivals.iter();
@@ -110,7 +118,7 @@ impl Outlook {
         loop {
             let begin = head + cut.passed;
             let batch = &waiting[begin..begin + cut.taken];
-            let typical = model.typical(cut.taken);
+            let typical = model.typical(cut.taken) * servers[server].pace;
             let in_time: usize = self
                 .spread
                 .iter()
@@ -120,14 +128,24 @@ impl Outlook {
             // A batch that ends beyond the horizon counts for its part within.
             let within = ((self.horizon - now) / took).clamp(0.0, 1.0);
             answered += within * in_time as f64 / POINTS as f64;
-            free[replica] = now + took;
-            head = begin + cut.taken;
+            servers[server].free = now + took;
+            if self.others.is_empty() {
+                head = begin + cut.taken;
+            } else {
+                waiting.drain(begin..begin + cut.taken);
+            }
 
-            replica = earliest(&free);
-            now = now.max(free[replica]);
+            server = earliest(&servers);
+            now = now.max(servers[server].free);
             while let Some(arrival) = next.filter(|arrival| arrival.at <= now) {
                 insert(&mut waiting, head, arrival.due);
                 next = arrivals.next();
+            }
+            if !self.others.is_empty() {
+                let alone = model.typical(1);
+                while head < waiting.len() && waiting[head] - now < alone {
+                    head += 1;
+                }
             }
             if head == waiting.len() {
                 let Some(arrival) = next else { break };
@@ -141,7 +159,7 @@ impl Outlook {
             cut = self.cut(model, &waiting[head..], now, size);
         }
         self.waiting = waiting;
-        self.free = free;
+        self.servers = servers;
         answered
     }
 }
@@ -151,9 +169,14 @@ fn in_time(due: &[f64], end: f64) -> usize {
     due.len() - due.partition_point(|&due| due < end)
 }
 
-fn earliest(free: &[f64]) -> usize {
-    (1..free.len()).fold(0, |first, replica| {
-        if free[replica] < free[first] { replica } else { first }
+/// The one that is free first.
+fn earliest(servers: &[Server]) -> usize {
+    (1..servers.len()).fold(0, |first, server| {
+        if servers[server].free < servers[first].free {
+            server
+        } else {
+            first
+        }
     })
 }
 
