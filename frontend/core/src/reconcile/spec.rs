@@ -53,17 +53,25 @@ fn environment(
         (labels::ENV_MODEL_NAME, model.name.to_string()),
         (labels::ENV_MODEL_VERSION, model.version.to_string()),
         (labels::ENV_INPUT_TYPE, version.spec.input_type.to_string()),
+        (labels::ENV_MAX_BATCH, version.spec.max_batch.to_string()),
         (labels::ENV_REPLICA_ID, replica.to_string()),
         (labels::ENV_TOKEN, String::new()),
     ];
+    let warm_up = deployment.warm_up.as_ref();
+    let warm_up = warm_up.map(|input| (labels::ENV_WARM_UP, input.to_string()));
     let mut env = deployment.env.clone();
-    env.extend(ours.map(|(name, value)| (name.to_owned(), value)));
+    env.extend(
+        ours.into_iter()
+            .chain(warm_up)
+            .map(|(name, value)| (name.to_owned(), value)),
+    );
     env
 }
 
 /// A digest of all that makes a running container fit or not fit the catalog.
 ///
-/// The frontends' addresses are left out: a container learns of new ones over its stream. The time of
+/// The frontends' addresses are left out: a container learns of new ones over its stream. So is the largest
+/// batch, which a container uses for nothing but its warm-up. The time of
 /// registration is in: a version deleted and registered again may mean another image of the same name.
 fn digest(version: &Version, deployment: &Deployment) -> String {
     let Deployment {
@@ -72,8 +80,9 @@ fn digest(version: &Version, deployment: &Deployment) -> String {
         cpus,
         memory_bytes,
         env,
+        warm_up,
     } = deployment;
-    let fitting = serde_json::json!({
+    let mut fitting = serde_json::json!({
         "input_type": version.spec.input_type,
         "registered_at": version.registered_at,
         "image": image,
@@ -81,6 +90,10 @@ fn digest(version: &Version, deployment: &Deployment) -> String {
         "memory_bytes": memory_bytes,
         "env": env,
     });
+    if let Some(input) = warm_up {
+        // Only where there is one, so that containers of an earlier release still fit after an upgrade.
+        fitting["warm_up"] = input.clone();
+    }
     format!("{:016x}", fnv1a(fitting.to_string().as_bytes()))
 }
 
