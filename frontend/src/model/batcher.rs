@@ -172,10 +172,13 @@ impl Batcher {
         let Some(tasks) = self.sent.remove(&result.id) else {
             return;
         };
-        if matches!(result.outcome, Some(batch_result::Outcome::Outputs(_))) {
+        let worked_on = result
+            .model_inputs
+            .map_or(tasks.len(), |inputs| tasks.len().min(inputs as usize));
+        if worked_on > 0 && matches!(result.outcome, Some(batch_result::Outcome::Outputs(_))) {
             // Only what the model really worked on says how long it takes.
             let model_time = Duration::from_micros(result.model_micros);
-            self.policy.observe(tasks.len(), model_time);
+            self.policy.observe(worked_on, model_time);
             self.model.metrics.answered(model_time);
         }
         self.replica.in_flight.fetch_sub(1, Ordering::Relaxed);

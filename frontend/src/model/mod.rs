@@ -270,8 +270,12 @@ impl Reception for ModelTable {
         } = arrival;
         let (leaving, orders) = self.enter(registration, peer)?;
         let model = leaving.model.clone();
+        let mut policy = policy_for(model.spec.batch_size, model.spec.max_batch);
+        for sample in &leaving.replica.registration.recent_batches {
+            policy.observe(sample.inputs, sample.took);
+        }
         let batcher = Batcher {
-            policy: policy_for(model.spec.batch_size, model.spec.max_batch),
+            policy,
             model,
             replica: leaving.replica.clone(),
             stream,
