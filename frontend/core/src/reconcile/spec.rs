@@ -102,3 +102,39 @@ fn fnv1a(bytes: &[u8]) -> u64 {
     let step = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(deployment: &str) -> ReplicaSpec {
+        let version = format!(
+            r#"{{"input_type": "doubles", "max_batch": 8, "registered_at": "1970-01-01T00:00:00Z",
+                 "deployment": {deployment}}}"#
+        );
+        let placement = Placement {
+            cluster: "test".parse().unwrap(),
+            frontends: vec!["127.0.0.1:7000".into()],
+        };
+        let id = "m:1".parse().unwrap();
+        replica_spec(&placement, &id, &serde_json::from_str(&version).unwrap(), 0).unwrap()
+    }
+
+    #[test]
+    fn a_container_is_told_its_largest_batch_and_what_to_warm_up_with() {
+        let spec =
+            spec(r#"{"image": "i", "replicas": 1, "warm_up": [1, 2.5], "env": {"SKYSAIL_MAX_BATCH": "99"}}"#);
+        assert_eq!(spec.env[labels::ENV_MAX_BATCH], "8");
+        assert_eq!(spec.env[labels::ENV_WARM_UP], "[1,2.5]");
+    }
+
+    #[test]
+    fn only_a_warm_up_input_changes_the_digest_and_without_one_there_is_no_variable() {
+        let without = spec(r#"{"image": "i", "replicas": 1}"#);
+        assert!(!without.env.contains_key(labels::ENV_WARM_UP));
+        // As of the release before there were warm-up inputs: an upgrade restarts nothing.
+        assert_eq!(without.digest, "093029645a08ffa8");
+        let with = spec(r#"{"image": "i", "replicas": 1, "warm_up": [1]}"#);
+        assert_ne!(with.digest, without.digest);
+    }
+}
