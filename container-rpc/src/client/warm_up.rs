@@ -13,7 +13,6 @@ use super::model_thread::{Called, call, guarded};
 use crate::model::{Batch, Model};
 use crate::sample::BatchTimeSample;
 use crate::settings::Settings;
-use crate::transport::MESSAGE_BYTES;
 
 /// No batch begins later than this, counted from the end of the very first.
 const TIME: Duration = Duration::from_secs(1);
@@ -25,6 +24,11 @@ const LONG: Duration = Duration::from_millis(250);
 /// Times each size is tried: a line through the times stands on more than one of each, and the machine may
 /// have been busy during one round.
 const ROUNDS: usize = 3;
+
+/// The largest batch that is tried, in inputs and in bytes of input. What larger ones take follows from these,
+/// and a container that is short of memory must not end by its warm-up, again and again.
+const MOST_INPUTS: usize = 4096;
+const MOST_BYTES: usize = 16 * 1024 * 1024;
 
 /// What to warm up with.
 #[derive(Debug)]
@@ -64,13 +68,13 @@ impl WarmUp {
             inputs,
             samples: Vec::new(),
         };
-        if let Err(words) = sweep.run(self.max_batch, is_over) {
-            warn!(
+        match sweep.run(self.max_batch, is_over) {
+            Ok(()) => info!(batches = sweep.samples.len(), "warmed up"),
+            Err(words) => warn!(
                 reason = words,
                 "the model failed on its warm-up input, serving anyway"
-            );
+            ),
         }
-        info!(batches = sweep.samples.len(), "warmed up");
         sweep.samples
     }
 
@@ -103,7 +107,7 @@ impl<M: Model> Sweep<'_, M> {
         // What this one takes says nothing of later ones: a library may load its kernels now.
         self.take(1)?;
         let begun = Instant::now();
-        let mut steps = Steps::up_to(max_batch.min(self.most_in_a_message()));
+        let mut steps = Steps::up_to(max_batch.min(most_tried(&self.inputs)));
         while let Some(inputs) = steps.next(begun.elapsed()).filter(|_| !is_over()) {
             let took = self.take(inputs)?;
             let sample = BatchTimeSample { inputs, took };
@@ -123,12 +127,12 @@ impl<M: Model> Sweep<'_, M> {
             Some(error) => Err(error.message),
         }
     }
+}
 
-    /// How many of these inputs one message holds: the frontend sends no more.
-    fn most_in_a_message(&self) -> usize {
-        let longest = self.inputs.iter().map(|input| input.data().len()).max();
-        (MESSAGE_BYTES / longest.unwrap_or(1).max(1)).max(1)
-    }
+/// How many of these inputs make a batch that is not too large to try; one always does.
+fn most_tried(inputs: &[Input]) -> usize {
+    let longest = inputs.iter().map(|input| input.data().len()).max();
+    (MOST_BYTES / longest.unwrap_or_default().max(1)).clamp(1, MOST_INPUTS)
 }
 
 /// Which sizes are tried: 1, 2, 4 and so on up to the largest, in several rounds. Pure.
@@ -206,6 +210,14 @@ mod tests {
     fn no_batch_begins_after_a_second() {
         assert_eq!(tried(64, |_| millis(200)), [1, 2, 4, 8, 16]);
         assert_eq!(tried(64, |_| millis(60_000)), [1]);
+    }
+
+    #[test]
+    fn a_batch_that_would_take_too_much_memory_is_not_tried() {
+        let large = Input::bytes(vec![0; MOST_BYTES / 3]);
+        assert_eq!(most_tried(&[Input::bytes(Vec::new()), large]), 3);
+        assert_eq!(most_tried(&[Input::bytes(vec![0; MOST_BYTES + 1])]), 1);
+        assert_eq!(most_tried(&[Input::bytes(Vec::new())]), MOST_INPUTS);
     }
 
     #[test]
