@@ -117,6 +117,8 @@ pub(crate) enum InvalidValue {
     NotPositive,
     #[error("write NAME=VALUE, as in `LOG_LEVEL=debug`")]
     Variable,
+    #[error("{0}; write one input as JSON, as in `[7.9, 4.4, 6.9, 2.5]` or `\"some text\"`")]
+    Input(String),
     #[error("{0}; write it as in `http://127.0.0.1:1338`")]
     Url(String),
     #[error("only http is supported; put a proxy in front for https")]
@@ -193,6 +195,11 @@ pub(crate) fn parse_variable(text: &str) -> Result<(String, String), InvalidValu
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err(InvalidValue::Variable),
     }
+}
+
+/// Parses an input that is not for a query: whether it fits the version, the server says.
+pub(crate) fn parse_input(text: &str) -> Result<serde_json::Value, InvalidValue> {
+    serde_json::from_str(text).map_err(|error| InvalidValue::Input(error.to_string()))
 }
 
 /// Parses the URL of an API; `HOST:PORT` alone is taken too.
@@ -335,6 +342,28 @@ mod tests {
         let names: Vec<_> = deploy.env.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["A", "B"]);
         assert!(deploy.waits());
+    }
+
+    #[test]
+    fn a_warm_up_input_is_json() {
+        let base = [
+            "model",
+            "deploy",
+            "m:1",
+            "--image",
+            "i",
+            "--input-type",
+            "strings",
+            "--warm-up",
+        ];
+        let command = parse(&[&base[..], &["\"some text\""]].concat()).unwrap();
+        let Command::Model(ModelCommand::Deploy(deploy)) = command else {
+            panic!("{command:?}");
+        };
+        assert_eq!(deploy.warm_up, Some("some text".into()));
+        let error = parse(&[&base[..], &["some text"]].concat()).unwrap_err();
+        assert!(error.to_string().contains("one input as JSON"), "{error}");
+        assert_eq!(error.exit_code(), 2);
     }
 
     #[test]

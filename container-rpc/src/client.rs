@@ -7,11 +7,14 @@
 mod connection;
 mod container;
 mod model_thread;
+mod recent;
 mod reconnect;
+mod warm_up;
 
 use std::error::Error;
 use std::future::Future;
 use std::io::IsTerminal;
+use std::pin::pin;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,6 +24,9 @@ use tracing_subscriber::EnvFilter;
 use crate::model::Model;
 use crate::settings::{Settings, SettingsError};
 use container::Container;
+use model_thread::ModelThread;
+use recent::RecentBatches;
+use warm_up::WarmUp;
 
 /// Why a container stopped serving, other than being asked to.
 #[derive(Debug, thiserror::Error)]
@@ -62,14 +68,28 @@ pub fn serve(model: impl Model) -> ExitCode {
 
 /// Serves a model with these settings until `shutdown` is ready, then answers what is in hand.
 ///
+/// The model warms up first, and the container registers once it has; a `shutdown` meanwhile is obeyed at once.
+///
 /// For those who bring their own runtime (tokio's, with network and time); [`serve`] is for a `main`.
 pub async fn serve_with(
     settings: Settings,
     model: impl Model,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let (to_model, finished) = model_thread::spawn(model).map_err(ServeError::System)?;
-    let (container, heard) = Container::new(&settings, to_model);
+    let ModelThread {
+        warmed_up,
+        to_model,
+        finished,
+    } = model_thread::spawn(model, WarmUp::of(&settings)).map_err(ServeError::System)?;
+    let mut shutdown = pin!(shutdown);
+    let samples = tokio::select! {
+        warmed_up = warmed_up => warmed_up.expect("the thread ends after the container; this is a bug"),
+        () = &mut shutdown => {
+            info!("asked to end before the model was warm");
+            return Ok(());
+        }
+    };
+    let (container, heard) = Container::new(&settings, to_model, RecentBatches::new(samples));
     info!(
         model = %settings.model,
         replica = %settings.replica,

@@ -6,10 +6,11 @@
 //!
 //! - [`model`]: what the author of a container writes against. No tokio in sight.
 //! - [`settings`]: the container's environment, read once.
-//! - [`client`]: the container's end: connections, the model's thread, draining.
+//! - [`client`]: the container's end: warm-up, connections, the model's thread, draining.
 //! - [`credit`]: which frontend gets the next slot; pure.
 //! - [`session`]: what may be said when on one stream; pure.
 //! - [`server`]: the frontend's end.
+//! - [`sample`]: what a batch took, as containers tell frontends.
 //! - [`transport`]: keep-alive, windows and limits, the same for both ends.
 //!
 //! A whole container:
@@ -35,6 +36,7 @@
 pub mod client;
 pub mod credit;
 pub mod model;
+pub mod sample;
 pub mod server;
 pub mod session;
 pub mod settings;
@@ -43,4 +45,4 @@ pub mod transport;
 pub use client::{ServeError, serve, serve_with};
 pub use model::{Batch, Model, ModelError, Outputs};
 pub use settings::Settings;
-pub use skysail_proto::value::{InputRef, InputType};
+pub use skysail_proto::value::{Input, InputRef, InputType};

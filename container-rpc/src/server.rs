@@ -106,6 +106,7 @@ impl ContainerService for Door {
             inbound,
             outbound,
             credit_since: Instant::now(),
+            withheld: None,
         };
         let registered = container::Registered {
             frontend_id: self.frontend_id.clone(),
@@ -173,6 +174,8 @@ pub struct ReplicaStream {
     outbound: mpsc::Sender<Result<FrontendMessage, Status>>,
     /// When the newest credit came.
     credit_since: Instant,
+    /// Demand the container has no use for as things stand, and since when it waits here.
+    withheld: Option<(Demand, Instant)>,
 }
 
 impl ReplicaStream {
@@ -186,8 +189,14 @@ impl ReplicaStream {
         let event = self.session.receive(message).inspect_err(|violation| {
             let _ = self.outbound.try_send(Err(refused(violation)));
         })?;
-        if event == Event::Credit {
-            self.credit_since = Instant::now();
+        match event {
+            Event::Credit => {
+                self.credit_since = Instant::now();
+                // Forgotten here as it is at the container: what is left is announced anew.
+                self.withheld = None;
+            }
+            Event::Recall => self.announce_withheld()?,
+            _ => {}
         }
         Ok(event)
     }
@@ -229,8 +238,32 @@ impl ReplicaStream {
         Ok(id)
     }
 
-    /// Says that queries wait for a credit.
+    /// Whether the container has a use for word of demand. One that knows no other frontend has none: its
+    /// next credit comes all the same.
+    pub fn wants_demand(&self) -> bool {
+        self.session.wants_demand()
+    }
+
+    /// Says that queries wait for a credit; where the container has no use for that, once it has.
     pub fn announce(&mut self, demand: Demand) -> Result<(), StreamError> {
+        if self.wants_demand() {
+            return self.send_demand(demand);
+        }
+        self.withheld = Some((demand, Instant::now()));
+        Ok(())
+    }
+
+    fn announce_withheld(&mut self) -> Result<(), StreamError> {
+        let Some((demand, since)) = self.withheld.take() else {
+            return Ok(());
+        };
+        self.send_demand(Demand {
+            earliest_budget: demand.earliest_budget.saturating_sub(since.elapsed()),
+            ..demand
+        })
+    }
+
+    fn send_demand(&mut self, demand: Demand) -> Result<(), StreamError> {
         self.send(frontend_message::Kind::Demand(container::Demand {
             queued: u32::try_from(demand.queued).unwrap_or(u32::MAX),
             earliest_budget_micros: micros(demand.earliest_budget),

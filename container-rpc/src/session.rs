@@ -13,6 +13,8 @@ use skysail_proto::container::{self, BatchResult, ContainerMessage, PROTOCOL_VER
 use skysail_proto::ids::{ModelId, ModelName, ModelVersion, ReplicaId};
 use skysail_proto::value::InputType;
 
+use crate::sample::{BatchTimeSample, believed};
+
 /// What a container says of itself when it registers.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Registration {
@@ -30,6 +32,8 @@ pub struct Registration {
     pub pid: u32,
     /// What made it.
     pub agent: String,
+    /// What batches took in it so far, the newest last; what cannot be true is left out.
+    pub recent_batches: Vec<BatchTimeSample>,
 }
 
 /// A breach of the protocol, in words for the container's log.
@@ -75,6 +79,8 @@ pub struct Session {
     credits: VecDeque<Credit>,
     in_flight: HashSet<u64>,
     next_batch: u64,
+    /// Whether the container last said that it knows no other frontend.
+    is_alone: bool,
 }
 
 impl Default for Session {
@@ -84,6 +90,7 @@ impl Default for Session {
             credits: VecDeque::new(),
             in_flight: HashSet::new(),
             next_batch: 1,
+            is_alone: false,
         }
     }
 }
@@ -111,13 +118,19 @@ impl Session {
         match message.kind {
             None => Ok(Event::Nothing),
             Some(Kind::Register(_)) => Err(Violation("a stream registers only once".into())),
-            Some(Kind::Credit(container::Credit { sequence, park })) => {
+            Some(Kind::Credit(container::Credit {
+                sequence,
+                park,
+                alone,
+            })) => {
                 if self.state == State::Ready {
                     self.credits.push_back(Credit { sequence, park });
+                    self.is_alone = alone;
                 }
                 Ok(Event::Credit)
             }
             Some(Kind::Recall(container::Recall { sequence })) => {
+                self.is_alone = false;
                 for credit in self
                     .credits
                     .iter_mut()
@@ -147,6 +160,11 @@ impl Session {
     /// Whether a batch may be sent.
     pub fn has_credit(&self) -> bool {
         !self.credits.is_empty()
+    }
+
+    /// Whether the container has a use for word of what waits here: without, its next credit comes all the same.
+    pub fn wants_demand(&self) -> bool {
+        !self.is_alone
     }
 
     /// Uses a credit for a batch, whose id it returns.
@@ -189,6 +207,7 @@ fn parse(register: container::Register) -> Result<Registration, Violation> {
         hostname: register.hostname,
         pid: register.pid,
         agent: register.agent,
+        recent_batches: believed(register.recent_batches),
     })
 }
 
@@ -215,7 +234,20 @@ mod tests {
         message(container_message::Kind::Credit(container::Credit {
             sequence,
             park,
+            alone: false,
         }))
+    }
+
+    fn credit_of_the_only_frontend(sequence: u64) -> ContainerMessage {
+        message(container_message::Kind::Credit(container::Credit {
+            sequence,
+            park: true,
+            alone: true,
+        }))
+    }
+
+    fn recall(sequence: u64) -> ContainerMessage {
+        message(container_message::Kind::Recall(container::Recall { sequence }))
     }
 
     fn result(id: u64) -> ContainerMessage {
@@ -305,11 +337,7 @@ mod tests {
         let mut session = ready();
         session.receive(credit(1, true)).unwrap();
         assert_eq!(session.unparked_credit(), None);
-        session
-            .receive(message(container_message::Kind::Recall(container::Recall {
-                sequence: 1,
-            })))
-            .unwrap();
+        session.receive(recall(1)).unwrap();
         assert_eq!(
             session.unparked_credit(),
             Some(Credit {
@@ -318,6 +346,21 @@ mod tests {
             })
         );
         assert!(!session.has_credit());
+    }
+
+    #[test]
+    fn demand_is_wanted_until_a_credit_says_otherwise_and_again_from_the_next_word_of_others() {
+        let mut session = ready();
+        assert!(session.wants_demand());
+        session.receive(credit_of_the_only_frontend(1)).unwrap();
+        assert!(!session.wants_demand());
+        session.use_credit().unwrap();
+        assert!(!session.wants_demand());
+        session.receive(credit(2, false)).unwrap();
+        assert!(session.wants_demand());
+        session.receive(credit_of_the_only_frontend(3)).unwrap();
+        session.receive(recall(3)).unwrap();
+        assert!(session.wants_demand());
     }
 
     #[test]

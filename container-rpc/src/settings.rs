@@ -1,13 +1,16 @@
 //! A container's environment, read once; all mistakes are reported together.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 
+use skysail_proto::deployment::DEFAULT_MAX_BATCH;
 use skysail_proto::ids::{ModelId, ModelName, ModelVersion, ReplicaId};
 use skysail_proto::labels::{
-    ENV_FRONTENDS, ENV_INPUT_TYPE, ENV_MODEL_NAME, ENV_MODEL_VERSION, ENV_REPLICA_ID, ENV_TOKEN,
+    ENV_FRONTENDS, ENV_INPUT_TYPE, ENV_MAX_BATCH, ENV_MODEL_NAME, ENV_MODEL_VERSION, ENV_REPLICA_ID,
+    ENV_TOKEN, ENV_WARM_UP,
 };
-use skysail_proto::value::InputType;
+use skysail_proto::value::{Input, InputType};
 
 /// Where a container started by hand finds the frontend.
 pub const DEFAULT_FRONTEND: &str = "127.0.0.1:7000";
@@ -21,6 +24,10 @@ pub struct Settings {
     pub model: ModelId,
     /// What its inputs are.
     pub input_type: InputType,
+    /// The largest batch it will be sent: no larger one is tried when it warms up.
+    pub max_batch: NonZeroU32,
+    /// What to warm up with, instead of what the model offers.
+    pub warm_up: Option<Input>,
     /// Names this replica in its cluster.
     pub replica: ReplicaId,
     /// Shown to the frontend at registration; may be empty.
@@ -49,6 +56,8 @@ impl Settings {
         let version = variables.required::<ModelVersion>(ENV_MODEL_VERSION, "the model's version, as in `1`");
         let input_type =
             variables.required::<InputType>(ENV_INPUT_TYPE, "the model's input type, as in `doubles`");
+        let max_batch = variables.max_batch();
+        let warm_up = input_type.and_then(|input_type| variables.warm_up(input_type));
         let replica = variables.replica();
         let token = (variables.lookup)(ENV_TOKEN).unwrap_or_default();
         match (name, version, input_type, replica) {
@@ -57,6 +66,8 @@ impl Settings {
                     frontends,
                     model: ModelId::new(name, version),
                     input_type,
+                    max_batch,
+                    warm_up,
                     replica,
                     token,
                 })
@@ -111,6 +122,24 @@ impl Variables<'_> {
             ));
         }
         frontends
+    }
+
+    fn max_batch(&mut self) -> NonZeroU32 {
+        let Some(given) = (self.lookup)(ENV_MAX_BATCH) else {
+            return DEFAULT_MAX_BATCH;
+        };
+        given.parse().unwrap_or_else(|_| {
+            self.mistakes
+                .push(format!("{ENV_MAX_BATCH} is `{given}`: use a number from 1"));
+            DEFAULT_MAX_BATCH
+        })
+    }
+
+    fn warm_up(&mut self, input_type: InputType) -> Option<Input> {
+        let json = (self.lookup)(ENV_WARM_UP)?;
+        Input::from_json(input_type, &json)
+            .map_err(|error| self.mistakes.push(format!("{ENV_WARM_UP}: {error}")))
+            .ok()
     }
 
     fn replica(&mut self) -> Option<ReplicaId> {
@@ -173,6 +202,7 @@ mod tests {
             settings.replica
         );
         assert_eq!(settings.token, "");
+        assert_eq!((settings.max_batch, settings.warm_up), (DEFAULT_MAX_BATCH, None));
     }
 
     #[test]
@@ -181,11 +211,15 @@ mod tests {
             (ENV_FRONTENDS, "a:1, [::1]:2,a:1"),
             (ENV_REPLICA_ID, "iris-model_1_0"),
             (ENV_TOKEN, "secret"),
+            (ENV_MAX_BATCH, "8"),
+            (ENV_WARM_UP, "[1, 2.5]"),
         ];
         let settings = read(&[&IRIS[..], &more].concat()).unwrap();
         assert_eq!(settings.frontends, ["a:1", "[::1]:2"]);
         assert_eq!(settings.replica.as_str(), "iris-model_1_0");
         assert_eq!(settings.token, "secret");
+        assert_eq!(settings.max_batch.get(), 8);
+        assert_eq!(settings.warm_up, Some(Input::doubles(&[1.0, 2.5])));
     }
 
     #[test]
@@ -195,6 +229,7 @@ mod tests {
             (ENV_MODEL_VERSION, "_"),
             (ENV_INPUT_TYPE, "tensor"),
             (ENV_REPLICA_ID, "two words"),
+            (ENV_MAX_BATCH, "0"),
         ])
         .unwrap_err()
         .to_string();
@@ -206,8 +241,20 @@ mod tests {
             ENV_MODEL_VERSION,
             "bytes, integers, floats, doubles, strings",
             ENV_REPLICA_ID,
+            ENV_MAX_BATCH,
         ] {
             assert!(error.contains(part), "{part} is not in: {error}");
         }
+    }
+
+    #[test]
+    fn a_warm_up_input_of_another_type_is_a_mistake_that_says_what_is_expected() {
+        let error = read(&[&IRIS[..], &[(ENV_WARM_UP, "\"text\"")]].concat())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(ENV_WARM_UP) && error.contains("an array of numbers (input type doubles)"),
+            "{error}"
+        );
     }
 }

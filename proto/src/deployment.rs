@@ -121,7 +121,15 @@ pub struct Deployment {
     /// Further environment of each container.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// An input of the version's type, as in a query, that each container tries in batches of several sizes
+    /// before it registers; its JSON text has at most [`MAX_WARM_UP_BYTES`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_up: Option<serde_json::Value>,
 }
+
+/// The longest warm-up input, as JSON text: it travels in the container's environment, where Linux takes no
+/// string of more than 128 KiB.
+pub const MAX_WARM_UP_BYTES: usize = 120 * 1024;
 
 #[cfg(test)]
 mod tests {

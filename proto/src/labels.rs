@@ -34,6 +34,10 @@ pub const ENV_MODEL_VERSION: &str = "SKYSAIL_MODEL_VERSION";
 pub const ENV_INPUT_TYPE: &str = "SKYSAIL_INPUT_TYPE";
 /// The replica's id.
 pub const ENV_REPLICA_ID: &str = "SKYSAIL_REPLICA_ID";
+/// The largest batch the replica will be sent.
+pub const ENV_MAX_BATCH: &str = "SKYSAIL_MAX_BATCH";
+/// An input, as JSON, for the model to warm up with.
+pub const ENV_WARM_UP: &str = "SKYSAIL_WARM_UP";
 /// A token to show at registration; empty, and not checked, until there is authentication.
 pub const ENV_TOKEN: &str = "SKYSAIL_TOKEN";
 

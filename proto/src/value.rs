@@ -471,6 +471,16 @@ impl Column {
         Ok(column)
     }
 
+    /// `count` inputs that repeat these, over and over; they must all be of one type.
+    ///
+    /// # Panics
+    /// If there is no input to repeat.
+    pub fn repeating(inputs: &[Input], count: usize) -> Result<Self, WireError> {
+        let batch: Vec<_> = inputs.iter().cycle().take(count).collect();
+        let (data, lengths) = to_columns(batch.into_iter());
+        Self::from_wire(inputs[0].input_type.to_wire() as i32, data, &lengths)
+    }
+
     fn of_one(input: &Input) -> Self {
         let elements = Elements::aligned(input.input_type, input.data.clone());
         Self {

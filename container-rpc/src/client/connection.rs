@@ -8,7 +8,7 @@ use skysail_proto::container::container_message::Kind as FromContainer;
 use skysail_proto::container::container_service_client::ContainerServiceClient;
 use skysail_proto::container::frontend_message::Kind as FromFrontend;
 use skysail_proto::container::{ContainerMessage, FrontendMessage, Register};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -46,6 +46,8 @@ pub(super) enum Phase {
 
 /// What connections tell the container.
 pub(super) enum Event {
+    /// A frontend was reached, and is now told who is there.
+    Registering { reply: oneshot::Sender<Register> },
     /// A frontend took this replica.
     Attached {
         stream: StreamId,
@@ -78,7 +80,6 @@ pub(super) struct Frontend {
 /// Keeps the stream to one frontend up.
 pub(super) struct Connection {
     pub(super) address: String,
-    pub(super) register: Register,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) phase: watch::Sender<Phase>,
     /// The only receiver: once it is gone, so is the connection.
@@ -196,7 +197,7 @@ impl Connection {
             .max_encoding_message_size(MESSAGE_BYTES);
         let (outbound, messages) = mpsc::channel(OUTBOUND);
         let register = ContainerMessage {
-            kind: Some(FromContainer::Register(self.register.clone())),
+            kind: Some(FromContainer::Register(self.introduction().await?)),
         };
         outbound
             .try_send(register)
@@ -222,6 +223,13 @@ impl Connection {
                 });
             }
         }
+    }
+
+    /// What to register with: it grows with every batch.
+    async fn introduction(&self) -> Result<Register, Ended> {
+        let (reply, register) = oneshot::channel();
+        self.send(Event::Registering { reply }).await;
+        register.await.map_err(|_| Ended::Left)
     }
 
     /// Passes on what the frontend says until the stream ends.

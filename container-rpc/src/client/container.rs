@@ -22,6 +22,7 @@ use tracing::{debug, error, info, warn};
 use super::ServeError;
 use super::connection::{Connection, Event, Frontend, Phase};
 use super::model_thread::{Finished, Work};
+use super::recent::RecentBatches;
 use crate::credit::{Arrival, Credits, Step, StreamId};
 use crate::settings::{Settings, hostname, is_host_and_port};
 
@@ -34,6 +35,7 @@ const EVENTS: usize = 64;
 /// All that lives as long as the container.
 pub(super) struct Container {
     register: Register,
+    recent: RecentBatches,
     credits: Credits,
     streams: HashMap<StreamId, Attached>,
     connections: HashMap<String, watch::Sender<Phase>>,
@@ -63,11 +65,13 @@ impl Container {
     pub(super) fn new(
         settings: &Settings,
         to_model: std_mpsc::Sender<Work>,
+        recent: RecentBatches,
     ) -> (Self, mpsc::Receiver<Event>) {
         let (events, heard) = mpsc::channel(EVENTS);
         let mut container = Self {
             register: register(settings),
-            credits: Credits::new(),
+            credits: Credits::knowing(recent.warm_up()),
+            recent,
             streams: HashMap::new(),
             connections: HashMap::new(),
             tasks: JoinSet::new(),
@@ -131,7 +135,16 @@ impl Container {
                     stream,
                     sequence,
                     park,
-                } => self.send(stream, FromContainer::Credit(Credit { sequence, park })),
+                } => {
+                    // Only the one frontend there is may park.
+                    let alone = park;
+                    let credit = Credit {
+                        sequence,
+                        park,
+                        alone,
+                    };
+                    self.send(stream, FromContainer::Credit(credit));
+                }
                 Step::Recall { stream, sequence } => {
                     self.send(stream, FromContainer::Recall(Recall { sequence }))
                 }
@@ -160,12 +173,19 @@ impl Container {
     }
 
     fn finish(&mut self, done: Finished) {
-        self.credits.finish(done.took, self.epoch.elapsed());
+        self.credits.finish(done.sample, self.epoch.elapsed());
+        if let Some(sample) = done.sample {
+            self.recent.add(sample);
+        }
         self.send(done.stream, FromContainer::Result(done.result));
     }
 
     fn hear(&mut self, event: Event) {
         match event {
+            Event::Registering { reply } => {
+                // A connection that does not wait for it any more is leaving.
+                let _ = reply.send(self.introduction());
+            }
             Event::Attached {
                 stream,
                 frontend,
@@ -174,6 +194,14 @@ impl Container {
             Event::Said { stream, message, at } => self.said(stream, message, at),
             Event::Lost { stream } => self.lose(stream),
             Event::Superseded { frontend, words } => self.superseded(frontend, words),
+        }
+    }
+
+    /// What this container says of itself, and of its batches so far.
+    fn introduction(&self) -> Register {
+        Register {
+            recent_batches: self.recent.to_wire(),
+            ..self.register.clone()
         }
     }
 
@@ -217,6 +245,7 @@ impl Container {
             let refusal = BatchResult {
                 id: batch.id,
                 outcome: Some(Outcome::BatchError(error.to_string())),
+                model_inputs: Some(0),
                 ..BatchResult::default()
             };
             return self.send(stream, FromContainer::Result(refusal));
@@ -251,7 +280,6 @@ impl Container {
         let (phase, seen) = watch::channel(Phase::Serving);
         let connection = Connection {
             address: address.to_owned(),
-            register: self.register.clone(),
             events: self.events.clone(),
             phase: phase.clone(),
             seen,
@@ -385,6 +413,7 @@ fn register(settings: &Settings) -> Register {
         hostname: hostname(),
         pid: std::process::id(),
         agent: concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")).to_owned(),
+        recent_batches: Vec::new(),
     }
 }
 

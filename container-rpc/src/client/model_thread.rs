@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use skysail_proto::container::{self, BatchResult, batch_result::Outcome};
 use skysail_proto::value::{Column, WireError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::warm_up::WarmUp;
 use crate::credit::StreamId;
-use crate::model::{Batch, Model, Outputs};
+use crate::model::{Batch, Model, ModelError, Outputs};
+use crate::sample::BatchTimeSample;
 use crate::transport::MESSAGE_BYTES;
 
 /// A batch for the model.
@@ -26,24 +28,42 @@ pub(super) struct Work {
 pub(super) struct Finished {
     pub(super) stream: StreamId,
     pub(super) result: BatchResult,
-    /// Time inside the model.
-    pub(super) took: Duration,
+    /// What the batch took; none if the model did not answer it.
+    pub(super) sample: Option<BatchTimeSample>,
 }
 
-/// Starts the thread; it ends when the sender of work is dropped.
+/// The container's side of the thread.
+pub(super) struct ModelThread {
+    /// What the batches of the warm-up took, once it is over. Dropping it ends the warm-up.
+    pub(super) warmed_up: oneshot::Receiver<Vec<BatchTimeSample>>,
+    /// Dropping it ends the thread.
+    pub(super) to_model: std_mpsc::Sender<Work>,
+    pub(super) finished: mpsc::UnboundedReceiver<Finished>,
+}
+
+/// Starts the thread, which begins with the warm-up.
 ///
 /// Both queues are unbounded and stay short: each entry stands for a credit, and the container never has
 /// more than two of these out.
-pub(super) fn spawn(
-    model: impl Model,
-) -> std::io::Result<(std_mpsc::Sender<Work>, mpsc::UnboundedReceiver<Finished>)> {
+pub(super) fn spawn(model: impl Model, warm_up: WarmUp) -> std::io::Result<ModelThread> {
+    let (warm, warmed_up) = oneshot::channel();
     let (to_model, work) = std_mpsc::channel();
     let (done, finished) = mpsc::unbounded_channel();
     thread::Builder::new()
         .name("model".to_owned())
         .stack_size(STACK_BYTES)
-        .spawn(move || run(model, &work, &done))?;
-    Ok((to_model, finished))
+        .spawn(move || {
+            let mut model = model;
+            let samples = warm_up.run(&mut model, || warm.is_closed());
+            if warm.send(samples).is_ok() {
+                run(model, &work, &done);
+            }
+        })?;
+    Ok(ModelThread {
+        warmed_up,
+        to_model,
+        finished,
+    })
 }
 
 /// As much as the main thread of a Linux process gets: models recurse.
@@ -65,12 +85,21 @@ fn answer(model: &mut impl Model, work: Work) -> Finished {
         arrived,
     } = work;
     let id = batch.id;
-    let expected = batch.lengths.len();
-    let batch = read(batch);
+    let batch = read(batch, arrived);
     let started = Instant::now();
-    let answered = batch.and_then(|batch| predict(model, &batch));
-    let took = started.elapsed();
-    let outcome = answered.and_then(|outputs| checked(outputs, expected));
+    let Answer {
+        outcome,
+        took,
+        model_inputs,
+    } = match batch {
+        Ok(batch) => answer_in_time(model, batch, started),
+        Err(error) => Answer::without_model(Err(error)),
+    };
+    let sample = BatchTimeSample {
+        inputs: model_inputs,
+        took,
+    };
+    let worked = outcome.is_ok() && model_inputs > 0;
     let result = BatchResult {
         id,
         outcome: Some(match outcome {
@@ -79,24 +108,78 @@ fn answer(model: &mut impl Model, work: Work) -> Finished {
         }),
         model_micros: micros(took),
         wait_micros: micros(started - arrived),
+        model_inputs: Some(u32::try_from(model_inputs).unwrap_or(u32::MAX)),
     };
-    Finished { stream, result, took }
+    Finished {
+        stream,
+        result,
+        sample: worked.then_some(sample),
+    }
 }
 
-fn read(batch: container::Batch) -> Result<Batch, String> {
+/// What came of a batch.
+struct Answer {
+    outcome: Result<container::Outputs, String>,
+    took: Duration,
+    /// Inputs the model was given.
+    model_inputs: usize,
+}
+
+impl Answer {
+    fn without_model(outcome: Result<container::Outputs, String>) -> Self {
+        Self {
+            outcome,
+            took: Duration::ZERO,
+            model_inputs: 0,
+        }
+    }
+}
+
+/// Gives the model what is still in time; if nothing is, the model is not called.
+fn answer_in_time(model: &mut impl Model, mut batch: Batch, started: Instant) -> Answer {
+    batch.leave_late_out(started);
+    if batch.is_empty() {
+        return Answer::without_model(Ok(batch.with_late_inputs(container::Outputs::default())));
+    }
+    let Called { outcome, took } = call(model, &batch, started);
+    Answer {
+        outcome,
+        took,
+        model_inputs: batch.len(),
+    }
+}
+
+/// What came of a call of the model, and the time inside it.
+pub(super) struct Called {
+    pub(super) outcome: Result<container::Outputs, String>,
+    pub(super) took: Duration,
+}
+
+/// Calls the model, now that it is `started`.
+pub(super) fn call(model: &mut impl Model, batch: &Batch, started: Instant) -> Called {
+    let answered = guarded(|| model.predict(batch));
+    let took = started.elapsed();
+    Called {
+        outcome: answered.and_then(|outputs| checked(outputs, batch)),
+        took,
+    }
+}
+
+fn read(batch: container::Batch, arrived: Instant) -> Result<Batch, String> {
     if batch.lengths.is_empty() {
         return Err("the batch has no inputs".to_owned());
     }
     let column = Column::from_wire(batch.input_type, batch.data, &batch.lengths);
     column
-        .map(Batch::new)
+        .map(|column| Batch::received(column, arrived, batch.budgets_micros))
         .map_err(|error| format!("the batch cannot be read: {error}"))
 }
 
-fn predict(model: &mut impl Model, batch: &Batch) -> Result<Outputs, String> {
+/// What the model's own code answers, or the words it failed with, also by a panic.
+pub(super) fn guarded<T>(ask: impl FnOnce() -> Result<T, ModelError>) -> Result<T, String> {
     // A model that was left half-changed by its panic is still the author's: what it answers next is as
     // right as what it would answer after an error it returned.
-    match catch_unwind(AssertUnwindSafe(|| model.predict(batch))) {
+    match catch_unwind(AssertUnwindSafe(ask)) {
         Ok(answered) => answered.map_err(|error| error.message().to_owned()),
         Err(panic) => Err(format!("the model panicked: {}", words_of(&*panic))),
     }
@@ -108,12 +191,12 @@ fn words_of(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("it gave no words")
 }
 
-fn checked(outputs: Outputs, expected: usize) -> Result<container::Outputs, String> {
-    let got = outputs.len();
+fn checked(outputs: Outputs, batch: &Batch) -> Result<container::Outputs, String> {
+    let (expected, got) = (batch.len(), outputs.len());
     if got != expected {
         return Err(WireError::Count { expected, got }.to_string());
     }
-    let outputs = outputs.into_wire();
+    let outputs = batch.with_late_inputs(outputs.into_wire());
     let bytes = most_encoded_bytes(&outputs);
     if bytes > MESSAGE_BYTES {
         return Err(format!(
@@ -153,6 +236,8 @@ fn micros(span: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use skysail_proto::value::Input;
+
     use super::*;
 
     #[test]
@@ -171,7 +256,8 @@ mod tests {
     fn a_result_beyond_the_message_limit_is_an_error_that_says_so() {
         let mut outputs = Outputs::new();
         outputs.push(&"x".repeat(MESSAGE_BYTES));
-        let error = checked(outputs, 1).unwrap_err();
+        let one = Column::repeating(&[Input::string("x")], 1).unwrap();
+        let error = checked(outputs, &Batch::new(one)).unwrap_err();
         assert!(error.contains("the outputs of 1 inputs take 268"), "{error}");
     }
 

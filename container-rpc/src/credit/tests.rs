@@ -21,6 +21,11 @@ fn arrival(credit: u64, predicted: Duration) -> Arrival {
     }
 }
 
+/// A batch of one input that took so long.
+fn took(took: Duration) -> Option<BatchTimeSample> {
+    Some(BatchTimeSample { inputs: 1, took })
+}
+
 fn grant(stream: StreamId, sequence: u64, park: bool) -> Step {
     Step::Grant {
         stream,
@@ -70,6 +75,20 @@ fn for_a_model_faster_than_the_round_trip_the_second_credit_opens_at_once() {
 }
 
 #[test]
+fn the_credit_after_a_batch_that_is_done_at_once_goes_with_its_result() {
+    let mut credits = Credits::new();
+    credits.attach(A);
+    credits.step(millis(0));
+    let quick = QUICK - Duration::from_nanos(1);
+    credits.batch(A, arrival(1, quick), millis(5)).unwrap();
+    assert_eq!(credits.step(millis(5)), Step::Wait);
+    // Also if it takes longer than anybody thought.
+    assert_eq!(credits.step(millis(500)), Step::Wait);
+    credits.finish(took(millis(495)), millis(500));
+    assert_eq!(credits.step(millis(500)), grant(A, 2, true));
+}
+
+#[test]
 fn a_credit_that_was_parked_does_not_count_as_a_long_round_trip() {
     let mut credits = Credits::new();
     credits.attach(A);
@@ -92,7 +111,7 @@ fn while_one_batch_computes_and_one_waits_no_credit_is_out() {
     credits.step(millis(5));
     credits.batch(A, arrival(2, millis(1)), millis(6)).unwrap();
     assert_eq!(credits.step(millis(1000)), Step::Wait);
-    credits.finish(millis(1), millis(1000));
+    credits.finish(took(millis(1)), millis(1000));
     assert_eq!(credits.step(millis(1000)), grant(A, 3, true));
 }
 
@@ -107,7 +126,7 @@ fn before_anything_is_known_of_the_model_the_second_credit_waits_for_the_first_b
     };
     credits.batch(A, unknown, millis(1)).unwrap();
     assert_eq!(credits.step(millis(1)), Step::Wait);
-    credits.finish(millis(50), millis(51));
+    credits.finish(took(millis(50)), millis(51));
     assert_eq!(credits.step(millis(51)), grant(A, 2, true));
     let next = Arrival { credit: 2, ..unknown };
     credits.batch(A, next, millis(52)).unwrap();
@@ -115,6 +134,72 @@ fn before_anything_is_known_of_the_model_the_second_credit_waits_for_the_first_b
         credits.step(millis(52)),
         Step::WaitUntil(millis(102) - millis(1) - TIMER_SLACK)
     );
+}
+
+#[test]
+fn a_container_that_has_warmed_up_predicts_its_first_batch() {
+    let mut credits = Credits::knowing(&[took(millis(100)).unwrap()]);
+    credits.attach(A);
+    credits.step(millis(0));
+    let unknown = Arrival {
+        predicted: None,
+        ..arrival(1, millis(0))
+    };
+    credits.batch(A, unknown, millis(5)).unwrap();
+    let opens = millis(105) - millis(5) - TIMER_SLACK;
+    assert_eq!(credits.step(millis(5)), Step::WaitUntil(opens));
+}
+
+#[test]
+fn a_frontend_that_expects_far_too_much_or_too_little_is_believed_in_part() {
+    for (said, believed) in [(10_000, 80), (30, 30), (0, 5)] {
+        let mut credits = Credits::knowing(&[took(millis(20)).unwrap()]);
+        credits.attach(A);
+        credits.step(millis(0));
+        credits.batch(A, arrival(1, millis(said)), millis(0)).unwrap();
+        let opens = millis(believed) - TIMER_SLACK;
+        assert_eq!(credits.step(millis(0)), Step::WaitUntil(opens), "{said}");
+    }
+}
+
+#[test]
+fn however_long_a_batch_was_expected_to_take_the_next_credit_opens_once_it_is_done() {
+    let mut credits = Credits::new();
+    credits.attach(A);
+    credits.step(millis(0));
+    credits.batch(A, arrival(1, millis(10_000)), millis(0)).unwrap();
+    assert!(matches!(credits.step(millis(1)), Step::WaitUntil(at) if at > millis(9000)));
+    credits.finish(took(millis(1)), millis(1));
+    assert_eq!(credits.step(millis(1)), grant(A, 2, true));
+}
+
+#[test]
+fn a_batch_the_model_never_worked_on_teaches_nothing() {
+    let mut credits = Credits::new();
+    credits.attach(A);
+    credits.step(millis(0));
+    credits.batch(A, arrival(1, millis(50)), millis(0)).unwrap();
+    credits.finish(None, millis(1));
+    credits.step(millis(1));
+    let unknown = Arrival {
+        predicted: None,
+        ..arrival(2, millis(0))
+    };
+    credits.batch(A, unknown, millis(2)).unwrap();
+    assert_eq!(credits.step(millis(2)), Step::Wait);
+}
+
+#[test]
+fn a_frontend_that_still_takes_itself_for_the_only_one_gets_one_more_credit_unasked() {
+    let mut credits = Credits::new();
+    credits.attach(A);
+    assert_eq!(credits.step(millis(0)), grant(A, 1, true));
+    credits.attach(B);
+    credits.batch(A, arrival(1, millis(1)), millis(1)).unwrap();
+    // More may wait at A, which announces nothing.
+    assert_eq!(credits.step(millis(2)), grant(A, 2, false));
+    credits.returned(A, 2);
+    assert_eq!(credits.step(millis(3)), Step::Wait);
 }
 
 #[test]
@@ -225,6 +310,10 @@ struct Frontend {
     draining: bool,
     queued: u32,
     held: Option<u64>,
+    /// The last it heard is that it is alone.
+    alone: bool,
+    /// Demand that was not announced for that.
+    withheld: bool,
     incoming: VecDeque<ToFrontend>,
     outgoing: VecDeque<ToContainer>,
 }
@@ -234,7 +323,15 @@ impl Frontend {
         self.queued += 1;
         match self.held.take() {
             Some(credit) => self.send_batch(credit),
-            None => self.outgoing.push_back(ToContainer::Demand),
+            None => self.announce(),
+        }
+    }
+
+    fn announce(&mut self) {
+        if self.alone {
+            self.withheld = true;
+        } else {
+            self.outgoing.push_back(ToContainer::Demand);
         }
     }
 
@@ -242,7 +339,7 @@ impl Frontend {
         self.queued -= self.queued.min(3);
         self.outgoing.push_back(ToContainer::Batch { credit });
         if self.queued > 0 {
-            self.outgoing.push_back(ToContainer::Demand);
+            self.announce();
         }
     }
 
@@ -257,19 +354,30 @@ impl Frontend {
         match self.incoming.pop_front() {
             _ if self.draining => {}
             None => {}
-            Some(ToFrontend::Credit { sequence, .. }) if self.queued > 0 => self.send_batch(sequence),
-            Some(ToFrontend::Credit { sequence, park: true }) => self.held = Some(sequence),
-            Some(ToFrontend::Credit {
-                sequence,
-                park: false,
-            }) => {
-                self.outgoing.push_back(ToContainer::Returned { sequence });
+            Some(ToFrontend::Credit { sequence, park }) => {
+                self.alone = park;
+                self.withheld = false;
+                self.receive_credit(sequence, park);
             }
             Some(ToFrontend::Recall { sequence }) => {
                 let unused = self.held.take_if(|held| *held == sequence);
                 let returned = unused.map(|sequence| ToContainer::Returned { sequence });
                 self.outgoing.extend(returned);
+                self.alone = false;
+                if std::mem::take(&mut self.withheld) {
+                    self.announce();
+                }
             }
+        }
+    }
+
+    fn receive_credit(&mut self, sequence: u64, park: bool) {
+        if self.queued > 0 {
+            self.send_batch(sequence);
+        } else if park {
+            self.held = Some(sequence);
+        } else {
+            self.outgoing.push_back(ToContainer::Returned { sequence });
         }
     }
 
@@ -352,6 +460,8 @@ impl World {
             draining: false,
             queued: 0,
             held: None,
+            alone: false,
+            withheld: false,
             incoming: VecDeque::new(),
             outgoing: VecDeque::new(),
         });
@@ -391,7 +501,7 @@ impl World {
     fn finish(&mut self) {
         if self.computing > 0 {
             self.computing -= 1;
-            self.credits.finish(millis(5), self.now);
+            self.credits.finish(took(millis(5)), self.now);
         }
     }
 

@@ -168,7 +168,7 @@ impl Stream {
     pub(crate) async fn heard(&mut self) {
         let nowhere = Credit {
             sequence: u64::MAX,
-            park: false,
+            ..Credit::default()
         };
         let id = self.send_texts(nowhere, &["?"]).await;
         assert_eq!(self.result().await.0.id, id);
@@ -182,16 +182,24 @@ impl Stream {
         }
     }
 
-    /// Sends texts against a credit; returns the batch's id.
+    /// Sends texts against a credit; returns the batch's id. They have more time than any test.
     pub(crate) async fn send_texts(&mut self, credit: Credit, texts: &[&str]) -> u64 {
+        const AMPLE_MICROS: u64 = 600_000_000;
+        let texts: Vec<_> = texts.iter().map(|text| (*text, AMPLE_MICROS)).collect();
+        self.send_texts_due(credit, &texts).await
+    }
+
+    /// Sends texts, each with the time it has left in microseconds.
+    pub(crate) async fn send_texts_due(&mut self, credit: Credit, texts: &[(&str, u64)]) -> u64 {
         self.batches += 1;
+        let (texts, budgets_micros): (Vec<_>, Vec<_>) = texts.iter().copied().unzip();
         let batch = Batch {
             id: self.batches,
             credit: credit.sequence,
             input_type: InputType::Strings as i32,
             data: texts.concat().into_bytes().into(),
             lengths: texts.iter().map(|text| text.len() as u32).collect(),
-            budgets_micros: texts.iter().map(|_| 1_000_000).collect(),
+            budgets_micros,
             ..Batch::default()
         };
         self.send(FromFrontend::Batch(batch)).await;

@@ -1,5 +1,6 @@
 //! The container's end against a scripted frontend, over real sockets.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use skysail_container_rpc::{ServeError, Settings, serve_with};
@@ -7,8 +8,10 @@ use skysail_proto::container::batch_result::Outcome;
 use skysail_proto::container::container_message::Kind as FromContainer;
 use skysail_proto::container::frontend_message::Kind as FromFrontend;
 use skysail_proto::container::{
-    Batch, BatchResult, FrontendDraining, FrontendsChanged, InputType, PROTOCOL_VERSION,
+    Batch, BatchResult, FrontendDraining, FrontendsChanged, InputErrorKind, InputType, PROTOCOL_VERSION,
+    Register,
 };
+use skysail_proto::value::Input;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::Status;
@@ -38,15 +41,28 @@ impl Container {
     }
 
     fn dialling(frontends: Vec<String>) -> Self {
+        let (model, gate) = Obedient::new();
+        Self::serving(frontends, None, model, gate)
+    }
+
+    /// A container that warms up with this text.
+    fn warming_up(frontend: &Frontend, text: &str) -> Self {
+        let (model, gate) = Obedient::new();
+        let frontends = vec![frontend.address.to_string()];
+        Self::serving(frontends, Some(Input::string(text)), model, gate)
+    }
+
+    fn serving(frontends: Vec<String>, warm_up: Option<Input>, model: Obedient, gate: Gate) -> Self {
         let settings = Settings {
             frontends,
             model: "repeat:1".parse().unwrap(),
             input_type: skysail_proto::value::InputType::Strings,
+            max_batch: NonZeroU32::new(6).unwrap(),
+            warm_up,
             replica: "repeat_1_0".parse().unwrap(),
             token: "secret".to_owned(),
         };
         let (stop, stopped) = oneshot::channel();
-        let (model, gate) = Obedient::new();
         let served = serve_with(settings, model, async {
             let _ = stopped.await;
         });
@@ -465,4 +481,160 @@ async fn outputs_beyond_the_message_limit_fail_their_batch_and_not_the_stream() 
     let credit = stream.credit_after(early).await;
     stream.send_texts(credit, &["small"]).await;
     assert_eq!(texts(&stream.result().await.0), "small");
+}
+
+/// Inputs in each of the batches that a container has told of, the newest last.
+fn recent_inputs(register: &Register) -> Vec<u32> {
+    let recent = register.recent_batches.iter();
+    recent.map(|sample| sample.inputs).collect()
+}
+
+/// Whether these are the sizes of a sweep up to 6, which a busy machine may have cut short.
+fn is_sweep(sizes: &[u32]) -> bool {
+    let whole = [1, 2, 4, 6].repeat(3);
+    !sizes.is_empty() && whole.starts_with(sizes)
+}
+
+#[tokio::test]
+async fn a_container_warms_up_in_batches_of_all_sizes_and_registers_with_what_they_took() {
+    let mut frontend = Frontend::start().await;
+    let _container = Container::warming_up(&frontend, "a");
+    let mut stream = frontend.attached().await;
+    let sizes = recent_inputs(&stream.register);
+    assert!(is_sweep(&sizes), "{sizes:?}");
+    let credit = stream.credit().await;
+    stream.send_texts(credit, &["b"]).await;
+    assert_eq!(
+        texts(&stream.result().await.0),
+        "b",
+        "no answer of the warm-up is in the way"
+    );
+}
+
+#[tokio::test]
+async fn a_model_that_fails_on_its_warm_up_input_serves_anyway() {
+    for text in ["fail", "panic", "refuse", "two"] {
+        let mut frontend = Frontend::start().await;
+        let _container = Container::warming_up(&frontend, text);
+        let mut stream = frontend.attached().await;
+        assert_eq!(recent_inputs(&stream.register), [0; 0], "{text}");
+        let credit = stream.credit().await;
+        stream.send_texts(credit, &["b"]).await;
+        assert_eq!(texts(&stream.result().await.0), "b");
+    }
+}
+
+#[tokio::test]
+async fn a_model_warms_up_with_what_it_offers_if_that_is_of_its_input_type() {
+    for (offered, warms_up) in [(Input::string("mine"), true), (Input::doubles(&[1.0]), false)] {
+        let mut frontend = Frontend::start().await;
+        let (model, gate) = Obedient::new();
+        let model = model.offering(offered);
+        let _container = Container::serving(vec![frontend.address.to_string()], None, model, gate);
+        let sizes = recent_inputs(&frontend.attached().await.register);
+        assert_eq!(is_sweep(&sizes), warms_up, "{sizes:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_container_that_is_told_to_stop_while_it_warms_up_stops_at_once() {
+    let frontend = Frontend::start().await;
+    let mut container = Container::warming_up(&frontend, "block");
+    let gate = container.blocked().await;
+    container.stop();
+    container.served().await.unwrap();
+    assert_eq!(frontend.waiting_streams(), 0, "it never registered");
+    gate.release();
+}
+
+#[tokio::test]
+async fn a_container_that_registers_again_tells_what_its_batches_took() {
+    let mut frontend = Frontend::start().await;
+    let _container = Container::start(&[&frontend]);
+    let mut stream = frontend.attached().await;
+    assert_eq!(recent_inputs(&stream.register), [0; 0]);
+    let mut credit = stream.credit().await;
+    // What the model fails on, or was never given, tells nothing of what a batch takes.
+    for batch in [&["a", "b", "c"][..], &["fail"], &["d", "e"]] {
+        stream.send_texts(credit, batch).await;
+        let (_, early) = stream.result().await;
+        credit = stream.credit_after(early).await;
+    }
+    stream.send_texts_due(credit, &[("late", 0)]).await;
+    stream.result().await;
+    stream.end(Status::unavailable("restarting")).await;
+    let register = frontend.attached().await.register;
+    assert_eq!(recent_inputs(&register), [3, 2]);
+}
+
+#[tokio::test]
+async fn inputs_whose_time_has_run_out_are_not_given_to_the_model() {
+    let mut frontend = Frontend::start().await;
+    let _container = Container::start(&[&frontend]);
+    let mut stream = frontend.attached().await;
+    let credit = stream.credit().await;
+    let ample = 600_000_000;
+    stream
+        .send_texts_due(
+            credit,
+            &[("panic", 0), ("a", ample), ("refuse", ample), ("panic", 0)],
+        )
+        .await;
+    let (result, early) = stream.result().await;
+    assert_eq!(result.model_inputs, Some(2));
+    let Some(Outcome::Outputs(outputs)) = result.outcome else {
+        panic!("inputs that are too late do not fail their batch: {result:?}");
+    };
+    assert_eq!((&*outputs.data, outputs.lengths), (&b"a"[..], vec![0, 1, 0, 0]));
+    let mut errors: Vec<_> = outputs
+        .errors
+        .iter()
+        .map(|error| (error.index, error.kind()))
+        .collect();
+    errors.sort_unstable_by_key(|(index, _)| *index);
+    assert_eq!(
+        errors,
+        [
+            (0, InputErrorKind::TooLate),
+            (2, InputErrorKind::Model),
+            (3, InputErrorKind::TooLate)
+        ]
+    );
+
+    let credit = stream.credit_after(early).await;
+    stream.send_texts_due(credit, &[("panic", 0), ("panic", 0)]).await;
+    let (result, _) = stream.result().await;
+    assert_eq!((result.model_inputs, result.model_micros), (Some(0), 0));
+    let Some(Outcome::Outputs(outputs)) = result.outcome else {
+        panic!("the model is not called: {result:?}");
+    };
+    assert!(
+        outputs
+            .errors
+            .iter()
+            .all(|error| error.kind() == InputErrorKind::TooLate)
+    );
+    assert_eq!(outputs.errors.len(), 2);
+}
+
+#[tokio::test]
+async fn only_the_one_frontend_of_a_container_is_told_that_it_is_alone() {
+    let (mut first, mut second) = (Frontend::start().await, Frontend::start().await);
+    let _container = Container::start(&[&first]);
+    let mut one = first.attached().await;
+    let credit = one.credit().await;
+    assert!(credit.alone);
+    let addresses = vec![first.address.to_string(), second.address.to_string()];
+    one.send(FromFrontend::FrontendsChanged(FrontendsChanged { addresses }))
+        .await;
+    let mut other = second.attached().await;
+    other.heard().await;
+    // It announces nothing, not knowing that it should: the next credit comes unasked and tells it.
+    one.send_texts(credit, &["a"]).await;
+    let (_, early) = one.result().await;
+    let more = one.credit_after(early).await;
+    assert!(!more.alone && !more.park);
+    one.return_credit(more.sequence).await;
+    other.demand(Duration::from_secs(1)).await;
+    assert!(!other.credit().await.alone);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::mpsc;
 
-use skysail_container_rpc::{Batch, Model, ModelError, Outputs};
+use skysail_container_rpc::{Batch, Input, Model, ModelError, Outputs};
 
 /// Repeats its inputs, except for a few that ask for trouble.
 pub(crate) struct Obedient {
@@ -10,6 +10,7 @@ pub(crate) struct Obedient {
     blocked: mpsc::Sender<()>,
     /// Lets it go on.
     released: mpsc::Receiver<()>,
+    offers: Vec<Input>,
 }
 
 /// The test's side of a blocked model.
@@ -26,7 +27,18 @@ impl Obedient {
             blocked: is_blocked,
             release,
         };
-        (Self { blocked, released }, gate)
+        let model = Self {
+            blocked,
+            released,
+            offers: Vec::new(),
+        };
+        (model, gate)
+    }
+
+    /// That offers an input to warm up with.
+    pub(crate) fn offering(mut self, input: Input) -> Self {
+        self.offers.push(input);
+        self
     }
 }
 
@@ -48,6 +60,10 @@ impl Gate {
 }
 
 impl Model for Obedient {
+    fn warm_up(&mut self) -> Vec<Input> {
+        self.offers.clone()
+    }
+
     fn predict(&mut self, batch: &Batch) -> Result<Outputs, ModelError> {
         let mut outputs = Outputs::new();
         for text in batch.strings()? {

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::de::DeserializeSeed;
 use skysail_core::catalog::{Application, Catalog, Change, Generation, Model, Version};
 use skysail_proto::admin::{ApplicationPatch, NewApplication, NewVersion};
+use skysail_proto::deployment::MAX_WARM_UP_BYTES;
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
+use skysail_proto::value::{InputSeed, InputType};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -398,6 +401,24 @@ fn check_deployment(new: &NewVersion) -> Result<(), AdminError> {
     if let Some((name, _)) = deployment.env.iter().find(|(_, value)| value.contains('\0')) {
         return Err(invalid(format!(
             "the environment variable `{name}` holds a NUL character"
+        )));
+    }
+    match &deployment.warm_up {
+        Some(input) => check_warm_up(new.input_type, input),
+        None => Ok(()),
+    }
+}
+
+/// A container could only warn of a warm-up input that is none, long after whoever gave it has gone.
+fn check_warm_up(input_type: InputType, input: &serde_json::Value) -> Result<(), AdminError> {
+    InputSeed(input_type)
+        .deserialize(input)
+        .map_err(|error| invalid(format!("warm_up is no input of this version: {error}")))?;
+    let bytes = input.to_string().len();
+    if bytes > MAX_WARM_UP_BYTES {
+        return Err(invalid(format!(
+            "warm_up has {bytes} bytes as JSON, more than the {MAX_WARM_UP_BYTES} that a container's environment \
+             has room for: choose a smaller input, or let the model offer its own"
         )));
     }
     Ok(())

@@ -258,9 +258,12 @@ impl Batcher {
     fn learn(&mut self, result: &BatchResult, batch: &SentBatch) {
         let now = self.clock.now();
         let model_time = Duration::from_micros(result.model_micros);
-        if matches!(result.outcome, Some(batch_result::Outcome::Outputs(_))) {
-            self.policy.observe(batch.size, model_time);
-            self.latency.observe(batch.size, model_time, batch.pressed);
+        let worked_on = result
+            .model_inputs
+            .map_or(batch.size, |inputs| batch.size.min(inputs as usize));
+        if worked_on > 0 && matches!(result.outcome, Some(batch_result::Outcome::Outputs(_))) {
+            self.policy.observe(worked_on, model_time);
+            self.latency.observe(worked_on, model_time, batch.pressed);
             self.model.metrics.answered(model_time);
         }
         let inside = model_time + Duration::from_micros(result.wait_micros);

@@ -273,9 +273,13 @@ impl Reception for ModelTable {
         } = arrival;
         let (leaving, orders) = self.enter(registration, peer)?;
         let model = leaving.model.clone();
+        let mut latency = LatencyModel::default();
+        for sample in &leaving.replica.registration.recent_batches {
+            latency.observe(sample.inputs, sample.took, false);
+        }
         let batcher = Batcher {
             policy: policy_for(model.spec.batch_size, model.spec.max_batch),
-            latency: LatencyModel::default(),
+            latency,
             overhead: Overhead::default(),
             model,
             replica: leaving.replica.clone(),

@@ -377,6 +377,7 @@ fn model(name: &str) -> Model {
         cpus: Some(0.1),
         memory_bytes: Some(1 << 30),
         env: [("GREETING".to_owned(), "grüezi = \"hi\"".to_owned())].into(),
+        warm_up: Some(serde_json::json!([5.84, 3, 3.76, 1.2])),
     };
     let name_of = |version: &str| ModelVersion::new(version).expect("a good version");
     Model {

@@ -22,12 +22,12 @@ fn container() -> Command {
     command
 }
 
-/// Waits for the line that says it serves: from then on it listens to signals.
-fn serving(container: &mut Child) {
+/// Waits for a line of its log.
+fn says(container: &mut Child, words: &str) {
     let stderr = container.stderr.take().unwrap();
     let mut lines = BufReader::new(stderr).lines().map(Result::unwrap);
-    let line = lines.find(|line| line.contains("serving"));
-    assert!(line.is_some(), "the container ended before it served");
+    let line = lines.find(|line| line.contains(words));
+    assert!(line.is_some(), "the container ended before it said {words:?}");
     // Kept open, or the container's next line of log would be its last.
     std::thread::spawn(move || lines.count());
 }
@@ -41,8 +41,13 @@ fn signal(container: &Child, name: &str) {
 
 fn ends_well_on(name: &str) {
     let mut container = container().spawn().unwrap();
-    serving(&mut container);
+    says(&mut container, "serving");
     signal(&container, name);
+    assert_eq!(ended_well(container), "inputs seen: 0\n");
+}
+
+/// Waits for its end; returns what it printed.
+fn ended_well(mut container: Child) -> String {
     let status = container.wait().unwrap();
     let mut printed = String::new();
     container
@@ -52,7 +57,7 @@ fn ends_well_on(name: &str) {
         .read_to_string(&mut printed)
         .unwrap();
     assert!(status.success(), "{status}");
-    assert_eq!(printed, "inputs seen: 0\n");
+    printed
 }
 
 #[test]
@@ -63,6 +68,40 @@ fn sigterm_ends_it_well_and_it_says_what_it_has_seen() {
 #[test]
 fn sigint_ends_it_well_and_it_says_what_it_has_seen() {
     ends_well_on("INT");
+}
+
+#[test]
+fn sigterm_ends_it_well_while_the_model_is_busy_with_a_warm_up_that_takes_minutes() {
+    let mut container = container()
+        .env("SKYSAIL_WARM_UP", "[1.5]")
+        .env("SYNTHETIC_FIXED_MICROS", "600000000")
+        .spawn()
+        .unwrap();
+    says(&mut container, "warming up");
+    signal(&container, "TERM");
+    let printed = ended_well(container);
+    assert!(printed.starts_with("inputs seen: "), "{printed}");
+}
+
+#[test]
+fn a_warm_up_that_fails_is_told_in_the_models_words_and_keeps_nobody_from_serving() {
+    let mut container = container()
+        .env("SKYSAIL_WARM_UP", "[1.5]")
+        .env("SYNTHETIC_FAIL", "error")
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(container.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    let warning = lines.find(|line| line.contains("WARN")).unwrap();
+    assert!(
+        warning.contains("SYNTHETIC_FAIL is error") && warning.contains("serving anyway"),
+        "{warning}"
+    );
+    assert!(lines.any(|line| line.contains("serving model=")));
+    std::thread::spawn(move || lines.count());
+    signal(&container, "TERM");
+    assert_eq!(ended_well(container), "inputs seen: 1\n");
 }
 
 fn refused(name: &str, value: &str) -> String {

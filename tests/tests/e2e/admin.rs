@@ -368,6 +368,13 @@ async fn a_value_out_of_range_is_refused_with_the_range() {
         ("memory_bytes", json!(0), "above 0"),
         ("env", json!({ "A=B": "" }), "A=B"),
         ("env", json!({ "": "" }), "environment variable"),
+        (
+            "warm_up",
+            json!("text"),
+            "an array of numbers (input type doubles)",
+        ),
+        ("warm_up", json!([]), "the input is empty"),
+        ("warm_up", json!(vec![0.5; 40_000]), "160001 bytes"),
     ] {
         let mut body = Deployment::of_image("m", "image").body();
         body["deployment"][member] = value;

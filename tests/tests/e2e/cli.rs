@@ -20,6 +20,7 @@ cases! {
     versions_are_switched_scaled_stopped_and_deleted;
     a_registered_model_answers_once_a_container_started_by_hand_attaches;
     a_deployment_carries_all_its_options;
+    a_deployment_warms_its_containers_up_before_they_take_queries;
     an_executable_that_does_not_exist_fails_a_deployment_with_advice;
     a_container_that_exits_at_once_fails_a_deployment_with_its_last_lines;
     a_deployment_that_need_not_be_waited_for_is_accepted_at_once;
@@ -333,6 +334,28 @@ async fn a_deployment_carries_all_its_options() {
         deployment["env"],
         json!({ "SYNTHETIC_FIXED_MICROS": "10", "A": "b=c" })
     );
+}
+
+async fn a_deployment_warms_its_containers_up_before_they_take_queries() {
+    let (cluster, skysail) = empty().await;
+    let deploy = format!("model deploy synthetic:1 --image {}", program("synthetic"));
+    let options = "--input-type doubles --max-batch 4 --env SYNTHETIC_REPORT_SEEN=1 --warm-up";
+    let refusal = skysail.refused(&format!("{deploy} {options} \"text\"")).await;
+    assert_says(&refusal, &["warm_up", "an array of numbers (input type doubles)"]);
+    skysail.done(&format!("{deploy} {options} [1.5,2]")).await;
+    assert_says(
+        &skysail.done("model show synthetic").await,
+        &["Warm-up", "[1.5,2]"],
+    );
+    cluster.register("app", "doubles", "-1.0", AMPLE_SLO).await;
+    cluster.link("app", "synthetic").await;
+    // The first query's input is not the first that the model sees. Of the sweep's 22, the rounds after the
+    // very first batch end sooner on a machine that is busy.
+    let first = cluster.predict("app", json!([1.0])).await;
+    let seen = first["inputs_seen"].as_u64().unwrap();
+    assert!((3..=1 + 22).contains(&seen), "{first}");
+    let replica = &cluster.attached("synthetic", 1).await[0];
+    assert_eq!(replica["inputs"], 1, "nobody asked for the warm-up's");
 }
 
 async fn an_executable_that_does_not_exist_fails_a_deployment_with_advice() {

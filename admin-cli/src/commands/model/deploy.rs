@@ -12,7 +12,7 @@ use skysail_proto::value::InputType;
 
 use super::show::replicas_line;
 use super::wait::{Before, until_settled};
-use crate::arguments::{parse_cpus, parse_duration, parse_size, parse_variable};
+use crate::arguments::{parse_cpus, parse_duration, parse_input, parse_size, parse_variable};
 use crate::commands::Session;
 use crate::error::Error;
 
@@ -21,6 +21,8 @@ Examples:
   skysail model deploy iris-model:1 --image skysail/iris-svm --input-type doubles --replicas 3
   skysail model deploy resnet:2 --image resnet:2 --input-type bytes --cpus 2 --memory 4g \\
       --env OMP_NUM_THREADS=2 --max-batch 32
+  skysail model deploy iris-model:2 --image iris-svm:2 --input-type doubles \\
+      --warm-up '[5.8, 3.0, 3.7, 1.2]'
   skysail model deploy iris-model:1 --image ./target/release/iris-svm --input-type doubles
 
 With the process runtime the image is the path of an executable. A version is never changed:
@@ -72,6 +74,10 @@ pub(crate) struct DeployArguments {
     /// Further environment of each container; may be given again
     #[arg(long, value_name = "K=V", value_parser = parse_variable)]
     pub(crate) env: Vec<(String, String)>,
+    /// An input, as JSON, that each replica tries in batches of several sizes, for about a second, before it
+    /// takes queries: its batch times are known from the first query on [default: what the model offers]
+    #[arg(long, value_name = "JSON", value_parser = parse_input)]
+    pub(crate) warm_up: Option<serde_json::Value>,
     /// Wait until all replicas are attached (the default)
     #[arg(long, overrides_with = "no_wait")]
     wait: bool,
@@ -126,6 +132,7 @@ pub(super) async fn deploy(session: &Session, arguments: DeployArguments) -> Res
         cpus: arguments.cpus,
         memory_bytes: arguments.memory,
         env: arguments.env.into_iter().collect(),
+        warm_up: arguments.warm_up,
     };
     let new = NewVersion::of(id.version.clone(), arguments.version.into_spec(Some(deployment)));
     let mut version = session.admin.create_version(&id.name, &new).await?;

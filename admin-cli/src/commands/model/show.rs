@@ -5,7 +5,7 @@ use skysail_proto::admin::{Container, Failure, Model, Version, VersionState};
 use skysail_proto::deployment::{Deployment, VersionSpec};
 
 use crate::advice::listed;
-use crate::output::{age, failure_words, fields, table};
+use crate::output::{age, failure_words, fields, shortened, table};
 
 /// All versions of all models, a line each.
 pub(super) fn model_table(models: &[Model], now: Timestamp) -> String {
@@ -166,6 +166,9 @@ fn deployment_fields(deployment: &Deployment) -> Vec<(&'static str, String)> {
         let names: Vec<_> = deployment.env.keys().collect();
         pairs.push(("Environment", listed(&names)));
     }
+    if let Some(input) = &deployment.warm_up {
+        pairs.push(("Warm-up", shortened(&input.to_string())));
+    }
     pairs
 }
 
@@ -210,7 +213,7 @@ pub(super) mod tests {
             "model": "iris-model", "version": "1", "current": true, "input_type": "doubles",
             "batch_size": "adaptive", "max_batch": 64, "cache": true,
             "deployment": {"image": "skysail/iris-svm:0.1.0", "replicas": 3, "memory_bytes": 536870912,
-                           "env": {"TOKEN": "secret"}},
+                           "env": {"TOKEN": "secret"}, "warm_up": [1.5, 2]},
             "registered_at": "2026-01-01T00:00:00Z", "state": "ready",
             "replicas_desired": 3, "replicas_attached": 3, "restarts": 2,
             "containers": [
@@ -256,6 +259,7 @@ iris-model   2         -         waiting   0          doubles      -            
         assert!(page.contains("TOKEN"), "{page}");
         assert!(!page.contains("secret"), "{page}");
         assert!(page.contains("512.00 MiB"), "{page}");
+        assert!(page.contains("[1.5,2]"), "{page}");
     }
 
     #[test]

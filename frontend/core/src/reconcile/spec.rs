@@ -53,17 +53,25 @@ fn environment(
         (labels::ENV_MODEL_NAME, model.name.to_string()),
         (labels::ENV_MODEL_VERSION, model.version.to_string()),
         (labels::ENV_INPUT_TYPE, version.spec.input_type.to_string()),
+        (labels::ENV_MAX_BATCH, version.spec.max_batch.to_string()),
         (labels::ENV_REPLICA_ID, replica.to_string()),
         (labels::ENV_TOKEN, String::new()),
     ];
+    let warm_up = deployment.warm_up.as_ref();
+    let warm_up = warm_up.map(|input| (labels::ENV_WARM_UP, input.to_string()));
     let mut env = deployment.env.clone();
-    env.extend(ours.map(|(name, value)| (name.to_owned(), value)));
+    env.extend(
+        ours.into_iter()
+            .chain(warm_up)
+            .map(|(name, value)| (name.to_owned(), value)),
+    );
     env
 }
 
 /// A digest of all that makes a running container fit or not fit the catalog.
 ///
-/// The frontends' addresses are left out: a container learns of new ones over its stream. The time of
+/// The frontends' addresses are left out: a container learns of new ones over its stream. So is the largest
+/// batch, which a container uses for nothing but its warm-up. The time of
 /// registration is in: a version deleted and registered again may mean another image of the same name.
 fn digest(version: &Version, deployment: &Deployment) -> String {
     let Deployment {
@@ -72,8 +80,9 @@ fn digest(version: &Version, deployment: &Deployment) -> String {
         cpus,
         memory_bytes,
         env,
+        warm_up,
     } = deployment;
-    let fitting = serde_json::json!({
+    let mut fitting = serde_json::json!({
         "input_type": version.spec.input_type,
         "registered_at": version.registered_at,
         "image": image,
@@ -81,6 +90,10 @@ fn digest(version: &Version, deployment: &Deployment) -> String {
         "memory_bytes": memory_bytes,
         "env": env,
     });
+    if let Some(input) = warm_up {
+        // Only where there is one, so that containers of an earlier release still fit after an upgrade.
+        fitting["warm_up"] = input.clone();
+    }
     format!("{:016x}", fnv1a(fitting.to_string().as_bytes()))
 }
 
@@ -88,4 +101,40 @@ fn digest(version: &Version, deployment: &Deployment) -> String {
 fn fnv1a(bytes: &[u8]) -> u64 {
     let step = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(deployment: &str) -> ReplicaSpec {
+        let version = format!(
+            r#"{{"input_type": "doubles", "max_batch": 8, "registered_at": "1970-01-01T00:00:00Z",
+                 "deployment": {deployment}}}"#
+        );
+        let placement = Placement {
+            cluster: "test".parse().unwrap(),
+            frontends: vec!["127.0.0.1:7000".into()],
+        };
+        let id = "m:1".parse().unwrap();
+        replica_spec(&placement, &id, &serde_json::from_str(&version).unwrap(), 0).unwrap()
+    }
+
+    #[test]
+    fn a_container_is_told_its_largest_batch_and_what_to_warm_up_with() {
+        let spec =
+            spec(r#"{"image": "i", "replicas": 1, "warm_up": [1, 2.5], "env": {"SKYSAIL_MAX_BATCH": "99"}}"#);
+        assert_eq!(spec.env[labels::ENV_MAX_BATCH], "8");
+        assert_eq!(spec.env[labels::ENV_WARM_UP], "[1,2.5]");
+    }
+
+    #[test]
+    fn only_a_warm_up_input_changes_the_digest_and_without_one_there_is_no_variable() {
+        let without = spec(r#"{"image": "i", "replicas": 1}"#);
+        assert!(!without.env.contains_key(labels::ENV_WARM_UP));
+        // As of the release before there were warm-up inputs: an upgrade restarts nothing.
+        assert_eq!(without.digest, "093029645a08ffa8");
+        let with = spec(r#"{"image": "i", "replicas": 1, "warm_up": [1]}"#);
+        assert_ne!(with.digest, without.digest);
+    }
 }

@@ -39,6 +39,7 @@ fn version(image: &str, replicas: u32) -> Version {
         cpus: None,
         memory_bytes: None,
         env: BTreeMap::new(),
+        warm_up: None,
     };
     let spec = VersionSpec {
         input_type: InputType::Doubles,
