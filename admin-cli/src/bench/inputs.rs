@@ -199,7 +199,7 @@ fn numbers(form: NumberForm, length: usize) -> (Head, String) {
     let mut rng = fastrand::Rng::with_seed(1);
     for _ in count..length {
         tail.push(',');
-        form.write(&mut tail, rng.u64(..));
+        form.write(&mut tail, rng.u64(..), form.bits());
     }
     tail.push(']');
     (Head::Numbers { form, count }, tail)
@@ -214,10 +214,13 @@ impl Head {
             }
             Self::Numbers { form, count } => {
                 let mut rest = number;
+                let mut bits_left = 64;
                 for index in 0..count {
                     body.push(if index == 0 { '[' } else { ',' });
-                    form.write(body, rest);
-                    rest >>= form.bits();
+                    let bits = form.bits().min(bits_left);
+                    form.write(body, rest, bits);
+                    rest >>= bits;
+                    bits_left -= bits;
                 }
             }
         }
@@ -233,18 +236,21 @@ impl NumberForm {
         }
     }
 
-    /// Writes a number made of the lowest bits.
+    /// Writes a number made of the lowest `count` of these bits.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_precision_loss,
         reason = "the bits are cut to what the number keeps"
     )]
-    fn write(self, text: &mut String, bits: u64) {
-        let bits = bits & ((1 << self.bits()) - 1);
+    fn write(self, text: &mut String, bits: u64, count: u32) {
+        let bits = bits & ((1 << count) - 1);
+        // As many make 8.
+        let unit = (1_u64 << count) as f64 / 8.0;
+        // A string takes all that is written to it.
         let _ = match self {
             Self::Integer => write!(text, "{}", (bits as u32).cast_signed()),
-            Self::Float => write!(text, "{}", bits as f32 / (1_u64 << 20) as f32),
-            Self::Double => write!(text, "{}", bits as f64 / (1_u64 << 47) as f64),
+            Self::Float => write!(text, "{}", bits as f32 / unit as f32),
+            Self::Double => write!(text, "{}", bits as f64 / unit),
         };
     }
 }

@@ -244,7 +244,7 @@ struct Axis {
 enum Scale {
     /// From 0 to this.
     Linear(f64),
-    /// Between these powers of ten.
+    /// Between ten to the power of the one and of the other.
     Logarithmic(f64, f64),
 }
 
@@ -263,18 +263,26 @@ impl Axis {
         }
     }
 
-    /// From the power of ten below all values to the one above.
+    /// From the tick below all values to the one above: powers of ten, and where these are few, twice and
+    /// five times them as well.
     fn logarithmic(values: impl Iterator<Item = f64>) -> Self {
         let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), value| {
             (low.min(value), high.max(value))
         });
-        let low = low.log10().floor();
-        let high = high.log10().ceil().max(low + 1.0);
+        let powers = low.log10().floor() as i32..=high.log10().ceil() as i32;
+        let steps: &[f64] = if powers.clone().count() <= 3 {
+            &[1.0, 2.0, 5.0]
+        } else {
+            &[1.0]
+        };
+        let all = powers.flat_map(|power| steps.iter().map(move |step| step * 10_f64.powi(power)));
+        let all: Vec<_> = all.collect();
+        let first = all.partition_point(|&tick| tick <= low).saturating_sub(1);
+        let last = all.partition_point(|&tick| tick < high).max(first + 1);
+        let ticks = all[first..all.len().min(last + 1)].to_vec();
         Self {
-            scale: Scale::Logarithmic(low, high),
-            ticks: (low as i32..=high as i32)
-                .map(|power| 10_f64.powi(power))
-                .collect(),
+            scale: Scale::Logarithmic(ticks[0].log10(), ticks[ticks.len() - 1].log10()),
+            ticks,
         }
     }
 
@@ -599,15 +607,22 @@ mod tests {
     }
 
     #[test]
-    fn a_logarithmic_axis_spans_whole_powers_of_ten() {
-        let axis = Axis::logarithmic([0.3, 50.0].into_iter());
-        assert_eq!(
-            axis.ticks.iter().map(|&tick| number(tick)).collect::<Vec<_>>(),
-            ["0.1", "1", "10", "100"]
-        );
-        assert!((axis.share(1.0) - 1.0 / 3.0).abs() < 1e-9);
-        let narrow = Axis::logarithmic([10.0, 10.0].into_iter());
-        assert_eq!(narrow.ticks.len(), 2);
+    fn a_logarithmic_axis_spans_its_values_between_round_numbers() {
+        for (values, expected) in [
+            ([0.3, 50.0], vec!["0.1", "1", "10", "100"]),
+            ([12.0, 90.0], vec!["10", "20", "50", "100"]),
+            ([1.0, 50.0], vec!["1", "2", "5", "10", "20", "50"]),
+            ([10.0, 10.0], vec!["10", "20"]),
+            ([30.0, 30.0], vec!["20", "50"]),
+            ([0.001, 0.001], vec!["0.001", "0.002"]),
+        ] {
+            let axis = Axis::logarithmic(values.into_iter());
+            let ticks: Vec<_> = axis.ticks.iter().map(|&tick| number(tick)).collect();
+            assert_eq!(ticks, expected, "{values:?}");
+            for value in values {
+                assert!((0.0..=1.0).contains(&axis.share(value)), "{values:?}");
+            }
+        }
     }
 
     #[test]

@@ -218,7 +218,7 @@ impl Report {
             format!(
                 " (p99 {}, trusted up to {})",
                 duration(lateness.p99),
-                micros(self.trusted_lateness.as_micros() as u64)
+                duration(self.trusted_lateness.as_micros() as u64)
             )
         });
         Some(format!(
@@ -440,7 +440,7 @@ mod tests {
         assert_eq!(report(&punctual, Ending::Complete).warning(), None);
         let late = tally_of([(Some(5_010), 6_000, Outcome::Prediction)]);
         let warning = report(&late, Ending::Complete).warning().unwrap();
-        assert!(warning.contains("p99 5.01ms, trusted up to 5ms"), "{warning}");
+        assert!(warning.contains("p99 5.01ms, trusted up to 5.00ms"), "{warning}");
         let gave_up = tally_of([(None, 0, Outcome::Failed(Failure::NotSent))]);
         assert!(report(&gave_up, Ending::Complete).warning().is_some());
     }

@@ -16,7 +16,7 @@ use serde::de::IgnoredAny;
 use skysail_proto::ids::ApplicationName;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout_at};
 
 use super::alarm::Alarm;
 use super::arrivals::Schedule;
@@ -40,6 +40,15 @@ pub(crate) enum Ended {
     Complete,
     /// Ctrl-C came before.
     Interrupted,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy)]
+pub(crate) enum Stage<'a> {
+    /// It has been sending for so long, and this has become of what was sent.
+    Sending(Duration, &'a Tally),
+    /// Nothing more is sent, and so many queries are under way.
+    Waiting(usize),
 }
 
 /// What is sent, and for how long an answer is waited for.
@@ -85,18 +94,18 @@ impl Sender {
         self.most_open
     }
 
-    /// Sends the whole load, waits for what comes of it, and tells now and then how long it has been at it.
-    /// Returns how the sending ended, and after how long.
+    /// Sends the whole load, waits for what comes of it, and tells now and then how far it is. Returns how the
+    /// sending ended, and after how long.
     pub(crate) async fn run(
         &mut self,
         load: &mut Load,
         tally: &mut Tally,
-        tell: impl FnMut(Duration, &Tally),
+        mut tell: impl FnMut(Stage<'_>),
     ) -> io::Result<(Ended, Duration)> {
         let start = Instant::now();
-        let ended = self.send(load, start, tally, tell).await?;
+        let ended = self.send(load, start, tally, &mut tell).await?;
         let sent_for = start.elapsed();
-        self.await_answers(tally).await;
+        self.await_answers(tally, tell).await;
         Ok((ended, sent_for))
     }
 
@@ -105,11 +114,11 @@ impl Sender {
         load: &mut Load,
         start: Instant,
         tally: &mut Tally,
-        mut tell: impl FnMut(Duration, &Tally),
+        tell: &mut impl FnMut(Stage<'_>),
     ) -> io::Result<Ended> {
         let give_up = start + load.schedule.duration() + CATCH_UP;
-        let mut ticks = interval(TELL_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut ticks = ticks();
+        tell(Stage::Sending(Duration::ZERO, tally));
         let mut next = load.schedule.next();
         while let Some(due) = next {
             tokio::select! {
@@ -118,7 +127,7 @@ impl Sender {
                     next = self.send_what_is_due(load, start, due, tally);
                 }
                 Some(done) = self.queries.join_next() => self.note(done, tally),
-                _ = ticks.tick() => tell(start.elapsed(), tally),
+                _ = ticks.tick() => tell(Stage::Sending(start.elapsed(), tally)),
                 _ = self.interrupt.recv() => return Ok(Ended::Interrupted),
             }
             if Instant::now() > give_up {
@@ -169,13 +178,15 @@ impl Sender {
     }
 
     /// Waits for what is under way. Every query has a bound, and a second Ctrl-C ends the wait.
-    async fn await_answers(&mut self, tally: &mut Tally) {
+    async fn await_answers(&mut self, tally: &mut Tally, mut tell: impl FnMut(Stage<'_>)) {
+        let mut ticks = ticks();
         loop {
             tokio::select! {
                 done = self.queries.join_next() => match done {
                     Some(done) => self.note(done, tally),
                     None => return,
                 },
+                _ = ticks.tick() => tell(Stage::Waiting(self.queries.len())),
                 _ = self.interrupt.recv() => break,
             }
         }
@@ -191,6 +202,13 @@ impl Sender {
             None => self.open -= 1,
         }
     }
+}
+
+/// When to tell how it goes, for the first time after a while.
+fn ticks() -> Interval {
+    let mut ticks = interval_at(Instant::now() + TELL_EVERY, TELL_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
 }
 
 fn unsent(due: Duration, failure: Failure) -> Sent {

@@ -20,7 +20,7 @@ use crate::bench::descriptors::room_for;
 use crate::bench::inputs::{self, Bodies, JsonInput};
 use crate::bench::plot::{self, SvgFile};
 use crate::bench::report::{self, Course, Ending, Report, Setup};
-use crate::bench::sender::{Ended, Load, Sender};
+use crate::bench::sender::{Ended, Load, Sender, Stage};
 use crate::bench::tally::Tally;
 use crate::client::{Api, ClientError};
 use crate::error::Error;
@@ -189,13 +189,19 @@ async fn send(
     tally: &mut Tally,
 ) -> Result<Course, Error> {
     let planned = load.schedule.duration();
+    let mut progress = Progress::start();
     let step = format!(
         "sending {} queries/s to {}",
         arguments.rate.per_second(),
         arguments.application
     );
-    let mut progress = Progress::start();
-    let tell = |elapsed, tally: &Tally| progress.say(&step, Some(&how_it_goes(elapsed, planned, tally)));
+    let tell = |stage: Stage<'_>| match stage {
+        Stage::Sending(elapsed, tally) => progress.say(&step, Some(&how_it_goes(elapsed, planned, tally))),
+        Stage::Waiting(queries) => progress.say(
+            "waiting for the last answers; Ctrl-C ends that",
+            Some(&format!("{queries} to come")),
+        ),
+    };
     let sent = sender.run(&mut load, tally, tell).await;
     let (ended, sent_for) = sent.map_err(BenchError::Sender)?;
     let (ended, lasted) = match ended {
@@ -216,12 +222,11 @@ async fn send(
 
 /// How far a run is and how it goes, for whoever waits for it.
 fn how_it_goes(elapsed: Duration, planned: Duration, tally: &Tally) -> String {
-    format!(
-        "{:.0} of {:.0} s, goodput {:.1} %",
-        elapsed.as_secs_f64(),
-        planned.as_secs_f64(),
-        tally.counts.goodput() * 100.0
-    )
+    let time = format!("{:.0} of {:.0} s", elapsed.as_secs_f64(), planned.as_secs_f64());
+    if tally.counts.offered() == 0 {
+        return time;
+    }
+    format!("{time}, goodput {:.1} %", tally.counts.goodput() * 100.0)
 }
 
 fn tell(session: &Session, report: &Report) -> Result<(), Error> {
