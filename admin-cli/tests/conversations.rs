@@ -414,6 +414,8 @@ fn mistakes_of_a_bench_are_told_before_anything_is_sent() {
             "poisson, bursty or trace:FILE",
         ),
         ("iris", &["--duration", "30"], 2, "`30s`"),
+        ("iris", &["--duration", "0s"], 2, "greater than 0"),
+        ("iris", &["--duration", "9999999999years"], 2, "a year at most"),
         ("iris", &["--input", "[1"], 2, "--input"),
         (
             "iris",

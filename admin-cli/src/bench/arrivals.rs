@@ -71,8 +71,13 @@ pub(crate) struct Rate(f64);
 
 /// A rate that makes no sense.
 #[derive(Debug, thiserror::Error)]
-#[error("write a number of queries per second that is greater than 0, as in 500 or 0.5")]
+#[error(
+    "write a number of queries per second that is greater than 0 and at most a million, as in 500 or 0.5"
+)]
 pub(crate) struct InvalidRate;
+
+/// No sender offers as much; what it cannot send it still has to count.
+const HIGHEST_RATE: f64 = 1e6;
 
 impl Rate {
     pub(crate) fn per_second(self) -> f64 {
@@ -89,7 +94,7 @@ impl FromStr for Rate {
     type Err = InvalidRate;
     fn from_str(text: &str) -> Result<Self, InvalidRate> {
         let rate: f64 = text.parse().map_err(|_| InvalidRate)?;
-        if rate.is_finite() && rate > 0.0 {
+        if rate > 0.0 && rate <= HIGHEST_RATE {
             Ok(Self(rate))
         } else {
             Err(InvalidRate)
@@ -329,7 +334,7 @@ mod tests {
     #[test]
     fn a_rate_is_a_number_greater_than_nothing() {
         assert_eq!("0.5".parse::<Rate>().unwrap(), Rate(0.5));
-        for bad in ["0", "-1", "nan", "inf", "many", ""] {
+        for bad in ["0", "-1", "nan", "inf", "1000001", "many", ""] {
             assert!(bad.parse::<Rate>().is_err(), "{bad}");
         }
     }

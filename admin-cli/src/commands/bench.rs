@@ -13,7 +13,7 @@ use skysail_proto::value::InputType;
 use super::Session;
 use super::predict::query_url;
 use crate::advice::about_application;
-use crate::arguments::{SloMicros, parse_duration, parse_slo};
+use crate::arguments::{InvalidValue, SloMicros, parse_duration, parse_slo};
 use crate::bench::BenchError;
 use crate::bench::arrivals::{Arrivals, Rate, Schedule};
 use crate::bench::descriptors::room_for;
@@ -30,6 +30,9 @@ use crate::progress::Progress;
 /// How much longer than its objective a query is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Far beyond any run, and far below what arithmetic with times can bear.
+const LONGEST_RUN: Duration = Duration::from_secs(365 * 24 * 3600);
+
 const EXAMPLES: &str = "\
 Examples:
   skysail bench iris --rate 500
@@ -41,9 +44,9 @@ Queries are sent on a clock of their own, whatever becomes of those before them 
 timed from the moment at which they were due. Goodput is the share of the offered queries that the
 model's own prediction answers within the SLO: a default output is no success, nor is an error.
 
-Bursty arrivals come at four times their low rate for 15 % of the time, a second at a time. A trace is
-a CSV file with a column TIMESTAMP (2023-11-16 18:17:03.97), or a number of seconds a line; it is
-compressed to the rate, and a run is over when it ends. Ctrl-C ends a run early, with its results.
+Bursty arrivals come at four times their low rate for 15 % of the time, a second at a time. A trace
+is a CSV file with a column TIMESTAMP (2023-11-16 18:17:03.97), or a number of seconds a line; it
+is compressed to the rate, and a run is over when it ends. Ctrl-C ends a run early, with results.
 
 Without --input or --inputs every query asks something else, so that no cache answers.
 
@@ -65,7 +68,7 @@ pub(crate) struct BenchArguments {
     #[arg(long, value_name = "N")]
     rate: Rate,
     /// How long to send
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_run)]
     duration: Duration,
     /// How queries are spread over time: poisson, bursty or trace:FILE
     #[arg(long, value_name = "ARRIVALS", default_value_t = Arrivals::Poisson)]
@@ -79,7 +82,8 @@ pub(crate) struct BenchArguments {
     /// Numbers in each generated input, or its bytes (12 at least) or characters (16 at least)
     #[arg(long, value_name = "N", default_value = "4")]
     input_length: NonZeroUsize,
-    /// Judge by this objective, and send it with each query [default: the application's]
+    /// Judge by this objective and send it with each query, which can only tighten the application's
+    /// [default: the application's]
     #[arg(long, value_name = "DURATION", value_parser = parse_slo, allow_hyphen_values = true)]
     slo: Option<SloMicros>,
     /// Makes arrivals repeatable: the same seed, the same times
@@ -91,6 +95,17 @@ pub(crate) struct BenchArguments {
     /// Draw latency and goodput over time
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<SvgFile>,
+}
+
+/// Parses how long a run takes.
+fn parse_run(text: &str) -> Result<Duration, InvalidValue> {
+    match parse_duration(text)? {
+        Duration::ZERO => Err(InvalidValue::NotPositive),
+        duration if duration > LONGEST_RUN => {
+            Err(InvalidValue::Duration("a run takes a year at most".into()))
+        }
+        duration => Ok(duration),
+    }
 }
 
 pub(super) async fn run(session: &Session, arguments: &BenchArguments) -> Result<(), Error> {
