@@ -7,7 +7,7 @@
 //! - [`commands`]: one file per noun; each prints its own answers.
 //! - [`client`]: the admin and the query API, typed.
 //! - [`cluster`]: what `start` and `stop` make and remove in Docker.
-//! - [`bench`]: the sender behind the command of that name, and its report.
+//! - [`mod@bench`]: the sender behind the command of that name, and its report.
 //! - [`output`], [`progress`]: results go to stdout, everything else to stderr.
 //! - [`advice`]: from an error to what to do about it.
 
