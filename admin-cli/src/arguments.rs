@@ -21,6 +21,7 @@ Examples:
   skysail model deploy iris-model:1 --image skysail/iris-svm --input-type doubles --replicas 3
   skysail app link iris iris-model
   skysail predict iris '[7.9, 4.4, 6.9, 2.5]'
+  skysail bench iris --rate 500
   skysail status
 
 `skysail help NOUN` tells more about each.";

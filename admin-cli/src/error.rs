@@ -10,6 +10,7 @@ use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
 use skysail_proto::value::InputType;
 
 use crate::advice::{closest, listed};
+use crate::bench::BenchError;
 use crate::client::ClientError;
 use crate::cluster::ClusterError;
 use crate::output::{Paint, Stream, failure_words};
@@ -26,6 +27,9 @@ pub(crate) enum Error {
     /// Docker refuses or is not there.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    /// A load cannot be offered, or came to nothing.
+    #[error(transparent)]
+    Bench(#[from] BenchError),
     /// Stdout cannot be written.
     #[error("cannot write the result: {0}")]
     Output(#[source] io::Error),
@@ -131,6 +135,7 @@ impl Error {
             Self::InputNotJson { input_type, .. } => Some(json_advice(*input_type).into()),
             Self::NoQueryAddress => Some("name it by --query-url or SKYSAIL_QUERY_URL".into()),
             Self::Runtime(_)
+            | Self::Bench(_)
             | Self::Output(_)
             | Self::UnknownVersion { .. }
             | Self::InputNotText(_)

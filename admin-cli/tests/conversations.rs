@@ -1,7 +1,7 @@
 //! The command as a person meets it, against a scripted server: what it sends, what it prints where, and
 //! how it ends. Whole paths against the real server are tested in the `tests` crate.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output};
@@ -16,7 +16,10 @@ const STATUS: &str = r#"{"cluster": "c", "version": "0", "store": {"kind": "embe
 const APPLICATIONS: &str = "[ {\"name\":\"iris\",   \"input_type\":\"strings\",\"default_output\":\"-1.0\",\
     \"slo_micros\":100000,\"linked_models\":[],\"registered_at\":\"2026-01-01T00:00:00Z\",\"new\":1} ]\n";
 
-/// Answers requests by their first line ("GET /path"), and notes the bodies that came.
+/// What is answered to a request, by its first line ("GET /path"); several answers take turns.
+type Answers = HashMap<String, Vec<(u16, String)>>;
+
+/// Answers requests, and notes the bodies that came.
 struct Script {
     address: SocketAddr,
     bodies: Arc<Mutex<Vec<String>>>,
@@ -27,16 +30,17 @@ impl Script {
     fn start(answers: &[(&str, u16, &str)]) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        let answers: HashMap<_, _> = answers
-            .iter()
-            .map(|&(request, status, body)| (request.to_owned(), (status, body.to_owned())))
-            .collect();
+        let mut script = Answers::new();
+        for &(request, status, body) in answers {
+            let turns = script.entry(request.to_owned()).or_default();
+            turns.push((status, body.to_owned()));
+        }
         let bodies = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&bodies);
         // The thread ends with the test's process; it holds nothing that outlives it.
         thread::spawn(move || {
             for stream in listener.incoming() {
-                answer(&stream.unwrap(), &answers, &noted);
+                answer(&stream.unwrap(), &mut script, &noted);
             }
         });
         Self { address, bodies }
@@ -51,7 +55,7 @@ impl Script {
     }
 }
 
-fn answer(stream: &TcpStream, answers: &HashMap<String, (u16, String)>, bodies: &Mutex<Vec<String>>) {
+fn answer(stream: &TcpStream, answers: &mut Answers, bodies: &Mutex<Vec<String>>) {
     let mut reader = BufReader::new(stream);
     let mut first = String::new();
     reader.read_line(&mut first).unwrap();
@@ -71,9 +75,14 @@ fn answer(stream: &TcpStream, answers: &HashMap<String, (u16, String)>, bodies: 
     if !body.is_empty() {
         bodies.lock().unwrap().push(String::from_utf8(body).unwrap());
     }
-    let request = first.rsplit_once(" HTTP").unwrap().0;
-    let missing = (404, problem(404, "no such thing"));
-    let (status, body) = answers.get(request).unwrap_or(&missing);
+    // Whoever connects may have nothing to ask after all.
+    let Some((request, _)) = first.rsplit_once(" HTTP") else {
+        return;
+    };
+    let mut missing = vec![(404, problem(404, "no such thing"))];
+    let turns = answers.get_mut(request).unwrap_or(&mut missing);
+    let (status, body) = turns[0].clone();
+    turns.rotate_left(1);
     let head = format!(
         "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
         body.len()
@@ -267,6 +276,182 @@ fn a_path_is_made_absolute_for_the_process_runtime() {
     // The system may know the folder by a longer name.
     let full = folder.path().canonicalize().unwrap().join("model");
     assert_eq!(sent["deployment"]["image"], full.to_str().unwrap());
+}
+
+/// The application in [`APPLICATIONS`].
+fn application() -> &'static str {
+    APPLICATIONS.trim().trim_matches(['[', ']'])
+}
+
+#[test]
+fn a_bench_counts_every_query_as_what_became_of_it() {
+    let query = "POST /iris/predict";
+    let default = r#"{"query_id": 2, "output": -1.0, "default": true, "default_reason": "no_replica"}"#;
+    let script = Script::start(&[
+        ("GET /api/v1/applications/iris", 200, application()),
+        (query, 200, r#"{"query_id": 1, "output": "b", "default": false}"#),
+        (query, 200, default),
+        (query, 503, r#"{"error": "not_ready", "cause": "not yet"}"#),
+        (query, 200, "<html>"),
+    ]);
+    let url = format!("http://{}", script.address);
+    let line = "bench iris --rate 400 --duration 500ms --output json --query-url";
+    let mut words: Vec<_> = line.split(' ').collect();
+    words.extend([&url[..], "--slo", "1h", "--input", r#""a""#, "--input", r#""b""#]);
+    let output = script.skysail(&words);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let bodies = script.bodies();
+    // The answers take turns, in the order in which queries come.
+    let turns = |turn: usize| (bodies.len() + 3 - turn) / 4;
+    for (member, expected) in [
+        ("offered", bodies.len()),
+        ("sent", bodies.len()),
+        ("in_time", turns(0)),
+        ("late", 0),
+        ("defaulted", turns(1)),
+        ("failed", turns(2) + turns(3)),
+    ] {
+        assert_eq!(report[member], expected, "{member} in {report}");
+    }
+    assert_eq!(report["defaults"], serde_json::json!({ "no_replica": turns(1) }));
+    let errors = serde_json::json!({ "status_503": turns(2), "unreadable": turns(3) });
+    assert_eq!(report["errors"], errors);
+    assert_eq!(report["slo_micros"], 3_600_000_000_u64);
+    let asked = |input: &str| format!(r#"{{"input":"{input}","slo_micros":3600000000}}"#);
+    let known = [asked("a"), asked("b")];
+    assert!(bodies.iter().all(|body| known.contains(body)), "{bodies:?}");
+}
+
+#[test]
+fn a_bench_without_inputs_asks_something_else_every_time() {
+    let script = Script::start(&[
+        ("GET /api/v1/applications/iris", 200, application()),
+        (
+            "POST /iris/predict",
+            200,
+            r#"{"query_id": 1, "output": "b", "default": false}"#,
+        ),
+    ]);
+    let url = format!("http://{}", script.address);
+    let line = "bench iris --rate 200 --duration 500ms --query-url";
+    let output = script.skysail(&line.split(' ').chain([&url[..]]).collect::<Vec<_>>());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let bodies = script.bodies();
+    let different: HashSet<_> = bodies.iter().collect();
+    assert_eq!(different.len(), bodies.len(), "{bodies:?}");
+    // The application's own objective need not be sent.
+    assert!(!bodies[0].contains("slo_micros"), "{}", bodies[0]);
+    let told = text(&output.stdout);
+    for part in [
+        "iris: poisson arrivals, 200 queries/s for 500ms, SLO 100ms, generated strings, no two alike",
+        &format!("offered                {}", bodies.len()),
+        "the sender's lateness",
+    ] {
+        assert!(told.contains(part), "`{part}` is not in:\n{told}");
+    }
+}
+
+#[test]
+fn a_bench_that_nobody_answers_is_a_failure_with_its_counts() {
+    let script = Script::start(&[("GET /api/v1/applications/iris", 200, application())]);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let line = format!("bench iris --rate 100 --duration 200ms --output json --query-url {url}");
+    let words: Vec<_> = line.split(' ').collect();
+    // Takes every connection and closes it, for as long as the test's process lives.
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            drop(stream.unwrap());
+        }
+    });
+    let output = script.skysail(&words);
+    assert_eq!(output.status.code(), Some(1));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["errors"]["connection"], report["offered"]);
+    assert_eq!(report["latency_micros"]["answers"], serde_json::Value::Null);
+    let stderr = text(&output.stderr);
+    let error = format!(
+        "error: none of {0} queries was answered: connection {0}\n",
+        report["offered"]
+    );
+    assert!(stderr.contains(&error), "{stderr}");
+
+    // Bound and dropped: nobody listens there now.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let output = script.skysail(&["bench", "iris", "--rate", "100", "--query-url", &url]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout), "");
+    let error = format!("error: cannot reach the query API at {url}: connection refused\n");
+    assert!(
+        text(&output.stderr).starts_with(&error),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn mistakes_of_a_bench_are_told_before_anything_is_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace.csv");
+    std::fs::write(&trace, "TIMESTAMP\n2024-01-01 00:00:00\nsoon\n").unwrap();
+    let arrivals = format!("trace:{}", trace.display());
+    let plot = format!("{}/nowhere/x.svg", folder.path().display());
+    let script = Script::start(&[
+        ("GET /api/v1/applications", 200, APPLICATIONS),
+        ("GET /api/v1/applications/iris", 200, application()),
+    ]);
+    let url = format!("http://{}", script.address);
+    for (application, words, code, expected) in [
+        ("iris", &["--plot", "x.png"][..], 2, "ends in .svg"),
+        ("iris", &["--rate", "0"], 2, "greater than 0"),
+        (
+            "iris",
+            &["--arrivals", "steady"],
+            2,
+            "poisson, bursty or trace:FILE",
+        ),
+        ("iris", &["--duration", "30"], 2, "`30s`"),
+        ("iris", &["--duration", "0s"], 2, "greater than 0"),
+        ("iris", &["--duration", "9999999999years"], 2, "a year at most"),
+        ("iris", &["--input", "[1"], 2, "--input"),
+        (
+            "iris",
+            &["--input", "1", "--inputs", "f"],
+            2,
+            "cannot be used with",
+        ),
+        (
+            "iris",
+            &["--input", "[1]"],
+            1,
+            "input 1 is not what the application takes",
+        ),
+        (
+            "iris",
+            &["--inputs", "/nowhere/inputs"],
+            1,
+            "/nowhere/inputs: cannot be read",
+        ),
+        ("iris", &["--arrivals", &arrivals], 1, "line 3: `soon` is no time"),
+        ("iris", &["--plot", &plot], 1, "nowhere/x.svg"),
+        ("irsi", &[], 1, "did you mean `iris`?"),
+    ] {
+        let base = ["bench", application, "--query-url", &url];
+        let rate = if words.contains(&"--rate") {
+            &[][..]
+        } else {
+            &["--rate", "100"]
+        };
+        let output = script.skysail(&[&base, rate, words].concat());
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {stderr}");
+        assert!(stderr.contains(expected), "{words:?}: {stderr}");
+        assert_eq!(text(&output.stdout), "", "{words:?}");
+    }
+    assert!(script.bodies().is_empty());
 }
 
 #[test]

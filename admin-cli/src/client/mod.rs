@@ -1,8 +1,8 @@
 //! The admin API and the query API as the CLI sees them: one request, one typed answer or a typed error.
 
-use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
+use std::{fmt, io};
 
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
@@ -95,6 +95,15 @@ impl ClientError {
         }
     }
 
+    /// Nobody takes a connection to `url`.
+    pub(crate) fn unreachable(api: Api, url: &Url, error: &io::Error) -> Self {
+        Self::Unreachable {
+            api,
+            url: origin(url),
+            reason: in_words(&error.to_string()),
+        }
+    }
+
     fn of_transport(api: Api, url: &Url, error: &reqwest::Error) -> Self {
         let url = origin(url);
         let reason = root_cause(error);
@@ -146,11 +155,14 @@ fn root_cause(error: &reqwest::Error) -> String {
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    let text = cause.to_string();
-    // The system's number says nothing that its words do not.
+    in_words(&cause.to_string())
+}
+
+/// What the system says of an error, without its number, which says nothing that the words do not.
+fn in_words(text: &str) -> String {
     match text.split_once(" (os error") {
         Some((words, _)) => words.to_lowercase(),
-        None => text,
+        None => text.to_owned(),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::output::Output;
 
 pub(crate) mod app;
+mod bench;
 pub(crate) mod cluster;
 mod completions;
 pub(crate) mod model;
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Replica(replica::ReplicaCommand),
     /// Ask an application for a prediction
     Predict(predict::PredictArguments),
+    /// Offer an application a load, and see how much of it is answered in time
+    Bench(bench::BenchArguments),
     /// Print completions for a shell
     Completions(completions::CompletionsArguments),
 }
@@ -72,6 +75,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Error> {
         Command::Model(command) => model::run(&session, command).await,
         Command::Replica(command) => replica::run(&session, command).await,
         Command::Predict(arguments) => predict::run(&session, arguments).await,
+        Command::Bench(arguments) => bench::run(&session, &arguments).await,
         Command::Completions(arguments) => completions::run(session.output, &arguments),
     }
 }

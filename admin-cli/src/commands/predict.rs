@@ -123,7 +123,8 @@ async fn input_type(session: &Session, name: &ApplicationName) -> Result<InputTy
     Ok(application.read()?.input_type)
 }
 
-async fn query_url(session: &Session) -> Result<Url, Error> {
+/// Where queries go: what was said, or what the admin API names.
+pub(super) async fn query_url(session: &Session) -> Result<Url, Error> {
     if let Some(url) = &session.query_url {
         return Ok(url.clone());
     }

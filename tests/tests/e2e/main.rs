@@ -9,6 +9,7 @@ use skysail_tests::suite::Suite;
 
 mod admin;
 mod bad_input;
+mod bench;
 mod by_hand;
 mod cli;
 mod cluster;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         .area("quickstart", quickstart::CASES)
         .area("bad_input", bad_input::CASES)
         .area("cli", cli::CASES)
+        .area("bench", bench::CASES)
         .area("cluster", cluster::CASES)
         .area("docker", docker::CASES)
         .area("isolation", isolation::CASES)
