@@ -1,4 +1,5 @@
-//! Models as the query path sees them: a queue for each version, and a batcher for each attached replica.
+//! Models as the query path sees them: a cache and a queue for each version, and a batcher for each attached
+//! replica.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -27,10 +28,15 @@ use crate::clock::Clock;
 use crate::metrics::{Metrics, VersionMetrics};
 
 mod batcher;
+pub mod cache;
 pub mod queue;
 pub mod replica;
+#[cfg(test)]
+mod tests;
 
 use batcher::Batcher;
+use cache::PredictionCache;
+use cache::flight::Asker;
 use queue::TaskQueue;
 use replica::{Order, ReplicaTable};
 
@@ -48,6 +54,8 @@ pub struct ModelHandle {
     pub spec: VersionSpec,
     /// When it was registered: a version of the same name registered later is another one.
     registered_at: Timestamp,
+    /// None if the version, or this frontend, has its cache switched off: then every query is asked.
+    cache: Option<Arc<PredictionCache>>,
     queue: TaskQueue,
     replicas: AtomicUsize,
     metrics: VersionMetrics,
@@ -55,9 +63,36 @@ pub struct ModelHandle {
 }
 
 impl ModelHandle {
-    /// Asks the model. There is always an answer, at the latest at the deadline.
+    /// Predicts, from the cache or by asking the model. There is always an answer, at the latest at the
+    /// deadline.
     pub async fn predict(&self, input: Input, deadline: Instant) -> Outcome {
-        if self.replicas.load(Ordering::Relaxed) == 0 {
+        match &self.cache {
+            Some(cache) => self.predict_cached(cache, input, deadline).await,
+            None => self.ask(input, deadline).await,
+        }
+    }
+
+    /// What was predicted before needs no replica; what was not is asked once for all who ask it meanwhile.
+    async fn predict_cached(&self, cache: &Arc<PredictionCache>, input: Input, deadline: Instant) -> Outcome {
+        let key = cache.key(input);
+        if let Some(output) = cache.hit(&key) {
+            return Ok(output);
+        }
+        if self.replicas() == 0 {
+            cache.miss();
+            return Err(DefaultReason::NoReplica.into());
+        }
+        let asker = Asker {
+            key,
+            deadline,
+            queue: &self.queue,
+            clock: self.clock,
+        };
+        cache.fly(asker).await
+    }
+
+    async fn ask(&self, input: Input, deadline: Instant) -> Outcome {
+        if self.replicas() == 0 {
             return Err(DefaultReason::NoReplica.into());
         }
         let mut ticket = self.queue.push(deadline, input)?;
@@ -109,6 +144,7 @@ pub struct ModelTable {
     replicas: Arc<ReplicaTable>,
     batchers: TaskTracker,
     bounds: Bounds,
+    cache_bytes: u64,
     metrics: Arc<Metrics>,
     clock: Clock,
     /// Whether a catalog was followed yet: before that nothing can be said of any model.
@@ -121,13 +157,15 @@ pub struct ModelTable {
 pub struct Gone(Vec<Arc<ModelHandle>>);
 
 impl ModelTable {
-    /// No versions yet. `bounds` are those of each version's queue.
-    pub fn new(bounds: Bounds, metrics: Arc<Metrics>, clock: Clock) -> Self {
+    /// No versions yet. `bounds` are those of each version's queue, `cache_bytes` the weight of each
+    /// version's cache, 0 for none.
+    pub fn new(bounds: Bounds, cache_bytes: u64, metrics: Arc<Metrics>, clock: Clock) -> Self {
         Self {
             versions: Mutex::default(),
             replicas: Arc::default(),
             batchers: TaskTracker::new(),
             bounds,
+            cache_bytes,
             metrics,
             clock,
             followed: AtomicBool::new(false),
@@ -182,10 +220,13 @@ impl ModelTable {
     }
 
     fn handle(&self, id: ModelId, spec: VersionSpec, registered_at: Timestamp) -> ModelHandle {
+        let metrics = self.metrics.version(&id);
+        let is_cached = spec.cache && self.cache_bytes > 0;
         ModelHandle {
+            cache: is_cached.then(|| PredictionCache::new(self.cache_bytes, metrics.cache())),
             queue: TaskQueue::new(self.bounds),
             replicas: AtomicUsize::new(0),
-            metrics: self.metrics.version(&id),
+            metrics,
             clock: self.clock,
             id,
             spec,
@@ -203,6 +244,9 @@ impl ModelTable {
         for handle in self.versions.lock().values() {
             handle.metrics.set_queue_length(handle.queue.len());
             handle.metrics.set_replicas(handle.replicas());
+            if let Some(cache) = &handle.cache {
+                cache.refresh_gauges();
+            }
         }
     }
 

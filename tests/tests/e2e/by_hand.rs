@@ -54,7 +54,7 @@ async fn a_container_started_by_hand_attaches_and_answers() {
     drop(container);
     cluster.attached("model", 0).await;
     assert_eq!(
-        cluster.answer("app", json!([1.0])).await["default_reason"],
+        cluster.answer("app", json!([2.0])).await["default_reason"],
         "no_replica"
     );
 }
