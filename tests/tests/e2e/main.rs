@@ -10,6 +10,7 @@ use skysail_tests::suite::Suite;
 mod admin;
 mod bad_input;
 mod by_hand;
+mod cache;
 mod cli;
 mod cluster;
 mod docker;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         .area("docker", docker::CASES)
         .area("isolation", isolation::CASES)
         .area("queries", queries::CASES)
+        .area("cache", cache::CASES)
         .area("admin", admin::CASES)
         .area("failing_models", failing_models::CASES)
         .area("restart", restart::CASES)
