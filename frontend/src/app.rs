@@ -160,7 +160,12 @@ impl App {
         let store = open_store(&config).await?;
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::default());
-        let models = Arc::new(ModelTable::new(config.queue_bounds, metrics.clone(), clock));
+        let models = Arc::new(ModelTable::new(
+            config.queue_bounds,
+            config.cache_bytes,
+            metrics.clone(),
+            clock,
+        ));
         let queries = Arc::new(QueryService::new(clock));
         let health = Arc::new(Health::new(queries.clone(), store.health()));
         let frontend_id = format!("{:016x}", fastrand::u64(..));

@@ -61,8 +61,8 @@ struct Flags {
     /// Bytes of inputs that may wait for one model version [default: 134217728].
     #[arg(long, env = "SKYSAIL_QUEUE_BYTES", value_name = "BYTES")]
     queue_bytes: Option<String>,
-    /// Bytes for the prediction cache of each model version. Taken and checked; there is no cache yet, so
-    /// it has no effect [default: 67108864].
+    /// Bytes of inputs and predictions that are kept for each model version, to answer an input that was
+    /// asked before; 0 asks the model every time [default: 67108864].
     #[arg(long, env = "SKYSAIL_CACHE_BYTES", value_name = "BYTES")]
     cache_bytes: Option<String>,
     /// How long SIGTERM may take: in-flight queries are answered and containers told [default: 10s].
@@ -108,6 +108,8 @@ pub struct Config {
     pub body_limit: usize,
     /// How much may wait for one model version.
     pub queue_bounds: Bounds,
+    /// The weight of each model version's prediction cache, in bytes; 0 for none.
+    pub cache_bytes: u64,
     /// How long a graceful end may take.
     pub grace: Duration,
     /// Threads that serve queries.
@@ -191,6 +193,7 @@ impl Default for Config {
                 count: 100_000,
                 bytes: 128 * 1024 * 1024,
             },
+            cache_bytes: 64 * 1024 * 1024,
             grace: Duration::from_secs(10),
             worker_threads: default_workers(),
             log_level: "info".into(),
@@ -310,6 +313,9 @@ impl Config {
                     .read("queue-bytes", flags.queue_bytes, parse_positive)
                     .unwrap_or(defaults.queue_bounds.bytes),
             },
+            cache_bytes: reader
+                .read("cache-bytes", flags.cache_bytes, parse_bytes)
+                .unwrap_or(defaults.cache_bytes),
             grace: reader
                 .read("grace", flags.grace, parse_duration)
                 .unwrap_or(defaults.grace),
@@ -323,7 +329,6 @@ impl Config {
                 .read("log-format", flags.log_format, parse_log_format)
                 .unwrap_or(defaults.log_format),
         };
-        let _unused_yet = reader.read("cache-bytes", flags.cache_bytes, parse_str::<usize>);
         reader.finish(config)
     }
 }
@@ -422,6 +427,11 @@ fn parse_positive(text: &str) -> Result<usize, String> {
         Ok(0) | Err(_) => Err("expected a whole number above 0".into()),
         Ok(number) => Ok(number),
     }
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| "expected a whole number of bytes; 0 for none".into())
 }
 
 fn parse_addr(text: &str) -> Result<SocketAddr, String> {
@@ -585,6 +595,15 @@ mod tests {
                 control: false
             }
         );
+    }
+
+    #[test]
+    fn the_cache_can_be_sized_and_switched_off() {
+        assert_eq!(config(&[]).unwrap().cache_bytes, 64 << 20);
+        assert_eq!(config(&["--cache-bytes", "1000"]).unwrap().cache_bytes, 1000);
+        assert_eq!(config(&["--cache-bytes", "0"]).unwrap().cache_bytes, 0);
+        let mistake = config(&["--cache-bytes", "64MiB"]).unwrap_err().to_string();
+        assert!(mistake.contains("whole number of bytes"), "{mistake}");
     }
 
     #[test]

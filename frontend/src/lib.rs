@@ -5,8 +5,8 @@
 //!
 //! - [`app`]: the composition root: builds, wires and owns everything below.
 //! - [`config`]: the only reader of flags, environment and files.
-//! - the query role: [`query`] (HTTP to typed query to answer), [`model`] (a queue for each version, a
-//!   batcher for each replica);
+//! - the query role: [`query`] (HTTP to typed query to answer), [`model`] (a cache and a queue for
+//!   each version, a batcher for each replica);
 //! - the control role: [`admin`] (requests to desired state), [`reconcile`] (desired state to containers),
 //!   [`runtime`] (what starts them);
 //! - [`store`]: where desired state lives, for both;

@@ -66,6 +66,11 @@ pub struct Metrics {
     batch_latency: LatencyFamily<VersionLabels>,
     queue_length: Family<VersionLabels, Gauge>,
     replicas_attached: Family<VersionLabels, Gauge>,
+    cache_hits: Family<VersionLabels, Counter>,
+    cache_misses: Family<VersionLabels, Counter>,
+    cache_joins: Family<VersionLabels, Counter>,
+    cache_bytes: Family<VersionLabels, Gauge>,
+    cache_entries: Family<VersionLabels, Gauge>,
     store_up: Gauge,
 }
 
@@ -82,6 +87,20 @@ pub struct VersionMetrics {
     batch_latency: Histogram,
     queue_length: Gauge,
     replicas_attached: Gauge,
+    cache: CacheMetrics,
+}
+
+/// What one version's prediction cache counts: each of its queries is a hit, a join or a miss.
+#[derive(Clone, Debug, Default)]
+pub struct CacheMetrics {
+    /// Answered from the cache.
+    pub hits: Counter,
+    /// Not found.
+    pub misses: Counter,
+    /// Answered with an identical query that was on its way already.
+    pub joins: Counter,
+    bytes: Gauge,
+    entries: Gauge,
 }
 
 fn latency_histogram() -> Histogram {
@@ -103,6 +122,11 @@ impl Default for Metrics {
             batch_latency: Family::new_with_constructor(latency_histogram),
             queue_length: Family::default(),
             replicas_attached: Family::default(),
+            cache_hits: Family::default(),
+            cache_misses: Family::default(),
+            cache_joins: Family::default(),
+            cache_bytes: Family::default(),
+            cache_entries: Family::default(),
             store_up: Gauge::default(),
         };
         metrics.register();
@@ -142,10 +166,40 @@ impl Metrics {
             "Replicas attached",
             self.replicas_attached.clone(),
         );
+        self.register_caches(&mut registry);
         registry.register(
             "store_up",
             "Whether the metadata store answers",
             self.store_up.clone(),
+        );
+    }
+
+    fn register_caches(&self, registry: &mut Registry) {
+        registry.register(
+            "cache_hits",
+            "Queries answered from the prediction cache",
+            self.cache_hits.clone(),
+        );
+        registry.register(
+            "cache_misses",
+            "Queries that were neither in the prediction cache nor on their way",
+            self.cache_misses.clone(),
+        );
+        registry.register(
+            "cache_joins",
+            "Queries that joined an identical one on its way",
+            self.cache_joins.clone(),
+        );
+        registry.register_with_unit(
+            "cache",
+            "Weight of the prediction cache",
+            Unit::Bytes,
+            self.cache_bytes.clone(),
+        );
+        registry.register(
+            "cache_entries",
+            "Predictions in the cache",
+            self.cache_entries.clone(),
         );
     }
 
@@ -193,6 +247,13 @@ impl Metrics {
             batch_latency: self.batch_latency.get_or_create_owned(&labels),
             queue_length: self.queue_length.get_or_create_owned(&labels),
             replicas_attached: self.replicas_attached.get_or_create_owned(&labels),
+            cache: CacheMetrics {
+                hits: self.cache_hits.get_or_create_owned(&labels),
+                misses: self.cache_misses.get_or_create_owned(&labels),
+                joins: self.cache_joins.get_or_create_owned(&labels),
+                bytes: self.cache_bytes.get_or_create_owned(&labels),
+                entries: self.cache_entries.get_or_create_owned(&labels),
+            },
         }
     }
 
@@ -203,6 +264,11 @@ impl Metrics {
         self.batch_latency.remove(&labels);
         self.queue_length.remove(&labels);
         self.replicas_attached.remove(&labels);
+        self.cache_hits.remove(&labels);
+        self.cache_misses.remove(&labels);
+        self.cache_joins.remove(&labels);
+        self.cache_bytes.remove(&labels);
+        self.cache_entries.remove(&labels);
     }
 
     /// Whether the store answers.
@@ -251,6 +317,19 @@ impl VersionMetrics {
         self.replicas_attached
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
+
+    /// What its prediction cache counts.
+    pub fn cache(&self) -> CacheMetrics {
+        self.cache.clone()
+    }
+}
+
+impl CacheMetrics {
+    /// So many predictions are kept, of this weight.
+    pub fn set_size(&self, entries: usize, bytes: u64) {
+        self.entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+        self.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
 }
 
 #[cfg(test)]
@@ -265,6 +344,8 @@ mod tests {
         let version = metrics.version(&"iris-model:1".parse().unwrap());
         version.sent(4);
         version.answered(Duration::from_millis(1));
+        version.cache().hits.inc();
+        version.cache().set_size(2, 300);
         metrics.set_store_up(true);
         let page = metrics.render();
         for line in [
@@ -274,6 +355,11 @@ mod tests {
             "skysail_batch_size_sum{model=\"iris-model\",version=\"1\"} 4.0",
             "skysail_batch_latency_seconds_count{model=\"iris-model\",version=\"1\"} 1",
             "skysail_replicas_attached{model=\"iris-model\",version=\"1\"} 0",
+            "skysail_cache_hits_total{model=\"iris-model\",version=\"1\"} 1",
+            "skysail_cache_misses_total{model=\"iris-model\",version=\"1\"} 0",
+            "skysail_cache_joins_total{model=\"iris-model\",version=\"1\"} 0",
+            "skysail_cache_bytes{model=\"iris-model\",version=\"1\"} 300",
+            "skysail_cache_entries{model=\"iris-model\",version=\"1\"} 2",
             "skysail_store_up 1",
         ] {
             assert!(page.contains(line), "{line} is not in:\n{page}");

@@ -192,6 +192,14 @@ impl Input {
         self.data.is_empty()
     }
 
+    /// The same input in a buffer of its own, no larger than it needs.
+    ///
+    /// For whoever keeps inputs: the buffer of one that was received may have room to spare, or be a part of
+    /// something larger that would be kept with it.
+    pub fn detached(&self) -> Self {
+        Self::copied(self.input_type, &self.data)
+    }
+
     /// Parses one input from JSON text.
     pub fn from_json(input_type: InputType, json: &str) -> Result<Self, serde_json::Error> {
         let mut deserializer = serde_json::Deserializer::from_str(json);
@@ -595,6 +603,17 @@ impl Output {
         Ok(Self(data))
     }
 
+    /// The same output in a buffer of its own, no larger than it needs: one that was received is a part of
+    /// its whole batch's outputs, which would be kept with it.
+    pub fn detached(&self) -> Self {
+        Self(Bytes::copy_from_slice(&self.0))
+    }
+
+    /// The text's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("checked when it was made; this is a bug")
@@ -688,6 +707,16 @@ mod tests {
             parse(InputType::Floats, "[1, 18446744073709551615]"),
             Ok(Input::floats(&[1.0, 1.844_674_4e19]))
         );
+    }
+
+    #[test]
+    fn what_is_detached_is_the_same_and_keeps_no_other_buffer() {
+        let received = Bytes::from(b"left, virginica, right".to_vec());
+        let input = Input::bytes(received.slice(6..15)).detached();
+        let output = Output::from_utf8(received.slice(6..15)).unwrap().detached();
+        assert!(received.is_unique());
+        assert_eq!(input, Input::bytes(&b"virginica"[..]));
+        assert_eq!(output, Output::new("virginica"));
     }
 
     #[test]

@@ -25,6 +25,11 @@ impl Place {
     pub fn deadline(self) -> Instant {
         self.deadline
     }
+
+    /// The place of the same task at another deadline.
+    pub fn moved_to(self, deadline: Instant) -> Self {
+        Self { deadline, ..self }
+    }
 }
 
 /// The queue is full; gives back what was to wait.
@@ -126,6 +131,11 @@ impl<T> DeadlineQueue<T> {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// The task at a place, if it still waits.
+    pub fn get(&self, place: Place) -> Option<&T> {
+        self.waiting.get(&place).map(|waiting| &waiting.task)
+    }
 }
 
 impl<T> Deadlines for DeadlineQueue<T> {
@@ -194,6 +204,18 @@ mod tests {
         queue.put_back(place, 10, 7);
         assert_eq!((queue.len(), queue.bytes()), (2, 20));
         assert_eq!(queue.remove(place), Some(7));
+    }
+
+    #[test]
+    fn a_task_moved_to_another_deadline_waits_there_only() {
+        let mut queue = queue(10, 100);
+        let place = queue.push(at(9), 10, 7).unwrap();
+        queue.push(at(5), 10, 8).unwrap();
+        let earlier = place.moved_to(at(1));
+        let task = queue.remove(place).unwrap();
+        queue.put_back(earlier, 10, task);
+        assert_eq!((queue.get(place), queue.get(earlier)), (None, Some(&7)));
+        assert_eq!((queue.bytes(), queue.pop()), (20, Some((earlier, 7))));
     }
 
     proptest! {

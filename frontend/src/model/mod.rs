@@ -1,4 +1,5 @@
-//! Models as the query path sees them: a queue for each version, and a batcher for each attached replica.
+//! Models as the query path sees them: a cache and a queue for each version, and a batcher for each attached
+//! replica.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -27,11 +28,16 @@ use crate::clock::Clock;
 use crate::metrics::{Metrics, VersionMetrics};
 
 mod batcher;
+pub mod cache;
 pub mod queue;
 pub mod replica;
 mod sent;
+#[cfg(test)]
+mod tests;
 
 use batcher::Batcher;
+use cache::PredictionCache;
+use cache::flight::Asker;
 use queue::TaskQueue;
 use replica::{Order, ReplicaTable};
 use sent::Sent;
@@ -50,6 +56,8 @@ pub struct ModelHandle {
     pub spec: VersionSpec,
     /// When it was registered: a version of the same name registered later is another one.
     registered_at: Timestamp,
+    /// None if the version, or this frontend, has its cache switched off: then every query is asked.
+    cache: Option<Arc<PredictionCache>>,
     queue: TaskQueue,
     replicas: AtomicUsize,
     metrics: VersionMetrics,
@@ -57,9 +65,39 @@ pub struct ModelHandle {
 }
 
 impl ModelHandle {
-    /// Asks the model. There is always an answer, at the latest at the deadline.
+    /// Predicts, from the cache or by asking the model. There is always an answer, at the latest at the
+    /// deadline.
     pub async fn predict(&self, input: Input, deadline: Instant) -> Outcome {
-        if self.replicas.load(Ordering::Relaxed) == 0 {
+        match &self.cache {
+            Some(cache) => self.predict_cached(cache, input, deadline).await,
+            None => self.ask(input, deadline).await,
+        }
+    }
+
+    /// What was predicted before is answered at once; what was not is asked once for all who ask it meanwhile.
+    ///
+    /// Without a replica there is no answer even so: whoever stopped a model, or lost it, would be told
+    /// otherwise for the inputs that happen to be kept.
+    async fn predict_cached(&self, cache: &Arc<PredictionCache>, input: Input, deadline: Instant) -> Outcome {
+        if self.replicas() == 0 {
+            cache.miss();
+            return Err(DefaultReason::NoReplica.into());
+        }
+        let key = cache.key(input);
+        if let Some(output) = cache.hit(&key) {
+            return Ok(output);
+        }
+        let asker = Asker {
+            key,
+            deadline,
+            queue: &self.queue,
+            clock: self.clock,
+        };
+        cache.fly(asker).await
+    }
+
+    async fn ask(&self, input: Input, deadline: Instant) -> Outcome {
+        if self.replicas() == 0 {
             return Err(DefaultReason::NoReplica.into());
         }
         let mut ticket = self.queue.push(self.clock.now(), deadline, input)?;
@@ -111,6 +149,7 @@ pub struct ModelTable {
     replicas: Arc<ReplicaTable>,
     batchers: TaskTracker,
     bounds: Bounds,
+    cache_bytes: u64,
     metrics: Arc<Metrics>,
     clock: Clock,
     /// Whether a catalog was followed yet: before that nothing can be said of any model.
@@ -123,13 +162,15 @@ pub struct ModelTable {
 pub struct Gone(Vec<Arc<ModelHandle>>);
 
 impl ModelTable {
-    /// No versions yet. `bounds` are those of each version's queue.
-    pub fn new(bounds: Bounds, metrics: Arc<Metrics>, clock: Clock) -> Self {
+    /// No versions yet. `bounds` are those of each version's queue, `cache_bytes` the weight of each
+    /// version's cache, 0 for none.
+    pub fn new(bounds: Bounds, cache_bytes: u64, metrics: Arc<Metrics>, clock: Clock) -> Self {
         Self {
             versions: Mutex::default(),
             replicas: Arc::default(),
             batchers: TaskTracker::new(),
             bounds,
+            cache_bytes,
             metrics,
             clock,
             followed: AtomicBool::new(false),
@@ -184,10 +225,13 @@ impl ModelTable {
     }
 
     fn handle(&self, id: ModelId, spec: VersionSpec, registered_at: Timestamp) -> ModelHandle {
+        let metrics = self.metrics.version(&id);
+        let is_cached = spec.cache && self.cache_bytes > 0;
         ModelHandle {
+            cache: is_cached.then(|| PredictionCache::new(self.cache_bytes, metrics.cache())),
             queue: TaskQueue::new(self.bounds, spec.batch_size.into()),
             replicas: AtomicUsize::new(0),
-            metrics: self.metrics.version(&id),
+            metrics,
             clock: self.clock,
             id,
             spec,
@@ -205,6 +249,9 @@ impl ModelTable {
         for handle in self.versions.lock().values() {
             handle.metrics.set_queue_length(handle.queue.len());
             handle.metrics.set_replicas(handle.replicas());
+            if let Some(cache) = &handle.cache {
+                cache.refresh_gauges();
+            }
         }
     }
 

@@ -13,6 +13,35 @@ use skysail_proto::value::Input;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 
+use super::cache::flight::Landing;
+
+/// Whom a task's answer goes to.
+#[derive(Debug)]
+pub enum Reply {
+    /// The one who asked.
+    Asker(oneshot::Sender<Outcome>),
+    /// All who asked the same.
+    Flight(Landing),
+}
+
+impl Reply {
+    /// Gives the one answer. That nobody may be waiting for it any more is no error.
+    pub fn send(self, outcome: Outcome) {
+        match self {
+            Self::Asker(asker) => drop(asker.send(outcome)),
+            Self::Flight(landing) => landing.land(outcome),
+        }
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub fn is_closed(&self) -> bool {
+        match self {
+            Self::Asker(asker) => asker.is_closed(),
+            Self::Flight(landing) => landing.is_unwanted(),
+        }
+    }
+}
+
 /// A query on its way to a replica.
 #[derive(Debug)]
 pub struct Task {
@@ -22,7 +51,7 @@ pub struct Task {
     pub input: Input,
     /// Whether a replica was lost with it before.
     lost_before: bool,
-    reply: oneshot::Sender<Outcome>,
+    reply: Reply,
 }
 
 /// A query in the queue.
@@ -30,7 +59,7 @@ pub struct Task {
 struct Waiting {
     input: Input,
     lost_before: bool,
-    reply: oneshot::Sender<Outcome>,
+    reply: Reply,
 }
 
 impl Waiting {
@@ -67,7 +96,7 @@ impl Task {
 
     /// Gives the one answer. That nobody may be waiting for it any more is no error.
     pub fn answer(self, outcome: Outcome) {
-        let _ = self.reply.send(outcome);
+        self.reply.send(outcome);
     }
 
     /// Whether nobody waits for the answer any more.
@@ -246,6 +275,26 @@ pub struct Taker<'a> {
     pub max_bytes: usize,
 }
 
+#[cfg(test)]
+impl<'a> Taker<'a> {
+    /// One that starts at once and of which nothing is known.
+    pub(super) fn without_history(
+        policy: &'a mut dyn BatchPolicy,
+        latency: &'a LatencyModel,
+        now: Instant,
+    ) -> Self {
+        Self {
+            stream: 0,
+            policy,
+            latency,
+            now,
+            start: now,
+            overhead: Duration::ZERO,
+            max_bytes: usize::MAX,
+        }
+    }
+}
+
 /// A batch.
 #[derive(Debug, Default)]
 pub struct Taken {
@@ -334,6 +383,24 @@ impl TaskQueue {
     /// said, at once.
     pub fn push(&self, now: Instant, deadline: Instant, input: Input) -> Result<Ticket<'_>, Failure> {
         let (reply, answer) = oneshot::channel();
+        let place = self
+            .enter(now, deadline, input, Reply::Asker(reply))
+            .map_err(|(failure, _reply)| failure)?;
+        Ok(Ticket {
+            queue: self,
+            place,
+            answer,
+        })
+    }
+
+    /// Lets a query wait whose answer goes to `reply`; if it cannot, gives the reply back with the reason.
+    pub fn enter(
+        &self,
+        now: Instant,
+        deadline: Instant,
+        input: Input,
+        reply: Reply,
+    ) -> Result<Place, (Failure, Reply)> {
         let bytes = input.data().len();
         let waiting = Waiting {
             input,
@@ -343,27 +410,23 @@ impl TaskQueue {
         let (place, was_earliest) = {
             let mut state = self.waiting.lock();
             if state.closed {
-                return Err(DefaultReason::NoReplica.into());
+                return Err((DefaultReason::NoReplica.into(), waiting.reply));
             }
             state.arrivals.record(now, deadline.saturating_since(now));
             if self.admission == Admission::InTime && state.is_hopeless(now, deadline) {
-                return Err(DefaultReason::PredictedLate.into());
+                return Err((DefaultReason::PredictedLate.into(), waiting.reply));
             }
             let earliest = state.queue.earliest();
             match state.queue.push(deadline, bytes, waiting) {
                 Ok(place) => (place, earliest.is_none_or(|earliest| deadline < earliest)),
-                Err(Full(_)) => return Err(DefaultReason::QueueFull.into()),
+                Err(Full(waiting)) => return Err((DefaultReason::QueueFull.into(), waiting.reply)),
             }
         };
         self.work.notify_one();
         if was_earliest {
             self.demand.notify_waiters();
         }
-        Ok(Ticket {
-            queue: self,
-            place,
-            answer,
-        })
+        Ok(place)
     }
 
     /// Lets tasks wait again that were not answered, each in its old place.
@@ -419,7 +482,7 @@ impl TaskQueue {
         };
         for (deadline, waiting) in given_up {
             let failure = waiting.given_up(deadline <= now);
-            let _ = waiting.reply.send(Err(failure));
+            waiting.reply.send(Err(failure));
         }
         if wake_another {
             self.work.notify_one();
@@ -436,7 +499,7 @@ impl TaskQueue {
             waiting.extend(std::iter::from_fn(|| state.queue.pop()));
         }
         for (_, waiting) in waiting {
-            let _ = waiting.reply.send(Err(DefaultReason::NoReplica.into()));
+            waiting.reply.send(Err(DefaultReason::NoReplica.into()));
         }
     }
 
@@ -468,6 +531,46 @@ impl TaskQueue {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Moves a query that still waits to an earlier deadline; returns where it waits, or waited last.
+    pub fn hasten(&self, place: Place, deadline: Instant) -> Place {
+        let hastened = place.moved_to(deadline);
+        let was_earliest = {
+            let queue = &mut self.waiting.lock().queue;
+            let Some(waiting) = queue.remove(place) else {
+                return place;
+            };
+            let earliest = queue.earliest();
+            let bytes = waiting.input.data().len();
+            queue.put_back(hastened, bytes, waiting);
+            earliest.is_none_or(|earliest| deadline < earliest)
+        };
+        if was_earliest {
+            self.demand.notify_waiters();
+        }
+        hastened
+    }
+
+    /// Why the query that waits, or waited last, at this place is not answered yet.
+    pub fn unanswered(&self, place: Place) -> Failure {
+        match self.waiting.lock().queue.get(place) {
+            Some(waiting) => waiting.given_up(true),
+            None => DefaultReason::LateReply.into(),
+        }
+    }
+
+    /// Takes a query out that still waits if it is unwanted, which is asked under the queue's lock: it
+    /// cannot be taken by a batch meanwhile.
+    pub fn withdraw(&self, place: Place, is_unwanted: impl FnOnce() -> bool) {
+        let withdrawn = {
+            let queue = &mut self.waiting.lock().queue;
+            if queue.get(place).is_none() || !is_unwanted() {
+                return;
+            }
+            queue.remove(place)
+        };
+        drop(withdrawn);
+    }
 }
 
 #[cfg(test)]
@@ -495,16 +598,10 @@ mod tests {
     }
 
     fn take(queue: &TaskQueue, size: u32, max_bytes: usize) -> Vec<Task> {
-        let taken = queue.take(Taker {
-            stream: 0,
-            policy: &mut FixedSize::new(NonZeroU32::new(size).unwrap()),
-            latency: &LatencyModel::default(),
-            now: at(0),
-            start: at(0),
-            overhead: Duration::ZERO,
-            max_bytes,
-        });
-        taken.tasks
+        let mut policy = FixedSize::new(NonZeroU32::new(size).unwrap());
+        let latency = LatencyModel::default();
+        let taker = Taker::without_history(&mut policy, &latency, at(0));
+        queue.take(Taker { max_bytes, ..taker }).tasks
     }
 
     #[test]
@@ -594,6 +691,36 @@ mod tests {
         assert_eq!(queue.waiting(at(0)), None);
         let _ticket = queue.push(at(0), at(9), input()).unwrap();
         demand.await;
+    }
+
+    #[tokio::test]
+    async fn a_query_that_is_hastened_to_the_front_is_announced_and_taken_first() {
+        let queue = queue(10);
+        let first = queue.push(at(0), at(5), input()).unwrap();
+        let hastened = queue.push(at(0), at(9), input()).unwrap();
+        let demand = queue.demand();
+        let place = queue.hasten(hastened.place, at(1));
+        demand.await;
+        assert_eq!(queue.unanswered(place).reason, DefaultReason::ExpiredInQueue);
+        assert_eq!(take(&queue, 1, usize::MAX)[0].deadline(), at(1));
+        assert_eq!(queue.unanswered(place).reason, DefaultReason::LateReply);
+        assert_eq!(
+            queue.hasten(place, at(0)),
+            place,
+            "a batch has it: it stays where it was"
+        );
+        drop(first);
+    }
+
+    #[test]
+    fn only_what_is_unwanted_and_still_waits_is_withdrawn() {
+        let queue = queue(10);
+        let waiting = queue.push(at(0), at(9), input()).unwrap();
+        queue.withdraw(waiting.place, || false);
+        assert_eq!(queue.len(), 1);
+        queue.withdraw(waiting.place, || true);
+        assert!(queue.is_empty());
+        queue.withdraw(waiting.place, || unreachable!("it does not wait any more"));
     }
 
     #[tokio::test]

@@ -793,9 +793,8 @@ async fn the_status_says_what_runs_and_what_is_not_well() {
 
 async fn the_metrics_count_what_happened() {
     let cluster = TestCluster::start().await;
-    cluster
-        .serve("app", &Deployment::of("noop").with("batch_size", 4))
-        .await;
+    let asked_every_time = Deployment::of("noop").with("batch_size", 4).with("cache", false);
+    cluster.serve("app", &asked_every_time).await;
     cluster.register("lonely", "doubles", "-1.0", AMPLE_SLO).await;
     for _ in 0..3 {
         cluster.predict("app", json!([1.0])).await;

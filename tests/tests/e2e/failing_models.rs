@@ -250,9 +250,8 @@ async fn a_replica_that_hangs_is_noticed_and_its_queries_go_to_the_others() {
 async fn as_many_inputs_reach_the_container_as_were_asked() {
     const SINGLES: u64 = 200;
     let cluster = TestCluster::start().await;
-    cluster
-        .serve("app", &Deployment::synthetic().env("SYNTHETIC_REPORT_SEEN", "1"))
-        .await;
+    let counting = Deployment::synthetic().env("SYNTHETIC_REPORT_SEEN", "1");
+    cluster.serve("app", &counting.with("cache", false)).await;
     let singles = join_all((0..SINGLES).map(|number| cluster.predict("app", json!([number])))).await;
     let batch = json!({ "input_batch": vec![[1.0]; 100] });
     let reply = cluster.query("app", batch).await.expect(200);

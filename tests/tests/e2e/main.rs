@@ -11,6 +11,7 @@ mod admin;
 mod bad_input;
 mod bench;
 mod by_hand;
+mod cache;
 mod cli;
 mod cluster;
 mod docker;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         .area("docker", docker::CASES)
         .area("isolation", isolation::CASES)
         .area("queries", queries::CASES)
+        .area("cache", cache::CASES)
         .area("admin", admin::CASES)
         .area("failing_models", failing_models::CASES)
         .area("restart", restart::CASES)

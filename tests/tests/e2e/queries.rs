@@ -28,9 +28,11 @@ cases! {
     query_ids_are_unique_and_small_also_after_a_crash;
 }
 
-/// A model that is never done while a test waits.
+/// A model that is never done while a test waits, and that is asked every time.
 fn endless() -> Deployment {
-    Deployment::synthetic().env("SYNTHETIC_FIXED_MICROS", "600000000")
+    Deployment::synthetic()
+        .env("SYNTHETIC_FIXED_MICROS", "600000000")
+        .with("cache", false)
 }
 
 async fn a_batch_is_answered_in_order() {

@@ -46,7 +46,7 @@ struct VersionArguments {
     /// The largest batch ever sent [default: 64, or the fixed batch size if that is larger]
     #[arg(long, value_name = "N")]
     max_batch: Option<NonZeroU32>,
-    /// Never answer equal inputs from the prediction cache
+    /// Let every query reach the model, also one that was asked before: for models whose answers change
     #[arg(long)]
     no_cache: bool,
 }

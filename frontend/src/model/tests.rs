@@ -1,0 +1,182 @@
+use std::time::Duration;
+
+use futures::FutureExt;
+use skysail_core::catalog::{Change, Generation, Model};
+use skysail_core::query::Failure;
+use skysail_proto::ids::ModelVersion;
+use skysail_proto::value::{InputType, Output};
+
+use super::queue::{Taker, Task};
+use super::*;
+
+/// A catalog of one model with one version of this spec, registered at this second.
+fn catalog(spec: &VersionSpec, registered_at: i64) -> Catalog {
+    let version = Version {
+        spec: spec.clone(),
+        registered_at: Timestamp::from_second(registered_at).unwrap(),
+    };
+    let model = Model {
+        name: id().name,
+        current_version: id().version,
+        versions: [(id().version, version)].into(),
+    };
+    Catalog::default().with(&[Change::PutModel(model)], Generation::default())
+}
+
+fn spec() -> VersionSpec {
+    VersionSpec {
+        input_type: InputType::Doubles,
+        batch_size: skysail_proto::deployment::BatchSize::default(),
+        max_batch: 64.try_into().unwrap(),
+        cache: true,
+        deployment: None,
+    }
+}
+
+fn id() -> ModelId {
+    "model:1".parse().unwrap()
+}
+
+fn table(cache_bytes: u64) -> ModelTable {
+    let bounds = Bounds {
+        count: 100,
+        bytes: usize::MAX,
+    };
+    ModelTable::new(bounds, cache_bytes, Arc::default(), Clock::start())
+}
+
+/// Follows the catalog and returns the version's handle; what is gone is closed.
+fn follow(table: &ModelTable, catalog: &Catalog) -> Arc<ModelHandle> {
+    let (handles, gone) = table.follow(catalog);
+    table.close(gone);
+    handles[&id()].clone()
+}
+
+fn input() -> Input {
+    Input::doubles(&[1.0])
+}
+
+fn one() -> Output {
+    Output::new("one")
+}
+
+/// Asks as if there were a replica; what waits then is for the test to answer.
+async fn ask(handle: &ModelHandle) -> Outcome {
+    handle.replicas.store(1, Ordering::Relaxed);
+    let deadline = handle.clock.now() + Duration::from_secs(1);
+    handle.predict(input(), deadline).await
+}
+
+fn take_one(handle: &ModelHandle) -> Task {
+    let mut policy = policy_for(handle.spec.batch_size, handle.spec.max_batch);
+    let latency = LatencyModel::default();
+    let taker = Taker::without_history(&mut *policy, &latency, handle.clock.now());
+    let mut batch = handle.queue.take(taker).tasks;
+    assert_eq!(batch.len(), 1);
+    batch.remove(0)
+}
+
+/// Asks, and answers in the model's place.
+async fn predict(handle: &ModelHandle) -> Outcome {
+    let mut asking = Box::pin(ask(handle));
+    assert_eq!((&mut asking).now_or_never(), None, "it is in the cache");
+    take_one(handle).answer(Ok(one()));
+    asking.await
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_replica_not_even_what_was_predicted_is_answered() {
+    let table = table(1 << 20);
+    let handle = follow(&table, &catalog(&spec(), 1));
+    assert_eq!(predict(&handle).await, Ok(one()));
+    handle.replicas.store(0, Ordering::Relaxed);
+    let deadline = handle.clock.now() + Duration::from_secs(1);
+    let without = handle.predict(input(), deadline).await;
+    assert_eq!(without, Err(DefaultReason::NoReplica.into()));
+    assert_eq!(ask(&handle).await, Ok(one()));
+    let metrics = handle.metrics.cache();
+    assert_eq!(
+        [metrics.hits.get(), metrics.joins.get(), metrics.misses.get()],
+        [1, 0, 2]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_its_cache_off_a_version_is_asked_every_time() {
+    let off = VersionSpec {
+        cache: false,
+        ..spec()
+    };
+    for (cache_bytes, spec) in [(1 << 20, off), (0, spec())] {
+        let table = table(cache_bytes);
+        let handle = follow(&table, &catalog(&spec, 1));
+        for _ in 0..2 {
+            assert_eq!(predict(&handle).await, Ok(one()));
+        }
+        let (mut first, mut second) = (Box::pin(ask(&handle)), Box::pin(ask(&handle)));
+        assert_eq!((&mut first).now_or_never(), None);
+        assert_eq!((&mut second).now_or_never(), None);
+        assert_eq!(handle.queue.len(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_registered_anew_knows_nothing_of_the_one_before() {
+    let table = table(1 << 20);
+    let old = follow(&table, &catalog(&spec(), 1));
+    assert_eq!(predict(&old).await, Ok(one()));
+    let other = Input::doubles(&[2.0]);
+    let deadline = old.clock.now() + Duration::from_secs(1);
+    let mut late = Box::pin(old.predict(other.clone(), deadline));
+    assert_eq!((&mut late).now_or_never(), None);
+    let task = take_one(&old);
+
+    let new = follow(&table, &catalog(&spec(), 2));
+    task.answer(Ok(Output::new("two, of the old one")));
+    assert_eq!(late.await, Ok(Output::new("two, of the old one")));
+    for input in [input(), other] {
+        new.replicas.store(1, Ordering::Relaxed);
+        let mut asking = Box::pin(new.predict(input, deadline));
+        assert_eq!((&mut asking).now_or_never(), None);
+        take_one(&new).answer(Err(Failure::model_error("another model")));
+        assert_eq!(asking.await, Err(Failure::model_error("another model")));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_keeps_its_cache_while_another_is_the_current_one() {
+    let table = table(1 << 20);
+    let first = catalog(&spec(), 1);
+    assert_eq!(predict(&follow(&table, &first)).await, Ok(one()));
+    let mut model = Model::clone(&first.models[&id().name]);
+    let second: ModelVersion = "2".parse().unwrap();
+    model
+        .versions
+        .insert(second.clone(), model.versions[&id().version].clone());
+    model.current_version = second;
+    let switched = first.with(&[Change::PutModel(model)], Generation::default());
+    follow(&table, &switched);
+    assert_eq!(ask(&follow(&table, &first)).now_or_never(), Some(Ok(one())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_metrics_show_what_a_cache_holds_until_its_version_is_deleted() {
+    let table = table(1 << 20);
+    let handle = follow(&table, &catalog(&spec(), 1));
+    assert_eq!(predict(&handle).await, Ok(one()));
+    table.refresh_gauges();
+    let page = table.metrics.render();
+    let sample = |name: &str| {
+        let line = format!("skysail_cache_{name}{{model=\"model\",version=\"1\"}} ");
+        let value = page.lines().find_map(|found| found.strip_prefix(&line));
+        value
+            .unwrap_or_else(|| panic!("{name} is not in {page}"))
+            .to_owned()
+    };
+    assert_eq!(sample("entries"), "1");
+    assert!(sample("bytes").parse::<u64>().unwrap() > 8 + 3);
+    assert_eq!(sample("misses_total"), "1");
+    let (_, gone) = table.follow(&Catalog::default());
+    table.close(gone);
+    assert!(!table.metrics.render().contains("cache_entries{"));
+}
