@@ -18,6 +18,7 @@ pub struct Deployment {
     image: String,
     replicas: u32,
     env: Value,
+    warm_up: Value,
     spec: Value,
 }
 
@@ -36,6 +37,7 @@ impl Deployment {
             image: image.into(),
             replicas: 1,
             env: json!({}),
+            warm_up: Value::Null,
             spec: json!({}),
         }
     }
@@ -81,6 +83,12 @@ impl Deployment {
         self
     }
 
+    /// With this input to warm its replicas up.
+    pub fn warmed_up_by(mut self, input: Value) -> Self {
+        self.warm_up = input;
+        self
+    }
+
     /// How many replicas are wanted.
     pub fn wanted(&self) -> usize {
         self.replicas as usize
@@ -91,7 +99,12 @@ impl Deployment {
         let mut body = self.spec.clone();
         body["version"] = self.version.clone().into();
         body["input_type"] = self.input_type.clone().into();
-        body["deployment"] = json!({ "image": self.image, "replicas": self.replicas, "env": self.env });
+        body["deployment"] = json!({
+            "image": self.image,
+            "replicas": self.replicas,
+            "env": self.env,
+            "warm_up": self.warm_up,
+        });
         body
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use tracing::{debug, info, warn};
 
-use super::queue::{Taken, Taker, Task, Unanswered};
+use super::queue::{Admission, Taken, Taker, Task, Unanswered};
 use super::replica::{Order, Replica};
 use super::sent::{Sent, SentBatch};
 use super::{MAX_BATCH_BYTES, ModelHandle};
@@ -57,6 +57,8 @@ enum Ended {
 impl Batcher {
     /// Runs until the stream ends; what was in the container's hands waits again then.
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        // What it has learned by warming up, or elsewhere, is known from the first query on.
+        self.expect(self.clock.now());
         let ended = self.work(&mut orders).await;
         let in_hand = self.sent.hand_back();
         let replica = &self.replica.registration.replica;
@@ -91,7 +93,7 @@ impl Batcher {
             }
             let holds_credit = self.stream.has_credit();
             let takes_work = holds_credit && !self.overdue;
-            look.arm(|now| self.sent.next_look(now), self.clock);
+            look.arm(self.sent.next_look(self.overdue), self.clock);
             tokio::select! {
                 event = self.stream.next() => match event {
                     Ok(event) => self.handle(event),
@@ -156,8 +158,10 @@ impl Batcher {
                 policy: &mut *self.policy,
                 latency: &self.latency,
                 now,
-                start,
-                overhead: self.overhead.allowance(),
+                start: match self.model.queue.admission() {
+                    Admission::InTime => start + self.overhead.allowance(),
+                    Admission::Any => now,
+                },
                 max_bytes: MAX_BATCH_BYTES,
             });
             if taken.tasks.is_empty() {
@@ -284,25 +288,25 @@ fn hung() -> Refusal {
     }
 }
 
-/// A timer for when to look whether batches are overdue. It is set anew only once it has gone off: between a
-/// batch and the next nobody pays for it.
+/// A timer for when to look whether batches are overdue. It may go off too early but not too late, so that it
+/// need not be set anew for each batch: most often the one that is set is early enough.
 #[derive(Default)]
-struct Look(Option<Pin<Box<Sleep>>>);
+struct Look(Option<(Instant, Pin<Box<Sleep>>)>);
 
 impl Look {
-    /// Sets the timer, if it is not set and there is something to look for.
-    fn arm(&mut self, next: impl Fn(Instant) -> Option<Instant>, clock: Clock) {
-        if self.0.is_none()
-            && let Some(at) = next(clock.now())
-        {
-            self.0 = Some(Box::pin(tokio::time::sleep_until(clock.to_tokio(at))));
+    /// Sets the timer, unless it goes off by then anyway.
+    fn arm(&mut self, next: Option<Instant>, clock: Clock) {
+        let Some(at) = next else { return };
+        if self.0.as_ref().is_none_or(|&(armed, _)| at < armed) {
+            let sleep = tokio::time::sleep_until(clock.to_tokio(at));
+            self.0 = Some((at, Box::pin(sleep)));
         }
     }
 
     /// Completes when it has gone off.
     async fn due(&mut self) {
         match &mut self.0 {
-            Some(sleep) => sleep.as_mut().await,
+            Some((_, sleep)) => sleep.as_mut().await,
             None => std::future::pending().await,
         }
         self.0 = None;

@@ -201,8 +201,7 @@ impl State {
         let others = self.members.iter().filter(|member| member.stream != taker.stream);
         self.others.extend(others.map(|member| member.outlook));
         let situation = Situation {
-            // What is due by then must have left the replica a little earlier.
-            start: taker.start + taker.overhead,
+            start: taker.start,
             arrivals: &self.arrivals,
             latency: taker.latency,
             others: &self.others,
@@ -267,10 +266,9 @@ pub struct Taker<'a> {
     pub latency: &'a LatencyModel,
     /// Now.
     pub now: Instant,
-    /// When it is expected to start on the batch.
+    /// When it is expected to start on the batch, and later by what the way there and back takes: what is
+    /// due by then must have left the replica a little earlier.
     pub start: Instant,
-    /// What to allow for the way there and back.
-    pub overhead: Duration,
     /// The most bytes of inputs.
     pub max_bytes: usize,
 }
@@ -289,7 +287,6 @@ impl<'a> Taker<'a> {
             latency,
             now,
             start: now,
-            overhead: Duration::ZERO,
             max_bytes: usize::MAX,
         }
     }
@@ -353,6 +350,11 @@ impl TaskQueue {
             work: Notify::new(),
             demand: Notify::new(),
         }
+    }
+
+    /// What is let in.
+    pub fn admission(&self) -> Admission {
+        self.admission
     }
 
     /// A replica takes batches from here from now on.

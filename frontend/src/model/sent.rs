@@ -84,13 +84,13 @@ impl Sent {
         self.batches.values().any(|batch| batch.hung_at <= now)
     }
 
-    /// When to look again whether a batch is overdue, or the replica hung.
-    pub(super) fn next_look(&self, now: Instant) -> Option<Instant> {
-        let points = self
-            .batches
-            .values()
-            .flat_map(|batch| [batch.overdue_at, batch.hung_at]);
-        points.filter(|&point| point > now).min()
+    /// When to look whether a batch is overdue or, once one is, whether the replica hangs.
+    pub(super) fn next_look(&self, is_overdue: bool) -> Option<Instant> {
+        let point = |batch: &SentBatch| match is_overdue {
+            true => batch.hung_at,
+            false => batch.overdue_at,
+        };
+        self.batches.values().map(point).min()
     }
 
     /// Takes all queries out. Their batches stay: the container may still answer them.

@@ -9,6 +9,7 @@ use skysail_tests::suite::Suite;
 
 mod admin;
 mod bad_input;
+mod batching;
 mod bench;
 mod by_hand;
 mod cache;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         .area("isolation", isolation::CASES)
         .area("queries", queries::CASES)
         .area("cache", cache::CASES)
+        .area("batching", batching::CASES)
         .area("admin", admin::CASES)
         .area("failing_models", failing_models::CASES)
         .area("restart", restart::CASES)
