@@ -554,8 +554,8 @@ impl Follower {
 
     fn follow(&self, before: &Catalog, catalog: &Catalog) {
         let (versions, gone) = self.models.follow(catalog);
-        self.queries
-            .set_routes(Routes::resolve(catalog, &versions, &self.metrics));
+        let routes = Routes::resolve(&self.queries.routes(), catalog, &versions, &self.metrics);
+        self.queries.set_routes(routes);
         // Only now that no query is routed there any more.
         self.models.close(gone);
         for name in before
