@@ -21,6 +21,7 @@ use crate::admin::http::AdminApi;
 use crate::admin::view::FrontendInfo;
 use crate::clock::Clock;
 use crate::config::{Config, RuntimeKind, StoreLocation, without_password};
+use crate::control_thread::ControlThread;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
@@ -59,6 +60,9 @@ pub enum BuildError {
     /// The store cannot be opened.
     #[error("the metadata store cannot be opened")]
     Store(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The thread of the control plane cannot be started.
+    #[error("the control plane's thread cannot be started")]
+    ControlThread(#[source] std::io::Error),
     /// The runtime cannot be used.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -93,6 +97,7 @@ pub struct App {
     config: Config,
     addresses: Addresses,
     listeners: Listeners,
+    control: ControlThread,
     frontend_id: String,
     store: Arc<dyn MetadataStore>,
     runtime: Runtime,
@@ -154,8 +159,11 @@ impl Runtime {
 impl App {
     /// Opens the store, binds every address, and wires the parts. Nothing is served yet.
     pub async fn build(config: Config) -> Result<Self, BuildError> {
+        let control = ControlThread::start().map_err(BuildError::ControlThread)?;
         let runtime = Runtime::new(&config)?;
-        let listeners = Listeners::bind(&config, &runtime).await?;
+        let mut listeners = Listeners::bind(&config, &runtime).await?;
+        let admin = listeners.admin.take().map(|listener| control.adopt(listener));
+        listeners.admin = admin.transpose().map_err(BuildError::ControlThread)?;
         let addresses = listeners.addresses(&config);
         let store = open_store(&config).await?;
         let clock = Clock::start();
@@ -168,6 +176,7 @@ impl App {
             config,
             addresses,
             listeners,
+            control,
             frontend_id,
             store,
             runtime,
@@ -204,7 +213,7 @@ impl App {
         let followed = self.spawn_followers(&mut ending.background, &closing.background);
         let report = self.spawn_reconciler(&mut ending.background, &closing.background);
         self.spawn_rpc(&mut ending.background, &closing.background);
-        self.spawn_http(&mut ending, followed, report);
+        let _control = self.spawn_http(&mut ending, followed, report);
 
         let served = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
@@ -243,7 +252,9 @@ impl App {
             metrics: self.metrics.clone(),
             followed,
         };
-        spawn_until(tasks, closing, follower.run());
+        // To resolve thousands of routes takes milliseconds, in which queries would have to wait.
+        let run = until(closing, follower.run());
+        tasks.spawn_on(run, self.control.handle());
         spawn_until(
             tasks,
             closing,
@@ -302,7 +313,12 @@ impl App {
         }
     }
 
-    fn spawn_http(self, ending: &mut Ending, followed: watch::Receiver<Generation>, report: Arc<Report>) {
+    fn spawn_http(
+        self,
+        ending: &mut Ending,
+        followed: watch::Receiver<Generation>,
+        report: Arc<Report>,
+    ) -> ControlThread {
         let info = self.info();
         let closing = ending.closing.clone();
         if let Some(listener) = self.listeners.query {
@@ -336,10 +352,10 @@ impl App {
                 tasks: TaskTracker::new(),
             };
             let router = admin::http::router(Arc::new(api));
-            ending
-                .admin_server
-                .spawn(http::serve(listener, router, closing.admin));
+            let serve = http::serve(listener, router, closing.admin);
+            ending.admin_server.spawn_on(serve, self.control.handle());
         }
+        self.control
     }
 
     fn info(&self) -> FrontendInfo {
@@ -519,13 +535,21 @@ fn spawn_until(
     closing: &CancellationToken,
     task: impl Future<Output = ()> + Send + 'static,
 ) {
+    tasks.spawn(until(closing, task));
+}
+
+/// Runs a task until it ends, or is told to.
+fn until(
+    closing: &CancellationToken,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = ()> + Send + 'static {
     let closing = closing.clone();
-    tasks.spawn(async move {
+    async move {
         tokio::select! {
             () = closing.cancelled() => {}
             () = task => {}
         }
-    });
+    }
 }
 
 /// Keeps the query path in line with the catalog.

@@ -10,7 +10,8 @@
 //! - the control role: [`admin`] (requests to desired state), [`reconcile`] (desired state to containers),
 //!   [`runtime`] (what starts them);
 //! - [`store`]: where desired state lives, for both;
-//! - [`http`], [`health`], [`metrics`], [`clock`], [`logging`], [`signals`]: what every server needs.
+//! - [`http`], [`control_thread`], [`health`], [`metrics`], [`clock`], [`logging`], [`signals`]: what every
+//!   server needs.
 //!
 //! `query` and `model` never name `admin`, `reconcile`, `runtime` or a concrete store; `app` alone sees all.
 
@@ -18,6 +19,7 @@ pub mod admin;
 pub mod app;
 pub mod clock;
 pub mod config;
+pub mod control_thread;
 pub mod health;
 pub mod http;
 pub mod logging;
