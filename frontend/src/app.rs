@@ -17,12 +17,13 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::admin::AdminService;
-use crate::admin::http::AdminApi;
+use crate::admin::http::{AdminApi, BODY_BYTES};
 use crate::admin::view::FrontendInfo;
 use crate::clock::Clock;
 use crate::config::{Config, RuntimeKind, StoreLocation, without_password};
 use crate::control_thread::ControlThread;
 use crate::health::Health;
+use crate::http::{BodyReader, Limits};
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
 use crate::query::http::QueryApi;
@@ -34,7 +35,11 @@ use crate::runtime::{ContainerRuntime, RuntimeError};
 use crate::store::embedded::EmbeddedStore;
 use crate::store::redis::RedisStore;
 use crate::store::{MetadataStore, StoreHealth};
-use crate::{admin, http, query};
+use crate::{admin, http, open_files, query};
+
+/// Connections to admin REST that may be open at once. They are counted by themselves, so that whoever
+/// operates a frontend gets in however many ask it.
+const ADMIN_CONNECTIONS: usize = 1000;
 
 /// How long a container may take to end when it is asked to.
 const CONTAINER_GRACE: Duration = Duration::from_secs(10);
@@ -158,7 +163,8 @@ impl Runtime {
 
 impl App {
     /// Opens the store, binds every address, and wires the parts. Nothing is served yet.
-    pub async fn build(config: Config) -> Result<Self, BuildError> {
+    pub async fn build(mut config: Config) -> Result<Self, BuildError> {
+        config.max_connections = open_files::make_room(config.max_connections, ADMIN_CONNECTIONS);
         let control = ControlThread::start().map_err(BuildError::ControlThread)?;
         let runtime = Runtime::new(&config)?;
         let mut listeners = Listeners::bind(&config, &runtime).await?;
@@ -321,18 +327,27 @@ impl App {
     ) -> ControlThread {
         let info = self.info();
         let closing = ending.closing.clone();
+        let timeouts = self.config.timeouts;
+        let bodies = |limit| BodyReader {
+            limit,
+            timeout: timeouts.client,
+            tasks: TaskTracker::new(),
+        };
         if let Some(listener) = self.listeners.query {
             let api = QueryApi {
                 service: self.queries,
                 health: self.health.clone(),
-                body_limit: self.config.body_limit,
+                bodies: bodies(self.config.body_limit),
                 most_inputs: self.config.queue_bounds.count,
-                tasks: TaskTracker::new(),
             };
             let router = query::http::router(Arc::new(api));
+            let limits = Limits {
+                connections: self.config.max_connections,
+                timeouts,
+            };
             ending
                 .query_server
-                .spawn(http::serve(listener, router, closing.queries));
+                .spawn(http::serve(listener, router, limits, closing.queries));
         }
         if let Some(listener) = self.listeners.admin {
             let service = AdminService {
@@ -349,10 +364,14 @@ impl App {
                 service,
                 health: self.health,
                 metrics: self.metrics,
-                tasks: TaskTracker::new(),
+                bodies: bodies(BODY_BYTES),
             };
             let router = admin::http::router(Arc::new(api));
-            let serve = http::serve(listener, router, closing.admin);
+            let limits = Limits {
+                connections: ADMIN_CONNECTIONS,
+                timeouts,
+            };
+            let serve = http::serve(listener, router, limits, closing.admin);
             ending.admin_server.spawn_on(serve, self.control.handle());
         }
         self.control

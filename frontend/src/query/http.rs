@@ -14,13 +14,12 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use serde::Serialize;
 use skysail_proto::value::{InputType, Output};
-use tokio_util::task::TaskTracker;
 
 use super::error::QueryError;
 use super::request::PredictRequest;
 use super::{Answered, QueryService, Reply};
 use crate::health::Health;
-use crate::http;
+use crate::http::BodyReader;
 
 /// From this size on a body is parsed on a thread of its own: it would keep every other query waiting.
 const LARGE_BODY_BYTES: usize = 256 * 1024;
@@ -34,12 +33,10 @@ pub struct QueryApi {
     pub service: Arc<QueryService>,
     /// Answers the probes.
     pub health: Arc<Health>,
-    /// The largest body taken, in bytes.
-    pub body_limit: usize,
+    /// Reads bodies.
+    pub bodies: BodyReader,
     /// The most inputs taken in one request.
     pub most_inputs: usize,
-    /// Runs what goes on after a response.
-    pub tasks: TaskTracker,
 }
 
 /// The query API's routes.
@@ -66,11 +63,11 @@ async fn predict(
     let route = match route {
         Ok(route) => route,
         Err(error) => {
-            http::discard(request.into_body(), &api.tasks);
+            api.bodies.discard(request.into_body());
             return Err(error);
         }
     };
-    let body = http::read_body(request.into_body(), api.body_limit, &api.tasks).await?;
+    let body = api.bodies.read(request.into_body()).await?;
     let arrival = api.service.now();
     let request = parse(route.application.input_type, body, api.most_inputs).await?;
     let reply = api.service.predict(&route, request, arrival).await?;
@@ -165,13 +162,13 @@ async fn readyz(State(api): State<Arc<QueryApi>>) -> Response {
 
 async fn not_found(State(api): State<Arc<QueryApi>>, request: Request) -> QueryError {
     let path = shown_path(request.uri());
-    http::discard(request.into_body(), &api.tasks);
+    api.bodies.discard(request.into_body());
     QueryError::UnknownPath(path)
 }
 
 async fn method_not_allowed(State(api): State<Arc<QueryApi>>, request: Request) -> QueryError {
     let (path, method) = (shown_path(request.uri()), request.method().to_string());
-    http::discard(request.into_body(), &api.tasks);
+    api.bodies.discard(request.into_body());
     QueryError::Method(path, method)
 }
 

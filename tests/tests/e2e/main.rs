@@ -16,6 +16,7 @@ mod docker;
 mod failing_models;
 mod idle;
 mod isolation;
+mod overload;
 mod queries;
 mod quickstart;
 mod restart;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         .area("cluster", cluster::CASES)
         .area("docker", docker::CASES)
         .area("isolation", isolation::CASES)
+        .area("overload", overload::CASES)
         .area("queries", queries::CASES)
         .area("admin", admin::CASES)
         .area("failing_models", failing_models::CASES)
