@@ -42,6 +42,14 @@ pub enum QueryError {
     /// The body did not come in time.
     #[error("{0}")]
     TooSlow(String),
+    /// A header is not what was asked for.
+    #[error("in the header `{name}`: {why}")]
+    Header {
+        /// Which.
+        name: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The pinned version takes other inputs than the application.
     #[error("Requested version: {version} of model: {model} takes {takes}, the application {sends}")]
     VersionType {
@@ -71,6 +79,7 @@ impl QueryError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Json(_)
+            | Self::Header { .. }
             | Self::UnknownVersion { .. }
             | Self::VersionType { .. }
             | Self::VersionWithoutModel(_) => ErrorCode::InvalidArgument,
@@ -94,6 +103,7 @@ impl QueryError {
             Self::Method(..) => "Method not allowed",
             Self::TooLarge(_) | Self::InputTooLarge { .. } => "Request too large",
             Self::TooSlow(_) => "Request too slow",
+            Self::Header { .. } => "Header error",
             Self::NotReady(_) => "Not ready",
         }
     }

@@ -1,14 +1,15 @@
 //! Query REST: HTTP in, typed query through, JSON out.
 
 use std::borrow::Cow;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderValue, StatusCode, Uri};
+use axum::http::header::{CONTENT_TYPE, HeaderName};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::Response;
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -26,6 +27,9 @@ const LARGE_BODY_BYTES: usize = 256 * 1024;
 
 /// How much of a parser's words is quoted, in characters: they may repeat what was sent.
 const QUOTED_CHARS: usize = 300;
+
+/// A tighter latency objective than the application's for one request, in microseconds.
+static SLO_HEADER: HeaderName = HeaderName::from_static("skysail-slo-micros");
 
 /// What the handlers share.
 pub struct QueryApi {
@@ -60,8 +64,8 @@ async fn predict(
         Ok(Path(application)) => api.service.route(&application),
         Err(_) => Err(QueryError::UnknownPath(shown_path(request.uri()))),
     };
-    let route = match route {
-        Ok(route) => route,
+    let (route, slo) = match route.and_then(|route| Ok((route, slo_of(request.headers())?))) {
+        Ok(understood) => understood,
         Err(error) => {
             api.bodies.discard(request.into_body());
             return Err(error);
@@ -69,9 +73,35 @@ async fn predict(
     };
     let body = api.bodies.read(request.into_body()).await?;
     let arrival = api.service.now();
-    let request = parse(route.application.input_type, body, api.most_inputs).await?;
+    let mut request = parse(route.application.input_type, body, api.most_inputs).await?;
+    request.tighten(slo);
     let reply = api.service.predict(&route, request, arrival).await?;
     Ok(json(StatusCode::OK, &Written::from(&reply)))
+}
+
+/// The objective in the header, for clients whose body is written by somebody else.
+fn slo_of(headers: &HeaderMap) -> Result<Option<NonZeroU64>, QueryError> {
+    let refused = |why| QueryError::Header {
+        name: "Skysail-Slo-Micros",
+        why,
+    };
+    let mut values = headers.get_all(&SLO_HEADER).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(refused("it is there more than once".into()));
+    }
+    let micros = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    micros.map(Some).ok_or_else(|| {
+        let given: String = String::from_utf8_lossy(value.as_bytes())
+            .chars()
+            .take(80)
+            .collect();
+        refused(format!(
+            "expected a whole number of microseconds, at least 1, and not `{given}`"
+        ))
+    })
 }
 
 async fn parse(input_type: InputType, body: Bytes, most_inputs: usize) -> Result<PredictRequest, QueryError> {

@@ -220,7 +220,7 @@ impl QueryService {
             slo_micros,
         } = request;
         let slo = slo_micros
-            .map_or(Duration::MAX, Duration::from_micros)
+            .map_or(Duration::MAX, |micros| Duration::from_micros(micros.get()))
             .min(route.application.slo());
         let target = route.target(version.as_deref())?;
         let query = |input: Input| {
