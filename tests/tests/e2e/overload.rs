@@ -2,12 +2,15 @@
 //! and inputs of any size. Whoever behaves is served all the while.
 
 use std::cell::Cell;
+use std::process::Stdio;
 use std::time::Duration;
 
 use futures::future::join_all;
 use reqwest::Method;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use skysail_proto::value::InputRef;
+use skysail_tests::binaries;
 use skysail_tests::cases;
 use skysail_tests::cluster::{Settings, TestCluster};
 use skysail_tests::deployment::Deployment;
@@ -15,6 +18,7 @@ use skysail_tests::http2::Http2;
 use skysail_tests::wait::{PATIENCE, until, within};
 use skysail_tests::wire::Wire;
 use synthetic::digest::digest;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::task::JoinSet;
 
 cases! {
@@ -32,6 +36,7 @@ cases! {
     many_queries_at_once_share_one_http2_connection;
     an_http2_peer_that_is_gone_is_let_go;
     many_applications_are_each_found;
+    a_log_that_nobody_reads_any_more_harms_nobody;
 }
 
 const QUERY: &str = r#"{"input": [1]}"#;
@@ -529,6 +534,36 @@ async fn many_applications_are_each_found() {
         .query(&name(194), json!({ "input": [1] }))
         .await
         .cause(404);
+}
+
+async fn a_log_that_nobody_reads_any_more_harms_nobody() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut command = tokio::process::Command::new(binaries::path("skysail-frontend"));
+    for flag in ["--query-addr", "--admin-addr", "--rpc-addr"] {
+        command.arg(format!("{flag}=127.0.0.1:0"));
+    }
+    command
+        .env("HOME", folder.path())
+        .env_remove("XDG_DATA_HOME")
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let mut frontend = command.spawn().expect("the frontend");
+    let mut log = BufReader::new(frontend.stderr.take().expect("it is piped")).lines();
+    let listening = async {
+        while let Some(line) = log.next_line().await.expect("a line") {
+            if line.contains("container RPC listening") {
+                return;
+            }
+        }
+        panic!("the frontend ended at once");
+    };
+    within("the frontend to listen", PATIENCE, listening).await;
+    drop(log);
+    // It has things to say when it ends, and ends all the same.
+    let pid = frontend.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+    kill_process(pid.expect("it runs"), Signal::TERM).expect("signalled");
+    let ended = within("the frontend to end", PATIENCE, frontend.wait()).await;
+    assert!(ended.expect("it ended").success(), "it ended well");
 }
 
 fn digest_of(numbers: &[f64]) -> Value {
