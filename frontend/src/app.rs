@@ -17,11 +17,13 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::admin::AdminService;
-use crate::admin::http::AdminApi;
+use crate::admin::http::{AdminApi, BODY_BYTES};
 use crate::admin::view::FrontendInfo;
 use crate::clock::Clock;
 use crate::config::{Config, RuntimeKind, StoreLocation, without_password};
+use crate::control_thread::ControlThread;
 use crate::health::Health;
+use crate::http::{BodyReader, Limits};
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
 use crate::query::http::QueryApi;
@@ -33,7 +35,11 @@ use crate::runtime::{ContainerRuntime, RuntimeError};
 use crate::store::embedded::EmbeddedStore;
 use crate::store::redis::RedisStore;
 use crate::store::{MetadataStore, StoreHealth};
-use crate::{admin, http, query};
+use crate::{admin, http, open_files, query};
+
+/// Connections to admin REST that may be open at once. They are counted by themselves, so that whoever
+/// operates a frontend gets in however many ask it.
+const ADMIN_CONNECTIONS: usize = 1000;
 
 /// How long a container may take to end when it is asked to.
 const CONTAINER_GRACE: Duration = Duration::from_secs(10);
@@ -59,6 +65,9 @@ pub enum BuildError {
     /// The store cannot be opened.
     #[error("the metadata store cannot be opened")]
     Store(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The thread of the control plane cannot be started.
+    #[error("the control plane's thread cannot be started")]
+    ControlThread(#[source] std::io::Error),
     /// The runtime cannot be used.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -93,6 +102,7 @@ pub struct App {
     config: Config,
     addresses: Addresses,
     listeners: Listeners,
+    control: ControlThread,
     frontend_id: String,
     store: Arc<dyn MetadataStore>,
     runtime: Runtime,
@@ -153,9 +163,13 @@ impl Runtime {
 
 impl App {
     /// Opens the store, binds every address, and wires the parts. Nothing is served yet.
-    pub async fn build(config: Config) -> Result<Self, BuildError> {
+    pub async fn build(mut config: Config) -> Result<Self, BuildError> {
+        config.max_connections = open_files::make_room(config.max_connections, ADMIN_CONNECTIONS);
+        let control = ControlThread::start().map_err(BuildError::ControlThread)?;
         let runtime = Runtime::new(&config)?;
-        let listeners = Listeners::bind(&config, &runtime).await?;
+        let mut listeners = Listeners::bind(&config, &runtime).await?;
+        let admin = listeners.admin.take().map(|listener| control.adopt(listener));
+        listeners.admin = admin.transpose().map_err(BuildError::ControlThread)?;
         let addresses = listeners.addresses(&config);
         let store = open_store(&config).await?;
         let clock = Clock::start();
@@ -173,6 +187,7 @@ impl App {
             config,
             addresses,
             listeners,
+            control,
             frontend_id,
             store,
             runtime,
@@ -209,7 +224,7 @@ impl App {
         let followed = self.spawn_followers(&mut ending.background, &closing.background);
         let report = self.spawn_reconciler(&mut ending.background, &closing.background);
         self.spawn_rpc(&mut ending.background, &closing.background);
-        self.spawn_http(&mut ending, followed, report);
+        let _control = self.spawn_http(&mut ending, followed, report);
 
         let served = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
@@ -248,7 +263,9 @@ impl App {
             metrics: self.metrics.clone(),
             followed,
         };
-        spawn_until(tasks, closing, follower.run());
+        // To resolve thousands of routes takes milliseconds, in which queries would have to wait.
+        let run = until(closing, follower.run());
+        tasks.spawn_on(run, self.control.handle());
         spawn_until(
             tasks,
             closing,
@@ -307,21 +324,35 @@ impl App {
         }
     }
 
-    fn spawn_http(self, ending: &mut Ending, followed: watch::Receiver<Generation>, report: Arc<Report>) {
+    fn spawn_http(
+        self,
+        ending: &mut Ending,
+        followed: watch::Receiver<Generation>,
+        report: Arc<Report>,
+    ) -> ControlThread {
         let info = self.info();
         let closing = ending.closing.clone();
+        let timeouts = self.config.timeouts;
+        let bodies = |limit| BodyReader {
+            limit,
+            timeout: timeouts.client,
+            tasks: TaskTracker::new(),
+        };
         if let Some(listener) = self.listeners.query {
             let api = QueryApi {
                 service: self.queries,
                 health: self.health.clone(),
-                body_limit: self.config.body_limit,
+                bodies: bodies(self.config.body_limit),
                 most_inputs: self.config.queue_bounds.count,
-                tasks: TaskTracker::new(),
             };
             let router = query::http::router(Arc::new(api));
+            let limits = Limits {
+                connections: self.config.max_connections,
+                timeouts,
+            };
             ending
                 .query_server
-                .spawn(http::serve(listener, router, closing.queries));
+                .spawn(http::serve(listener, router, limits, closing.queries));
         }
         if let Some(listener) = self.listeners.admin {
             let service = AdminService {
@@ -338,13 +369,17 @@ impl App {
                 service,
                 health: self.health,
                 metrics: self.metrics,
-                tasks: TaskTracker::new(),
+                bodies: bodies(BODY_BYTES),
             };
             let router = admin::http::router(Arc::new(api));
-            ending
-                .admin_server
-                .spawn(http::serve(listener, router, closing.admin));
+            let limits = Limits {
+                connections: ADMIN_CONNECTIONS,
+                timeouts,
+            };
+            let serve = http::serve(listener, router, limits, closing.admin);
+            ending.admin_server.spawn_on(serve, self.control.handle());
         }
+        self.control
     }
 
     fn info(&self) -> FrontendInfo {
@@ -524,13 +559,21 @@ fn spawn_until(
     closing: &CancellationToken,
     task: impl Future<Output = ()> + Send + 'static,
 ) {
+    tasks.spawn(until(closing, task));
+}
+
+/// Runs a task until it ends, or is told to.
+fn until(
+    closing: &CancellationToken,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = ()> + Send + 'static {
     let closing = closing.clone();
-    tasks.spawn(async move {
+    async move {
         tokio::select! {
             () = closing.cancelled() => {}
             () = task => {}
         }
-    });
+    }
 }
 
 /// Keeps the query path in line with the catalog.
@@ -559,8 +602,8 @@ impl Follower {
 
     fn follow(&self, before: &Catalog, catalog: &Catalog) {
         let (versions, gone) = self.models.follow(catalog);
-        self.queries
-            .set_routes(Routes::resolve(catalog, &versions, &self.metrics));
+        let routes = Routes::resolve(&self.queries.routes(), catalog, &versions, &self.metrics);
+        self.queries.set_routes(routes);
         // Only now that no query is routed there any more.
         self.models.close(gone);
         for name in before

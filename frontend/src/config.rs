@@ -16,6 +16,8 @@ use skysail_core::queue::Bounds;
 use skysail_proto::ids::ClusterName;
 use tracing_subscriber::filter::EnvFilter;
 
+use crate::http::Timeouts;
+
 /// Skysail's server: answers queries by their deadline, and keeps replicas running.
 ///
 /// Every option can also be set in the environment (SKYSAIL_QUERY_ADDR for --query-addr) and in a TOML
@@ -55,6 +57,18 @@ struct Flags {
     /// The largest query body, in bytes [default: 33554432].
     #[arg(long, env = "SKYSAIL_BODY_LIMIT", value_name = "BYTES")]
     body_limit: Option<String>,
+    /// Connections to query REST that may be open at once; further ones wait to be accepted, so ask
+    /// /healthz of admin REST, which has 1000 of its own [default: 10000, or what the limit on open files
+    /// allows].
+    #[arg(long, env = "SKYSAIL_MAX_CONNECTIONS", value_name = "N")]
+    max_connections: Option<String>,
+    /// How long a client may take to send its first request or the rest of a request's head, may pause
+    /// within a body (408) or an answer it reads, and may leave an HTTP/2 ping unanswered [default: 30s].
+    #[arg(long, env = "SKYSAIL_CLIENT_TIMEOUT", value_name = "DURATION")]
+    client_timeout: Option<String>,
+    /// How long a connection is kept after its last answer, for the next request [default: 2m].
+    #[arg(long, env = "SKYSAIL_IDLE_TIMEOUT", value_name = "DURATION")]
+    idle_timeout: Option<String>,
     /// Queries that may wait for one model version [default: 100000].
     #[arg(long, env = "SKYSAIL_QUEUE_LENGTH", value_name = "N")]
     queue_length: Option<String>,
@@ -106,6 +120,10 @@ pub struct Config {
     pub rpc_advertise: Option<String>,
     /// The largest query body, in bytes.
     pub body_limit: usize,
+    /// Connections to query REST that may be open at once.
+    pub max_connections: usize,
+    /// How long clients may keep a server waiting.
+    pub timeouts: Timeouts,
     /// How much may wait for one model version.
     pub queue_bounds: Bounds,
     /// The weight of each model version's prediction cache, in bytes; 0 for none.
@@ -189,6 +207,13 @@ impl Default for Config {
             rpc_addr: local(7000),
             rpc_advertise: None,
             body_limit: 32 * 1024 * 1024,
+            max_connections: 10_000,
+            timeouts: Timeouts {
+                client: Duration::from_secs(30),
+                // Clients tend to keep idle connections for 90 s at most: they, who know what they are
+                // about to send, had better be the ones who close.
+                idle: Duration::from_secs(120),
+            },
             queue_bounds: Bounds {
                 count: 100_000,
                 bytes: 128 * 1024 * 1024,
@@ -305,6 +330,17 @@ impl Config {
             body_limit: reader
                 .read("body-limit", flags.body_limit, parse_positive)
                 .unwrap_or(defaults.body_limit),
+            max_connections: reader
+                .read("max-connections", flags.max_connections, parse_positive)
+                .unwrap_or(defaults.max_connections),
+            timeouts: Timeouts {
+                client: reader
+                    .read("client-timeout", flags.client_timeout, parse_timeout)
+                    .unwrap_or(defaults.timeouts.client),
+                idle: reader
+                    .read("idle-timeout", flags.idle_timeout, parse_timeout)
+                    .unwrap_or(defaults.timeouts.idle),
+            },
             queue_bounds: Bounds {
                 count: reader
                     .read("queue-length", flags.queue_length, parse_positive)
@@ -455,6 +491,18 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 10s or 1m 30s"))
 }
 
+/// A tenth of a second and not 0, which other programs take for no limit at all.
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    const LEAST: Duration = Duration::from_millis(100);
+    const MOST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+    let timeout = parse_duration(text)?;
+    if (LEAST..=MOST).contains(&timeout) {
+        Ok(timeout)
+    } else {
+        Err("expected at least 100ms and at most a year".into())
+    }
+}
+
 fn parse_store(text: &str) -> Result<StoreLocation, String> {
     if let Some(path) = text.strip_prefix("embedded:") {
         if path.is_empty() {
@@ -559,6 +607,12 @@ mod tests {
             "xml",
             "--worker-threads",
             "0",
+            "--max-connections",
+            "0",
+            "--client-timeout",
+            "0s",
+            "--idle-timeout",
+            "long",
         ])
         .unwrap_err()
         .to_string();
@@ -570,6 +624,9 @@ mod tests {
             "--cluster",
             "--log-format",
             "--worker-threads",
+            "--max-connections",
+            "--client-timeout",
+            "--idle-timeout",
             "grace in the file",
             "`no-such-option` in the file",
         ] {

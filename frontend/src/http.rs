@@ -1,64 +1,139 @@
-//! The HTTP server under both REST APIs: HTTP/1.1 and h2c on one port, and a graceful end.
+//! The HTTP server under both REST APIs: HTTP/1.1 and h2c on one port, bounds on what clients may take of
+//! it, and a graceful end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
-use hyper::body::Body as _;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use axum::http::header::{CONNECTION, HeaderName};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::warn;
+
+mod activity;
+mod body;
+mod connection;
+mod warden;
+
+pub use body::{BodyError, BodyReader};
+pub use warden::Timeouts;
+
+use activity::Activity;
+use connection::Connections;
+use warden::Warden;
 
 /// The pause after a connection could not be accepted: most likely there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What is read and thrown away of a body that is refused, so that a client that sends before it reads
-/// still sees the answer.
-const DISCARDED_BYTES: usize = 64 * 1024 * 1024;
+/// How often the log says what keeps clients out.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
-/// How long that may take.
-const DISCARD_TIME: Duration = Duration::from_secs(30);
+/// The header of an answer after which nothing more is read: the rest of the request may never come.
+pub const CLOSES: [(HeaderName, &str); 1] = [(CONNECTION, "close")];
+
+/// What clients may take of a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections open at once. Further ones wait in the system's backlog until one closes; who waits
+    /// there holds nothing of ours.
+    pub connections: usize,
+    /// How long they may keep it waiting.
+    pub timeouts: Timeouts,
+}
 
 /// Serves until `shutdown`, then stops accepting, closes idle connections and waits for the answers under
 /// way. How long it may wait is the caller's decision: dropping the future ends every connection.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
-    let mut connections = JoinSet::new();
-    let graceful = GracefulShutdown::new();
-    let builder = Builder::new(TokioExecutor::new());
-    let service = TowerToHyperService::new(router);
+pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) {
+    let connections = Connections::new(router, limits.timeouts);
+    let mut door = Door::new(listener, limits.connections);
+    let mut warden = Warden::new(limits.timeouts);
+    let mut looks = interval(limits.timeouts.look_every());
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut open = JoinSet::new();
     loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) if ended_early(&error) => continue,
-                Err(error) => {
-                    warn!(%error, "connection not accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            },
-            Some(_) = connections.join_next() => continue,
-            () = shutdown.cancelled() => break,
-        };
-        let Some(stream) = prepared(stream) else { continue };
-        let connection = builder.serve_connection(stream, service.clone()).into_owned();
-        let watched = graceful.watch(connection);
-        connections.spawn(async move {
-            if let Err(error) = watched.await {
-                debug!(%error, "connection ended");
+        tokio::select! {
+            (stream, place) = door.next() => {
+                let activity = Arc::new(Activity::default());
+                let serve = connections.clone().serve(stream, activity.clone());
+                let task = open.spawn(async move {
+                    serve.await;
+                    drop(place);
+                });
+                warden.watch(task.id(), activity);
             }
-        });
+            Some(ended) = open.join_next_with_id() => warden.forget(match ended {
+                Ok((id, ())) => id,
+                Err(panicked) => panicked.id(),
+            }),
+            now = looks.tick() => warden.look(now),
+            () = shutdown.cancelled() => break,
+        }
     }
-    drop(listener);
-    graceful.shutdown().await;
+    drop(door);
+    warden.close();
+    while open.join_next().await.is_some() {}
+}
+
+/// Lets clients in, as many at once as there are places.
+struct Door {
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+    limit: usize,
+    said: Option<Instant>,
+}
+
+impl Door {
+    fn new(listener: TcpListener, limit: usize) -> Self {
+        Self {
+            listener,
+            places: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
+            limit,
+            said: None,
+        }
+    }
+
+    /// The next client, and its place. Nothing is lost if the future is dropped.
+    async fn next(&mut self) -> (TcpStream, OwnedSemaphorePermit) {
+        loop {
+            let place = self.place().await;
+            match self.listener.accept().await {
+                // Answers are small and complete: they go out at once.
+                Ok((stream, _)) if stream.set_nodelay(true).is_ok() => return (stream, place),
+                Ok(_) => {}
+                Err(error) if ended_early(&error) => {}
+                Err(error) => {
+                    if self.may_say() {
+                        warn!(%error, "connections cannot be accepted");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn place(&mut self) -> OwnedSemaphorePermit {
+        if self.places.available_permits() == 0 && self.may_say() {
+            warn!(
+                limit = self.limit,
+                "connection limit reached: new connections wait"
+            );
+        }
+        let place = self.places.clone().acquire_owned().await;
+        place.expect("the semaphore is never closed; this is a bug")
+    }
+
+    /// Whether it is time to say what keeps clients out.
+    fn may_say(&mut self) -> bool {
+        let now = Instant::now();
+        let may = self.said.is_none_or(|said| now - said >= SAY_AGAIN);
+        if may {
+            self.said = Some(now);
+        }
+        may
+    }
 }
 
 /// The client hung up before it was accepted: nothing is wrong here.
@@ -68,65 +143,4 @@ fn ended_early(error: &std::io::Error) -> bool {
         error.kind(),
         ConnectionAborted | ConnectionRefused | ConnectionReset
     )
-}
-
-/// Answers are small and complete: they go out at once.
-fn prepared(stream: TcpStream) -> Option<TokioIo<TcpStream>> {
-    stream.set_nodelay(true).ok()?;
-    Some(TokioIo::new(stream))
-}
-
-/// Why a body was not read.
-#[derive(Debug, thiserror::Error)]
-pub enum BodyError {
-    /// It is larger than the limit, in bytes.
-    #[error("the body is larger than {0} bytes")]
-    TooLarge(usize),
-    /// The connection broke, or the body is not what its headers say.
-    #[error("the body could not be read: {0}")]
-    Broken(String),
-}
-
-/// Reads a body up to `limit` bytes; one beyond it is discarded by a task of `tasks` while the answer goes
-/// out.
-pub async fn read_body(mut body: Body, limit: usize, tasks: &TaskTracker) -> Result<Bytes, BodyError> {
-    if body.size_hint().lower() > limit as u64 {
-        discard(body, tasks);
-        return Err(BodyError::TooLarge(limit));
-    }
-    let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| BodyError::Broken(error.to_string()))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if first.len() + rest.len() + data.len() > limit {
-            discard(body, tasks);
-            return Err(BodyError::TooLarge(limit));
-        }
-        if first.is_empty() && rest.is_empty() {
-            // Most bodies come in one piece, which is used as it is.
-            first = data;
-        } else {
-            rest.extend_from_slice(&std::mem::take(&mut first));
-            rest.extend_from_slice(&data);
-        }
-    }
-    Ok(if rest.is_empty() { first } else { rest.freeze() })
-}
-
-/// Reads a body that is not wanted and throws it away. A connection closed with unread data is reset, and
-/// the client might never see its answer.
-pub fn discard(mut body: Body, tasks: &TaskTracker) {
-    if body.is_end_stream() {
-        return;
-    }
-    tasks.spawn(tokio::time::timeout(DISCARD_TIME, async move {
-        let mut left = DISCARDED_BYTES;
-        while let Some(Ok(frame)) = body.frame().await {
-            let size = frame.data_ref().map_or(0, Bytes::len);
-            if size > left {
-                return;
-            }
-            left -= size;
-        }
-    }));
 }

@@ -10,7 +10,8 @@
 //! - the control role: [`admin`] (requests to desired state), [`reconcile`] (desired state to containers),
 //!   [`runtime`] (what starts them);
 //! - [`store`]: where desired state lives, for both;
-//! - [`http`], [`health`], [`metrics`], [`clock`], [`logging`], [`signals`]: what every server needs.
+//! - [`http`], [`open_files`], [`control_thread`], [`health`], [`metrics`], [`clock`], [`logging`],
+//!   [`signals`]: what every server needs.
 //!
 //! `query` and `model` never name `admin`, `reconcile`, `runtime` or a concrete store; `app` alone sees all.
 
@@ -18,11 +19,13 @@ pub mod admin;
 pub mod app;
 pub mod clock;
 pub mod config;
+pub mod control_thread;
 pub mod health;
 pub mod http;
 pub mod logging;
 pub mod metrics;
 pub mod model;
+pub mod open_files;
 pub mod query;
 pub mod reconcile;
 pub mod runtime;

@@ -13,6 +13,8 @@ pub enum ErrorCode {
     Conflict,
     /// The request is larger than is taken.
     TooLarge,
+    /// The request did not come as a whole in time.
+    TooSlow,
     /// The caller did not show the token that was asked for.
     Unauthenticated,
     /// It cannot be done now; it may work later.
@@ -29,6 +31,7 @@ impl ErrorCode {
             Self::Unauthenticated => 401,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
+            Self::TooSlow => 408,
             Self::Conflict => 409,
             Self::TooLarge => 413,
             Self::Internal => 500,
@@ -44,6 +47,7 @@ impl ErrorCode {
             Self::NotFound => tonic::Code::NotFound,
             Self::Conflict => tonic::Code::FailedPrecondition,
             Self::TooLarge => tonic::Code::ResourceExhausted,
+            Self::TooSlow => tonic::Code::DeadlineExceeded,
             Self::Internal => tonic::Code::Internal,
             Self::Unavailable => tonic::Code::Unavailable,
         }
@@ -58,6 +62,7 @@ impl ErrorCode {
             Self::MethodNotAllowed => "Method not allowed",
             Self::Conflict => "Conflict",
             Self::TooLarge => "Request too large",
+            Self::TooSlow => "Request too slow",
             Self::Internal => "Internal error",
             Self::Unavailable => "Unavailable",
         }

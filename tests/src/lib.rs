@@ -5,7 +5,8 @@
 //! - [`deployment`]: models as tests deploy them.
 //! - [`skysail`]: the command line; [`docker`]: what Docker holds of a cluster.
 //! - [`rest`]: requests and their replies, for both REST APIs.
-//! - [`wire`]: HTTP written by hand, for what no well-behaved client sends.
+//! - [`http2`]: many requests at once on one connection; [`wire`]: HTTP written by hand, for what no
+//!   well-behaved client sends.
 //! - [`program`]: a child process with its log; [`binaries`] finds the programs.
 //! - [`redis`]: a Redis server that can be killed, frozen and emptied.
 //! - [`wait`]: waiting for a state, with a bound.
@@ -14,6 +15,7 @@ pub mod binaries;
 pub mod cluster;
 pub mod deployment;
 pub mod docker;
+pub mod http2;
 pub mod program;
 pub mod redis;
 pub mod rest;

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use futures::FutureExt;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
@@ -55,6 +56,33 @@ impl Wire {
         }
         self.write("0\r\n\r\n").await.expect("the body ends");
         self.read().await
+    }
+
+    /// Reads this many bytes, whatever they are.
+    pub async fn read_bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        within("more bytes", PATIENCE, self.0.read_exact(&mut bytes))
+            .await
+            .expect("the connection goes on");
+        bytes
+    }
+
+    /// Whether there is something to read by now, be it the end.
+    pub fn has_something(&mut self) -> bool {
+        self.0.fill_buf().now_or_never().is_some()
+    }
+
+    /// Waits until the server has closed the connection, and returns what came before.
+    pub async fn closed(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        // A connection that is closed before all was read is reset.
+        let _ = within(
+            "the connection to close",
+            PATIENCE,
+            self.0.read_to_end(&mut bytes),
+        )
+        .await;
+        bytes
     }
 
     async fn read_reply(&mut self) -> io::Result<Reply> {

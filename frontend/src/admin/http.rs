@@ -19,15 +19,14 @@ use skysail_proto::admin::{
 };
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
-use tokio_util::task::TaskTracker;
 
 use super::{AdminError, AdminService};
 use crate::health::Health;
-use crate::http::BodyError;
+use crate::http::{self, BodyError, BodyReader};
 use crate::metrics::{self, Metrics};
 
 /// The largest admin body, in bytes.
-const BODY_BYTES: usize = 1024 * 1024;
+pub const BODY_BYTES: usize = 1024 * 1024;
 
 /// How much of a parser's words is quoted, in characters: they may repeat what was sent.
 const QUOTED_CHARS: usize = 300;
@@ -40,8 +39,8 @@ pub struct AdminApi {
     pub health: Arc<Health>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
-    /// Runs what goes on after a response.
-    pub tasks: TaskTracker,
+    /// Reads bodies.
+    pub bodies: BodyReader,
 }
 
 type Api = State<Arc<AdminApi>>;
@@ -94,6 +93,9 @@ impl IntoResponse for AdminError {
         let status = StatusCode::from_u16(problem.status).expect("error codes map to valid statuses");
         let headers = [(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))];
         let body = serde_json::to_vec(&problem).expect("a problem is made of strings; this is a bug");
+        if self.code == ErrorCode::TooSlow {
+            return (status, headers, http::CLOSES, body).into_response();
+        }
         (status, headers, body).into_response()
     }
 }
@@ -104,10 +106,14 @@ struct JsonBody<T>(T);
 impl<T: serde::de::DeserializeOwned> FromRequest<Arc<AdminApi>> for JsonBody<T> {
     type Rejection = AdminError;
     async fn from_request(request: Request, api: &Arc<AdminApi>) -> Result<Self, AdminError> {
-        let read = crate::http::read_body(request.into_body(), BODY_BYTES, &api.tasks).await;
-        let bytes = read.map_err(|error| match error {
-            BodyError::TooLarge(_) => AdminError::new(ErrorCode::TooLarge, error.to_string()),
-            BodyError::Broken(_) => AdminError::new(ErrorCode::InvalidArgument, error.to_string()),
+        let read = api.bodies.read(request.into_body()).await;
+        let bytes = read.map_err(|error| {
+            let code = match error {
+                BodyError::TooLarge(_) => ErrorCode::TooLarge,
+                BodyError::TooSlow { .. } => ErrorCode::TooSlow,
+                BodyError::Broken(_) => ErrorCode::InvalidArgument,
+            };
+            AdminError::new(code, error.to_string())
         })?;
         serde_json::from_slice(&bytes).map(Self).map_err(|error| {
             let words: String = error.to_string().chars().take(QUOTED_CHARS).collect();
@@ -322,13 +328,13 @@ async fn not_found(State(api): Api, request: Request) -> AdminError {
         "nothing is at {}; the API is below {API_PREFIX}",
         shown_path(request.uri())
     );
-    crate::http::discard(request.into_body(), &api.tasks);
+    api.bodies.discard(request.into_body());
     AdminError::new(ErrorCode::NotFound, detail)
 }
 
 async fn method_not_allowed(State(api): Api, request: Request) -> AdminError {
     let detail = format!("{} does not take {}", shown_path(request.uri()), request.method());
-    crate::http::discard(request.into_body(), &api.tasks);
+    api.bodies.discard(request.into_body());
     AdminError::new(ErrorCode::MethodNotAllowed, detail)
 }
 

@@ -8,7 +8,7 @@ use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ModelName, ModelVersion};
 use skysail_proto::value::InputType;
 
-use crate::http::BodyError;
+use crate::http::{self, BodyError};
 
 /// Why a request is not a query. Whatever becomes of a query that is one, it is answered with 200.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -39,6 +39,17 @@ pub enum QueryError {
     /// The body is too large.
     #[error("the body is larger than {0} bytes")]
     TooLarge(usize),
+    /// The body did not come in time.
+    #[error("{0}")]
+    TooSlow(String),
+    /// A header is not what was asked for.
+    #[error("in the header `{name}`: {why}")]
+    Header {
+        /// Which.
+        name: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The pinned version takes other inputs than the application.
     #[error("Requested version: {version} of model: {model} takes {takes}, the application {sends}")]
     VersionType {
@@ -68,12 +79,14 @@ impl QueryError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Json(_)
+            | Self::Header { .. }
             | Self::UnknownVersion { .. }
             | Self::VersionType { .. }
             | Self::VersionWithoutModel(_) => ErrorCode::InvalidArgument,
             Self::UnknownApplication(_) | Self::UnknownPath(_) => ErrorCode::NotFound,
             Self::Method(..) => ErrorCode::MethodNotAllowed,
             Self::TooLarge(_) | Self::InputTooLarge { .. } => ErrorCode::TooLarge,
+            Self::TooSlow(_) => ErrorCode::TooSlow,
             Self::NotReady(_) => ErrorCode::Unavailable,
         }
     }
@@ -89,6 +102,8 @@ impl QueryError {
             Self::UnknownPath(_) => "Not found",
             Self::Method(..) => "Method not allowed",
             Self::TooLarge(_) | Self::InputTooLarge { .. } => "Request too large",
+            Self::TooSlow(_) => "Request too slow",
+            Self::Header { .. } => "Header error",
             Self::NotReady(_) => "Not ready",
         }
     }
@@ -98,6 +113,7 @@ impl From<BodyError> for QueryError {
     fn from(error: BodyError) -> Self {
         match error {
             BodyError::TooLarge(limit) => Self::TooLarge(limit),
+            BodyError::TooSlow { .. } => Self::TooSlow(error.to_string()),
             BodyError::Broken(why) => Self::Json(why),
         }
     }
@@ -107,10 +123,10 @@ impl IntoResponse for QueryError {
     fn into_response(self) -> Response {
         let status =
             StatusCode::from_u16(self.code().http_status()).expect("error codes map to valid statuses");
-        (
-            status,
-            Json(json!({ "error": self.class(), "cause": self.to_string() })),
-        )
-            .into_response()
+        let body = Json(json!({ "error": self.class(), "cause": self.to_string() }));
+        if matches!(self, Self::TooSlow(_)) {
+            return (status, http::CLOSES, body).into_response();
+        }
+        (status, body).into_response()
     }
 }

@@ -1,26 +1,26 @@
 //! Query REST: HTTP in, typed query through, JSON out.
 
 use std::borrow::Cow;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderValue, StatusCode, Uri};
+use axum::http::header::{CONTENT_TYPE, HeaderName};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::Response;
 use axum::routing::{get, post};
 use bytes::Bytes;
 use serde::Serialize;
 use skysail_proto::value::{InputType, Output};
-use tokio_util::task::TaskTracker;
 
 use super::error::QueryError;
 use super::request::PredictRequest;
 use super::{Answered, QueryService, Reply};
 use crate::health::Health;
-use crate::http;
+use crate::http::BodyReader;
 
 /// From this size on a body is parsed on a thread of its own: it would keep every other query waiting.
 const LARGE_BODY_BYTES: usize = 256 * 1024;
@@ -28,18 +28,19 @@ const LARGE_BODY_BYTES: usize = 256 * 1024;
 /// How much of a parser's words is quoted, in characters: they may repeat what was sent.
 const QUOTED_CHARS: usize = 300;
 
+/// A tighter latency objective than the application's for one request, in microseconds.
+static SLO_HEADER: HeaderName = HeaderName::from_static("skysail-slo-micros");
+
 /// What the handlers share.
 pub struct QueryApi {
     /// Answers queries.
     pub service: Arc<QueryService>,
     /// Answers the probes.
     pub health: Arc<Health>,
-    /// The largest body taken, in bytes.
-    pub body_limit: usize,
+    /// Reads bodies.
+    pub bodies: BodyReader,
     /// The most inputs taken in one request.
     pub most_inputs: usize,
-    /// Runs what goes on after a response.
-    pub tasks: TaskTracker,
 }
 
 /// The query API's routes.
@@ -63,18 +64,44 @@ async fn predict(
         Ok(Path(application)) => api.service.route(&application),
         Err(_) => Err(QueryError::UnknownPath(shown_path(request.uri()))),
     };
-    let route = match route {
-        Ok(route) => route,
+    let (route, slo) = match route.and_then(|route| Ok((route, slo_of(request.headers())?))) {
+        Ok(understood) => understood,
         Err(error) => {
-            http::discard(request.into_body(), &api.tasks);
+            api.bodies.discard(request.into_body());
             return Err(error);
         }
     };
-    let body = http::read_body(request.into_body(), api.body_limit, &api.tasks).await?;
+    let body = api.bodies.read(request.into_body()).await?;
     let arrival = api.service.now();
-    let request = parse(route.application.input_type, body, api.most_inputs).await?;
+    let mut request = parse(route.application.input_type, body, api.most_inputs).await?;
+    request.tighten(slo);
     let reply = api.service.predict(&route, request, arrival).await?;
     Ok(json(StatusCode::OK, &Written::from(&reply)))
+}
+
+/// The objective in the header, for clients whose body is written by somebody else.
+fn slo_of(headers: &HeaderMap) -> Result<Option<NonZeroU64>, QueryError> {
+    let refused = |why| QueryError::Header {
+        name: "Skysail-Slo-Micros",
+        why,
+    };
+    let mut values = headers.get_all(&SLO_HEADER).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(refused("it is there more than once".into()));
+    }
+    let micros = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    micros.map(Some).ok_or_else(|| {
+        let given: String = String::from_utf8_lossy(value.as_bytes())
+            .chars()
+            .take(80)
+            .collect();
+        refused(format!(
+            "expected a whole number of microseconds, at least 1, and not `{given}`"
+        ))
+    })
 }
 
 async fn parse(input_type: InputType, body: Bytes, most_inputs: usize) -> Result<PredictRequest, QueryError> {
@@ -165,13 +192,13 @@ async fn readyz(State(api): State<Arc<QueryApi>>) -> Response {
 
 async fn not_found(State(api): State<Arc<QueryApi>>, request: Request) -> QueryError {
     let path = shown_path(request.uri());
-    http::discard(request.into_body(), &api.tasks);
+    api.bodies.discard(request.into_body());
     QueryError::UnknownPath(path)
 }
 
 async fn method_not_allowed(State(api): State<Arc<QueryApi>>, request: Request) -> QueryError {
     let (path, method) = (shown_path(request.uri()), request.method().to_string());
-    http::discard(request.into_body(), &api.tasks);
+    api.bodies.discard(request.into_body());
     QueryError::Method(path, method)
 }
 

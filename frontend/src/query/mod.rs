@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures::future::join_all;
-use skysail_core::catalog::{Application, Catalog};
+use skysail_core::catalog::{Application, Catalog, Model};
 use skysail_core::query::DefaultReason;
 use skysail_core::selection::{Answer, combine, select};
 use skysail_core::time::Instant;
@@ -32,11 +32,11 @@ pub struct Route {
     /// The application.
     pub application: Arc<Application>,
     default_output: Output,
-    candidates: Vec<Candidate>,
+    candidates: Vec<Arc<Candidate>>,
     metrics: Arc<ApplicationMetrics>,
 }
 
-/// A linked model.
+/// A model that can be linked.
 struct Candidate {
     name: ModelName,
     current: Arc<ModelHandle>,
@@ -44,58 +44,84 @@ struct Candidate {
 }
 
 /// All routes, as one immutable snapshot.
+#[derive(Default)]
 pub struct Routes {
     applications: HashMap<ApplicationName, Arc<Route>>,
+    candidates: HashMap<ModelName, Arc<Candidate>>,
 }
 
 impl Routes {
-    /// Resolves a catalog, given a handle for each of its versions.
+    /// Resolves a catalog, given a handle for each of its versions. What is as it was in `before` is kept:
+    /// with thousands of applications, resolving them all would make every write slow.
     pub fn resolve(
+        before: &Self,
         catalog: &Catalog,
         models: &HashMap<ModelId, Arc<ModelHandle>>,
         metrics: &Metrics,
     ) -> Self {
+        let candidates: HashMap<_, _> = catalog
+            .models
+            .values()
+            .filter_map(|model| {
+                let resolved = Candidate::resolve(model, models)?;
+                let known = before.candidates.get(&model.name);
+                let kept = known.filter(|known| known.leads_where(&resolved)).cloned();
+                Some((model.name.clone(), kept.unwrap_or_else(|| Arc::new(resolved))))
+            })
+            .collect();
         let route = |application: &Arc<Application>| {
             let linked = application.linked_models.iter();
-            Arc::new(Route {
-                application: application.clone(),
-                default_output: application.default_output(),
-                candidates: linked
-                    .filter_map(|name| candidate(catalog, models, name))
-                    .collect(),
-                metrics: metrics.application(&application.name),
-            })
+            let linked = linked.filter_map(|name| candidates.get(name));
+            let known = before.applications.get(&application.name);
+            match known.filter(|known| known.is_for(application, linked.clone())) {
+                Some(known) => known.clone(),
+                None => Arc::new(Route {
+                    application: application.clone(),
+                    default_output: application.default_output(),
+                    candidates: linked.cloned().collect(),
+                    metrics: metrics.application(&application.name),
+                }),
+            }
         };
         let applications = catalog
             .applications
             .iter()
-            .map(|(name, found)| (name.clone(), route(found)));
+            .map(|(name, found)| (name.clone(), route(found)))
+            .collect();
         Self {
-            applications: applications.collect(),
+            applications,
+            candidates,
         }
     }
 }
 
-fn candidate(
-    catalog: &Catalog,
-    models: &HashMap<ModelId, Arc<ModelHandle>>,
-    name: &ModelName,
-) -> Option<Candidate> {
-    let model = catalog.models.get(name)?;
-    let versions: HashMap<_, _> = model
-        .versions
-        .keys()
-        .filter_map(|version| {
-            let id = ModelId::new(name.clone(), version.clone());
-            Some((version.clone(), models.get(&id)?.clone()))
+impl Candidate {
+    fn resolve(model: &Model, models: &HashMap<ModelId, Arc<ModelHandle>>) -> Option<Self> {
+        let versions: HashMap<_, _> = model
+            .versions
+            .keys()
+            .filter_map(|version| {
+                let id = ModelId::new(model.name.clone(), version.clone());
+                Some((version.clone(), models.get(&id)?.clone()))
+            })
+            .collect();
+        Some(Self {
+            name: model.name.clone(),
+            current: versions.get(&model.current_version)?.clone(),
+            versions,
         })
-        .collect();
-    let current = versions.get(&model.current_version)?.clone();
-    Some(Candidate {
-        name: name.clone(),
-        current,
-        versions,
-    })
+    }
+
+    /// Whether queries end up where they would with `other`: at the same handles.
+    fn leads_where(&self, other: &Self) -> bool {
+        let is_same = |(version, handle): (&ModelVersion, &Arc<ModelHandle>)| {
+            let found = other.versions.get(version);
+            found.is_some_and(|found| Arc::ptr_eq(found, handle))
+        };
+        Arc::ptr_eq(&self.current, &other.current)
+            && self.versions.len() == other.versions.len()
+            && self.versions.iter().all(is_same)
+    }
 }
 
 /// One answered query.
@@ -133,6 +159,11 @@ impl QueryService {
             clock,
             draining: AtomicBool::new(false),
         }
+    }
+
+    /// The routes that queries take; none before a catalog was followed.
+    pub fn routes(&self) -> Arc<Routes> {
+        self.routes.load_full().unwrap_or_default()
     }
 
     /// Follows the catalog: queries that come from now on take these routes.
@@ -189,7 +220,7 @@ impl QueryService {
             slo_micros,
         } = request;
         let slo = slo_micros
-            .map_or(Duration::MAX, Duration::from_micros)
+            .map_or(Duration::MAX, |micros| Duration::from_micros(micros.get()))
             .min(route.application.slo());
         let target = route.target(version.as_deref())?;
         let query = |input: Input| {
@@ -244,6 +275,22 @@ struct Span {
 }
 
 impl Route {
+    /// Whether it is the route of this application with these candidates.
+    fn is_for<'a>(
+        &self,
+        application: &Arc<Application>,
+        candidates: impl Iterator<Item = &'a Arc<Candidate>>,
+    ) -> bool {
+        // A store that reads everything anew makes new ones of what did not change.
+        let is_same = Arc::ptr_eq(&self.application, application) || self.application == *application;
+        is_same
+            && self
+                .candidates
+                .iter()
+                .map(Arc::as_ptr)
+                .eq(candidates.map(Arc::as_ptr))
+    }
+
     /// The model to ask: the selected candidate's current version, or the pinned one.
     fn target(&self, version: Option<&str>) -> Result<Option<&ModelHandle>, QueryError> {
         let candidate = match (select(&self.candidates), version) {
@@ -286,7 +333,92 @@ fn check_size(input: &Input) -> Result<(), QueryError> {
 
 #[cfg(test)]
 mod tests {
+    use skysail_core::catalog::Change;
+    use skysail_core::queue::Bounds;
+
     use super::*;
+    use crate::model::ModelTable;
+
+    /// A catalog that grows, and the routes that follow it.
+    struct Followed {
+        catalog: Catalog,
+        table: ModelTable,
+        metrics: Arc<Metrics>,
+        routes: Routes,
+    }
+
+    impl Followed {
+        fn new() -> Self {
+            let metrics = Arc::new(Metrics::default());
+            let bounds = Bounds { count: 1, bytes: 1 };
+            Self {
+                catalog: Catalog::default(),
+                table: ModelTable::new(bounds, metrics.clone(), Clock::start()),
+                metrics,
+                routes: Routes::default(),
+            }
+        }
+
+        fn change(&mut self, change: Change) {
+            self.catalog = self.catalog.with(&[change], Default::default());
+            let (versions, gone) = self.table.follow(&self.catalog);
+            self.routes = Routes::resolve(&self.routes, &self.catalog, &versions, &self.metrics);
+            self.table.close(gone);
+        }
+
+        fn register(&mut self, name: &str, model: &str, slo_micros: u64) {
+            let application = serde_json::json!({
+                "name": name, "input_type": "doubles", "default_output": "", "slo_micros": slo_micros,
+                "linked_models": [model], "registered_at": "2026-01-01T00:00:00Z",
+            });
+            self.change(Change::PutApplication(
+                serde_json::from_value(application).unwrap(),
+            ));
+        }
+
+        fn deploy(&mut self, name: &str, version: &str, registered_at: &str) {
+            let version_spec = serde_json::json!({
+                "version": version, "input_type": "doubles", "registered_at": registered_at,
+            });
+            let model = serde_json::json!({
+                "name": name, "current_version": version, "versions": { version: version_spec },
+            });
+            self.change(Change::PutModel(serde_json::from_value(model).unwrap()));
+        }
+
+        fn route(&self, name: &str) -> Arc<Route> {
+            self.routes.applications[name].clone()
+        }
+    }
+
+    #[test]
+    fn routes_are_kept_where_nothing_changed_and_resolved_anew_where_something_did() {
+        let mut followed = Followed::new();
+        followed.deploy("a", "1", "2026-01-01T00:00:00Z");
+        followed.deploy("b", "1", "2026-01-01T00:00:00Z");
+        followed.register("to-a", "a", 1);
+        followed.register("to-b", "b", 1);
+        let kept =
+            |followed: &Followed, before: &Arc<Route>, name| Arc::ptr_eq(before, &followed.route(name));
+        let (to_a, to_b) = (followed.route("to-a"), followed.route("to-b"));
+        assert_eq!(to_b.target(None).unwrap().unwrap().id.to_string(), "b:1");
+
+        // Other applications and models.
+        followed.register("other", "a", 1);
+        followed.deploy("c", "1", "2026-01-01T00:00:00Z");
+        // The same again, read anew.
+        followed.register("to-a", "a", 1);
+        assert!(kept(&followed, &to_a, "to-a") && kept(&followed, &to_b, "to-b"));
+        // Another version, and another version of the same name.
+        followed.deploy("b", "2", "2026-01-01T00:00:00Z");
+        let to_b2 = followed.route("to-b");
+        assert_eq!(to_b2.target(None).unwrap().unwrap().id.to_string(), "b:2");
+        followed.deploy("b", "2", "2026-01-02T00:00:00Z");
+        assert!(!kept(&followed, &to_b2, "to-b"));
+        // An application that changes.
+        followed.register("to-a", "a", 2);
+        assert_eq!(followed.route("to-a").application.slo_micros, 2);
+    }
 
     #[test]
     fn an_input_that_fits_no_message_is_refused_with_its_size_and_the_limit() {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::num::NonZeroU64;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -14,8 +15,8 @@ pub struct PredictRequest {
     pub inputs: Inputs,
     /// The version to ask, if not the current one.
     pub version: Option<String>,
-    /// A tighter latency objective than the application's, in microseconds; at least 1.
-    pub slo_micros: Option<u64>,
+    /// A tighter latency objective than the application's, in microseconds.
+    pub slo_micros: Option<NonZeroU64>,
 }
 
 /// One input is answered by an object, an array of inputs by an array.
@@ -39,6 +40,11 @@ impl PredictRequest {
         .deserialize(&mut deserializer)?;
         deserializer.end()?;
         Ok(request)
+    }
+
+    /// Takes on an objective from elsewhere, unless it has a tighter one.
+    pub fn tighten(&mut self, slo_micros: Option<NonZeroU64>) {
+        self.slo_micros = self.slo_micros.into_iter().chain(slo_micros).min();
     }
 }
 
@@ -109,14 +115,13 @@ fn within<E: serde::de::Error>(member: &'static str) -> impl Fn(E) -> E {
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// A positive number of microseconds.
-struct Micros(u64);
+struct Micros(NonZeroU64);
 
 impl<'de> Deserialize<'de> for Micros {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match u64::deserialize(deserializer)? {
-            0 => Err(D::Error::custom("expected at least 1 microsecond")),
-            micros => Ok(Self(micros)),
-        }
+        let micros = NonZeroU64::new(u64::deserialize(deserializer)?);
+        let too_few = || D::Error::custom("expected at least 1 microsecond");
+        micros.map(Self).ok_or_else(too_few)
     }
 }
 
@@ -188,10 +193,26 @@ mod tests {
         .unwrap();
         assert_eq!(
             (request.version.as_deref(), request.slo_micros),
-            (Some("2"), Some(500))
+            (Some("2"), NonZeroU64::new(500))
         );
         let request = parse(r#"{"input": [1], "version": null, "slo_micros": null, "uid": null}"#).unwrap();
         assert_eq!((request.version, request.slo_micros), (None, None));
+    }
+
+    #[test]
+    fn of_two_objectives_the_tighter_one_counts() {
+        let micros = NonZeroU64::new;
+        for (in_body, elsewhere, tighter) in [
+            ("null", None, None),
+            ("null", micros(5), micros(5)),
+            ("7", None, micros(7)),
+            ("7", micros(5), micros(5)),
+            ("5", micros(7), micros(5)),
+        ] {
+            let mut request = parse(&format!(r#"{{"input": [1], "slo_micros": {in_body}}}"#)).unwrap();
+            request.tighten(elsewhere);
+            assert_eq!(request.slo_micros, tighter, "{in_body} and {elsewhere:?}");
+        }
     }
 
     #[test]

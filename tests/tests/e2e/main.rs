@@ -19,6 +19,7 @@ mod docker;
 mod failing_models;
 mod idle;
 mod isolation;
+mod overload;
 mod queries;
 mod quickstart;
 mod restart;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         .area("cluster", cluster::CASES)
         .area("docker", docker::CASES)
         .area("isolation", isolation::CASES)
+        .area("overload", overload::CASES)
         .area("queries", queries::CASES)
         .area("cache", cache::CASES)
         .area("batching", batching::CASES)

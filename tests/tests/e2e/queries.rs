@@ -10,7 +10,9 @@ use skysail_proto::value::InputRef;
 use skysail_tests::cases;
 use skysail_tests::cluster::{AMPLE_SLO, Settings, TestCluster};
 use skysail_tests::deployment::Deployment;
+use skysail_tests::rest::Reply;
 use skysail_tests::wait::{PATIENCE, until};
+use skysail_tests::wire::Wire;
 use synthetic::digest::digest;
 use tokio::task::JoinSet;
 
@@ -22,6 +24,8 @@ cases! {
     a_body_is_read_whatever_its_content_type_says;
     a_pinned_version_is_asked_and_an_unknown_one_is_named;
     a_query_is_answered_at_its_own_objective_and_at_the_applications;
+    an_objective_in_the_header_counts_if_it_is_the_tighter_one;
+    a_header_that_is_no_objective_is_refused_with_what_is_wrong;
     a_full_queue_is_said_at_once_and_whoever_hangs_up_makes_room;
     without_a_model_or_a_replica_the_default_says_so;
     the_default_output_goes_by_the_rule_of_outputs;
@@ -232,6 +236,73 @@ async fn a_query_is_answered_at_its_own_objective_and_at_the_applications() {
         let explanation = answer["default_explanation"].as_str().unwrap();
         assert!(explanation.starts_with(late), "{explanation}");
     }
+}
+
+/// Asks for one input with this objective in the header, beside one in the body.
+async fn ask_within(cluster: &TestCluster, header: &[&str], body: Value) -> Reply {
+    let mut request = "POST /app/predict HTTP/1.1\r\nHost: test\r\n".to_owned();
+    for value in header {
+        request += &format!("skysail-SLO-micros: {value}\r\n");
+    }
+    let body = body.to_string();
+    request += &format!("Content-Length: {}\r\n\r\n{body}", body.len());
+    let mut wire = Wire::to(cluster.addresses().query).await;
+    wire.write(request).await.expect("written");
+    let reply = wire.read().await;
+    // Whatever it was, the connection goes on.
+    wire.request("GET", "/healthz", "").await.expect(200);
+    reply
+}
+
+async fn an_objective_in_the_header_counts_if_it_is_the_tighter_one() {
+    let cluster = TestCluster::start().await;
+    // Never done: each query is answered at its objective, and only the tightest is one that a test awaits.
+    cluster
+        .serve_within("app", &endless(), Duration::from_secs(600))
+        .await;
+    for (header, body) in [
+        ("50000", json!({ "input": [1] })),
+        (" 1 ", json!({ "input": [1], "slo_micros": 500_000_000 })),
+        ("500000000", json!({ "input": [1], "slo_micros": 1 })),
+        ("1", json!({ "input_batch": [[1], [2]], "slo_micros": null })),
+    ] {
+        let reply = ask_within(&cluster, &[header], body.clone()).await.expect(200);
+        let one = std::slice::from_ref(&reply);
+        let answers = reply["batch_predictions"].as_array().map_or(one, |all| all);
+        for answer in answers {
+            let reason = answer["default_reason"].as_str().unwrap();
+            assert!(
+                ["predicted_late", "expired_in_queue", "late_reply"].contains(&reason),
+                "{header} {body}: {answer}"
+            );
+        }
+    }
+    // The application's own objective is the longest there is.
+    cluster
+        .register("hasty", "doubles", "-1.0", Duration::from_millis(50))
+        .await;
+    cluster.link("hasty", "synthetic").await;
+    let longer = json!({ "input": [1], "slo_micros": 500_000_000 });
+    let answer = cluster.query("hasty", longer).await.expect(200);
+    assert_eq!(answer["default"], true, "{answer}");
+}
+
+async fn a_header_that_is_no_objective_is_refused_with_what_is_wrong() {
+    let cluster = TestCluster::start().await;
+    cluster.serve("app", &Deployment::of("noop")).await;
+    for value in ["0", "-5", "1.5", "", "soon", "5, 6", "18446744073709551616", "ü"] {
+        let reply = ask_within(&cluster, &[value], json!({ "input": [1] })).await;
+        let cause = reply.cause(400);
+        for words in ["Skysail-Slo-Micros", "at least 1", value] {
+            assert!(cause.contains(words), "{value:?}: {words:?} is not in {cause:?}");
+        }
+    }
+    let reply = ask_within(&cluster, &["5", "6"], json!({ "input": [1] })).await;
+    assert!(reply.cause(400).contains("more than once"), "{}", reply.text);
+    let answer = ask_within(&cluster, &["30000000"], json!({ "input": [1] }))
+        .await
+        .expect(200);
+    assert_eq!(answer["output"], 0, "{answer}");
 }
 
 async fn a_full_queue_is_said_at_once_and_whoever_hangs_up_makes_room() {

@@ -1,0 +1,199 @@
+//! What happens on a connection, counted by those who do it, so that somebody else can look.
+//!
+//! A request costs a few counts: no timer, no lock, no allocation.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes};
+use futures::task::AtomicWaker;
+use hyper::Version;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+
+/// One connection's activity, and the word that it is to close.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    /// Requests whose head was there, since the beginning.
+    begun: AtomicUsize,
+    /// Requests whose answer was not handed over as a whole.
+    open: AtomicUsize,
+    /// Times that bytes went out.
+    written: AtomicUsize,
+    /// There are bytes that the client does not take.
+    blocked: AtomicBool,
+    /// Bytes came after the last answer that are no whole head yet.
+    head_began: AtomicBool,
+    /// Bytes come on such a connection without a request: pings, settings.
+    is_http2: AtomicBool,
+    /// A [`Closing`], or 0.
+    closing: AtomicU8,
+    connection: AtomicWaker,
+}
+
+/// Whom a connection waits for. Two that are equal mean that nothing has happened in between, as far as it
+/// matters.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum State {
+    /// The client, to send its first request, or the rest of the head of one.
+    Asking { begun: usize },
+    /// The client, to send another request.
+    Idle { begun: usize },
+    /// Us, to answer; or a body, which has a limit of its own.
+    Answering,
+    /// The client, to take what is sent.
+    Taking { written: usize },
+}
+
+/// How a connection is to close.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub(super) enum Closing {
+    /// After the answers under way.
+    Gracefully = 1,
+    /// At once.
+    AtOnce = 2,
+}
+
+impl Activity {
+    pub(super) fn state(&self) -> State {
+        let begun = self.begun.load(Ordering::Relaxed);
+        if self.blocked.load(Ordering::Relaxed) {
+            let written = self.written.load(Ordering::Relaxed);
+            State::Taking { written }
+        } else if self.open.load(Ordering::Relaxed) > 0 {
+            State::Answering
+        } else if begun == 0 || self.head_began.load(Ordering::Relaxed) {
+            State::Asking { begun }
+        } else {
+            State::Idle { begun }
+        }
+    }
+
+    /// Tells the connection to close.
+    pub(super) fn close(&self, how: Closing) {
+        self.closing.store(how as u8, Ordering::Relaxed);
+        // It publishes what was stored before it.
+        self.connection.wake();
+    }
+
+    /// Whether the connection was told to close; if not, its task will be woken when it is.
+    pub(super) fn poll_closing(&self, context: &Context<'_>) -> Poll<Closing> {
+        self.connection.register(context.waker());
+        match self.closing.load(Ordering::Relaxed) {
+            0 => Poll::Pending,
+            1 => Poll::Ready(Closing::Gracefully),
+            _ => Poll::Ready(Closing::AtOnce),
+        }
+    }
+
+    /// A request's head is there.
+    pub(super) fn begin(self: &Arc<Self>, version: Version) -> Open {
+        if version == Version::HTTP_2 {
+            self.is_http2.store(true, Ordering::Relaxed);
+        }
+        self.head_began.store(false, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Open(self.clone())
+    }
+
+    /// Bytes came.
+    pub(super) fn read(&self) {
+        if !self.is_http2.load(Ordering::Relaxed) {
+            self.head_began.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes went out, or could not.
+    pub(super) fn wrote<T>(&self, written: &Poll<io::Result<T>>) {
+        self.blocked.store(written.is_pending(), Ordering::Relaxed);
+        if written.is_ready() {
+            self.written.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A request that is not answered as a whole.
+pub(super) struct Open(Arc<Activity>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // What was read until now was this request's body.
+        self.0.head_began.store(false, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer's body, which keeps its request open until it is handed over.
+pub(super) struct Answer {
+    pub(super) body: Body,
+    pub(super) _open: Open,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_asks_is_answered_and_is_idle_in_turn() {
+        let activity = Arc::new(Activity::default());
+        assert_eq!(activity.state(), State::Asking { begun: 0 });
+        activity.read();
+        assert_eq!(activity.state(), State::Asking { begun: 0 });
+        let open = activity.begin(Version::HTTP_11);
+        assert_eq!(activity.state(), State::Answering);
+        // Its body.
+        activity.read();
+        assert_eq!(activity.state(), State::Answering);
+        drop(open);
+        assert_eq!(activity.state(), State::Idle { begun: 1 });
+        activity.read();
+        assert_eq!(activity.state(), State::Asking { begun: 1 });
+    }
+
+    #[test]
+    fn what_comes_on_an_idle_http2_connection_is_no_head() {
+        let activity = Arc::new(Activity::default());
+        drop(activity.begin(Version::HTTP_2));
+        activity.read();
+        assert_eq!(activity.state(), State::Idle { begun: 1 });
+    }
+
+    #[test]
+    fn a_client_that_takes_something_is_told_from_one_that_takes_nothing() {
+        let activity = Activity::default();
+        let (sent, stuck): (Poll<io::Result<()>>, Poll<io::Result<()>>) =
+            (Poll::Ready(Ok(())), Poll::Pending);
+        activity.wrote(&stuck);
+        let before = activity.state();
+        assert_eq!(activity.state(), before);
+        activity.wrote(&sent);
+        activity.wrote(&stuck);
+        assert_ne!(activity.state(), before);
+        activity.wrote(&sent);
+        assert_eq!(activity.state(), State::Asking { begun: 0 });
+    }
+}

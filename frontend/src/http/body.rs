@@ -1,0 +1,217 @@
+//! Bodies of requests: read as fast as the client sends, for as long as it does send, or thrown away.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::task::TaskTracker;
+
+/// What is read and thrown away of a body that is refused, so that a client that sends before it reads
+/// still sees the answer.
+const DISCARDED_BYTES: usize = 64 * 1024 * 1024;
+
+/// How long that may take.
+const DISCARD_TIME: Duration = Duration::from_secs(30);
+
+/// What a client has to send in the long run, in bytes per second: far less than any network carries, and
+/// enough that a body sent a byte at a time ends.
+const LEAST_RATE: u32 = 10 * 1024;
+
+/// Why a body was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// It is larger than the limit, in bytes.
+    #[error("the body is larger than {0} bytes")]
+    TooLarge(usize),
+    /// The client kept us waiting for it.
+    #[error("the body came too slowly: {received} bytes in {} s", .waited.as_secs_f32().round())]
+    TooSlow {
+        /// What came of it.
+        received: usize,
+        /// Since it was first waited for.
+        waited: Duration,
+    },
+    /// The connection broke, or the body is not what its headers say.
+    #[error("the body could not be read: {0}")]
+    Broken(String),
+}
+
+/// Reads bodies.
+pub struct BodyReader {
+    /// The largest that is taken, in bytes.
+    pub limit: usize,
+    /// For how long a client may send nothing, and how far it may fall behind the least rate.
+    pub timeout: Duration,
+    /// Runs what goes on after a response.
+    pub tasks: TaskTracker,
+}
+
+impl BodyReader {
+    /// Reads a body; one that is too large is discarded while the answer goes out.
+    pub async fn read(&self, mut body: Body) -> Result<Bytes, BodyError> {
+        if body.size_hint().lower() > self.limit as u64 {
+            self.discard(body);
+            return Err(BodyError::TooLarge(self.limit));
+        }
+        let mut waits_since = None;
+        let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
+        while !body.is_end_stream() {
+            let received = first.len() + rest.len();
+            let frame = match right_behind(body.frame()).await {
+                Some(frame) => frame,
+                None => {
+                    let since = *waits_since.get_or_insert_with(Instant::now);
+                    let waited = timeout_at(self.due(since, received), body.frame()).await;
+                    let waited_for = |_| BodyError::TooSlow {
+                        received,
+                        waited: since.elapsed(),
+                    };
+                    waited.map_err(waited_for)?
+                }
+            };
+            let Some(frame) = frame else { break };
+            let frame = frame.map_err(|error| BodyError::Broken(error.to_string()))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if received + data.len() > self.limit {
+                self.discard(body);
+                return Err(BodyError::TooLarge(self.limit));
+            }
+            if received == 0 {
+                // Most bodies come in one piece, which is used as it is.
+                first = data;
+            } else {
+                rest.extend_from_slice(&std::mem::take(&mut first));
+                rest.extend_from_slice(&data);
+            }
+        }
+        Ok(if rest.is_empty() { first } else { rest.freeze() })
+    }
+
+    /// When the next piece has to be there.
+    fn due(&self, since: Instant, received: usize) -> Instant {
+        let earned = Duration::from_secs(received as u64) / LEAST_RATE;
+        (since + self.timeout + earned).min(Instant::now() + self.timeout)
+    }
+
+    /// Reads a body that is not wanted and throws it away. A connection closed with unread data is reset,
+    /// and the client might never see its answer.
+    pub fn discard(&self, mut body: Body) {
+        if body.is_end_stream() {
+            return;
+        }
+        self.tasks.spawn(timeout(DISCARD_TIME, async move {
+            let mut left = DISCARDED_BYTES;
+            while let Some(Ok(frame)) = body.frame().await {
+                let size = frame.data_ref().map_or(0, Bytes::len);
+                if size > left {
+                    return;
+                }
+                left -= size;
+            }
+        }));
+    }
+}
+
+/// What comes at once, or when the connection was looked at once more: most bodies come right behind their
+/// head, and cost no timer.
+async fn right_behind<T>(coming: impl Future<Output = T>) -> Option<T> {
+    let mut coming = pin!(coming);
+    let mut looked_before = false;
+    poll_fn(|context| match coming.as_mut().poll(context) {
+        Poll::Ready(come) => Poll::Ready(Some(come)),
+        Poll::Pending if looked_before => Poll::Ready(None),
+        Poll::Pending => {
+            looked_before = true;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures::{StreamExt, stream};
+
+    use super::*;
+
+    fn reader(timeout: Duration) -> BodyReader {
+        BodyReader {
+            limit: 1000,
+            timeout,
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// A body of which a piece of this size comes in each pause, for ever.
+    fn paced(bytes: usize, pause: Duration) -> Body {
+        Body::from_stream(stream::repeat(()).then(move |()| async move {
+            tokio::time::sleep(pause).await;
+            Ok::<_, Infallible>(vec![b' '; bytes])
+        }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_comes_in_pieces_is_put_together() {
+        let pieces = ["", "a", "bc", "", "def"].map(Ok::<_, Infallible>);
+        let body = Body::from_stream(stream::iter(pieces));
+        assert_eq!(reader(Duration::from_secs(1)).read(body).await.unwrap(), "abcdef");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_nothing_is_given_up_after_the_timeout() {
+        let began = Instant::now();
+        let silence = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
+        let error = reader(Duration::from_secs(5)).read(silence).await.unwrap_err();
+        assert!(matches!(error, BodyError::TooSlow { received: 0, .. }), "{error}");
+        assert!(error.to_string().contains("0 bytes in 5 s"), "{error}");
+        assert_eq!(began.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_a_byte_at_a_time_is_given_up_too() {
+        let began = Instant::now();
+        let body = paced(1, Duration::from_millis(100));
+        let error = reader(Duration::from_secs(5)).read(body).await.unwrap_err();
+        assert!(
+            matches!(error, BodyError::TooSlow { received: 50, .. }),
+            "{error}"
+        );
+        assert_eq!(began.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_keeps_the_least_rate_may_take_its_time() {
+        let mut patient = reader(Duration::from_secs(5));
+        patient.limit = 100 * LEAST_RATE as usize;
+        let error = patient
+            .read(paced(LEAST_RATE as usize, Duration::from_secs(1)))
+            .await
+            .unwrap_err();
+        // It never ends, so it grows too large, long after the timeout.
+        assert!(matches!(error, BodyError::TooLarge(_)), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stalls_is_given_up_however_much_it_has_sent() {
+        let began = Instant::now();
+        let begun = stream::iter([Ok::<_, Infallible>(vec![b' '; 900])]).chain(stream::pending());
+        let error = reader(Duration::from_millis(10))
+            .read(Body::from_stream(begun))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, BodyError::TooSlow { received: 900, .. }),
+            "{error}"
+        );
+        assert!(began.elapsed() < Duration::from_millis(20));
+    }
+}
