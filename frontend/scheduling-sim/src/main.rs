@@ -39,6 +39,15 @@ fn main() {
     } else {
         &[(5e-3, 1e-3, 0.05), (1e-3, 4e-3, 0.05)]
     };
+    let heavy = [(8e-3, 0.2e-3, 0.02)];
+    let other = [(2e-3, 0.3e-3, 0.02), (10e-3, 2e-3, 0.2)];
+    let models: &[(f64, f64, f64)] = if mode == "heavy" {
+        &heavy
+    } else if mode == "other" {
+        &other
+    } else {
+        models
+    };
     let noises: &[&str] = if mode == "none" {
         &["none"]
     } else {

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use tracing::{debug, info, warn};
 
-use super::queue::{Admission, Taken, Taker, Task, Unanswered};
+use super::queue::{Taken, Taker, Task, Unanswered};
 use super::replica::{Order, Replica};
 use super::sent::{Sent, SentBatch};
 use super::{MAX_BATCH_BYTES, ModelHandle};
@@ -158,10 +158,8 @@ impl Batcher {
                 policy: &mut *self.policy,
                 latency: &self.latency,
                 now,
-                start: match self.model.queue.admission() {
-                    Admission::InTime => start + self.overhead.allowance(),
-                    Admission::Any => now,
-                },
+                start,
+                overhead: self.overhead.allowance(),
                 max_bytes: MAX_BATCH_BYTES,
             });
             if taken.tasks.is_empty() {

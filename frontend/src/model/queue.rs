@@ -170,6 +170,9 @@ impl From<BatchSize> for Admission {
     }
 }
 
+/// At most one such part of what queries are given is allowed for the way to the replica and back.
+const MOST_OVERHEAD: u32 = 4;
+
 /// Queries that would be late with every replica are let through at least this often while one is idle:
 /// that is how a model that has become faster is noticed.
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
@@ -196,12 +199,25 @@ impl State {
 }
 
 impl State {
-    fn take(&mut self, taker: Taker<'_>, given_up: &mut Vec<(Instant, Waiting)>) -> Taken {
+    fn take(
+        &mut self,
+        taker: Taker<'_>,
+        admission: Admission,
+        given_up: &mut Vec<(Instant, Waiting)>,
+    ) -> Taken {
+        let (start, overhead) = match admission {
+            Admission::InTime => (taker.start, taker.overhead),
+            Admission::Any => (taker.now, Duration::ZERO),
+        };
         self.others.clear();
         let others = self.members.iter().filter(|member| member.stream != taker.stream);
         self.others.extend(others.map(|member| member.outlook));
+        // What is due must have left the replica a little earlier. Of that no more is allowed for than a part
+        // of what queries are given: with more none would ever be sent, and nothing learned of the way.
+        let budget = self.arrivals.mean_budget().unwrap_or_default();
+        let overhead = overhead.min(budget / MOST_OVERHEAD);
         let situation = Situation {
-            start: taker.start,
+            start: start + overhead,
             arrivals: &self.arrivals,
             latency: taker.latency,
             others: &self.others,
@@ -266,9 +282,10 @@ pub struct Taker<'a> {
     pub latency: &'a LatencyModel,
     /// Now.
     pub now: Instant,
-    /// When it is expected to start on the batch, and later by what the way there and back takes: what is
-    /// due by then must have left the replica a little earlier.
+    /// When it is expected to start on the batch.
     pub start: Instant,
+    /// What to allow for the way there and back.
+    pub overhead: Duration,
     /// The most bytes of inputs.
     pub max_bytes: usize,
 }
@@ -287,6 +304,7 @@ impl<'a> Taker<'a> {
             latency,
             now,
             start: now,
+            overhead: Duration::ZERO,
             max_bytes: usize::MAX,
         }
     }
@@ -350,11 +368,6 @@ impl TaskQueue {
             work: Notify::new(),
             demand: Notify::new(),
         }
-    }
-
-    /// What is let in.
-    pub fn admission(&self) -> Admission {
-        self.admission
     }
 
     /// A replica takes batches from here from now on.
@@ -472,7 +485,7 @@ impl TaskQueue {
         let (now, stream) = (taker.now, taker.stream);
         let (taken, wake_another) = {
             let state = &mut *self.waiting.lock();
-            let taken = state.take(taker, &mut given_up);
+            let taken = state.take(taker, self.admission, &mut given_up);
             let left = !state.queue.is_empty();
             // A replica that leaves all to others passes on what woke it, if another may be waiting for it.
             let another_is_idle = || {

@@ -353,7 +353,7 @@ mod tests {
             let bounds = Bounds { count: 1, bytes: 1 };
             Self {
                 catalog: Catalog::default(),
-                table: ModelTable::new(bounds, metrics.clone(), Clock::start()),
+                table: ModelTable::new(bounds, 0, metrics.clone(), Clock::start()),
                 metrics,
                 routes: Routes::default(),
             }

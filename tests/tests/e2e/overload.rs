@@ -60,7 +60,8 @@ async fn probes_and_the_admin_api_answer_under_overload() {
     let cluster = TestCluster::start().await;
     let model = Deployment::synthetic()
         .env("SYNTHETIC_FIXED_MICROS", "5000")
-        .env("SYNTHETIC_PER_INPUT_MICROS", "1000");
+        .env("SYNTHETIC_PER_INPUT_MICROS", "1000")
+        .with("cache", false);
     cluster
         .serve_within("app", &model, Duration::from_millis(50))
         .await;
@@ -116,7 +117,7 @@ async fn probes_and_the_admin_api_answer_under_overload() {
 
 async fn a_queue_that_is_full_by_bytes_says_so_at_once() {
     let cluster = Settings::default().flag("--queue-bytes", "1000").start().await;
-    let model = endless().with("max_batch", 1);
+    let model = endless().with("max_batch", 1).with("cache", false);
     cluster
         .serve_within("app", &model, Duration::from_secs(600))
         .await;
@@ -146,7 +147,7 @@ async fn a_queue_that_is_full_by_bytes_says_so_at_once() {
 async fn clients_that_hang_up_leave_an_empty_queue() {
     const CLIENTS: usize = 300;
     let cluster = TestCluster::start().await;
-    let model = endless().with("max_batch", 1);
+    let model = endless().with("max_batch", 1).with("cache", false);
     cluster
         .serve_within("app", &model, Duration::from_secs(600))
         .await;
@@ -191,7 +192,9 @@ async fn begun(mut wire: Wire) -> Wire {
 async fn an_objective_of_a_microsecond_beside_one_of_ten_seconds() {
     const ROUNDS: u32 = 40;
     let cluster = TestCluster::start().await;
-    let model = Deployment::synthetic().env("SYNTHETIC_PER_INPUT_MICROS", "100");
+    let model = Deployment::synthetic()
+        .env("SYNTHETIC_PER_INPUT_MICROS", "100")
+        .with("cache", false);
     cluster
         .serve_within("patient", &model, Duration::from_secs(10))
         .await;

@@ -63,6 +63,16 @@ impl LatencyModel {
         self.ratios.quantile(CAUTION)
     }
 
+    /// What to multiply typical times by if about every other batch may take longer.
+    pub fn even_odds(&self) -> f64 {
+        self.ratios.points()[POINTS / 2 - 1]
+    }
+
+    /// What to multiply typical times by at the least: hardly a batch is faster.
+    pub fn least_ratio(&self) -> f64 {
+        self.ratios.points()[0].min(1.0)
+    }
+
     /// The largest batch that typically takes at most so many seconds.
     #[expect(
         clippy::cast_possible_truncation,

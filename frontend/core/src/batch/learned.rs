@@ -10,12 +10,11 @@
 //! Measured against other rules in `frontend/scheduling-sim`; the idea of planned batches and early drops is
 //! that of Nexus (SOSP '19), the rollout that of model-predictive control.
 
-use std::cmp::Reverse;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::latency::LatencyModel;
-use super::outlook::{Cut, Outlook, Server};
+use super::outlook::{Aim, Cut, Outlook, Server};
 use super::{BatchPolicy, Decision, Situation};
 use crate::queue::Deadlines;
 use crate::time::Instant;
@@ -27,7 +26,7 @@ const MOST_WAITING: usize = 512;
 const MOST_OTHERS: usize = 7;
 
 /// Sizes that are tried differ by this factor.
-const SIZE_STEP: f64 = 1.2;
+const SIZE_STEP: f64 = 1.3;
 
 /// A batch is never more than this many times the largest that was seen: a line is not believed far beyond
 /// what it was drawn through.
@@ -50,7 +49,7 @@ pub struct Learned {
     max_batch: usize,
     outlook: Outlook,
     deadlines: Vec<Instant>,
-    cuts: Vec<(Cut, usize)>,
+    cuts: Vec<(Cut, Aim)>,
 }
 
 impl Learned {
@@ -100,7 +99,7 @@ impl Learned {
     /// noticed.
     fn hopeless(&self, situation: &Situation<'_>) -> Result<Hopeless, Decision> {
         let due = &self.outlook.due;
-        let alone = situation.latency.typical(1);
+        let alone = situation.latency.typical(1) * situation.latency.least_ratio();
         let elsewhere = situation
             .others
             .iter()
@@ -147,7 +146,11 @@ impl Learned {
         outlook.expect_arrivals(arrivals.per_second(*start), budgets);
     }
 
-    /// The batches to compare, each with the size that those after it aim for.
+    /// The batches to compare, each with what those after it aim for.
+    ///
+    /// They differ in the size aimed for and in how many heads are passed over for it: those that would be
+    /// late in one of ten cases, or only those that are late in every other. Where a query costs little
+    /// beside the batch, a head with a fair chance is worth its place.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_precision_loss,
@@ -159,28 +162,33 @@ impl Learned {
         let due = &outlook.due;
         self.cuts.clear();
         let longest = due.last().copied().unwrap_or_default().max(outlook.horizon);
-        let most = outlook.fitting(latency, longest, usize::MAX).max(1);
-        let small = outlook.fitting(latency, due[0], due.len());
-        let mut size = 1.0_f64;
-        loop {
-            let aim = (size as usize).min(most);
-            // All heads kept, with the batch that allows.
-            if small > 0 {
-                let cut = Cut {
-                    passed: 0,
-                    taken: small,
+        for caution in [latency.caution(), latency.even_odds()] {
+            let most = outlook.fitting(latency, longest, usize::MAX, caution).max(1);
+            let kept = outlook.fitting(latency, due[0], due.len(), caution);
+            let mut size = 1.0_f64;
+            loop {
+                let aim = Aim {
+                    size: (size as usize).min(most),
+                    caution,
                 };
-                self.cuts.push((cut, aim));
+                // All heads kept, with the batch that allows.
+                if kept > 0 {
+                    let cut = Cut {
+                        passed: 0,
+                        taken: kept,
+                    };
+                    self.cuts.push((cut, aim));
+                }
+                self.cuts.push((outlook.cut(latency, due, 0.0, aim), aim));
+                if aim.size == most {
+                    break;
+                }
+                // At least one more, and a part more where that is more than one.
+                size = (size * SIZE_STEP).max(aim.size as f64 + 1.0);
             }
-            self.cuts.push((outlook.cut(latency, due, 0.0, aim), aim));
-            if aim == most {
-                break;
-            }
-            // At least one more, and a fifth more where that is more than one.
-            size = (size * SIZE_STEP).max(aim as f64 + 1.0);
         }
         self.cuts
-            .sort_unstable_by_key(|&(cut, aim)| (Reverse(cut.taken), cut.passed, aim));
+            .sort_unstable_by(|(a, x), (b, y)| (b.taken, a.passed, x.size).cmp(&(a.taken, b.passed, y.size)));
         self.cuts.dedup();
     }
 

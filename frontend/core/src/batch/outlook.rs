@@ -16,6 +16,15 @@ pub(super) struct Cut {
     pub(super) taken: usize,
 }
 
+/// What batches are cut for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Aim {
+    /// So many queries.
+    pub(super) size: usize,
+    /// Those that would be late if the batch took so many times what is typical are passed over.
+    pub(super) caution: f64,
+}
+
 /// Another replica.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Server {
@@ -44,7 +53,6 @@ pub(super) struct Outlook {
     /// The largest batch.
     pub(super) largest: usize,
     arrivals: Vec<Arrival>,
-    caution: f64,
     mean_ratio: f64,
     spread: [f64; POINTS],
     /// Scratch: the queries that wait at the forecast's time, and the replicas.
@@ -55,7 +63,6 @@ pub(super) struct Outlook {
 impl Outlook {
     /// Takes over what is known of batch times.
     pub(super) fn expect_batches(&mut self, model: &LatencyModel) {
-        self.caution = model.caution();
         self.mean_ratio = model.mean_ratio();
         self.spread = model.spread();
     }
@@ -77,31 +84,31 @@ impl Outlook {
         self.arrivals.extend(expected);
     }
 
-    /// The largest batch whose head, due then, is cautiously expected to be in time.
-    pub(super) fn fitting(&self, model: &LatencyModel, due: f64, waiting: usize) -> usize {
-        model
-            .size_within(due / self.caution)
-            .min(waiting)
-            .min(self.largest)
+    /// The largest batch whose head, due then, is expected to be in time even if it takes so many times what
+    /// is typical.
+    pub(super) fn fitting(&self, model: &LatencyModel, due: f64, waiting: usize, caution: f64) -> usize {
+        model.size_within(due / caution).min(waiting).min(self.largest)
     }
 
-    /// Aims for a batch of `size`: passes over those that would be late with it, then takes what the next
-    /// one allows.
-    pub(super) fn cut(&self, model: &LatencyModel, due: &[f64], now: f64, size: usize) -> Cut {
+    /// Passes over those that would be late with a batch of the size aimed for, and takes that many, or more
+    /// if those left allow it.
+    pub(super) fn cut(&self, model: &LatencyModel, due: &[f64], now: f64, aim: Aim) -> Cut {
         let last = due.len() - 1;
         let mut passed = 0;
-        while passed < last && due[passed] - now < self.caution * model.typical(size.min(due.len() - passed))
+        while passed < last
+            && due[passed] - now < aim.caution * model.typical(aim.size.min(due.len() - passed))
         {
             passed += 1;
         }
-        let taken = self.fitting(model, due[passed] - now, due.len() - passed).max(1);
+        let left = due.len() - passed;
+        let taken = self.fitting(model, due[passed] - now, left, aim.caution).max(1);
         Cut { passed, taken }
     }
 
     /// How many queries are expected to be answered in time within the horizon if the next batch is `first`
-    /// and later ones aim for `size`.
+    /// and later ones have this aim.
     #[expect(clippy::cast_precision_loss, reason = "a few hundred queries")]
-    pub(super) fn answered(&mut self, model: &LatencyModel, first: Cut, size: usize) -> f64 {
+    pub(super) fn answered(&mut self, model: &LatencyModel, first: Cut, aim: Aim) -> f64 {
         let mut waiting = std::mem::take(&mut self.waiting);
         let mut servers = std::mem::take(&mut self.servers);
         waiting.clear();
@@ -156,7 +163,7 @@ impl Outlook {
             if now >= self.horizon {
                 break;
             }
-            cut = self.cut(model, &waiting[head..], now, size);
+            cut = self.cut(model, &waiting[head..], now, aim);
         }
         self.waiting = waiting;
         self.servers = servers;
