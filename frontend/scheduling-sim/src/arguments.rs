@@ -1,7 +1,7 @@
 //! What is typed, checked before anything is simulated: a mistake is a usage error (exit code 2).
 
-use std::fmt;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -26,6 +26,20 @@ Examples:
   scheduling-sim --policy learned --paces 1,2 --load 1.2
   scheduling-sim --suite --seed 1,2,3 --trace arrivals.csv";
 
+/// The arguments of [`ScenarioArguments`]. Named one by one, for the sake of an error that names the one
+/// that was given.
+const SCENARIO: [&str; 9] = [
+    "fixed_ms",
+    "per_input_ms",
+    "slo_ms",
+    "slo_mix",
+    "noise",
+    "arrivals",
+    "load",
+    "replicas",
+    "paces",
+];
+
 /// Simulates Skysail's batch policies in virtual time.
 ///
 /// Lists are separated by commas; every combination is a cell. Goodput is the share of the queries that are
@@ -43,13 +57,13 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value = "20000", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     queries: u32,
     /// The largest batch
-    #[arg(long, value_name = "N", default_value = "64")]
-    max_batch: NonZeroU32,
+    #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u16).range(1..))]
+    max_batch: u16,
     /// Print JSON and nothing else
     #[arg(long)]
     json: bool,
     /// Simulate the suite: thirty scenarios at seven loads
-    #[arg(long, conflicts_with = "ScenarioArguments")]
+    #[arg(long, conflicts_with_all = SCENARIO)]
     suite: bool,
     /// The suite's recorded arrivals: a CSV file with a column TIMESTAMP, or seconds, one number a line
     /// [default: heavy-tailed arrivals stand for them]
@@ -64,17 +78,17 @@ pub struct Arguments {
 #[command(next_help_heading = "Scenario")]
 struct ScenarioArguments {
     /// What a batch takes however small it is
-    #[arg(long, value_name = "MS", default_value = "5")]
-    fixed_ms: CostMillis,
+    #[arg(long, value_name = "MS", default_value = "5", value_parser = cost_millis)]
+    fixed_ms: f64,
     /// What each input adds
-    #[arg(long, value_name = "MS", default_value = "1")]
-    per_input_ms: CostMillis,
+    #[arg(long, value_name = "MS", default_value = "1", value_parser = cost_millis)]
+    per_input_ms: f64,
     /// How long each query is given; at load 1, batches take half of it
-    #[arg(long, value_name = "MS", default_value = "50")]
-    slo_ms: SloMillis,
+    #[arg(long, value_name = "MS", default_value = "50", value_parser = slo_millis)]
+    slo_ms: Duration,
     /// How long queries are really given, one of these each
-    #[arg(long, value_name = "MS,…", value_delimiter = ',')]
-    slo_mix: Vec<SloMillis>,
+    #[arg(long, value_name = "MS,…", value_delimiter = ',', value_parser = slo_millis)]
+    slo_mix: Vec<Duration>,
     /// How much batch times vary
     #[arg(long, value_name = "NOISE,…", value_delimiter = ',', default_value = "none")]
     noise: Vec<Noise>,
@@ -82,14 +96,14 @@ struct ScenarioArguments {
     #[arg(long, value_name = "A,…", value_delimiter = ',', default_value = "poisson", value_parser = Arrivals::read)]
     arrivals: Vec<Arrivals>,
     /// How many come, relative to what batches of half the SLO can answer
-    #[arg(long, value_name = "L,…", value_delimiter = ',', default_value = "0.9")]
-    load: Vec<Load>,
+    #[arg(long, value_name = "L,…", value_delimiter = ',', default_value = "0.9", value_parser = load)]
+    load: Vec<f64>,
     /// How many replicas share the queue [default: 1, or one for each pace]
-    #[arg(long, value_name = "N")]
-    replicas: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    replicas: Option<u16>,
     /// How many times as long as the model says each replica takes
-    #[arg(long, value_name = "P,…", value_delimiter = ',')]
-    paces: Vec<Pace>,
+    #[arg(long, value_name = "P,…", value_delimiter = ',', value_parser = pace)]
+    paces: Vec<f64>,
 }
 
 impl Arguments {
@@ -121,6 +135,10 @@ impl Arguments {
         Ok(scenarios.into_iter().flat_map(cells).collect())
     }
 
+    fn max_batch(&self) -> NonZeroU32 {
+        NonZeroU32::new(self.max_batch.into()).expect("the parser takes it from 1; otherwise this is a bug")
+    }
+
     /// Each once, in the order in which they were named.
     fn policies(&self) -> Vec<PolicyKind> {
         let mut policies = Vec::new();
@@ -139,24 +157,24 @@ impl Arguments {
                 recorded: recorded.clone(),
                 seed,
                 queries: self.queries as usize,
-                max_batch: self.max_batch,
+                max_batch: self.max_batch(),
             })
         };
         self.seed.iter().flat_map(of_seed).collect()
     }
 
     fn scenarios(&self) -> Result<Vec<Scenario>, clap::Error> {
-        let prototype = self.first_scenario()?;
+        let first = self.first_scenario()?;
         let mut scenarios = Vec::new();
         for &noise in &self.scenario.noise {
             for arrivals in &self.scenario.arrivals {
-                for &Load(load) in &self.scenario.load {
+                for &load in &self.scenario.load {
                     scenarios.extend(self.seed.iter().map(|&seed| Scenario {
                         noise,
                         arrivals: arrivals.clone(),
                         load,
                         seed,
-                        ..prototype.clone()
+                        ..first.clone()
                     }));
                 }
             }
@@ -168,8 +186,8 @@ impl Arguments {
     fn first_scenario(&self) -> Result<Scenario, clap::Error> {
         let given = &self.scenario;
         let cost = Cost {
-            fixed_ms: given.fixed_ms.0,
-            per_input_ms: given.per_input_ms.0,
+            fixed_ms: given.fixed_ms,
+            per_input_ms: given.per_input_ms,
         };
         if cost.seconds(1) == 0.0 {
             return Err(refuse(
@@ -178,33 +196,32 @@ impl Arguments {
         }
         Ok(Scenario {
             cost,
-            slo: given.slo_ms.0,
-            slo_mix: given.slo_mix.iter().map(|slo| slo.0).collect(),
+            slo: given.slo_ms,
+            slo_mix: given.slo_mix.clone(),
             noise: given.noise[0],
             arrivals: given.arrivals[0].clone(),
-            load: given.load[0].0,
+            load: given.load[0],
             paces: given.paces()?,
             seed: self.seed[0],
             queries: self.queries as usize,
-            max_batch: self.max_batch,
+            max_batch: self.max_batch(),
         })
     }
 }
 
 impl ScenarioArguments {
     fn paces(&self) -> Result<Vec<f64>, clap::Error> {
-        let paces: Vec<_> = self.paces.iter().map(|pace| pace.0).collect();
-        let replicas = self.replicas.map(NonZeroUsize::get);
-        if paces.is_empty() {
+        let replicas = self.replicas.map(usize::from);
+        if self.paces.is_empty() {
             return Ok(vec![1.0; replicas.unwrap_or(1)]);
         }
         match replicas {
-            Some(replicas) if replicas != paces.len() => Err(refuse(&format!(
-                "--replicas {replicas} and {} --paces do not agree: give each replica a pace, or leave \
+            Some(replicas) if replicas != self.paces.len() => Err(refuse(&format!(
+                "{replicas} replicas and {} paces do not agree: give each replica a pace, or leave \
                  --replicas out",
-                paces.len()
+                self.paces.len()
             ))),
-            _ => Ok(paces),
+            _ => Ok(self.paces.clone()),
         }
     }
 }
@@ -231,78 +248,142 @@ fn read_trace(file: &str) -> Result<Arc<Trace>, InvalidTrace> {
     Trace::read(Path::new(file)).map(Arc::new)
 }
 
-/// A number out of its range.
-#[derive(Debug)]
+/// A number that is none, or out of its range.
+#[derive(Debug, thiserror::Error)]
+#[error("write {what}: a number from {} to {}", range.start(), range.end())]
 struct OutOfRange {
     what: &'static str,
-    least: &'static str,
-    most: f64,
+    range: RangeInclusive<f64>,
 }
 
-impl fmt::Display for OutOfRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { what, least, most } = self;
-        write!(f, "write {what}: a number {least} and at most {most}")
+fn number(text: &str, what: &'static str, range: RangeInclusive<f64>) -> Result<f64, OutOfRange> {
+    match text.parse() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => Err(OutOfRange { what, range }),
     }
 }
 
-impl std::error::Error for OutOfRange {}
+/// A quarter of an hour: longer times make no sense here.
+const LONGEST_MILLIS: f64 = 900_000.0;
 
-fn positive(text: &str, what: &'static str, most: f64) -> Result<f64, OutOfRange> {
-    let number = text.parse().ok().filter(|&number| number > 0.0 && number <= most);
-    number.ok_or(OutOfRange {
-        what,
-        least: "greater than 0",
-        most,
-    })
+fn cost_millis(text: &str) -> Result<f64, OutOfRange> {
+    number(text, "milliseconds", 0.0..=LONGEST_MILLIS)
 }
 
-/// No batch is believed to take longer than some hours.
-const LONGEST_MILLIS: f64 = 1e7;
+fn slo_millis(text: &str) -> Result<Duration, OutOfRange> {
+    let millis = number(text, "milliseconds", 0.001..=LONGEST_MILLIS)?;
+    Ok(Duration::from_secs_f64(millis * 1e-3))
+}
 
-/// Milliseconds that may be none.
-#[derive(Clone, Copy, Debug)]
-struct CostMillis(f64);
+fn load(text: &str) -> Result<f64, OutOfRange> {
+    let what = "a load, where 1 is what batches of half the SLO can answer";
+    number(text, what, 0.001..=1000.0)
+}
 
-impl FromStr for CostMillis {
-    type Err = OutOfRange;
-    fn from_str(text: &str) -> Result<Self, OutOfRange> {
-        let number = text.parse().ok().filter(|millis| (0.0..=LONGEST_MILLIS).contains(millis));
-        number.map(Self).ok_or(OutOfRange {
-            what: "milliseconds",
-            least: "from 0",
-            most: LONGEST_MILLIS,
-        })
+fn pace(text: &str) -> Result<f64, OutOfRange> {
+    number(text, "a pace, where 2 takes twice as long", 0.001..=1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn parse(arguments: &str) -> Result<Vec<Cell>, clap::Error> {
+        let words = std::iter::once("scheduling-sim").chain(arguments.split_whitespace());
+        Arguments::try_parse_from(words)?.cells()
     }
-}
 
-#[derive(Clone, Copy, Debug)]
-struct SloMillis(Duration);
-
-impl FromStr for SloMillis {
-    type Err = OutOfRange;
-    fn from_str(text: &str) -> Result<Self, OutOfRange> {
-        let millis = positive(text, "milliseconds", LONGEST_MILLIS)?;
-        Ok(Self(Duration::from_secs_f64(millis * 1e-3)))
+    #[track_caller]
+    fn refusal(arguments: &str) -> String {
+        let error = parse(arguments).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{arguments}");
+        error.to_string()
     }
-}
 
-#[derive(Clone, Copy, Debug)]
-struct Load(f64);
-
-impl FromStr for Load {
-    type Err = OutOfRange;
-    fn from_str(text: &str) -> Result<Self, OutOfRange> {
-        positive(text, "a load, where 1 is what batches of half the SLO can answer", 1000.0).map(Self)
+    #[test]
+    fn the_arguments_are_well_formed() {
+        Arguments::command().debug_assert();
     }
-}
 
-#[derive(Clone, Copy, Debug)]
-struct Pace(f64);
+    #[test]
+    fn every_combination_is_a_cell_and_policies_stand_next_to_each_other() {
+        let cells = parse(
+            "--policy learned,aimd --load 0.9,1.2 --noise none,mild --arrivals poisson,bursty --seed 1,2,3",
+        )
+        .unwrap();
+        assert_eq!(cells.len(), 2 * 2 * 2 * 2 * 3);
+        let [first, second, ..] = cells.as_slice() else {
+            panic!()
+        };
+        assert_eq!(first.policy, PolicyKind::LEARNED);
+        assert_eq!(second.policy.to_string(), "aimd");
+        assert_eq!(second.scenario.queries(), first.scenario.queries());
+    }
 
-impl FromStr for Pace {
-    type Err = OutOfRange;
-    fn from_str(text: &str) -> Result<Self, OutOfRange> {
-        positive(text, "a pace, where 2 takes twice as long", 1000.0).map(Self)
+    #[test]
+    fn a_policy_named_twice_is_simulated_once() {
+        let cells = parse("--policy aimd,all").unwrap();
+        assert_eq!(cells.len(), PolicyKind::all().len());
+        assert_eq!(cells[0].policy.to_string(), "aimd");
+    }
+
+    #[test]
+    fn the_suite_has_thirty_scenarios_at_seven_loads_for_each_seed_and_policy() {
+        let cells = parse("--suite --policy learned,natural --seed 4,5").unwrap();
+        assert_eq!(cells.len(), 30 * 7 * 2 * 2);
+    }
+
+    #[test]
+    fn the_suite_takes_no_scenario() {
+        for argument in [
+            "--load 1",
+            "--noise none",
+            "--replicas 2",
+            "--slo-mix 25,100",
+            "--paces 1",
+        ] {
+            let refusal = refusal(&format!("--suite {argument}"));
+            assert!(refusal.contains("cannot be used with"), "{refusal}");
+        }
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"1\n2\n").unwrap();
+        let refusal = refusal(&format!("--trace {}", file.path().display()));
+        assert!(refusal.contains("--suite"), "{refusal}");
+    }
+
+    #[test]
+    fn each_pace_is_a_replica() {
+        let cells = parse("--paces 1,2 --policy learned").unwrap();
+        assert_eq!(cells[0].scenario.paces, [1.0, 2.0]);
+        let cells = parse("--replicas 3 --policy learned").unwrap();
+        assert_eq!(cells[0].scenario.paces, [1.0; 3]);
+        assert!(parse("--replicas 2 --paces 1,2").is_ok());
+        assert!(refusal("--replicas 3 --paces 1,2").contains("3 replicas and 2 paces"));
+    }
+
+    #[test]
+    fn a_mistake_is_answered_with_what_to_write() {
+        for (mistake, advice) in [
+            ("--load 0", "a number from 0.001 to 1000"),
+            ("--load nan", "a number from 0.001 to 1000"),
+            ("--slo-ms 0", "a number from 0.001"),
+            ("--slo-mix 25,-1", "a number from 0.001"),
+            ("--fixed-ms -1", "a number from 0 to"),
+            ("--fixed-ms 0 --per-input-ms 0", "more than 0"),
+            ("--replicas 0", "1..=1000"),
+            ("--queries 0", "1..="),
+            ("--max-batch 0", "1..="),
+            ("--policy lerned", "learned, reference, aimd"),
+            ("--noise loud", "mild, noisy, shift"),
+            ("--arrivals uniform", "trace:FILE"),
+            ("--arrivals trace", "trace:FILE"),
+            ("--arrivals trace:/nowhere/trace.csv", "cannot be read"),
+            ("--suite --trace /nowhere/trace.csv", "cannot be read"),
+        ] {
+            let refusal = refusal(&mistake.replace(" -1", "=-1"));
+            assert!(refusal.contains(advice), "{mistake}: {refusal}");
+        }
     }
 }

@@ -239,3 +239,78 @@ fn exponential(rng: &mut Rng, rate: f64) -> f64 {
     // 1 − u is never 0, so its logarithm is finite.
     -(1.0 - rng.f64()).ln() / rate
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: f64 = 1000.0;
+
+    fn times(arrivals: &Arrivals, count: usize, seed: u64) -> Vec<f64> {
+        arrivals.times(RATE, count, &mut Rng::with_seed(seed))
+    }
+
+    /// Variance of the counts in windows of this length, relative to their mean: 1 for a Poisson process.
+    fn dispersion(times: &[f64], window: f64) -> f64 {
+        let windows = (times.last().unwrap() / window) as usize;
+        let mut counts = vec![0.0; windows];
+        for time in times {
+            if let Some(count) = counts.get_mut((time / window) as usize) {
+                *count += 1.0;
+            }
+        }
+        let mean = counts.iter().sum::<f64>() / counts.len() as f64;
+        let squares: f64 = counts.iter().map(|count| (count - mean).powi(2)).sum();
+        squares / counts.len() as f64 / mean
+    }
+
+    #[test]
+    fn arrivals_are_in_order_and_the_same_for_the_same_seed() {
+        for arrivals in [Arrivals::Poisson, Arrivals::Bursty, Arrivals::HeavyTailed] {
+            let first = times(&arrivals, 5000, 7);
+            assert_eq!(first.len(), 5000);
+            assert!(first.is_sorted(), "{arrivals}");
+            assert_eq!(first, times(&arrivals, 5000, 7), "{arrivals}");
+            assert_ne!(first, times(&arrivals, 5000, 8), "{arrivals}");
+        }
+    }
+
+    #[test]
+    fn poisson_arrivals_have_their_rate_and_independent_counts() {
+        let times = times(&Arrivals::Poisson, 200_000, 1);
+        // Four standard deviations of 200 thousand events, and of a dispersion over 2000 windows.
+        assert!((times[199_999] - 200.0).abs() < 1.8, "{}", times[199_999]);
+        let dispersion = dispersion(&times, 0.1);
+        assert!((dispersion - 1.0).abs() < 0.13, "{dispersion}");
+    }
+
+    #[test]
+    fn bursty_arrivals_have_their_rate_on_average_and_two_rates_in_truth() {
+        let times = Arrivals::Bursty.times(50.0, 1_000_000, &mut Rng::with_seed(3));
+        let mean = 1e6 / times.last().unwrap();
+        assert!((mean - 50.0).abs() < 2.5, "{mean}");
+        // In windows much shorter than a burst, the counts vary by the two rates, 34.5/s and 138/s: by
+        // 1 + window × variance of the rate / mean = 1 + 0.1 × 1364 / 50 = 3.7, a little less for the
+        // windows in which the state changes.
+        let dispersion = dispersion(&times, 0.1);
+        assert!((3.2..4.0).contains(&dispersion), "{dispersion}");
+    }
+
+    #[test]
+    fn heavy_tailed_arrivals_come_in_crowds_and_have_their_rate_exactly() {
+        let times = times(&Arrivals::HeavyTailed, 20_000, 1);
+        assert!((times[19_999] - 20.0).abs() < 1e-9, "{}", times[19_999]);
+        // Where ten and where a thousand are expected: with a scale, one of them would be near 1.
+        for window in [0.01, 1.0] {
+            let dispersion = dispersion(&times, window);
+            assert!(dispersion > 20.0, "{window} {dispersion}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_kept_at_another_rate() {
+        assert_eq!(at_rate(&[3.0, 4.0, 4.5, 7.0], 2.0), [0.0, 0.5, 0.75, 2.0]);
+        assert_eq!(at_rate(&[3.0, 3.0], 2.0), [0.0, 0.0]);
+        assert!(at_rate(&[], 2.0).is_empty());
+    }
+}

@@ -66,3 +66,33 @@ pub fn run_all(cells: &[Cell], done: impl Fn() + Sync) -> Vec<Figures> {
     figures.sort_unstable_by_key(|&(index, _)| index);
     figures.into_iter().map(|(_, figures)| figures).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::example;
+
+    #[test]
+    fn figures_are_those_of_each_cell_by_itself_in_order_and_each_is_announced() {
+        let cell = |(index, policy)| Cell {
+            policy,
+            scenario: Scenario {
+                seed: index as u64,
+                ..example()
+            },
+        };
+        let cells: Vec<_> = PolicyKind::all().into_iter().enumerate().map(cell).collect();
+        let announced = AtomicUsize::new(0);
+        let figures = run_all(&cells, || {
+            announced.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(announced.into_inner(), cells.len());
+        let each: Vec<_> = cells.iter().map(Cell::run).collect();
+        assert_eq!(figures, each);
+    }
+
+    #[test]
+    fn no_cells_have_no_figures() {
+        assert!(run_all(&[], || ()).is_empty());
+    }
+}

@@ -33,7 +33,8 @@ impl Cost {
         const SLACK: f64 = 1e-9;
         let slo_ms = slo.as_secs_f64() * 1e3;
         let size = (slo_ms / 2.0 - self.fixed_ms) / self.per_input_ms + SLACK;
-        let size = size.clamp(1.0, f64::from(max_batch.get())) as usize;
+        // A float that is too large or none at all casts to the nearest integer there is.
+        let size = (size as usize).clamp(1, max_batch.get() as usize);
         size as f64 / self.seconds(size)
     }
 

@@ -10,7 +10,7 @@
 //! - [`cost`], [`noise`]: what a batch takes.
 //! - [`simulation`]: the replicas and their queue, event by event, to one outcome for each query.
 //! - [`bound`]: the goodput that no policy can exceed.
-//! - [`policy`]: who decides; [`natural`] and [`reference`] are policies that only this simulator has.
+//! - [`policy`]: who decides; [`natural`] and [`mod@reference`] are policies that only this simulator has.
 //! - [`cell`]: a policy in a scenario, many of them at once.
 //! - [`suite`]: the scenarios that policies are judged by.
 //! - [`report`]: the figures, as tables and as JSON.

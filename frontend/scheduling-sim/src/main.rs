@@ -41,7 +41,8 @@ fn print(arguments: &Arguments, cells: &[Cell], figures: &[Figures]) -> io::Resu
     let text = if arguments.json() {
         report::json(cells, figures)
     } else if arguments.suite() {
-        report::summary_table(&Summary::of(cells, figures))
+        let table = report::summary_table(&Summary::of(cells, figures));
+        format!("Sum of goodput ÷ sum of bound, by noise, arrivals and load:\n\n{table}")
     } else {
         report::table(cells, figures)
     };

@@ -134,7 +134,11 @@ mod tests {
         let factors = factors(Noise::Noisy, 7);
         assert_about(mean(&factors), 1.0 + STALLS * (STALL_FACTOR - 1.0));
         // The stalls widen what lies between the quantiles a little.
-        assert!((0.25..0.265).contains(&deviation(&factors)), "{}", deviation(&factors));
+        assert!(
+            (0.25..0.265).contains(&deviation(&factors)),
+            "{}",
+            deviation(&factors)
+        );
         // Without stalls, four deviations away, not one batch in ten thousand would be there.
         let far = factors.iter().filter(|factor| **factor > 2.0).count() as f64 / 1e5;
         assert!((0.015..0.025).contains(&far), "{far}");

@@ -35,7 +35,10 @@ impl PolicyKind {
         let others = [Self::Reference, Self::Core(BatchSize::Aimd), Self::Natural];
         let sizes = [1, 2, 4, 8, 16, 32, 64].into_iter().filter_map(NonZeroU32::new);
         let fixed = sizes.map(|size| Self::Core(BatchSize::Fixed(size)));
-        std::iter::once(Self::LEARNED).chain(others).chain(fixed).collect()
+        std::iter::once(Self::LEARNED)
+            .chain(others)
+            .chain(fixed)
+            .collect()
     }
 
     /// The policy of one replica.
@@ -90,7 +93,15 @@ mod tests {
 
     #[test]
     fn what_is_no_policy_is_answered_with_those_that_exist() {
-        for bad in ["", "lerned", "fixed", "fixed:", "fixed:0", "fixed:-1", "fixed:1.5"] {
+        for bad in [
+            "",
+            "lerned",
+            "fixed",
+            "fixed:",
+            "fixed:0",
+            "fixed:-1",
+            "fixed:1.5",
+        ] {
             let error = bad.parse::<PolicyKind>().unwrap_err().to_string();
             assert!(error.contains("fixed:N"), "{error}");
         }

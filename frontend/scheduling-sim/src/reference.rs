@@ -140,9 +140,7 @@ impl Reference {
         if small >= wanted || self.all_in_time(head, small.max(1), share) {
             return decision(head, small.max(1));
         }
-        while head + 1 < due.len()
-            && due[head] - GUARD < self.model.cautious(wanted.min(due.len() - head))
-        {
+        while head + 1 < due.len() && due[head] - GUARD < self.model.cautious(wanted.min(due.len() - head)) {
             head += 1;
         }
         decision(head, self.fitting(due[head], due.len() - head).max(1))
@@ -306,5 +304,84 @@ impl Sums {
         follow(&mut self.size_squared, size * size);
         follow(&mut self.time, seconds);
         follow(&mut self.size_time, size * seconds);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Knows that batches of n take 5 + n ms.
+    fn taught() -> Reference {
+        let mut policy = Reference::new(NonZeroU32::new(64).unwrap());
+        for nth in 0..200 {
+            let size = nth % 40 + 1;
+            policy.observe(size, Duration::from_millis(5 + size as u64));
+        }
+        policy
+    }
+
+    /// Decides for queries that have so many milliseconds left.
+    fn decide(policy: &mut Reference, planned: usize, rate: f64, left: &[f64]) -> Decision {
+        policy.planned = planned;
+        policy.due = left.iter().map(|millis| millis * 1e-3).collect();
+        policy.choose(Share { rate, replicas: 1.0 })
+    }
+
+    #[test]
+    fn it_learns_the_line_and_that_nothing_is_beyond_it() {
+        let model = taught().model;
+        assert!((model.fixed - 5e-3).abs() < 1e-5, "{model:?}");
+        assert!((model.per_input - 1e-3).abs() < 1e-5, "{model:?}");
+        assert!((model.tail - 1.0).abs() < 0.01, "{model:?}");
+    }
+
+    #[test]
+    fn batches_of_one_size_leave_the_slope_as_it_was() {
+        let mut model = Model::default();
+        for _ in 0..500 {
+            model.observe(10.0, 0.015);
+        }
+        assert!((model.typical(10) - 0.015).abs() < 1e-4, "{model:?}");
+        assert!((model.per_input - 1e-3).abs() < 1e-4, "{model:?}");
+    }
+
+    #[test]
+    fn slower_batches_show_in_the_tail_before_they_show_in_the_line() {
+        let mut model = taught().model;
+        for _ in 0..3 {
+            model.observe(20.0, 0.05);
+        }
+        assert!(model.cautious(20) > 0.04, "{model:?}");
+    }
+
+    #[test]
+    fn the_plan_is_the_largest_batch_that_fills_in_the_time_that_is_left() {
+        let policy = taught();
+        // 37 take 42 ms, and in the 7.5 ms that are left so many come.
+        let busy = policy.plan(0.05, 5000.0);
+        assert!((36..=38).contains(&busy), "{busy}");
+        // 19 take 24 ms: no longer than there is to wait for them.
+        let calm = policy.plan(0.05, 400.0);
+        assert!((18..=20).contains(&calm), "{calm}");
+        assert_eq!(policy.plan(0.001, 400.0), policy.planned, "nothing fits");
+    }
+
+    #[test]
+    fn under_pressure_the_heads_that_stand_in_the_plans_way_are_given_up() {
+        let left: Vec<_> = std::iter::once(7.0).chain([45.0; 20]).collect();
+        let pressed = decide(&mut taught(), 20, 5000.0, &left);
+        assert_eq!(pressed, decision(1, 20));
+        let calm = decide(&mut taught(), 20, 10.0, &left);
+        assert_eq!(calm, decision(0, 1), "all others are in time after it");
+    }
+
+    #[test]
+    fn what_is_late_even_alone_is_given_up() {
+        assert_eq!(
+            decide(&mut taught(), 20, 10.0, &[-1.0, 5.0, 30.0]),
+            decision(2, 1)
+        );
+        assert_eq!(decide(&mut taught(), 20, 10.0, &[1.0, 2.0]), decision(2, 0));
     }
 }

@@ -59,7 +59,10 @@ impl<'a> Row<'a> {
             goodput: figures.goodput,
             bound: figures.bound,
             mean_batch: tally.mean_batch(),
-            defaults: tally.defaults().map(|(reason, count)| (reason.word(), count)).collect(),
+            defaults: tally
+                .defaults()
+                .map(|(reason, count)| (reason.word(), count))
+                .collect(),
             inputs: if unequal { &tally.inputs } else { &[] },
         }
     }
@@ -67,8 +70,13 @@ impl<'a> Row<'a> {
 
 /// The cells as one JSON object.
 pub fn json(cells: &[Cell], figures: &[Figures]) -> String {
-    let rows = cells.iter().zip(figures).map(|(cell, figures)| Row::new(cell, figures));
-    let report = Report { cells: rows.collect() };
+    let rows = cells
+        .iter()
+        .zip(figures)
+        .map(|(cell, figures)| Row::new(cell, figures));
+    let report = Report {
+        cells: rows.collect(),
+    };
     serde_json::to_string(&report).expect("numbers and words can be written as JSON; otherwise this is a bug")
 }
 
@@ -110,7 +118,10 @@ fn line(cell: &Cell, figures: &Figures, paced: bool) -> Vec<String> {
         scenario.paces.len().to_string()
     };
     let defaults = tally.defaults();
-    let defaults = join(defaults.map(|(reason, count)| format!("{} {count}", reason.word())), ", ");
+    let defaults = join(
+        defaults.map(|(reason, count)| format!("{} {count}", reason.word())),
+        ", ",
+    );
     let mut line = vec![
         policy.to_string(),
         format!("{}+{}n", scenario.cost.fixed_ms, scenario.cost.per_input_ms),
@@ -202,4 +213,95 @@ fn millis(time: Duration) -> f64 {
 
 fn is_unequal(paces: &[f64]) -> bool {
     paces.iter().any(|pace| *pace != 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::policy::PolicyKind;
+    use crate::scenario::{Scenario, example};
+
+    fn cell(scenario: Scenario) -> (Vec<Cell>, Vec<Figures>) {
+        let cell = Cell {
+            policy: PolicyKind::Natural,
+            scenario,
+        };
+        let figures = cell.run();
+        (vec![cell], vec![figures])
+    }
+
+    fn keys(scenario: Scenario) -> Vec<String> {
+        let (cells, figures) = cell(scenario);
+        let report: Value = serde_json::from_str(&json(&cells, &figures)).unwrap();
+        report["cells"][0].as_object().unwrap().keys().cloned().collect()
+    }
+
+    #[test]
+    fn the_keys_of_a_cell_are_these() {
+        let mut expected = vec![
+            "arrivals",
+            "bound",
+            "defaults",
+            "fixed_ms",
+            "goodput",
+            "load",
+            "mean_batch",
+            "noise",
+            "per_input_ms",
+            "policy",
+            "replicas",
+            "seed",
+            "slo_ms",
+        ];
+        assert_eq!(keys(example()), expected);
+        expected.extend(["inputs", "paces", "slo_mix_ms"]);
+        expected.sort_unstable();
+        let special = Scenario {
+            paces: vec![1.0, 2.0],
+            slo_mix: vec![Duration::from_millis(25)],
+            ..example()
+        };
+        assert_eq!(keys(special), expected);
+    }
+
+    #[test]
+    fn numbers_are_written_as_they_were_given_and_outcomes_add_up() {
+        let (cells, figures) = cell(Scenario {
+            slo: Duration::from_micros(300),
+            load: 1.2,
+            ..example()
+        });
+        let report: Value = serde_json::from_str(&json(&cells, &figures)).unwrap();
+        let cell = &report["cells"][0];
+        assert_eq!(cell["slo_ms"], 0.3);
+        assert_eq!(cell["fixed_ms"], 5.0);
+        assert_eq!(cell["load"], 1.2);
+        assert_eq!(cell["goodput"], 0.0);
+        assert_eq!(cell["defaults"], serde_json::json!({"late_reply": 1000}));
+    }
+
+    #[test]
+    fn a_table_has_a_head_and_a_line_for_each_cell() {
+        let (cells, figures) = cell(Scenario {
+            cost: crate::cost::Cost {
+                fixed_ms: 60.0,
+                per_input_ms: 1.0,
+            },
+            ..example()
+        });
+        let table = table(&cells, &figures);
+        let [head, line] = table.lines().collect::<Vec<_>>()[..] else {
+            panic!("{table}")
+        };
+        assert!(head.contains("of bound"), "{head}");
+        assert!(line.starts_with("natural") && line.contains("60+1n"), "{line}");
+        let words: Vec<_> = line.split_whitespace().collect();
+        assert_eq!(
+            words[8..11],
+            ["0.0000", "0.0000", "-"],
+            "nothing of nothing is no number"
+        );
+    }
 }

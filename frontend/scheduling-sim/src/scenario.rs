@@ -105,3 +105,67 @@ impl Stream {
         })
     }
 }
+
+/// Batches of n take 5 + n ms, queries are given 50 ms, and nothing varies.
+#[cfg(test)]
+pub(crate) fn example() -> Scenario {
+    Scenario {
+        cost: Cost {
+            fixed_ms: 5.0,
+            per_input_ms: 1.0,
+        },
+        slo: Duration::from_millis(50),
+        slo_mix: Vec::new(),
+        noise: Noise::None,
+        arrivals: Arrivals::Poisson,
+        load: 0.9,
+        paces: vec![1.0],
+        seed: 3,
+        queries: 1000,
+        max_batch: NonZeroU32::new(64).unwrap(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two replicas of unequal speed, at half of their capacity.
+    fn scenario() -> Scenario {
+        Scenario {
+            load: 0.5,
+            paces: vec![1.0, 2.0],
+            queries: 10_000,
+            ..example()
+        }
+    }
+
+    #[test]
+    fn capacity_is_that_of_the_replicas_together() {
+        // 20 in 25 ms, and 7 in 24 ms on the replica of half the speed.
+        let expected = 20.0 / 0.025 + 7.0 / 0.024;
+        assert!((scenario().capacity() - expected).abs() < 1e-6);
+    }
+
+    #[test]
+    fn queries_come_at_the_load() {
+        let queries = scenario().queries();
+        let seconds = queries[9999].arrival.seconds_after(Instant::default());
+        let load = 1e4 / seconds / scenario().capacity();
+        // Four standard deviations of ten thousand events.
+        assert!((load / 0.5 - 1.0).abs() < 0.04, "{load}");
+    }
+
+    #[test]
+    fn each_slo_of_a_mix_is_as_frequent_as_the_others_and_changes_no_arrival() {
+        let mut mixed = scenario();
+        mixed.slo_mix = [25, 50, 100].map(Duration::from_millis).to_vec();
+        let queries = mixed.queries();
+        for slo in &mixed.slo_mix {
+            let share = queries.iter().filter(|query| query.budget() == *slo).count() as f64 / 1e4;
+            assert!((share - 1.0 / 3.0).abs() < 0.02, "{slo:?} {share}");
+        }
+        let arrivals = |queries: &[Query]| -> Vec<_> { queries.iter().map(|query| query.arrival).collect() };
+        assert_eq!(arrivals(&queries), arrivals(&scenario().queries()));
+    }
+}

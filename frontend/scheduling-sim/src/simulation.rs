@@ -188,7 +188,8 @@ impl Simulation {
         replica.latency.observe(size, batch.took, batch.pressed);
         let in_time = batch.deadlines.iter().filter(|&&due| self.now <= due).count();
         self.tally.in_time += in_time;
-        self.tally.default_output(DefaultReason::LateReply, size - in_time);
+        self.tally
+            .default_output(DefaultReason::LateReply, size - in_time);
     }
 
     /// Asks the replicas that are free.
@@ -224,7 +225,11 @@ impl Simulation {
     }
 
     fn others(&self, but: usize) -> Vec<Other> {
-        let others = self.replicas.iter().enumerate().filter(|&(index, _)| index != but);
+        let others = self
+            .replicas
+            .iter()
+            .enumerate()
+            .filter(|&(index, _)| index != but);
         others.map(|(_, replica)| replica.outlook(self.now)).collect()
     }
 
@@ -261,5 +266,103 @@ impl Simulation {
             expected_end: self.now + replica.latency.predict(size).unwrap_or_default(),
             pressed,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skysail_proto::deployment::BatchSize;
+
+    use super::*;
+    use crate::scenario::example;
+
+    /// Queries that come at these milliseconds, and are given 25 ms each.
+    fn queries(arrivals: &[u64]) -> Vec<Query> {
+        let at = |millis: u64| Instant::from_nanos(millis * 1_000_000);
+        let query = |&millis: &u64| Query {
+            arrival: at(millis),
+            deadline: at(millis + 25),
+        };
+        arrivals.iter().map(query).collect()
+    }
+
+    /// Batches take so many milliseconds, however large they are.
+    fn scenario(fixed_ms: f64) -> Scenario {
+        Scenario {
+            cost: Cost {
+                fixed_ms,
+                per_input_ms: 0.0,
+            },
+            ..example()
+        }
+    }
+
+    fn fixed(size: u32) -> PolicyKind {
+        PolicyKind::Core(BatchSize::Fixed(size.try_into().unwrap()))
+    }
+
+    fn defaults(tally: &Tally) -> Vec<(DefaultReason, usize)> {
+        tally.defaults().collect()
+    }
+
+    #[test]
+    fn batches_follow_each_other_and_only_an_answer_by_the_deadline_counts() {
+        // 0 alone until 10; 1 and 2 until 20; 3 until 30, which is 2 ms late.
+        let tally = simulate(fixed(2), &scenario(10.0), &queries(&[0, 1, 2, 3]));
+        assert_eq!(tally.in_time, 3);
+        assert_eq!(defaults(&tally), [(DefaultReason::LateReply, 1)]);
+        assert_eq!((tally.batches, tally.inputs.as_slice()), (3, [4].as_slice()));
+    }
+
+    #[test]
+    fn an_answer_at_the_deadline_is_in_time() {
+        assert_eq!(simulate(fixed(1), &scenario(25.0), &queries(&[3])).in_time, 1);
+        assert_eq!(simulate(fixed(1), &scenario(25.001), &queries(&[3])).in_time, 0);
+    }
+
+    #[test]
+    fn what_expires_in_the_queue_is_told_from_what_is_late() {
+        let tally = simulate(fixed(1), &scenario(30.0), &queries(&[0, 1, 2, 20]));
+        let expected = [(DefaultReason::ExpiredInQueue, 2), (DefaultReason::LateReply, 2)];
+        assert_eq!(defaults(&tally), expected);
+    }
+
+    #[test]
+    fn what_is_given_up_before_its_deadline_is_predicted_late() {
+        // The first batch tells that those take 20 ms: at 20, the one due at 27 is late for sure.
+        let tally = simulate(PolicyKind::LEARNED, &scenario(20.0), &queries(&[0, 2, 19]));
+        assert_eq!(tally.in_time, 2);
+        assert_eq!(defaults(&tally), [(DefaultReason::PredictedLate, 1)]);
+    }
+
+    #[test]
+    fn replicas_work_side_by_side() {
+        let mut scenario = scenario(20.0);
+        scenario.paces = vec![1.0, 1.0];
+        let tally = simulate(fixed(1), &scenario, &queries(&[0, 1]));
+        assert_eq!((tally.in_time, tally.inputs.as_slice()), (2, [1, 1].as_slice()));
+    }
+
+    /// Leaves everything to others.
+    struct Shy;
+
+    impl BatchPolicy for Shy {
+        fn decide(&mut self, queue: &dyn Deadlines, _: &Situation<'_>) -> Decision {
+            Decision {
+                give_up: 0,
+                leave: queue.len(),
+                take: 0,
+            }
+        }
+
+        fn observe(&mut self, _size: usize, _took: Duration) {}
+    }
+
+    #[test]
+    fn queries_that_every_replica_leaves_to_another_expire() {
+        let scenario = scenario(10.0);
+        let replicas = vec![Replica::new(Box::new(Shy), scenario.cost)];
+        let tally = Simulation::new(replicas, &scenario).run(&queries(&[0, 1, 2]));
+        assert_eq!(defaults(&tally), [(DefaultReason::ExpiredInQueue, 3)]);
     }
 }

@@ -46,15 +46,17 @@ pub struct Options {
 
 /// Thirty scenarios, each at every load.
 pub fn scenarios(options: &Options) -> Vec<Scenario> {
-    let single = [Noise::Mild, Noise::Noisy, Noise::Shift].into_iter().flat_map(|noise| {
-        let offers = [
-            Offer::plain(Arrivals::Poisson),
-            Offer::plain(Arrivals::Bursty),
-            Offer::plain(options.recorded.clone()),
-            Offer::mixed(),
-        ];
-        offers.map(|offer| (1, noise, offer))
-    });
+    let single = [Noise::Mild, Noise::Noisy, Noise::Shift]
+        .into_iter()
+        .flat_map(|noise| {
+            let offers = [
+                Offer::plain(Arrivals::Poisson),
+                Offer::plain(Arrivals::Bursty),
+                Offer::plain(options.recorded.clone()),
+                Offer::mixed(),
+            ];
+            offers.map(|offer| (1, noise, offer))
+        });
     let offers = [
         Offer::plain(Arrivals::Poisson),
         Offer::plain(Arrivals::Bursty),
@@ -144,7 +146,11 @@ impl Summary {
 
     /// A policy's share of the bound in a part; no number if it was not tried there.
     pub fn share(&self, policy: PolicyKind, part: &str) -> f64 {
-        let sum = self.sums.get(&(policy, part.to_owned())).copied().unwrap_or_default();
+        let sum = self
+            .sums
+            .get(&(policy, part.to_owned()))
+            .copied()
+            .unwrap_or_default();
         sum.goodput / sum.bound
     }
 }
@@ -175,7 +181,67 @@ fn parts_of(scenario: &Scenario) -> [String; 4] {
     [
         scenario.noise.to_string(),
         arrivals.to_owned(),
-        format!("load {}", scenario.load),
+        scenario.load.to_string(),
         WHOLE.to_owned(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::example;
+    use crate::simulation::Tally;
+
+    fn suite() -> Vec<Scenario> {
+        scenarios(&Options {
+            recorded: Arrivals::HeavyTailed,
+            seed: 1,
+            queries: 100,
+            max_batch: NonZeroU32::new(64).unwrap(),
+        })
+    }
+
+    #[test]
+    fn there_are_thirty_scenarios_at_seven_loads_all_different() {
+        let scenarios = suite();
+        assert_eq!(scenarios.len(), 210);
+        let mut names: Vec<_> = scenarios.iter().map(|scenario| format!("{scenario:?}")).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), 210);
+    }
+
+    #[test]
+    fn two_replicas_are_noisy_and_have_no_recorded_arrivals() {
+        let scenarios = suite();
+        let pairs: Vec<_> = scenarios
+            .iter()
+            .filter(|scenario| scenario.paces.len() == 2)
+            .collect();
+        assert_eq!(pairs.len(), 2 * 3 * 7);
+        for pair in pairs {
+            assert_eq!(pair.noise, Noise::Noisy);
+            assert_ne!(pair.arrivals.kind(), "heavy-tailed");
+        }
+    }
+
+    #[test]
+    fn a_summary_is_the_sum_of_goodput_over_the_sum_of_bounds() {
+        let cell = |load| Cell {
+            policy: PolicyKind::Natural,
+            scenario: Scenario { load, ..example() },
+        };
+        let figures = |goodput, bound| Figures {
+            goodput,
+            bound,
+            tally: Tally::default(),
+        };
+        let summary = Summary::of(&[cell(0.9), cell(1.2)], &[figures(0.9, 1.0), figures(0.3, 0.6)]);
+        assert_eq!(summary.parts, ["none", "poisson", "0.9", "1.2", "all"]);
+        for (part, expected) in [("0.9", 0.9), ("1.2", 0.5), ("all", 0.75)] {
+            let share = summary.share(PolicyKind::Natural, part);
+            assert!((share - expected).abs() < 1e-9, "{part} {share}");
+        }
+        assert!(summary.share(PolicyKind::LEARNED, "all").is_nan());
+    }
 }

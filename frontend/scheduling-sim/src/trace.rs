@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-
 /// The column that holds the times.
 const COLUMN: &str = "TIMESTAMP";
 
