@@ -1,145 +1,368 @@
-//! event loop
-use crate::service::Service;
-use skysail_core::{
-    arrivals::Arrivals,
-    batch::{BatchPolicy, Situation},
-    queue::{Bounds, DeadlineQueue, Deadlines},
-    time::Instant,
-};
+//! Replicas and their queue, event by event.
+//!
+//! A query that comes waits in the queue. A replica that is free is asked at every event what to do, by its
+//! policy; it computes one batch at a time, and nothing takes time but batches: no network, no reply. When a
+//! query comes in the same instant as a batch ends, the batch ends first.
+
 use std::time::Duration;
-pub struct Outcome {
-    pub goodput: f64,
-    pub mean_batch: f64,
+
+use fastrand::Rng;
+use skysail_core::arrivals::Arrivals;
+use skysail_core::batch::{BatchPolicy, Decision, LatencyModel, Other, Situation};
+use skysail_core::query::DefaultReason;
+use skysail_core::queue::{Bounds, DeadlineQueue, Deadlines};
+use skysail_core::time::Instant;
+
+use crate::cost::Cost;
+use crate::noise::Noise;
+use crate::policy::PolicyKind;
+use crate::scenario::{Query, Scenario};
+
+/// What became of the queries. Each has one outcome.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Tally {
+    /// Answered by their deadline.
+    pub in_time: usize,
+    /// Not so, by the index of the reason.
+    defaults: [usize; DefaultReason::ALL.len()],
+    /// Batches that were computed.
+    pub batches: usize,
+    /// Inputs in them, for each replica.
+    pub inputs: Vec<usize>,
 }
-fn at(t: f64) -> Instant {
-    Instant::from_nanos((t * 1e9) as u64)
-}
-pub fn run(
-    times: &[f64],
-    slos: &[f64],
-    mut svc: Service,
-    replicas: usize,
-    make: &dyn Fn() -> Box<dyn BatchPolicy>,
-) -> Outcome {
-    struct Rep {
-        policy: Box<dyn BatchPolicy>,
-        busy: Option<(f64, f64, Vec<f64>)>,
-        free: Instant,
-        latency: skysail_core::batch::LatencyModel,
-        pressed: bool,
+
+impl Tally {
+    fn new(replicas: usize) -> Self {
+        Self {
+            inputs: vec![0; replicas],
+            ..Self::default()
+        }
     }
-    let mut reps: Vec<Rep> = (0..replicas)
-        .map(|_| Rep {
-            policy: make(),
-            busy: None,
-            free: Instant::default(),
-            latency: Default::default(),
-            pressed: false,
-        })
+
+    fn default_output(&mut self, reason: DefaultReason, queries: usize) {
+        self.defaults[reason.index()] += queries;
+    }
+
+    /// Default outputs by reason, of those that there were.
+    pub fn defaults(&self) -> impl Iterator<Item = (DefaultReason, usize)> + '_ {
+        DefaultReason::ALL
+            .into_iter()
+            .zip(self.defaults)
+            .filter(|&(_, queries)| queries > 0)
+    }
+
+    /// Queries that have an outcome.
+    pub fn queries(&self) -> usize {
+        self.in_time + self.defaults.iter().sum::<usize>()
+    }
+
+    /// Inputs per batch.
+    pub fn mean_batch(&self) -> f64 {
+        self.inputs.iter().sum::<usize>() as f64 / self.batches.max(1) as f64
+    }
+}
+
+/// Offers a scenario's queries to a policy.
+pub fn simulate(policy: PolicyKind, scenario: &Scenario, queries: &[Query]) -> Tally {
+    let replicas = scenario
+        .replicas()
+        .map(|cost| Replica::new(policy.build(scenario.max_batch), cost))
         .collect();
-    let mut q = DeadlineQueue::new(Bounds {
-        count: usize::MAX,
-        bytes: usize::MAX,
-    });
-    let mut arr = Arrivals::default();
-    let (mut i, mut good, mut nb, mut ns) = (0, 0usize, 0usize, 0usize);
-    loop {
-        let ta = times.get(i).copied().unwrap_or(f64::INFINITY);
-        let (te, who) = reps
+    Simulation::new(replicas, scenario).run(queries)
+}
+
+struct Simulation {
+    now: Instant,
+    queue: DeadlineQueue<()>,
+    arrivals: Arrivals,
+    replicas: Vec<Replica>,
+    noise: Noise,
+    rng: Rng,
+    tally: Tally,
+}
+
+struct Replica {
+    policy: Box<dyn BatchPolicy>,
+    latency: LatencyModel,
+    cost: Cost,
+    batch: Option<Batch>,
+}
+
+/// A batch that is being computed.
+struct Batch {
+    deadlines: Vec<Instant>,
+    took: Duration,
+    ends: Instant,
+    expected_end: Instant,
+    /// Whether queries were left waiting or given up when it was sized.
+    pressed: bool,
+}
+
+/// What happens next.
+enum Event {
+    Arrival(Query),
+    /// The batch of this replica ends.
+    Result(usize),
+}
+
+impl Replica {
+    fn new(policy: Box<dyn BatchPolicy>, cost: Cost) -> Self {
+        Self {
+            policy,
+            latency: LatencyModel::default(),
+            cost,
+            batch: None,
+        }
+    }
+
+    /// What the other replicas' policies are told.
+    fn outlook(&self, now: Instant) -> Other {
+        let busy_until = self.batch.as_ref().map(|batch| batch.expected_end);
+        Other {
+            free: busy_until.map_or(now, |end| end.max(now)),
+            alone: self.latency.predict(1).unwrap_or_default(),
+        }
+    }
+}
+
+impl Simulation {
+    fn new(replicas: Vec<Replica>, scenario: &Scenario) -> Self {
+        Self {
+            now: Instant::default(),
+            // Unbounded: what is compared is what policies do about a queue that grows.
+            queue: DeadlineQueue::new(Bounds {
+                count: usize::MAX,
+                bytes: usize::MAX,
+            }),
+            arrivals: Arrivals::default(),
+            tally: Tally::new(replicas.len()),
+            replicas,
+            noise: scenario.noise,
+            rng: scenario.noise_rng(),
+        }
+    }
+
+    fn run(mut self, queries: &[Query]) -> Tally {
+        let mut coming = queries.iter().copied().peekable();
+        while let Some(event) = self.next_event(coming.peek().copied()) {
+            match event {
+                Event::Result(replica) => self.take_result(replica),
+                Event::Arrival(query) => {
+                    coming.next();
+                    self.enqueue(query);
+                }
+            }
+            self.dispatch();
+        }
+        // Those that every replica leaves to another, after which nothing happens any more.
+        self.tally
+            .default_output(DefaultReason::ExpiredInQueue, self.queue.len());
+        self.tally
+    }
+
+    fn next_event(&self, coming: Option<Query>) -> Option<Event> {
+        let ends = |(index, replica): (usize, &Replica)| Some((replica.batch.as_ref()?.ends, index));
+        let first_end = self.replicas.iter().enumerate().filter_map(ends).min();
+        match (first_end, coming) {
+            (Some((end, replica)), Some(query)) if end <= query.arrival => Some(Event::Result(replica)),
+            (_, Some(query)) => Some(Event::Arrival(query)),
+            (Some((_, replica)), None) => Some(Event::Result(replica)),
+            (None, None) => None,
+        }
+    }
+
+    fn enqueue(&mut self, query: Query) {
+        self.now = query.arrival;
+        self.arrivals.record(self.now, query.budget());
+        self.queue
+            .push(query.deadline, 1, ())
+            .expect("the queue has no bounds; this is a bug");
+    }
+
+    fn take_result(&mut self, replica: usize) {
+        let replica = &mut self.replicas[replica];
+        let Some(batch) = replica.batch.take() else { return };
+        self.now = batch.ends;
+        let size = batch.deadlines.len();
+        replica.policy.observe(size, batch.took);
+        replica.latency.observe(size, batch.took, batch.pressed);
+        let in_time = batch.deadlines.iter().filter(|&&due| self.now <= due).count();
+        self.tally.in_time += in_time;
+        self.tally
+            .default_output(DefaultReason::LateReply, size - in_time);
+    }
+
+    /// Asks the replicas that are free.
+    fn dispatch(&mut self) {
+        for replica in 0..self.replicas.len() {
+            if self.replicas[replica].batch.is_none() && !self.queue.is_empty() {
+                self.ask(replica);
+            }
+        }
+    }
+
+    /// Asks until there is a batch, or nothing more to decide.
+    fn ask(&mut self, replica: usize) {
+        let others = self.others(replica);
+        while !self.queue.is_empty() {
+            let Replica { policy, latency, .. } = &mut self.replicas[replica];
+            let situation = Situation {
+                start: self.now,
+                arrivals: &self.arrivals,
+                latency,
+                others: &others,
+            };
+            let decision = policy.decide(&self.queue, &situation);
+            let pressed = decision.take < self.queue.len();
+            let deadlines = self.carry_out(decision);
+            if !deadlines.is_empty() {
+                return self.start(replica, deadlines, pressed);
+            }
+            if decision.give_up == 0 {
+                return;
+            }
+        }
+    }
+
+    fn others(&self, but: usize) -> Vec<Other> {
+        let others = self
+            .replicas
             .iter()
             .enumerate()
-            .filter_map(|(k, r)| r.busy.as_ref().map(|b| (b.0, k)))
-            .fold((f64::INFINITY, 0), |x, y| if y.0 < x.0 { y } else { x });
-        if ta.is_infinite() && te.is_infinite() {
-            break;
+            .filter(|&(index, _)| index != but);
+        others.map(|(_, replica)| replica.outlook(self.now)).collect()
+    }
+
+    /// Gives up what is to be given up, and returns the deadlines of the batch.
+    fn carry_out(&mut self, decision: Decision) -> Vec<Instant> {
+        let mut pop = |count: usize| -> Vec<_> {
+            let popped = std::iter::from_fn(|| self.queue.pop()).take(count);
+            popped.map(|(place, ())| place).collect()
+        };
+        let given_up = pop(decision.give_up);
+        let left = pop(decision.leave);
+        let batch = pop(decision.take);
+        for place in left {
+            self.queue.put_back(place, 1, ());
         }
-        let now;
-        if te <= ta {
-            now = te;
-            let (_, dur, batch) = reps[who].busy.take().unwrap();
-            good += batch.iter().filter(|d| now <= **d).count();
-            let d = Duration::from_secs_f64(dur);
-            let r = &mut reps[who];
-            r.policy.observe(batch.len(), d);
-            r.latency.observe(batch.len(), d, r.pressed);
-        } else {
-            now = ta;
-            arr.record(at(now), Duration::from_secs_f64(slos[i]));
-            let d = now + slos[i];
-            let kappa: f64 = std::env::var("KAPPA").map_or(0.0, |k| k.parse().unwrap());
-            let mut ok = true;
-            if kappa > 0.0 && q.len() > 8 {
-                let mb = arr.mean_budget().unwrap();
-                let mu: f64 = reps
-                    .iter()
-                    .map(|r| r.latency.throughput(64, mb).unwrap_or(f64::INFINITY))
-                    .sum();
-                let (first, last) = (q.earliest().unwrap(), q.latest().unwrap());
-                let share = if at(d) >= last {
-                    1.0
-                } else {
-                    (at(d).seconds_after(first) / last.seconds_after(first)).clamp(0.0, 1.0)
-                };
-                if share * q.len() as f64 > kappa * mu * slos[i] {
-                    ok = false;
-                }
-            }
-            if ok {
-                let _ = q.push(at(d), 1, d);
-            }
-            i += 1;
-        }
-        for k in 0..reps.len() {
-            if reps[k].busy.is_some() {
-                continue;
-            }
-            let others: Vec<skysail_core::batch::Other> = reps
-                .iter()
-                .enumerate()
-                .filter(|(o, _)| *o != k)
-                .map(|(_, r)| skysail_core::batch::Other {
-                    free: if r.busy.is_some() {
-                        r.free.max(at(now))
-                    } else {
-                        at(now)
-                    },
-                    alone: r.latency.predict(1).unwrap_or_default(),
-                })
-                .collect();
-            let r = &mut reps[k];
-            while !q.is_empty() && r.busy.is_none() {
-                let sit = Situation {
-                    start: at(now),
-                    arrivals: &arr,
-                    latency: &r.latency,
-                    others: &others,
-                };
-                let dec = r.policy.decide(&q, &sit);
-                r.pressed = dec.take < q.len();
-                for _ in 0..dec.give_up {
-                    q.pop();
-                }
-                let left: Vec<_> = (0..dec.leave).map_while(|_| q.pop()).collect();
-                let batch: Vec<f64> = (0..dec.take).map_while(|_| q.pop().map(|x| x.1)).collect();
-                for (place, d) in left {
-                    q.put_back(place, 1, d);
-                }
-                if batch.is_empty() {
-                    if dec.give_up == 0 {
-                        break;
-                    }
-                    continue;
-                }
-                let dur = svc.time(batch.len(), now);
-                nb += 1;
-                ns += batch.len();
-                r.free = at(now) + r.latency.predict(batch.len()).unwrap_or_default();
-                r.busy = Some((now + dur, dur, batch));
-            }
+        let expired = given_up.partition_point(|place| place.deadline() <= self.now);
+        self.tally.default_output(DefaultReason::ExpiredInQueue, expired);
+        self.tally
+            .default_output(DefaultReason::PredictedLate, given_up.len() - expired);
+        batch.into_iter().map(|place| place.deadline()).collect()
+    }
+
+    fn start(&mut self, replica: usize, deadlines: Vec<Instant>, pressed: bool) {
+        let size = deadlines.len();
+        self.tally.batches += 1;
+        self.tally.inputs[replica] += size;
+        let replica = &mut self.replicas[replica];
+        let seconds = replica.cost.seconds(size) * self.noise.factor(self.now, &mut self.rng);
+        let took = Duration::from_secs_f64(seconds);
+        replica.batch = Some(Batch {
+            deadlines,
+            took,
+            ends: self.now + took,
+            expected_end: self.now + replica.latency.predict(size).unwrap_or_default(),
+            pressed,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skysail_proto::deployment::BatchSize;
+
+    use super::*;
+    use crate::scenario::example;
+
+    /// Queries that come at these milliseconds, and are given 25 ms each.
+    fn queries(arrivals: &[u64]) -> Vec<Query> {
+        let at = |millis: u64| Instant::from_nanos(millis * 1_000_000);
+        let query = |&millis: &u64| Query {
+            arrival: at(millis),
+            deadline: at(millis + 25),
+        };
+        arrivals.iter().map(query).collect()
+    }
+
+    /// Batches take so many milliseconds, however large they are.
+    fn scenario(fixed_ms: f64) -> Scenario {
+        Scenario {
+            cost: Cost {
+                fixed_ms,
+                per_input_ms: 0.0,
+            },
+            ..example()
         }
     }
-    Outcome {
-        goodput: good as f64 / times.len() as f64,
-        mean_batch: ns as f64 / nb.max(1) as f64,
+
+    fn fixed(size: u32) -> PolicyKind {
+        PolicyKind::Core(BatchSize::Fixed(size.try_into().unwrap()))
+    }
+
+    fn defaults(tally: &Tally) -> Vec<(DefaultReason, usize)> {
+        tally.defaults().collect()
+    }
+
+    #[test]
+    fn batches_follow_each_other_and_only_an_answer_by_the_deadline_counts() {
+        // 0 alone until 10; 1 and 2 until 20; 3 until 30, which is 2 ms late.
+        let tally = simulate(fixed(2), &scenario(10.0), &queries(&[0, 1, 2, 3]));
+        assert_eq!(tally.in_time, 3);
+        assert_eq!(defaults(&tally), [(DefaultReason::LateReply, 1)]);
+        assert_eq!((tally.batches, tally.inputs.as_slice()), (3, [4].as_slice()));
+    }
+
+    #[test]
+    fn an_answer_at_the_deadline_is_in_time() {
+        assert_eq!(simulate(fixed(1), &scenario(25.0), &queries(&[3])).in_time, 1);
+        assert_eq!(simulate(fixed(1), &scenario(25.001), &queries(&[3])).in_time, 0);
+    }
+
+    #[test]
+    fn what_expires_in_the_queue_is_told_from_what_is_late() {
+        let tally = simulate(fixed(1), &scenario(30.0), &queries(&[0, 1, 2, 20]));
+        let expected = [(DefaultReason::ExpiredInQueue, 2), (DefaultReason::LateReply, 2)];
+        assert_eq!(defaults(&tally), expected);
+    }
+
+    #[test]
+    fn what_is_given_up_before_its_deadline_is_predicted_late() {
+        // The first batch tells that those take 20 ms: at 20, the one due at 27 is late for sure.
+        let tally = simulate(PolicyKind::LEARNED, &scenario(20.0), &queries(&[0, 2, 19]));
+        assert_eq!(tally.in_time, 2);
+        assert_eq!(defaults(&tally), [(DefaultReason::PredictedLate, 1)]);
+    }
+
+    #[test]
+    fn replicas_work_side_by_side() {
+        let mut scenario = scenario(20.0);
+        scenario.paces = vec![1.0, 1.0];
+        let tally = simulate(fixed(1), &scenario, &queries(&[0, 1]));
+        assert_eq!((tally.in_time, tally.inputs.as_slice()), (2, [1, 1].as_slice()));
+    }
+
+    /// Leaves everything to others.
+    struct Shy;
+
+    impl BatchPolicy for Shy {
+        fn decide(&mut self, queue: &dyn Deadlines, _: &Situation<'_>) -> Decision {
+            Decision {
+                give_up: 0,
+                leave: queue.len(),
+                take: 0,
+            }
+        }
+
+        fn observe(&mut self, _size: usize, _took: Duration) {}
+    }
+
+    #[test]
+    fn queries_that_every_replica_leaves_to_another_expire() {
+        let scenario = scenario(10.0);
+        let replicas = vec![Replica::new(Box::new(Shy), scenario.cost)];
+        let tally = Simulation::new(replicas, &scenario).run(&queries(&[0, 1, 2]));
+        assert_eq!(defaults(&tally), [(DefaultReason::ExpiredInQueue, 3)]);
     }
 }

@@ -1,0 +1,389 @@
+//! What is typed, checked before anything is simulated: a mistake is a usage error (exit code 2).
+
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser};
+
+use crate::arrivals::Arrivals;
+use crate::cell::Cell;
+use crate::cost::Cost;
+use crate::noise::Noise;
+use crate::policy::{InvalidPolicy, PolicyKind};
+use crate::scenario::Scenario;
+use crate::suite::{self, Options};
+use crate::trace::{InvalidTrace, Trace};
+
+const EXAMPLES: &str = "\
+Examples:
+  scheduling-sim --policy learned,aimd --load 0.9,1.2
+  scheduling-sim --fixed-ms 1 --per-input-ms 4 --slo-mix 25,100 --noise noisy
+  scheduling-sim --policy learned --paces 1,2 --load 1.2
+  scheduling-sim --suite --seed 1,2,3 --trace arrivals.csv";
+
+/// The arguments of [`ScenarioArguments`]. Named one by one, for the sake of an error that names the one
+/// that was given.
+const SCENARIO: [&str; 9] = [
+    "fixed_ms",
+    "per_input_ms",
+    "slo_ms",
+    "slo_mix",
+    "noise",
+    "arrivals",
+    "load",
+    "replicas",
+    "paces",
+];
+
+/// Simulates Skysail's batch policies in virtual time.
+///
+/// Lists are separated by commas; every combination is a cell. Goodput is the share of the queries that are
+/// answered in time, and `of bound` its ratio to a bound that no policy can exceed, noise apart.
+#[derive(Debug, Parser)]
+#[command(name = "scheduling-sim", version, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Arguments {
+    /// learned, reference, aimd, natural, fixed:N, or all (with fixed sizes that are powers of two)
+    #[arg(long, value_name = "P,…", value_delimiter = ',', default_value = "all")]
+    policy: Vec<Policies>,
+    /// Decides what is random; every policy is offered the same queries
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
+    seed: Vec<u64>,
+    /// How many queries come in each cell; a trace that is shorter ends it
+    #[arg(long, value_name = "N", default_value = "20000", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    queries: u32,
+    /// The largest batch
+    #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u16).range(1..))]
+    max_batch: u16,
+    /// Print JSON and nothing else
+    #[arg(long)]
+    json: bool,
+    /// Simulate the suite: thirty scenarios at seven loads
+    #[arg(long, conflicts_with_all = SCENARIO)]
+    suite: bool,
+    /// The suite's recorded arrivals: a CSV file with a column TIMESTAMP, or seconds, one number a line
+    /// [default: heavy-tailed arrivals stand for them]
+    #[arg(long, value_name = "FILE", requires = "suite", value_parser = read_trace)]
+    trace: Option<Arc<Trace>>,
+    #[command(flatten)]
+    scenario: ScenarioArguments,
+}
+
+/// A scenario that is put together by hand.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Scenario")]
+struct ScenarioArguments {
+    /// What a batch takes however small it is
+    #[arg(long, value_name = "MS", default_value = "5", value_parser = cost_millis)]
+    fixed_ms: f64,
+    /// What each input adds
+    #[arg(long, value_name = "MS", default_value = "1", value_parser = cost_millis)]
+    per_input_ms: f64,
+    /// How long each query is given; at load 1, batches take half of it
+    #[arg(long, value_name = "MS", default_value = "50", value_parser = slo_millis)]
+    slo_ms: Duration,
+    /// How long queries are really given, one of these each
+    #[arg(long, value_name = "MS,…", value_delimiter = ',', value_parser = slo_millis)]
+    slo_mix: Vec<Duration>,
+    /// How much batch times vary
+    #[arg(long, value_name = "NOISE,…", value_delimiter = ',', default_value = "none")]
+    noise: Vec<Noise>,
+    /// When queries come: poisson, bursty, heavy-tailed or trace:FILE
+    #[arg(long, value_name = "A,…", value_delimiter = ',', default_value = "poisson", value_parser = Arrivals::read)]
+    arrivals: Vec<Arrivals>,
+    /// How many come, relative to what batches of half the SLO can answer
+    #[arg(long, value_name = "L,…", value_delimiter = ',', default_value = "0.9", value_parser = load)]
+    load: Vec<f64>,
+    /// How many replicas share the queue [default: 1, or one for each pace]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    replicas: Option<u16>,
+    /// How many times as long as the model says each replica takes
+    #[arg(long, value_name = "P,…", value_delimiter = ',', value_parser = pace)]
+    paces: Vec<f64>,
+}
+
+impl Arguments {
+    /// Whether JSON was asked for.
+    pub fn json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether the suite was asked for.
+    pub fn suite(&self) -> bool {
+        self.suite
+    }
+
+    /// What is to be simulated: every combination, policies next to each other.
+    pub fn cells(&self) -> Result<Vec<Cell>, clap::Error> {
+        let policies = self.policies();
+        let scenarios = if self.suite {
+            self.suite_scenarios()
+        } else {
+            self.scenarios()?
+        };
+        let cells = |scenario: Scenario| {
+            let cell = move |&policy| Cell {
+                policy,
+                scenario: scenario.clone(),
+            };
+            policies.iter().map(cell)
+        };
+        Ok(scenarios.into_iter().flat_map(cells).collect())
+    }
+
+    fn max_batch(&self) -> NonZeroU32 {
+        NonZeroU32::new(self.max_batch.into()).expect("the parser takes it from 1; otherwise this is a bug")
+    }
+
+    /// Each once, in the order in which they were named.
+    fn policies(&self) -> Vec<PolicyKind> {
+        let mut policies = Vec::new();
+        for policy in self.policy.iter().flat_map(|named| &named.0) {
+            if !policies.contains(policy) {
+                policies.push(*policy);
+            }
+        }
+        policies
+    }
+
+    fn suite_scenarios(&self) -> Vec<Scenario> {
+        let recorded = self.trace.clone().map_or(Arrivals::HeavyTailed, Arrivals::Trace);
+        let of_seed = |&seed: &u64| {
+            suite::scenarios(&Options {
+                recorded: recorded.clone(),
+                seed,
+                queries: self.queries as usize,
+                max_batch: self.max_batch(),
+            })
+        };
+        self.seed.iter().flat_map(of_seed).collect()
+    }
+
+    fn scenarios(&self) -> Result<Vec<Scenario>, clap::Error> {
+        let first = self.first_scenario()?;
+        let mut scenarios = Vec::new();
+        for &noise in &self.scenario.noise {
+            for arrivals in &self.scenario.arrivals {
+                for &load in &self.scenario.load {
+                    scenarios.extend(self.seed.iter().map(|&seed| Scenario {
+                        noise,
+                        arrivals: arrivals.clone(),
+                        load,
+                        seed,
+                        ..first.clone()
+                    }));
+                }
+            }
+        }
+        Ok(scenarios)
+    }
+
+    /// The scenario of the first of each list.
+    fn first_scenario(&self) -> Result<Scenario, clap::Error> {
+        let given = &self.scenario;
+        let cost = Cost {
+            fixed_ms: given.fixed_ms,
+            per_input_ms: given.per_input_ms,
+        };
+        if cost.seconds(1) == 0.0 {
+            return Err(refuse(
+                "a batch takes some time: give --fixed-ms or --per-input-ms more than 0",
+            ));
+        }
+        Ok(Scenario {
+            cost,
+            slo: given.slo_ms,
+            slo_mix: given.slo_mix.clone(),
+            noise: given.noise[0],
+            arrivals: given.arrivals[0].clone(),
+            load: given.load[0],
+            paces: given.paces()?,
+            seed: self.seed[0],
+            queries: self.queries as usize,
+            max_batch: self.max_batch(),
+        })
+    }
+}
+
+impl ScenarioArguments {
+    fn paces(&self) -> Result<Vec<f64>, clap::Error> {
+        let replicas = self.replicas.map(usize::from);
+        if self.paces.is_empty() {
+            return Ok(vec![1.0; replicas.unwrap_or(1)]);
+        }
+        match replicas {
+            Some(replicas) if replicas != self.paces.len() => Err(refuse(&format!(
+                "{replicas} replicas and {} paces do not agree: give each replica a pace, or leave \
+                 --replicas out",
+                self.paces.len()
+            ))),
+            _ => Ok(self.paces.clone()),
+        }
+    }
+}
+
+fn refuse(what: &str) -> clap::Error {
+    Arguments::command().error(ErrorKind::ValueValidation, what)
+}
+
+/// A policy, or all.
+#[derive(Clone, Debug)]
+struct Policies(Vec<PolicyKind>);
+
+impl FromStr for Policies {
+    type Err = InvalidPolicy;
+    fn from_str(text: &str) -> Result<Self, InvalidPolicy> {
+        match text {
+            "all" => Ok(Self(PolicyKind::all())),
+            _ => Ok(Self(vec![text.parse()?])),
+        }
+    }
+}
+
+fn read_trace(file: &str) -> Result<Arc<Trace>, InvalidTrace> {
+    Trace::read(Path::new(file)).map(Arc::new)
+}
+
+/// A number that is none, or out of its range.
+#[derive(Debug, thiserror::Error)]
+#[error("write {what}: a number from {} to {}", range.start(), range.end())]
+struct OutOfRange {
+    what: &'static str,
+    range: RangeInclusive<f64>,
+}
+
+fn number(text: &str, what: &'static str, range: RangeInclusive<f64>) -> Result<f64, OutOfRange> {
+    match text.parse() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => Err(OutOfRange { what, range }),
+    }
+}
+
+/// A quarter of an hour: longer times make no sense here.
+const LONGEST_MILLIS: f64 = 900_000.0;
+
+fn cost_millis(text: &str) -> Result<f64, OutOfRange> {
+    number(text, "milliseconds", 0.0..=LONGEST_MILLIS)
+}
+
+fn slo_millis(text: &str) -> Result<Duration, OutOfRange> {
+    let millis = number(text, "milliseconds", 0.001..=LONGEST_MILLIS)?;
+    Ok(Duration::from_secs_f64(millis * 1e-3))
+}
+
+fn load(text: &str) -> Result<f64, OutOfRange> {
+    let what = "a load, where 1 is what batches of half the SLO can answer";
+    number(text, what, 0.001..=1000.0)
+}
+
+fn pace(text: &str) -> Result<f64, OutOfRange> {
+    number(text, "a pace, where 2 takes twice as long", 0.001..=1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn parse(arguments: &str) -> Result<Vec<Cell>, clap::Error> {
+        let words = std::iter::once("scheduling-sim").chain(arguments.split_whitespace());
+        Arguments::try_parse_from(words)?.cells()
+    }
+
+    #[track_caller]
+    fn refusal(arguments: &str) -> String {
+        let error = parse(arguments).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{arguments}");
+        error.to_string()
+    }
+
+    #[test]
+    fn the_arguments_are_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_combination_is_a_cell_and_policies_stand_next_to_each_other() {
+        let cells = parse(
+            "--policy learned,aimd --load 0.9,1.2 --noise none,mild --arrivals poisson,bursty --seed 1,2,3",
+        )
+        .unwrap();
+        assert_eq!(cells.len(), 2 * 2 * 2 * 2 * 3);
+        let [first, second, ..] = cells.as_slice() else {
+            panic!()
+        };
+        assert_eq!(first.policy, PolicyKind::LEARNED);
+        assert_eq!(second.policy.to_string(), "aimd");
+        assert_eq!(second.scenario.queries(), first.scenario.queries());
+    }
+
+    #[test]
+    fn a_policy_named_twice_is_simulated_once() {
+        let cells = parse("--policy aimd,all").unwrap();
+        assert_eq!(cells.len(), PolicyKind::all().len());
+        assert_eq!(cells[0].policy.to_string(), "aimd");
+    }
+
+    #[test]
+    fn the_suite_has_thirty_scenarios_at_seven_loads_for_each_seed_and_policy() {
+        let cells = parse("--suite --policy learned,natural --seed 4,5").unwrap();
+        assert_eq!(cells.len(), 30 * 7 * 2 * 2);
+    }
+
+    #[test]
+    fn the_suite_takes_no_scenario() {
+        for argument in [
+            "--load 1",
+            "--noise none",
+            "--replicas 2",
+            "--slo-mix 25,100",
+            "--paces 1",
+        ] {
+            let refusal = refusal(&format!("--suite {argument}"));
+            assert!(refusal.contains("cannot be used with"), "{refusal}");
+        }
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"1\n2\n").unwrap();
+        let refusal = refusal(&format!("--trace {}", file.path().display()));
+        assert!(refusal.contains("--suite"), "{refusal}");
+    }
+
+    #[test]
+    fn each_pace_is_a_replica() {
+        let cells = parse("--paces 1,2 --policy learned").unwrap();
+        assert_eq!(cells[0].scenario.paces, [1.0, 2.0]);
+        let cells = parse("--replicas 3 --policy learned").unwrap();
+        assert_eq!(cells[0].scenario.paces, [1.0; 3]);
+        assert!(parse("--replicas 2 --paces 1,2").is_ok());
+        assert!(refusal("--replicas 3 --paces 1,2").contains("3 replicas and 2 paces"));
+    }
+
+    #[test]
+    fn a_mistake_is_answered_with_what_to_write() {
+        for (mistake, advice) in [
+            ("--load 0", "a number from 0.001 to 1000"),
+            ("--load nan", "a number from 0.001 to 1000"),
+            ("--slo-ms 0", "a number from 0.001"),
+            ("--slo-mix 25,-1", "a number from 0.001"),
+            ("--fixed-ms -1", "a number from 0 to"),
+            ("--fixed-ms 0 --per-input-ms 0", "more than 0"),
+            ("--replicas 0", "1..=1000"),
+            ("--queries 0", "1..="),
+            ("--max-batch 0", "1..="),
+            ("--policy lerned", "learned, reference, aimd"),
+            ("--noise loud", "mild, noisy, shift"),
+            ("--arrivals uniform", "trace:FILE"),
+            ("--arrivals trace", "trace:FILE"),
+            ("--arrivals trace:/nowhere/trace.csv", "cannot be read"),
+            ("--suite --trace /nowhere/trace.csv", "cannot be read"),
+        ] {
+            let refusal = refusal(&mistake.replace(" -1", "=-1"));
+            assert!(refusal.contains(advice), "{mistake}: {refusal}");
+        }
+    }
+}

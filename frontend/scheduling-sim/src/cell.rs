@@ -1,0 +1,98 @@
+//! A policy in a scenario, and many of these at once.
+
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use crate::bound::bound;
+use crate::cost::Cost;
+use crate::policy::PolicyKind;
+use crate::scenario::Scenario;
+use crate::simulation::{Tally, simulate};
+
+/// What is simulated at a time.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// Who sizes the batches.
+    pub policy: PolicyKind,
+    /// Of what.
+    pub scenario: Scenario,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Figures {
+    /// The share of the queries that were answered in time, 0 to 1.
+    pub goodput: f64,
+    /// The share that no policy can exceed, noise apart.
+    pub bound: f64,
+    /// What became of them, in numbers.
+    pub tally: Tally,
+}
+
+impl Cell {
+    /// Simulates it.
+    pub fn run(&self) -> Figures {
+        let queries = self.scenario.queries();
+        let replicas: Vec<Cost> = self.scenario.replicas().collect();
+        let tally = simulate(self.policy, &self.scenario, &queries);
+        Figures {
+            goodput: tally.in_time as f64 / queries.len().max(1) as f64,
+            bound: bound(&queries, &replicas, self.scenario.max_batch),
+            tally,
+        }
+    }
+}
+
+/// Simulates all, on every processor there is, and calls `done` after each. The figures come in the order of
+/// the cells, and do not depend on the number of processors.
+pub fn run_all(cells: &[Cell], done: impl Fn() + Sync) -> Vec<Figures> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mine = std::iter::from_fn(|| {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            Some((index, cells.get(index)?.run())).inspect(|_| done())
+        });
+        mine.collect::<Vec<_>>()
+    };
+    let mut figures = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads.min(cells.len())).map(|_| scope.spawn(work)).collect();
+        let results = workers.into_iter().map(|worker| worker.join());
+        results
+            .flat_map(|result| result.unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect::<Vec<_>>()
+    });
+    figures.sort_unstable_by_key(|&(index, _)| index);
+    figures.into_iter().map(|(_, figures)| figures).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::example;
+
+    #[test]
+    fn figures_are_those_of_each_cell_by_itself_in_order_and_each_is_announced() {
+        let cell = |(index, policy)| Cell {
+            policy,
+            scenario: Scenario {
+                seed: index as u64,
+                ..example()
+            },
+        };
+        let cells: Vec<_> = PolicyKind::all().into_iter().enumerate().map(cell).collect();
+        let announced = AtomicUsize::new(0);
+        let figures = run_all(&cells, || {
+            announced.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(announced.into_inner(), cells.len());
+        let each: Vec<_> = cells.iter().map(Cell::run).collect();
+        assert_eq!(figures, each);
+    }
+
+    #[test]
+    fn no_cells_have_no_figures() {
+        assert!(run_all(&[], || ()).is_empty());
+    }
+}

@@ -1,0 +1,102 @@
+//! What a batch takes inside the model, and what follows from it.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+/// A batch of n takes `fixed_ms + n × per_input_ms` milliseconds, noise apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cost {
+    /// What a batch takes however small it is.
+    pub fixed_ms: f64,
+    /// What each input adds.
+    pub per_input_ms: f64,
+}
+
+impl Cost {
+    /// What a batch of this size takes.
+    pub fn seconds(self, size: usize) -> f64 {
+        (self.fixed_ms + self.per_input_ms * size as f64) * 1e-3
+    }
+
+    /// The cost on a replica that takes `pace` times as long.
+    pub fn at_pace(self, pace: f64) -> Self {
+        Self {
+            fixed_ms: self.fixed_ms * pace,
+            per_input_ms: self.per_input_ms * pace,
+        }
+    }
+
+    /// Queries per second at load 1: with the batch that takes half of the SLO, so that a query which just
+    /// missed a batch is in time with the next.
+    pub fn capacity(self, slo: Duration, max_batch: NonZeroU32) -> f64 {
+        /// What rounding may take away.
+        const SLACK: f64 = 1e-9;
+        let slo_ms = slo.as_secs_f64() * 1e3;
+        let size = (slo_ms / 2.0 - self.fixed_ms) / self.per_input_ms + SLACK;
+        // A float that is too large or none at all casts to the nearest integer there is.
+        let size = (size as usize).clamp(1, max_batch.get() as usize);
+        size as f64 / self.seconds(size)
+    }
+
+    /// Queries per second with the best size whose batches take no longer than `longest`; 0 if there is none.
+    pub fn peak(self, longest: Duration, max_batch: NonZeroU32) -> f64 {
+        /// Virtual time is in whole nanoseconds, and a batch's is rounded.
+        const ROUNDING: f64 = 1e-9;
+        (1..=max_batch.get() as usize)
+            .filter(|&size| self.seconds(size) <= longest.as_secs_f64() + ROUNDING)
+            .map(|size| size as f64 / self.seconds(size))
+            .fold(0.0, f64::max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLO: Duration = Duration::from_millis(50);
+
+    fn cost(fixed_ms: f64, per_input_ms: f64) -> Cost {
+        Cost {
+            fixed_ms,
+            per_input_ms,
+        }
+    }
+
+    fn most(size: u32) -> NonZeroU32 {
+        NonZeroU32::new(size).unwrap()
+    }
+
+    #[track_caller]
+    fn assert_close(actual: f64, expected: f64) {
+        assert!((actual / expected - 1.0).abs() < 1e-9, "{actual} {expected}");
+    }
+
+    #[test]
+    fn capacity_is_that_of_the_batch_that_takes_half_of_the_slo() {
+        assert_close(cost(5.0, 1.0).capacity(SLO, most(64)), 20.0 / 0.025);
+        assert_close(cost(1.0, 4.0).capacity(SLO, most(64)), 6.0 / 0.025);
+        assert_close(cost(10.0, 2.0).capacity(4 * SLO, most(64)), 45.0 / 0.1);
+    }
+
+    #[test]
+    fn capacity_is_of_batches_from_one_to_the_largest() {
+        assert_close(cost(5.0, 1.0).capacity(SLO, most(10)), 10.0 / 0.015);
+        assert_close(cost(40.0, 1.0).capacity(SLO, most(64)), 1.0 / 0.041);
+        assert_close(cost(5.0, 0.0).capacity(SLO, most(64)), 64.0 / 0.005);
+        assert_close(cost(25.0, 0.0).capacity(SLO, most(64)), 1.0 / 0.025);
+    }
+
+    #[test]
+    fn the_peak_is_that_of_the_largest_batch_in_time() {
+        assert_close(cost(5.0, 1.0).peak(SLO, most(64)), 45.0 / 0.05);
+        assert_close(cost(5.0, 1.0).peak(SLO, most(20)), 20.0 / 0.025);
+        assert_eq!(cost(60.0, 1.0).peak(SLO, most(64)).to_bits(), 0.0_f64.to_bits());
+    }
+
+    #[test]
+    fn a_replica_of_half_the_speed_has_half_the_peak() {
+        let longest = Duration::from_secs(10);
+        let whole = cost(5.0, 1.0).peak(longest, most(64));
+        assert_close(cost(5.0, 1.0).at_pace(2.0).peak(longest, most(64)), whole / 2.0);
+    }
+}

@@ -1,0 +1,33 @@
+//! Batch policies compared in virtual time: no clock is read and nothing is measured, so that a busy machine
+//! cannot touch the figures, and the same seed gives the same figures everywhere.
+//!
+//! What decides here is `skysail-core` itself, the code that the frontend runs: its queue, its record of
+//! arrivals, its latency model and its policies. Only the world around them is made up. In reading order:
+//!
+//! - [`arguments`]: what is typed, and the cells that are to be simulated.
+//! - [`scenario`]: a model, its replicas, and the queries they are offered.
+//! - [`arrivals`], [`trace`]: when queries come.
+//! - [`cost`], [`noise`]: what a batch takes.
+//! - [`simulation`]: the replicas and their queue, event by event, to one outcome for each query.
+//! - [`bound`]: the goodput that no policy can exceed.
+//! - [`policy`]: who decides; [`natural`] and [`mod@reference`] are policies that only this simulator has.
+//! - [`cell`]: a policy in a scenario, many of them at once.
+//! - [`suite`]: the scenarios that policies are judged by.
+//! - [`report`]: the figures, as tables and as JSON.
+
+#![warn(missing_docs)]
+
+pub mod arguments;
+pub mod arrivals;
+pub mod bound;
+pub mod cell;
+pub mod cost;
+pub mod natural;
+pub mod noise;
+pub mod policy;
+pub mod reference;
+pub mod report;
+pub mod scenario;
+pub mod simulation;
+pub mod suite;
+pub mod trace;

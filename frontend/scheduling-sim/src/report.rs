@@ -1,0 +1,307 @@
+//! The figures: tables for people, JSON for programs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use comfy_table::{CellAlignment, Table};
+use serde::Serialize;
+
+use crate::cell::{Cell, Figures};
+use crate::suite::Summary;
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    cells: Vec<Row<'a>>,
+}
+
+/// One cell. What only some cells have is left out of the others.
+#[derive(Serialize)]
+struct Row<'a> {
+    policy: String,
+    fixed_ms: f64,
+    per_input_ms: f64,
+    slo_ms: f64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    slo_mix_ms: Vec<f64>,
+    noise: String,
+    arrivals: String,
+    load: f64,
+    replicas: usize,
+    #[serde(skip_serializing_if = "<[f64]>::is_empty")]
+    paces: &'a [f64],
+    seed: u64,
+    goodput: f64,
+    bound: f64,
+    mean_batch: f64,
+    defaults: BTreeMap<&'static str, usize>,
+    #[serde(skip_serializing_if = "<[usize]>::is_empty")]
+    inputs: &'a [usize],
+}
+
+impl<'a> Row<'a> {
+    fn new(cell: &'a Cell, figures: &'a Figures) -> Self {
+        let Cell { policy, scenario } = cell;
+        let unequal = is_unequal(&scenario.paces);
+        let tally = &figures.tally;
+        Self {
+            policy: policy.to_string(),
+            fixed_ms: scenario.cost.fixed_ms,
+            per_input_ms: scenario.cost.per_input_ms,
+            slo_ms: millis(scenario.slo),
+            slo_mix_ms: scenario.slo_mix.iter().copied().map(millis).collect(),
+            noise: scenario.noise.to_string(),
+            arrivals: scenario.arrivals.to_string(),
+            load: scenario.load,
+            replicas: scenario.paces.len(),
+            paces: if unequal { &scenario.paces } else { &[] },
+            seed: scenario.seed,
+            goodput: figures.goodput,
+            bound: figures.bound,
+            mean_batch: tally.mean_batch(),
+            defaults: tally
+                .defaults()
+                .map(|(reason, count)| (reason.word(), count))
+                .collect(),
+            inputs: if unequal { &tally.inputs } else { &[] },
+        }
+    }
+}
+
+/// The cells as one JSON object.
+pub fn json(cells: &[Cell], figures: &[Figures]) -> String {
+    let rows = cells
+        .iter()
+        .zip(figures)
+        .map(|(cell, figures)| Row::new(cell, figures));
+    let report = Report {
+        cells: rows.collect(),
+    };
+    serde_json::to_string(&report).expect("numbers and words can be written as JSON; otherwise this is a bug")
+}
+
+/// The cells, one a line.
+pub fn table(cells: &[Cell], figures: &[Figures]) -> String {
+    let paced = cells.iter().any(|cell| is_unequal(&cell.scenario.paces));
+    let mut columns = vec![
+        Text("policy"),
+        Text("model"),
+        Text("SLO"),
+        Text("noise"),
+        Text("arrivals"),
+        Number("load"),
+        Number("replicas"),
+        Number("seed"),
+        Number("goodput"),
+        Number("bound"),
+        Number("of bound"),
+        Number("mean batch"),
+    ];
+    if paced {
+        columns.push(Text("inputs"));
+    }
+    columns.push(Text("defaults"));
+    let rows = cells.iter().zip(figures);
+    render(&columns, rows.map(|(cell, figures)| line(cell, figures, paced)))
+}
+
+fn line(cell: &Cell, figures: &Figures, paced: bool) -> Vec<String> {
+    let Cell { policy, scenario } = cell;
+    let tally = &figures.tally;
+    let slo = match scenario.slo_mix.as_slice() {
+        [] => millis(scenario.slo).to_string(),
+        mix => join(mix.iter().copied().map(millis), ","),
+    };
+    let replicas = if is_unequal(&scenario.paces) {
+        format!("pace {}", join(&scenario.paces, ","))
+    } else {
+        scenario.paces.len().to_string()
+    };
+    let defaults = tally.defaults();
+    let defaults = join(
+        defaults.map(|(reason, count)| format!("{} {count}", reason.word())),
+        ", ",
+    );
+    let mut line = vec![
+        policy.to_string(),
+        format!("{}+{}n", scenario.cost.fixed_ms, scenario.cost.per_input_ms),
+        slo,
+        scenario.noise.to_string(),
+        scenario.arrivals.kind().to_owned(),
+        scenario.load.to_string(),
+        replicas,
+        scenario.seed.to_string(),
+        format!("{:.4}", figures.goodput),
+        format!("{:.4}", figures.bound),
+        share(figures.goodput / figures.bound),
+        format!("{:.1}", tally.mean_batch()),
+    ];
+    if paced {
+        line.push(join(&tally.inputs, ","));
+    }
+    line.push(defaults);
+    line
+}
+
+/// Policies by parts of the suite.
+pub fn summary_table(summary: &Summary) -> String {
+    let parts = &summary.parts;
+    let columns: Vec<_> = std::iter::once(Text("policy"))
+        .chain(parts.iter().map(|part| Number(part)))
+        .collect();
+    let rows = summary.policies.iter().map(|&policy| {
+        let shares = parts.iter().map(|part| share(summary.share(policy, part)));
+        std::iter::once(policy.to_string()).chain(shares).collect()
+    });
+    render(&columns, rows)
+}
+
+/// A column by its head. Words begin at its left, numbers end at its right.
+#[derive(Clone, Copy)]
+enum Column<'a> {
+    Text(&'a str),
+    Number(&'a str),
+}
+
+use Column::{Number, Text};
+
+impl Column<'_> {
+    fn head(&self) -> &str {
+        match self {
+            Text(head) | Number(head) => head,
+        }
+    }
+
+    fn alignment(&self) -> CellAlignment {
+        match self {
+            Text(_) => CellAlignment::Left,
+            Number(_) => CellAlignment::Right,
+        }
+    }
+}
+
+/// A table without lines: easy on the eye and on `awk`.
+fn render(columns: &[Column<'_>], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(columns.iter().map(Column::head));
+    table.add_rows(rows);
+    for (column, kind) in table.column_iter_mut().zip(columns) {
+        column.set_padding((0, 2));
+        column.set_cell_alignment(kind.alignment());
+    }
+    table.trim_fmt()
+}
+
+/// A share; there is none of nothing.
+fn share(share: f64) -> String {
+    if share.is_finite() {
+        format!("{share:.3}")
+    } else {
+        "-".to_owned()
+    }
+}
+
+fn join<T: ToString>(items: impl IntoIterator<Item = T>, separator: &str) -> String {
+    let items: Vec<_> = items.into_iter().map(|item| item.to_string()).collect();
+    items.join(separator)
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_nanos() as f64 / 1e6
+}
+
+fn is_unequal(paces: &[f64]) -> bool {
+    paces.iter().any(|pace| *pace != 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::policy::PolicyKind;
+    use crate::scenario::{Scenario, example};
+
+    fn cell(scenario: Scenario) -> (Vec<Cell>, Vec<Figures>) {
+        let cell = Cell {
+            policy: PolicyKind::Natural,
+            scenario,
+        };
+        let figures = cell.run();
+        (vec![cell], vec![figures])
+    }
+
+    fn keys(scenario: Scenario) -> Vec<String> {
+        let (cells, figures) = cell(scenario);
+        let report: Value = serde_json::from_str(&json(&cells, &figures)).unwrap();
+        report["cells"][0].as_object().unwrap().keys().cloned().collect()
+    }
+
+    #[test]
+    fn the_keys_of_a_cell_are_these() {
+        let mut expected = vec![
+            "arrivals",
+            "bound",
+            "defaults",
+            "fixed_ms",
+            "goodput",
+            "load",
+            "mean_batch",
+            "noise",
+            "per_input_ms",
+            "policy",
+            "replicas",
+            "seed",
+            "slo_ms",
+        ];
+        assert_eq!(keys(example()), expected);
+        expected.extend(["inputs", "paces", "slo_mix_ms"]);
+        expected.sort_unstable();
+        let special = Scenario {
+            paces: vec![1.0, 2.0],
+            slo_mix: vec![Duration::from_millis(25)],
+            ..example()
+        };
+        assert_eq!(keys(special), expected);
+    }
+
+    #[test]
+    fn numbers_are_written_as_they_were_given_and_outcomes_add_up() {
+        let (cells, figures) = cell(Scenario {
+            slo: Duration::from_micros(300),
+            load: 1.2,
+            ..example()
+        });
+        let report: Value = serde_json::from_str(&json(&cells, &figures)).unwrap();
+        let cell = &report["cells"][0];
+        assert_eq!(cell["slo_ms"], 0.3);
+        assert_eq!(cell["fixed_ms"], 5.0);
+        assert_eq!(cell["load"], 1.2);
+        assert_eq!(cell["goodput"], 0.0);
+        assert_eq!(cell["defaults"], serde_json::json!({"late_reply": 1000}));
+    }
+
+    #[test]
+    fn a_table_has_a_head_and_a_line_for_each_cell() {
+        let (cells, figures) = cell(Scenario {
+            cost: crate::cost::Cost {
+                fixed_ms: 60.0,
+                per_input_ms: 1.0,
+            },
+            ..example()
+        });
+        let table = table(&cells, &figures);
+        let [head, line] = table.lines().collect::<Vec<_>>()[..] else {
+            panic!("{table}")
+        };
+        assert!(head.contains("of bound"), "{head}");
+        assert!(line.starts_with("natural") && line.contains("60+1n"), "{line}");
+        let words: Vec<_> = line.split_whitespace().collect();
+        assert_eq!(
+            words[8..11],
+            ["0.0000", "0.0000", "-"],
+            "nothing of nothing is no number"
+        );
+    }
+}
