@@ -10,6 +10,7 @@ use skysail_tests::suite::Suite;
 mod admin;
 mod bad_input;
 mod bench;
+mod benchmarks;
 mod by_hand;
 mod cli;
 mod cluster;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         .area("bad_input", bad_input::CASES)
         .area("cli", cli::CASES)
         .area("bench", bench::CASES)
+        .area("benchmarks", benchmarks::CASES)
         .area("cluster", cluster::CASES)
         .area("docker", docker::CASES)
         .area("isolation", isolation::CASES)
