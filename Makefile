@@ -1,7 +1,7 @@
 # The front door to building and testing. What takes more than a line is a script under .ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help check fmt lint test binaries images redis-image clean-images
+.PHONY: help check fmt lint test bench bench-readme binaries images redis-image clean-images
 .NOTPARALLEL:
 
 help: ## this list
@@ -20,6 +20,12 @@ lint: ## formatting, clippy and documentation, every warning an error
 
 test: ## get what the tests need (Redis, Docker, images), then run them all
 	@.ci/test
+
+bench: ## measure it on this machine, in some six minutes; ARGS=--quick takes one, ARGS=--help lists more
+	@.ci/bench $(ARGS)
+
+bench-readme: ## the same, and write tables and plot into the README
+	@.ci/bench --readme README.md --plot tests/bench/goodput.svg $(ARGS)
 
 binaries: ## the static release binaries that the images and the end-to-end tests use
 	@.ci/binaries

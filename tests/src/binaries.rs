@@ -1,10 +1,10 @@
 //! Where the programs are that tests start.
 //!
 //! Cargo tells a test only where the binaries of its own package are, and builds no others: they come from
-//! `SKYSAIL_BIN_DIR` (the binaries that also go into the images), or from beside the test itself.
+//! `SKYSAIL_BIN_DIR` (the binaries that also go into the images), or from beside the one that asks.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Names the folder with the programs, if it is not the one beside the tests.
 pub const BIN_DIR: &str = "SKYSAIL_BIN_DIR";
@@ -42,7 +42,11 @@ fn folder() -> PathBuf {
     if let Some(folder) = env::var_os(BIN_DIR).filter(|folder| !folder.is_empty()) {
         return folder.into();
     }
-    // A test is in target/PROFILE/deps, programs are in target/PROFILE.
-    let test = env::current_exe().expect("a process knows its own executable");
-    test.ancestors().nth(2).map(PathBuf::from).unwrap_or_default()
+    // A test is in target/PROFILE/deps, programs are in target/PROFILE; what uses this may be one of either.
+    let own = env::current_exe().expect("a process knows its own executable");
+    let folder = own.parent().unwrap_or(Path::new(""));
+    match folder.parent() {
+        Some(profile) if folder.ends_with("deps") => profile.to_owned(),
+        _ => folder.to_owned(),
+    }
 }

@@ -58,6 +58,8 @@ pub(crate) struct Report {
     late: u64,
     defaulted: u64,
     failed: u64,
+    /// Answers of any kind that came more than 10 ms after the objective.
+    overdue: u64,
     /// The share of the offered queries whose prediction came in time, 0 to 1.
     goodput: f64,
     offered_per_second: f64,
@@ -138,6 +140,7 @@ impl Report {
             late: counts.late,
             defaulted: counts.defaults,
             failed: counts.errors,
+            overdue: tally.overdue,
             goodput: counts.goodput(),
             offered_per_second: per_second(counts.offered()),
             sent_per_second: per_second(tally.sent),
@@ -390,7 +393,7 @@ mod tests {
         let expected = json!({
             "application": "iris", "arrivals": "poisson", "rate": 2.0, "seed": 1, "inputs": "one input",
             "slo_micros": 100_000, "ended": "complete", "duration_seconds": 2.0,
-            "offered": 4, "sent": 3, "in_time": 1, "late": 1, "defaulted": 1, "failed": 1,
+            "offered": 4, "sent": 3, "in_time": 1, "late": 1, "defaulted": 1, "failed": 1, "overdue": 1,
             "goodput": 0.25, "offered_per_second": 2.0, "sent_per_second": 1.5, "in_time_per_second": 0.5,
             "defaults": {"no_replica": 1}, "errors": {"no_connection": 1},
             "latency_micros": {

@@ -13,6 +13,10 @@ const WINDOW_DIGITS: u8 = 2;
 /// Longer than any query is waited for; what took longer counts as this.
 const LONGEST: Duration = Duration::from_secs(3600);
 
+/// An answer, of any kind, that comes more than this after the objective is overdue: a server cannot see what
+/// the way to the client and the client's own scheduling take.
+const GRACE: Duration = Duration::from_millis(10);
+
 /// A plot shows at most so many windows.
 const MOST_WINDOWS: f64 = 120.0;
 /// Fewer queries than this make no percentile worth drawing.
@@ -108,6 +112,8 @@ pub(crate) struct Tally {
     pub(crate) counts: Counts,
     /// How many were sent, whatever became of them.
     pub(crate) sent: u64,
+    /// Predictions and default outputs that came more than [`GRACE`] after the objective.
+    pub(crate) overdue: u64,
     pub(crate) defaults: BTreeMap<String, u64>,
     pub(crate) errors: BTreeMap<Failure, u64>,
     /// Latencies of all answers, in microseconds.
@@ -133,6 +139,7 @@ impl Tally {
             slo,
             counts: Counts::default(),
             sent: 0,
+            overdue: 0,
             defaults: BTreeMap::new(),
             errors: BTreeMap::new(),
             answers: histogram(DIGITS),
@@ -156,6 +163,7 @@ impl Tally {
         if !matches!(query.outcome, Outcome::Failed(_)) {
             self.answers.saturating_record(latency);
             window.answers.saturating_record(latency);
+            self.overdue += u64::from(query.latency > self.slo + GRACE);
         }
         let in_time = query.latency <= self.slo;
         for counts in [&mut self.counts, &mut window.counts] {
@@ -216,6 +224,18 @@ mod tests {
             latency: Duration::from_micros(latency_micros),
             outcome,
         }
+    }
+
+    #[test]
+    fn an_answer_of_any_kind_is_overdue_that_comes_after_the_objective_and_its_grace() {
+        let mut tally = tally(1, 4.0);
+        tally.record(sent(0, 60_000, Outcome::Prediction));
+        assert_eq!(tally.overdue, 0);
+        tally.record(sent(1, 60_001, Outcome::Prediction));
+        tally.record(sent(2, 60_001, Outcome::Default("late_reply".into())));
+        assert_eq!(tally.overdue, 2);
+        tally.record(sent(3, 60_001, Outcome::Failed(Failure::Timeout)));
+        assert_eq!(tally.overdue, 2, "an error is no answer");
     }
 
     #[test]

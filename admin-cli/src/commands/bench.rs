@@ -52,11 +52,12 @@ Without --input or --inputs every query asks something else, so that no cache an
 
 With --output json one object is printed: what was asked for (application, arrivals, rate, seed,
 inputs, slo_micros); ended (complete, trace_ended, interrupted) and duration_seconds; offered, which
-is in_time + late + defaulted + failed, and sent; goodput (0 to 1); offered_, sent_ and
-in_time_per_second; defaults by reason and errors by kind (connection, no_connection, timeout,
-status_N, unreadable, not_sent, interrupted); latency_micros of answers and predictions and
-lateness_micros (p50, p90, p99, p99_9, max; null if there are none); trustworthy, which is false if
-the sender was too late itself; and connections, the most open at once.";
+is in_time + late + defaulted + failed, and sent; overdue, the answers of any kind that came more
+than 10 ms after the SLO; goodput (0 to 1); offered_, sent_ and in_time_per_second; defaults by
+reason and errors by kind (connection, no_connection, timeout, status_N, unreadable, not_sent,
+interrupted); latency_micros of answers and predictions and lateness_micros (p50, p90, p99, p99_9,
+max; null if there are none); trustworthy, which is false if the sender was too late itself; and
+connections, the most open at once.";
 
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]

@@ -11,6 +11,7 @@ mod admin;
 mod bad_input;
 mod batching;
 mod bench;
+mod benchmarks;
 mod by_hand;
 mod cache;
 mod cli;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         .area("bad_input", bad_input::CASES)
         .area("cli", cli::CASES)
         .area("bench", bench::CASES)
+        .area("benchmarks", benchmarks::CASES)
         .area("cluster", cluster::CASES)
         .area("docker", docker::CASES)
         .area("isolation", isolation::CASES)
