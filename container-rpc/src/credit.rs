@@ -4,8 +4,7 @@
 //! waiting or one credit out. That second credit opens only once the batch in hand will end sooner than a
 //! credit needs to be turned into a batch (the round trip): the next batch is then decided as late as
 //! possible, by whichever frontend has the most urgent queries, and the model still never waits for it. For a
-//! model faster than the round trip that is at once; for one that is done before a credit could be written, the
-//! credit travels with the result.
+//! model faster than the round trip that is at once.
 //!
 //! A lone frontend parks its credit until it has work, and announces no demand, which would change nothing. Of
 //! several, only those with demand are granted one, the earliest deadline first; a credit that was parked
@@ -125,12 +124,6 @@ pub enum Step {
 /// at least that fraction of it: one that is wildly wrong neither starves the model nor makes the next batch
 /// wait long inside the container.
 const TRUST: u32 = 4;
-
-/// A batch that takes less is done by the time that a credit of its own was written and read: a message at each
-/// end for nothing, and in the result's way. Its credit waits for the result and crosses in the same write.
-/// Measured with `wrk` against `noop`, this took 10 µs off the median of one connection and a quarter off the
-/// container's processor time with 64; over a slow network the next batch is the larger for it.
-const QUICK: Duration = Duration::from_micros(50);
 
 /// Timers fire up to this much late (tokio's count milliseconds), so credits that wait for one open this
 /// much early: a batch decided a little sooner costs less than a model that waits.
@@ -348,8 +341,7 @@ impl Credits {
             1 => &self.held[0],
             _ => return None,
         };
-        let predicted = computing.predicted.filter(|predicted| *predicted >= QUICK)?;
-        let end = computing.started?.saturating_add(predicted);
+        let end = computing.started?.saturating_add(computing.predicted?);
         let lead = self.streams.get(&stream)?.round_trip.get() + TIMER_SLACK;
         Some(end.saturating_sub(lead))
     }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use skysail_core::backoff::Backoff;
 use skysail_core::catalog::{Catalog, Generation};
 use skysail_core::reconcile::{Patience, Placement};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -26,7 +26,7 @@ use crate::health::Health;
 use crate::http::{BodyReader, Limits};
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
-use crate::query::http::QueryApi;
+use crate::query::http::{QueryApi, QueryServer};
 use crate::query::{QueryService, Routes};
 use crate::reconcile::{Parts, Reconciler, Report};
 use crate::runtime::docker::DockerRuntime;
@@ -35,7 +35,7 @@ use crate::runtime::{ContainerRuntime, RuntimeError};
 use crate::store::embedded::EmbeddedStore;
 use crate::store::redis::RedisStore;
 use crate::store::{MetadataStore, StoreHealth};
-use crate::{admin, http, open_files, query};
+use crate::{admin, http, open_files};
 
 /// Connections to admin REST that may be open at once. They are counted by themselves, so that whoever
 /// operates a frontend gets in however many ask it.
@@ -345,14 +345,14 @@ impl App {
                 bodies: bodies(self.config.body_limit),
                 most_inputs: self.config.queue_bounds.count,
             };
-            let router = query::http::router(Arc::new(api));
+            let server = QueryServer::new(Arc::new(api));
             let limits = Limits {
                 connections: self.config.max_connections,
                 timeouts,
             };
             ending
                 .query_server
-                .spawn(http::serve(listener, router, limits, closing.queries));
+                .spawn(http::serve(listener, server, limits, closing.queries));
         }
         if let Some(listener) = self.listeners.admin {
             let service = AdminService {
@@ -475,23 +475,23 @@ async fn joined(tasks: &mut JoinSet<()>) {
 impl Listeners {
     async fn bind(config: &Config, runtime: &Runtime) -> Result<Self, BuildError> {
         let query = match config.roles.query {
-            true => Some(listen("query REST", config.query_addr, "--query-addr").await?),
+            true => Some(listen("query REST", config.query_addr, "--query-addr")?),
             false => None,
         };
         let admin = match config.roles.control {
-            true => Some(listen("admin REST", config.admin_addr, "--admin-addr").await?),
+            true => Some(listen("admin REST", config.admin_addr, "--admin-addr")?),
             false => None,
         };
         let (mut rpc, mut gateway) = (Vec::new(), None);
         if config.roles.query {
-            let first = listen("container RPC", config.rpc_addr, "--rpc-addr").await?;
+            let first = listen("container RPC", config.rpc_addr, "--rpc-addr")?;
             let port = first
                 .local_addr()
                 .map_or(config.rpc_addr.port(), |addr| addr.port());
             rpc.push(first);
             gateway = runtime.gateway(config).await?.map(|ip| SocketAddr::new(ip, port));
             if let Some(addr) = gateway.filter(|_| config.rpc_addr.ip().is_loopback()) {
-                rpc.push(listen("container RPC", addr, "--rpc-addr").await?);
+                rpc.push(listen("container RPC", addr, "--rpc-addr")?);
             }
         }
         Ok(Self {
@@ -519,13 +519,30 @@ impl Listeners {
     }
 }
 
-async fn listen(what: &'static str, addr: SocketAddr, flag: &'static str) -> Result<TcpListener, BuildError> {
-    TcpListener::bind(addr).await.map_err(|cause| BuildError::Listen {
+fn listen(what: &'static str, addr: SocketAddr, flag: &'static str) -> Result<TcpListener, BuildError> {
+    bound(addr).map_err(|cause| BuildError::Listen {
         what,
         addr,
         flag,
         cause,
     })
+}
+
+/// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`).
+///
+/// When clients come by the hundred in one instant, one that finds no room tries again after a second, long
+/// after its query was due.
+const BACKLOG: u32 = 8192;
+
+fn bound(addr: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match addr {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A port of this server's last life may be taken at once.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
 }
 
 /// An address to dial for one that is bound: all interfaces include loopback.

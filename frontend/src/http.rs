@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::http::header::{CONNECTION, HeaderName};
+use hyper::body::Incoming;
+use hyper::{Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 use tracing::warn;
 
 mod activity;
@@ -18,7 +22,7 @@ mod body;
 mod connection;
 mod warden;
 
-pub use body::{BodyError, BodyReader};
+pub use body::{BodyError, BodyReader, RequestBody};
 pub use warden::Timeouts;
 
 use activity::Activity;
@@ -34,6 +38,21 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// The header of an answer after which nothing more is read: the rest of the request may never come.
 pub const CLOSES: [(HeaderName, &str); 1] = [(CONNECTION, "close")];
 
+/// What answers the requests of a server.
+pub trait Answers: Clone + Send + Sync + 'static {
+    /// Answers one; it always has an answer.
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
+}
+
+impl Answers for Router {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        match self.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}
+
 /// What clients may take of a server.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -46,8 +65,13 @@ pub struct Limits {
 
 /// Serves until `shutdown`, then stops accepting, closes idle connections and waits for the answers under
 /// way. How long it may wait is the caller's decision: dropping the future ends every connection.
-pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) {
-    let connections = Connections::new(router, limits.timeouts);
+pub async fn serve(
+    listener: TcpListener,
+    answers: impl Answers,
+    limits: Limits,
+    shutdown: CancellationToken,
+) {
+    let connections = Connections::new(answers, limits.timeouts);
     let mut door = Door::new(listener, limits.connections);
     let mut warden = Warden::new(limits.timeouts);
     let mut looks = interval(limits.timeouts.look_every());

@@ -75,20 +75,6 @@ fn for_a_model_faster_than_the_round_trip_the_second_credit_opens_at_once() {
 }
 
 #[test]
-fn the_credit_after_a_batch_that_is_done_at_once_goes_with_its_result() {
-    let mut credits = Credits::new();
-    credits.attach(A);
-    credits.step(millis(0));
-    let quick = QUICK - Duration::from_nanos(1);
-    credits.batch(A, arrival(1, quick), millis(5)).unwrap();
-    assert_eq!(credits.step(millis(5)), Step::Wait);
-    // Also if it takes longer than anybody thought.
-    assert_eq!(credits.step(millis(500)), Step::Wait);
-    credits.finish(took(millis(495)), millis(500));
-    assert_eq!(credits.step(millis(500)), grant(A, 2, true));
-}
-
-#[test]
 fn a_credit_that_was_parked_does_not_count_as_a_long_round_trip() {
     let mut credits = Credits::new();
     credits.attach(A);

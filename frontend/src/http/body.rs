@@ -1,14 +1,13 @@
 //! Bodies of requests: read as fast as the client sends, for as long as it does send, or thrown away.
 
+use std::fmt::Display;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::Body as _;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
@@ -42,6 +41,11 @@ pub enum BodyError {
     Broken(String),
 }
 
+/// What bodies come as: hyper's own, or what a router makes of it.
+pub trait RequestBody: hyper::body::Body<Data = Bytes, Error: Display> + Send + Unpin + 'static {}
+
+impl<B: hyper::body::Body<Data = Bytes, Error: Display> + Send + Unpin + 'static> RequestBody for B {}
+
 /// Reads bodies.
 pub struct BodyReader {
     /// The largest that is taken, in bytes.
@@ -54,7 +58,7 @@ pub struct BodyReader {
 
 impl BodyReader {
     /// Reads a body; one that is too large is discarded while the answer goes out.
-    pub async fn read(&self, mut body: Body) -> Result<Bytes, BodyError> {
+    pub async fn read(&self, mut body: impl RequestBody) -> Result<Bytes, BodyError> {
         if body.size_hint().lower() > self.limit as u64 {
             self.discard(body);
             return Err(BodyError::TooLarge(self.limit));
@@ -101,7 +105,7 @@ impl BodyReader {
 
     /// Reads a body that is not wanted and throws it away. A connection closed with unread data is reset,
     /// and the client might never see its answer.
-    pub fn discard(&self, mut body: Body) {
+    pub fn discard(&self, mut body: impl RequestBody) {
         if body.is_end_stream() {
             return;
         }
@@ -139,6 +143,7 @@ async fn right_behind<T>(coming: impl Future<Output = T>) -> Option<T> {
 mod tests {
     use std::convert::Infallible;
 
+    use axum::body::Body;
     use futures::{StreamExt, stream};
 
     use super::*;

@@ -8,18 +8,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::Answers;
 use super::activity::{Activity, Answer, Closing, State};
 use super::warden::Timeouts;
 
@@ -31,13 +30,13 @@ const CLOSING_TIME: Duration = Duration::from_secs(1);
 
 /// Serves connections of one server.
 #[derive(Clone)]
-pub(super) struct Connections {
+pub(super) struct Connections<A> {
     builder: Builder<TokioExecutor>,
-    router: TowerToHyperService<Router>,
+    answers: A,
 }
 
-impl Connections {
-    pub(super) fn new(router: Router, timeouts: Timeouts) -> Self {
+impl<A: Answers> Connections<A> {
+    pub(super) fn new(answers: A, timeouts: Timeouts) -> Self {
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .http2()
@@ -46,16 +45,18 @@ impl Connections {
             // A peer that is gone without a word answers no ping.
             .keep_alive_interval(timeouts.client)
             .keep_alive_timeout(timeouts.client);
-        let router = TowerToHyperService::new(router);
-        Self { builder, router }
+        Self { builder, answers }
     }
 
     /// Serves one connection to its end.
     pub(super) async fn serve(self, stream: TcpStream, activity: Arc<Activity>) {
         let service = service_fn(|request: Request<Incoming>| {
             let open = activity.begin(request.version());
-            let answer = self.router.call(request);
-            async move { Ok::<_, Infallible>(answer.await?.map(|body| Answer { body, _open: open })) }
+            let answers = self.answers.clone();
+            async move {
+                let answer = answers.answer(request).await;
+                Ok::<_, Infallible>(answer.map(|body| Answer { body, _open: open }))
+            }
         });
         let stream = Counted {
             stream,

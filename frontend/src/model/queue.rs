@@ -201,7 +201,7 @@ impl State {
 impl State {
     fn take(
         &mut self,
-        taker: Taker<'_>,
+        taker: &mut Taker<'_>,
         admission: Admission,
         given_up: &mut Vec<(Instant, Waiting)>,
     ) -> Taken {
@@ -480,12 +480,12 @@ impl TaskQueue {
     /// Takes the next batch as the taker's policy decides; it may be empty.
     ///
     /// What the policy gives up is answered here. If queries are left, another batcher is woken.
-    pub fn take(&self, taker: Taker<'_>) -> Taken {
+    pub fn take(&self, mut taker: Taker<'_>) -> Taken {
         let mut given_up = Vec::new();
         let (now, stream) = (taker.now, taker.stream);
         let (taken, wake_another) = {
             let state = &mut *self.waiting.lock();
-            let taken = state.take(taker, self.admission, &mut given_up);
+            let taken = state.take(&mut taker, self.admission, &mut given_up);
             let left = !state.queue.is_empty();
             // A replica that leaves all to others passes on what woke it, if another may be waiting for it.
             let another_is_idle = || {

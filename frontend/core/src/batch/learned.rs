@@ -132,9 +132,10 @@ impl Learned {
         let alone = latency.typical(1);
         let other = |other: &super::Other| Server {
             free: other.free.seconds_after(*start),
-            pace: match other.alone.as_secs_f64() / alone {
-                unknown if unknown == 0.0 => 1.0,
-                pace => pace,
+            pace: if other.alone.is_zero() {
+                1.0
+            } else {
+                other.alone.as_secs_f64() / alone
             },
         };
         outlook.others.extend(others.iter().take(MOST_OTHERS).map(other));
