@@ -408,6 +408,15 @@ mod tests {
     /// A replica that is never without work: a query comes each millisecond, with 50 ms to be answered in.
     /// Returns the sizes of its batches.
     fn saturate(latency: &mut LatencyModel, batches: usize) -> Vec<usize> {
+        saturate_with(latency, batches, cost)
+    }
+
+    /// The same, with batches that take what they are told to.
+    fn saturate_with(
+        latency: &mut LatencyModel,
+        batches: usize,
+        cost: impl Fn(usize) -> Duration,
+    ) -> Vec<usize> {
         let mut policy = Learned::new(NonZeroU32::new(64).unwrap());
         let mut arrivals = Arrivals::default();
         let mut queue = queue([]);
@@ -435,7 +444,7 @@ mod tests {
             }
             let pressed = !queue.is_empty();
             latency.observe(take, cost(take), pressed);
-            now += 5 + take as u64;
+            now += u64::try_from(cost(take).as_millis()).unwrap();
             sizes.push(take);
         }
         sizes
@@ -449,6 +458,17 @@ mod tests {
             sizes[15..].iter().all(|size| (15..=35).contains(size)),
             "{sizes:?}"
         );
+    }
+
+    #[test]
+    fn a_model_whose_time_is_no_line_is_served_with_sizes_that_suit_it() {
+        // Whatever the size, 20 ms: some twenty queries come meanwhile, and all are taken.
+        let sizes = saturate_with(&mut LatencyModel::default(), 100, |_| millis(20));
+        assert!(sizes[50..].iter().all(|size| (18..=30).contains(size)), "{sizes:?}");
+        // 5 ms and a twentieth of the size squared: batches of ten are the best, those of thirty take 50 ms.
+        let square = |size: usize| millis(5 + (size * size) as u64 / 20);
+        let sizes = saturate_with(&mut LatencyModel::default(), 100, square);
+        assert!(sizes[50..].iter().all(|size| (5..=22).contains(size)), "{sizes:?}");
     }
 
     fn anything() -> impl Strategy<Value = Vec<(usize, u64, bool)>> {
