@@ -68,6 +68,11 @@ impl LatencyModel {
         self.ratios.points()[POINTS / 2 - 1]
     }
 
+    /// What to multiply typical times by if four of five batches may take longer.
+    pub fn long_odds(&self) -> f64 {
+        self.ratios.points()[POINTS / 4 - 1]
+    }
+
     /// What to multiply typical times by at the least: hardly a batch is faster.
     pub fn least_ratio(&self) -> f64 {
         self.ratios.points()[0].min(1.0)

@@ -149,9 +149,9 @@ impl Learned {
 
     /// The batches to compare, each with what those after it aim for.
     ///
-    /// They differ in the size aimed for and in how many heads are passed over for it: those that would be
-    /// late in one of ten cases, or only those that are late in every other. Where a query costs little
-    /// beside the batch, a head with a fair chance is worth its place.
+    /// They differ in the size aimed for and in which heads are passed over for it: those that would be late
+    /// in one of ten cases, in every other, or in four of five. Where a query costs little beside the batch,
+    /// even a head with a small chance is worth its place.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_precision_loss,
@@ -163,7 +163,7 @@ impl Learned {
         let due = &outlook.due;
         self.cuts.clear();
         let longest = due.last().copied().unwrap_or_default().max(outlook.horizon);
-        for caution in [latency.caution(), latency.even_odds()] {
+        for caution in [latency.caution(), latency.even_odds(), latency.long_odds()] {
             let most = outlook.fitting(latency, longest, usize::MAX, caution).max(1);
             let kept = outlook.fitting(latency, due[0], due.len(), caution);
             let mut size = 1.0_f64;
@@ -464,11 +464,17 @@ mod tests {
     fn a_model_whose_time_is_no_line_is_served_with_sizes_that_suit_it() {
         // Whatever the size, 20 ms: some twenty queries come meanwhile, and all are taken.
         let sizes = saturate_with(&mut LatencyModel::default(), 100, |_| millis(20));
-        assert!(sizes[50..].iter().all(|size| (18..=30).contains(size)), "{sizes:?}");
+        assert!(
+            sizes[50..].iter().all(|size| (18..=30).contains(size)),
+            "{sizes:?}"
+        );
         // 5 ms and a twentieth of the size squared: batches of ten are the best, those of thirty take 50 ms.
         let square = |size: usize| millis(5 + (size * size) as u64 / 20);
         let sizes = saturate_with(&mut LatencyModel::default(), 100, square);
-        assert!(sizes[50..].iter().all(|size| (5..=22).contains(size)), "{sizes:?}");
+        assert!(
+            sizes[50..].iter().all(|size| (5..=22).contains(size)),
+            "{sizes:?}"
+        );
     }
 
     fn anything() -> impl Strategy<Value = Vec<(usize, u64, bool)>> {
