@@ -140,6 +140,8 @@ struct State {
     last_probe: Option<Instant>,
     /// Its version is gone: nobody will take anything from here.
     closed: bool,
+    /// Whether something came since a replica that took nothing last woke another.
+    changed: bool,
     /// Scratch: what a policy is told of the other replicas.
     others: Vec<Other>,
 }
@@ -191,6 +193,14 @@ impl State {
             return false;
         }
         true
+    }
+
+    /// Whether a replica that leaves all to others shall pass on what woke it: another may be waiting for it.
+    /// Once for what came: it may be the only one that waits, and would wake itself for ever.
+    fn passes_on(&mut self, stream: u64, now: Instant) -> bool {
+        let idle = |member: &Member| member.stream != stream && member.outlook.free <= now;
+        let changed = std::mem::take(&mut self.changed);
+        changed && !self.queue.is_empty() && self.members.iter().any(idle)
     }
 
     fn member(&mut self, stream: u64) -> Option<&mut Member> {
@@ -363,6 +373,7 @@ impl TaskQueue {
                 members: Vec::new(),
                 last_probe: None,
                 closed: false,
+                changed: false,
                 others: Vec::new(),
             }),
             work: Notify::new(),
@@ -432,6 +443,7 @@ impl TaskQueue {
                 return Err((DefaultReason::PredictedLate.into(), waiting.reply));
             }
             let earliest = state.queue.earliest();
+            state.changed = true;
             match state.queue.push(deadline, bytes, waiting) {
                 Ok(place) => (place, earliest.is_none_or(|earliest| deadline < earliest)),
                 Err(Full(waiting)) => return Err((DefaultReason::QueueFull.into(), waiting.reply)),
@@ -450,6 +462,7 @@ impl TaskQueue {
         let mut given_up = Vec::new();
         {
             let mut state = self.waiting.lock();
+            state.changed = true;
             for task in tasks.into_iter().filter(|task| !task.is_abandoned()) {
                 if state.closed || (lost && task.lost_before) {
                     given_up.push(task);
@@ -486,13 +499,10 @@ impl TaskQueue {
         let (taken, wake_another) = {
             let state = &mut *self.waiting.lock();
             let taken = state.take(&mut taker, self.admission, &mut given_up);
-            let left = !state.queue.is_empty();
-            // A replica that leaves all to others passes on what woke it, if another may be waiting for it.
-            let another_is_idle = || {
-                let idle = |member: &Member| member.stream != stream && member.outlook.free <= now;
-                state.members.iter().any(idle)
+            let wake_another = match taken.tasks.is_empty() {
+                true => state.passes_on(stream, now),
+                false => !state.queue.is_empty(),
             };
-            let wake_another = left && (!taken.tasks.is_empty() || another_is_idle());
             (taken, wake_another)
         };
         for (deadline, waiting) in given_up {
@@ -592,7 +602,8 @@ impl TaskQueue {
 mod tests {
     use std::num::NonZeroU32;
 
-    use skysail_core::batch::FixedSize;
+    use futures::FutureExt;
+    use skysail_core::batch::{FixedSize, Learned};
 
     use super::*;
 
@@ -783,6 +794,32 @@ mod tests {
         assert_eq!(refused.reason, DefaultReason::PredictedLate);
         queue.join(2, at(0));
         let _unknown_may_be_faster = queue.push(at(0), at(14), input()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_a_replica_leaves_to_others_wakes_them_once_and_not_itself_for_ever() {
+        let queue = queue(10);
+        let outlook = |free: u64, alone: u64| Other {
+            free: at(free),
+            alone: Duration::from_nanos(alone),
+        };
+        for (stream, outlook) in [(1, outlook(0, 1000)), (2, outlook(0, 10))] {
+            queue.join(stream, at(0));
+            queue.expect(stream, outlook);
+        }
+        let _ticket = queue.push(at(0), at(100), input()).unwrap();
+        queue.work().await;
+        let mut latency = LatencyModel::default();
+        latency.observe(1, Duration::from_nanos(1000), false);
+        let mut policy = Learned::new(NonZeroU32::MIN);
+        for woken in [true, false] {
+            let taker = Taker {
+                stream: 1,
+                ..Taker::without_history(&mut policy, &latency, at(0))
+            };
+            assert!(queue.take(taker).tasks.is_empty());
+            assert_eq!(queue.work().now_or_never().is_some(), woken);
+        }
     }
 
     #[test]
