@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use skysail_scheduling_sim::trace::Trace;
+
 use super::BenchError;
-use super::trace::Trace;
 
 /// The share of time that bursty arrivals spend at their high rate.
 const BURST_SHARE: f64 = 0.15;
@@ -156,10 +157,18 @@ impl Schedule {
 
     /// As many of a trace's first times as the run needs, at the rate. The run ends with them.
     fn of_trace(trace: &Trace, rate: Rate, duration: Duration) -> Self {
-        let (times, ends) = trace.compressed(rate, duration);
+        let wanted = rate.within(duration).round().max(2.0);
+        // A float beyond the file's length saturates, which is what is meant.
+        let times = trace.first(wanted as usize);
+        let lasts = times.len() as f64 / rate.per_second();
+        let span = times.last().copied().unwrap_or_default();
+        // Arrivals that all come at once have no pattern to stretch.
+        let factor = if span > 0.0 { lasts / span } else { 0.0 };
+        let at = |time: &f64| Duration::from_secs_f64(time * factor).min(duration);
+        let times: Vec<_> = times.iter().map(at).collect();
         Self {
             process: Process::Trace(times.into_iter()),
-            duration: duration.min(ends),
+            duration: duration.min(Duration::from_secs_f64(lasts)),
         }
     }
 
@@ -233,6 +242,8 @@ fn exponential(rng: &mut Rng, rate: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     const RATE: Rate = Rate(1000.0);
@@ -297,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_trace_keeps_its_pattern_at_the_wanted_rate() {
-        let trace: Trace = "0\n1\n1.5\n4".parse().unwrap();
+        let trace = Trace::parse(Path::new("file"), "0\n1\n1.5\n4").unwrap();
         let schedule = Schedule::of_trace(&trace, Rate(2.0), Duration::from_secs(10));
         // Four queries at two a second last two seconds: half of the four that they took.
         assert_eq!(schedule.duration(), Duration::from_secs(2));
@@ -307,7 +318,7 @@ mod tests {
 
     #[test]
     fn only_what_the_run_needs_of_a_trace_sets_its_pace() {
-        let trace: Trace = "0\n1\n1.5\n3\n1000".parse().unwrap();
+        let trace = Trace::parse(Path::new("file"), "0\n1\n1.5\n3\n1000").unwrap();
         let schedule = Schedule::of_trace(&trace, Rate(2.0), Duration::from_secs(2));
         assert_eq!(schedule.duration(), Duration::from_secs(2));
         assert_eq!(schedule.map(|time| time.as_secs_f64()).last(), Some(2.0));

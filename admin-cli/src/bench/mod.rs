@@ -4,7 +4,7 @@
 //! the moment at which it *should* have been sent: a stall, of the server or of the sender itself, counts for
 //! every query that it holds up. In reading order:
 //!
-//! - [`arrivals`]: when queries are sent; [`trace`] reads the times of real ones.
+//! - [`arrivals`]: when queries are sent; the simulator's `trace` reads the times of real ones.
 //! - [`inputs`]: what they ask.
 //! - [`sender`]: sends them, over [`connection`]s that it opens as it needs them (as many as there are
 //!   [`descriptors`] for), woken by an [`alarm`].
@@ -12,6 +12,8 @@
 //! - [`report`], [`plot`]: how that is shown.
 
 use std::path::PathBuf;
+
+use skysail_scheduling_sim::trace::InvalidTrace;
 
 mod alarm;
 pub(crate) mod arrivals;
@@ -22,17 +24,13 @@ pub(crate) mod plot;
 pub(crate) mod report;
 pub(crate) mod sender;
 pub(crate) mod tally;
-mod trace;
 
 /// Why nothing can be found out.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BenchError {
     /// A trace cannot be used.
     #[error("{}: {reason}", path.display())]
-    Trace {
-        path: PathBuf,
-        reason: trace::InvalidTrace,
-    },
+    Trace { path: PathBuf, reason: InvalidTrace },
     /// A file of inputs cannot be used.
     #[error("{}: {reason}", path.display())]
     Inputs {

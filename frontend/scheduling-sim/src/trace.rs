@@ -48,7 +48,7 @@ impl Trace {
     }
 
     /// Takes the text of a file for its times.
-    fn parse(file: &Path, text: &str) -> Result<Self, InvalidTrace> {
+    pub fn parse(file: &Path, text: &str) -> Result<Self, InvalidTrace> {
         let first = text.lines().next().unwrap_or_default();
         let column = column_of_times(first)?;
         let lines = text.lines().enumerate().skip(usize::from(column.is_header()));
