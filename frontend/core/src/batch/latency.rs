@@ -133,12 +133,24 @@ impl LatencyModel {
         if self.recent.len() > JUMP_BATCHES {
             self.recent.pop_front();
         }
+        self.forget_slow_start(size, seconds);
         self.follow_jump();
         let line = self.line.get_or_insert_with(|| Line::through(size, seconds));
         let expected = line.at(size);
         self.ratios.push(seconds / expected);
         let counted = seconds.clamp(expected / OUTLIER, expected * OUTLIER);
         line.observe(size, counted, pressed);
+    }
+
+    /// Begins anew with this batch if the first ones took far longer: many models load, compile or fill their
+    /// caches with the first call, and what that took says nothing of those to come.
+    fn forget_slow_start(&mut self, size: f64, seconds: f64) {
+        let is_start = self.recent.len() < JUMP_BATCHES && self.since_jump < JUMP_BATCHES;
+        let is_far_quicker = |line: Line| seconds * OUTLIER < line.at(size);
+        if is_start && self.line.is_some_and(is_far_quicker) {
+            self.line = None;
+            self.ratios = Ratios::default();
+        }
     }
 
     /// Scales the line if the last batches agree on another speed.
@@ -215,6 +227,20 @@ mod tests {
             latency.observe(n + 1, TRUTH.of(n + 1), true);
         }
         assert!(is_close(&latency, 20, TRUTH.of(20)), "{}", latency.typical(20));
+    }
+
+    #[test]
+    fn what_the_first_batch_took_to_load_the_model_is_forgotten_with_the_second() {
+        let mut latency = LatencyModel::default();
+        latency.observe(1, Duration::from_secs(5), true);
+        latency.observe(1, TRUTH.of(1), true);
+        assert!(is_close(&latency, 1, TRUTH.of(1)), "{}", latency.typical(1));
+        // Later on, one quick batch is no more believed than one slow one.
+        for n in 0..20 {
+            latency.observe(n % 5 + 1, TRUTH.of(n % 5 + 1), true);
+        }
+        latency.observe(5, Duration::from_micros(1), true);
+        assert!(latency.typical(5) > 0.7 * TRUTH.of(5).as_secs_f64());
     }
 
     #[test]
