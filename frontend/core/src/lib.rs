@@ -9,7 +9,8 @@
 //! - [`query`]: a query's outcome and the reasons for a default output.
 //! - [`selection`]: which models answer a query, and what is made of their answers.
 //! - [`queue`]: queries waiting for a replica, ordered by deadline.
-//! - [`batch`]: how many of them the next batch takes.
+//! - [`arrivals`]: when they came lately, and how long each was given.
+//! - [`batch`]: how many of them the next batch takes, from learned batch times.
 //! - [`reconcile`]: from desired and observed state to the actions that bring them together.
 //! - [`backoff`]: growing pauses between tries.
 

@@ -16,7 +16,7 @@ pub enum DefaultReason {
     NoReplica,
     /// As many queries wait as are allowed to.
     QueueFull,
-    /// It would be answered after its deadline; known on arrival.
+    /// It would be answered after its deadline; known on arrival, or when a batch was decided without it.
     PredictedLate,
     /// Its deadline passed while it waited.
     ExpiredInQueue,
