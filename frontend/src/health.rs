@@ -52,9 +52,16 @@ impl Health {
         let not_ready = self.service.not_ready();
         let mut reasons: Vec<String> = not_ready.into_iter().map(str::to_owned).collect();
         let mut degraded = Vec::new();
-        if let StoreHealth::Down(why) = &*self.store.borrow() {
-            degraded.push("store");
-            reasons.push(format!("the metadata store cannot be reached: {why}"));
+        match &*self.store.borrow() {
+            StoreHealth::Connecting | StoreHealth::Up => {}
+            StoreHealth::Down(why) => {
+                degraded.push("store");
+                reasons.push(format!("the metadata store cannot be reached: {why}"));
+            }
+            StoreHealth::WentBack(sentence) => {
+                degraded.push("store");
+                reasons.push(sentence.clone());
+            }
         }
         Readiness {
             ready: not_ready.is_none(),

@@ -27,7 +27,7 @@ use std::num::NonZeroU32;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::deployment::{self, BatchSize, DEFAULT_MAX_BATCH, Deployment, VersionSpec};
+use crate::deployment::{self, Autoscale, BatchSize, DEFAULT_MAX_BATCH, Deployment, Replicas, VersionSpec};
 use crate::ids::{ApplicationName, ClusterName, ModelName, ModelVersion, ReplicaId};
 use crate::value::InputType;
 
@@ -94,6 +94,9 @@ pub struct NewVersion {
     /// Whether equal inputs may be answered from the prediction cache.
     #[serde(default = "deployment::yes")]
     pub cache: bool,
+    /// Whether the model's other versions are stopped once this one answers.
+    #[serde(default)]
+    pub replace: bool,
     /// What Skysail runs; none for a version whose containers attach by themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment: Option<Deployment>,
@@ -108,6 +111,7 @@ impl NewVersion {
             batch_size: BatchSize::default(),
             max_batch: None,
             cache: true,
+            replace: false,
             deployment: None,
         }
     }
@@ -127,6 +131,7 @@ impl NewVersion {
             batch_size,
             max_batch: Some(max_batch),
             cache,
+            replace: false,
             deployment,
         }
     }
@@ -159,8 +164,27 @@ pub struct CurrentVersion {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReplicaCount {
-    /// Replicas wanted; 0 stops the version.
-    pub count: u32,
+    /// Replicas wanted; 0 stops the version. Instead of `autoscale`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+    /// Bounds within which the number follows the load. Instead of `count`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscale: Option<Autoscale>,
+}
+
+impl From<Replicas> for ReplicaCount {
+    fn from(replicas: Replicas) -> Self {
+        match replicas {
+            Replicas::Fixed(count) => Self {
+                count: Some(count),
+                autoscale: None,
+            },
+            Replicas::Auto(bounds) => Self {
+                count: None,
+                autoscale: Some(bounds),
+            },
+        }
+    }
 }
 
 /// A model and its versions.

@@ -110,11 +110,17 @@ pub(crate) fn yes() -> bool {
 pub struct Deployment {
     /// A Docker image, or with the process runtime the path of an executable.
     pub image: String,
-    /// Replicas wanted.
+    /// Replicas wanted now. With `autoscale` the control role moves it within those bounds.
     pub replicas: u32,
+    /// Bounds within which the number of replicas follows the load; none for a number chosen by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscale: Option<Autoscale>,
     /// CPUs each replica may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpus: Option<f64>,
+    /// GPUs each replica is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<u32>,
     /// Memory each replica may use, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
@@ -127,6 +133,55 @@ pub struct Deployment {
     pub warm_up: Option<serde_json::Value>,
 }
 
+/// Bounds for a number of replicas that follows the load.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Autoscale {
+    /// The fewest replicas; at least 1.
+    pub min: u32,
+    /// The most replicas; at least `min`.
+    pub max: u32,
+}
+
+/// How many replicas: a number, or bounds written `auto:MIN..MAX`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Replicas {
+    /// Chosen by hand; 0 stops the version.
+    Fixed(u32),
+    /// Follows the load.
+    Auto(Autoscale),
+}
+
+/// A number of replicas that is none.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("`{0}` is no number of replicas: use a number, or auto:MIN..MAX with 1 <= MIN <= MAX (auto:1..8)")]
+pub struct InvalidReplicas(String);
+
+impl fmt::Display for Replicas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(count) => f.pad(&count.to_string()),
+            Self::Auto(Autoscale { min, max }) => f.pad(&format!("auto:{min}..{max}")),
+        }
+    }
+}
+
+impl FromStr for Replicas {
+    type Err = InvalidReplicas;
+    fn from_str(text: &str) -> Result<Self, InvalidReplicas> {
+        let bounds = |text: &str| {
+            let (min, max) = text.split_once("..")?;
+            let (min, max) = (min.parse().ok()?, max.parse().ok()?);
+            (1 <= min && min <= max).then_some(Self::Auto(Autoscale { min, max }))
+        };
+        let parsed = match text.strip_prefix("auto:") {
+            Some(text) => bounds(text),
+            None => text.parse().ok().map(Self::Fixed),
+        };
+        parsed.ok_or_else(|| InvalidReplicas(text.chars().take(80).collect()))
+    }
+}
+
 /// The longest warm-up input, as JSON text: it travels in the container's environment, where Linux takes no
 /// string of more than 128 KiB.
 pub const MAX_WARM_UP_BYTES: usize = 120 * 1024;
@@ -134,6 +189,27 @@ pub const MAX_WARM_UP_BYTES: usize = 120 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replicas_are_a_number_or_bounds() {
+        let auto = Replicas::Auto(Autoscale { min: 1, max: 8 });
+        assert_eq!("auto:1..8".parse(), Ok(auto));
+        assert_eq!(auto.to_string(), "auto:1..8");
+        assert_eq!("3".parse(), Ok(Replicas::Fixed(3)));
+        for bad in [
+            "",
+            "-1",
+            "auto",
+            "auto:",
+            "auto:0..3",
+            "auto:3..2",
+            "auto:1-3",
+            "many",
+        ] {
+            let error = bad.parse::<Replicas>().unwrap_err().to_string();
+            assert!(error.contains("auto:MIN..MAX"), "{error}");
+        }
+    }
 
     #[test]
     fn a_batch_size_is_a_word_or_a_number_also_in_json() {

@@ -176,6 +176,20 @@ impl FromStr for ModelId {
     }
 }
 
+impl Serialize for ModelId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ModelId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
 /// Names one replica in its cluster, for as long as its place exists: a replacement in the same place
 /// carries the same id, and its registration supersedes the one before.
 ///

@@ -9,6 +9,7 @@ use skysail_proto::admin::{
     API_PREFIX, Application, ApplicationPatch, CurrentVersion, Model, NewApplication, NewVersion, Replica,
     ReplicaCount, Status, Version,
 };
+use skysail_proto::deployment::Replicas;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName};
 
 use super::{Answer, Api, ClientError, admin_refusal, http_client, read_body, send};
@@ -138,7 +139,8 @@ impl AdminClient {
 
     pub(crate) async fn scale(&self, id: &ModelId, count: u32) -> Result<Answer<Version>, ClientError> {
         let path = format!("{}/replicas", version_path(id));
-        self.send_json(Method::PUT, &path, &ReplicaCount { count }).await
+        self.send_json(Method::PUT, &path, &ReplicaCount::from(Replicas::Fixed(count)))
+            .await
     }
 
     pub(crate) async fn logs(&self, id: &ModelId, tail: u32, follow: bool) -> Result<LogStream, ClientError> {

@@ -62,8 +62,21 @@ pub struct Model {
     pub name: ModelName,
     /// The version that answers queries that do not pin one.
     pub current_version: ModelVersion,
+    /// The change of versions that is under way, until every frontend answers with the current version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
     /// All registered versions; `current_version` is one of them.
     pub versions: BTreeMap<ModelVersion, Version>,
+}
+
+/// A change of versions under way: frontends answer with the old version until the current one is ready.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Rollout {
+    /// The version that answered when the change was asked for.
+    pub from: ModelVersion,
+    /// Whether the model's other versions are to be stopped at its end.
+    #[serde(default)]
+    pub replace: bool,
 }
 
 impl Model {

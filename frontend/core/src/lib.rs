@@ -6,6 +6,7 @@
 //!
 //! - [`time`]: points in time, as numbers.
 //! - [`catalog`]: desired state as an immutable snapshot, and the changes that lead to the next one.
+//! - [`cluster`]: what the frontends of a cluster tell each other.
 //! - [`query`]: a query's outcome and the reasons for a default output.
 //! - [`selection`]: which models answer a query, and what is made of their answers.
 //! - [`queue`]: queries waiting for a replica, ordered by deadline.
@@ -20,6 +21,7 @@ pub mod arrivals;
 pub mod backoff;
 pub mod batch;
 pub mod catalog;
+pub mod cluster;
 pub mod query;
 pub mod queue;
 pub mod reconcile;

@@ -237,7 +237,7 @@ async fn scale(
     JsonBody(wanted): JsonBody<ReplicaCount>,
 ) -> Answer {
     let id = ModelId::new(name, version);
-    let catalog = api.service.scale(&id, wanted.count).await?;
+    let catalog = api.service.scale(&id, wanted).await?;
     Ok(Json(api.service.version(&catalog, &id)?).into_response())
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::de::DeserializeSeed;
 use skysail_core::catalog::{Application, Catalog, Change, Generation, Model, Version};
-use skysail_proto::admin::{ApplicationPatch, NewApplication, NewVersion};
-use skysail_proto::deployment::MAX_WARM_UP_BYTES;
+use skysail_proto::admin::{ApplicationPatch, NewApplication, NewVersion, ReplicaCount};
+use skysail_proto::deployment::{Autoscale, MAX_WARM_UP_BYTES, Replicas};
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
 use skysail_proto::value::{InputSeed, InputType};
@@ -63,8 +63,8 @@ impl AdminError {
 impl From<StoreError> for AdminError {
     fn from(error: StoreError) -> Self {
         let code = match error {
-            StoreError::Conflict { .. } => ErrorCode::Conflict,
-            StoreError::Unavailable(_) => ErrorCode::Unavailable,
+            StoreError::Conflict { .. } | StoreError::Fenced(_) => ErrorCode::Conflict,
+            StoreError::Unavailable(_) | StoreError::HeldBack(_) => ErrorCode::Unavailable,
             StoreError::Corrupt(_) => ErrorCode::Internal,
         };
         Self::new(code, error.to_string())
@@ -257,7 +257,7 @@ impl AdminService {
                 let mut versions = catalog.models.get(name).map(|model| model.versions.clone()).unwrap_or_default();
                 versions.insert(new.version.clone(), version);
                 let current_version = new.version.clone();
-                Ok(vec![Change::PutModel(Model { name: name.clone(), current_version, versions })])
+                Ok(vec![Change::PutModel(Model { name: name.clone(), current_version, rollout: None, versions })])
             })
             .await?;
         self.report.forgive(&id);
@@ -320,8 +320,8 @@ impl AdminService {
     }
 
     /// Chooses how many replicas a version has.
-    pub async fn scale(&self, id: &ModelId, count: u32) -> Result<Arc<Catalog>, AdminError> {
-        check_replicas(count)?;
+    pub async fn scale(&self, id: &ModelId, wanted: ReplicaCount) -> Result<Arc<Catalog>, AdminError> {
+        let wanted = wanted_replicas(wanted)?;
         let catalog = self
             .change(|catalog| {
                 let mut model = Model::clone(model(catalog, &id.name)?);
@@ -336,7 +336,16 @@ impl AdminService {
                     );
                     return Err(conflict(detail));
                 };
-                deployment.replicas = count;
+                match wanted {
+                    Replicas::Fixed(count) => {
+                        deployment.replicas = count;
+                        deployment.autoscale = None;
+                    }
+                    Replicas::Auto(bounds) => {
+                        deployment.replicas = deployment.replicas.clamp(bounds.min, bounds.max);
+                        deployment.autoscale = Some(bounds);
+                    }
+                }
                 Ok(vec![Change::PutModel(model)])
             })
             .await?;
@@ -371,11 +380,40 @@ fn check_replicas(count: u32) -> Result<(), AdminError> {
     )))
 }
 
+fn check_autoscale(bounds: Autoscale) -> Result<(), AdminError> {
+    let Autoscale { min, max } = bounds;
+    if min == 0 || max < min {
+        return Err(invalid(format!(
+            "autoscale from {min} to {max} replicas: the fewest are at least 1 and at most as many as the most"
+        )));
+    }
+    check_replicas(max)
+}
+
+fn wanted_replicas(wanted: ReplicaCount) -> Result<Replicas, AdminError> {
+    match (wanted.count, wanted.autoscale) {
+        (Some(count), None) => check_replicas(count).map(|()| Replicas::Fixed(count)),
+        (None, Some(bounds)) => check_autoscale(bounds).map(|()| Replicas::Auto(bounds)),
+        _ => Err(invalid(
+            r#"give either a count, as in {"count": 3}, or bounds, as in {"autoscale": {"min": 1, "max": 8}}"#.into(),
+        )),
+    }
+}
+
 fn check_deployment(new: &NewVersion) -> Result<(), AdminError> {
     let Some(deployment) = &new.deployment else {
         return Ok(());
     };
     check_replicas(deployment.replicas)?;
+    if let Some(bounds) = deployment.autoscale {
+        check_autoscale(bounds)?;
+        if !(bounds.min..=bounds.max).contains(&deployment.replicas) {
+            return Err(invalid(format!(
+                "replicas is {}, outside of autoscale's {} to {}: start with a number within",
+                deployment.replicas, bounds.min, bounds.max
+            )));
+        }
+    }
     if deployment.image.trim().is_empty() {
         return Err(invalid(
             "the image is empty: name a Docker image, or an executable's path".into(),

@@ -196,7 +196,7 @@ impl AdminService {
         let error = match &*self.store.health().borrow() {
             StoreHealth::Up => None,
             StoreHealth::Connecting => Some("it was not reached yet".to_owned()),
-            StoreHealth::Down(why) => Some(why.clone()),
+            StoreHealth::Down(why) | StoreHealth::WentBack(why) => Some(why.clone()),
         };
         StoreStatus {
             kind: self.info.store_kind.into(),

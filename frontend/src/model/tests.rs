@@ -18,6 +18,7 @@ fn catalog(spec: &VersionSpec, registered_at: i64) -> Catalog {
     let model = Model {
         name: id().name,
         current_version: id().version,
+        rollout: None,
         versions: [(id().version, version)].into(),
     };
     Catalog::default().with(&[Change::PutModel(model)], Generation::default())

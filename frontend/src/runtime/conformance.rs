@@ -331,6 +331,7 @@ impl Subject {
             input_type: InputType::Doubles,
             image: self.image.clone(),
             cpus: None,
+            gpus: None,
             memory_bytes: None,
             env: script(commands),
             digest: "digest-of-the-specification".into(),

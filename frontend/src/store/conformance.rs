@@ -374,6 +374,8 @@ fn model(name: &str) -> Model {
     let deployment = Deployment {
         image: "example/iris:1".into(),
         replicas: 3,
+        autoscale: None,
+        gpus: None,
         cpus: Some(0.1),
         memory_bytes: Some(1 << 30),
         env: [("GREETING".to_owned(), "grüezi = \"hi\"".to_owned())].into(),
@@ -383,6 +385,7 @@ fn model(name: &str) -> Model {
     Model {
         name: model_name(name),
         current_version: name_of("2.1-RC1"),
+        rollout: None,
         versions: [
             (name_of("1"), version(Some(deployment))),
             (name_of("2.1-RC1"), version(None)),

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -19,11 +20,13 @@ use redb::{
     TableHandle,
 };
 use skysail_core::catalog::{Catalog, Change, Generation};
+use skysail_core::cluster::Lease;
 use tokio::sync::watch;
 use tracing::{error, info};
 
 use super::document::{self, Documents, Edit, Kind, SCHEMA};
-use super::{MetadataStore, StoreError, StoreHealth};
+use super::local::Local;
+use super::{Announced, Leased, MetadataStore, Settle, StoreError, StoreHealth};
 
 /// What is known of the file itself, by the keys below.
 const ABOUT: TableDefinition<&str, &str> = TableDefinition::new("about");
@@ -108,6 +111,8 @@ struct StoreFile {
     database: Mutex<Option<Database>>,
     catalog: watch::Sender<Option<Arc<Catalog>>>,
     health: watch::Sender<StoreHealth>,
+    /// What one process tells itself.
+    local: Local,
 }
 
 impl EmbeddedStore {
@@ -123,6 +128,7 @@ impl EmbeddedStore {
             database: Mutex::new(Some(database)),
             catalog: watch::Sender::new(Some(Arc::new(catalog))),
             health: watch::Sender::new(StoreHealth::Up),
+            local: Local::default(),
         };
         Ok(Self { file: Arc::new(file) })
     }
@@ -142,7 +148,13 @@ impl EmbeddedStore {
 
 #[async_trait]
 impl MetadataStore for EmbeddedStore {
-    async fn commit(&self, changes: Vec<Change>, expected: &Generation) -> Result<Arc<Catalog>, StoreError> {
+    async fn commit_under(
+        &self,
+        _lease: Option<&Lease>,
+        changes: Vec<Change>,
+        expected: &Generation,
+    ) -> Result<Arc<Catalog>, StoreError> {
+        // One process has the file, and with it the lease.
         let expected = expected.clone();
         self.blocking(move |file| file.commit(&changes, expected)).await
     }
@@ -157,6 +169,34 @@ impl MetadataStore for EmbeddedStore {
 
     async fn next_query_block(&self) -> Result<u64, StoreError> {
         self.blocking(StoreFile::next_query_block).await
+    }
+
+    async fn announce(&self, id: &str, document: String, _ttl: Duration) -> Result<(), StoreError> {
+        self.file.local.announce(id, document);
+        Ok(())
+    }
+
+    async fn withdraw(&self, id: &str) -> Result<(), StoreError> {
+        self.file.local.withdraw(id);
+        Ok(())
+    }
+
+    fn announced(&self) -> watch::Receiver<Announced> {
+        self.file.local.announced()
+    }
+
+    async fn take_lease(&self, holder: &str, _ttl: Duration) -> Result<Leased, StoreError> {
+        Ok(self.file.local.take_lease(holder))
+    }
+
+    async fn release_lease(&self, _lease: &Lease) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn settle(&self, _how: Settle) -> Result<Arc<Catalog>, StoreError> {
+        Err(StoreError::HeldBack(
+            "the metadata store has lost nothing: there is nothing to settle".into(),
+        ))
     }
 }
 

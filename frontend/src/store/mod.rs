@@ -3,16 +3,20 @@
 //! One trait, two implementations, one list of promises that both are held to (`conformance`, compiled
 //! for tests only). How documents are written down is shared by both (`document`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use skysail_core::catalog::{Catalog, Change, Generation};
+use skysail_core::cluster::Lease;
 use tokio::sync::watch;
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod document;
 pub mod embedded;
+mod local;
 pub mod redis;
 
 /// Desired state, shared by all frontends of a cluster.
@@ -22,7 +26,18 @@ pub trait MetadataStore: Send + Sync + 'static {
     ///
     /// Once it returns, the write is as durable as this store can make it, and [`Self::watch`] already
     /// shows the snapshot that contains it.
-    async fn commit(&self, changes: Vec<Change>, expected: &Generation) -> Result<Arc<Catalog>, StoreError>;
+    async fn commit(&self, changes: Vec<Change>, expected: &Generation) -> Result<Arc<Catalog>, StoreError> {
+        self.commit_under(None, changes, expected).await
+    }
+
+    /// The same; with a lease, only while that lease is the newest: what a control role decides is worth
+    /// nothing once another acts.
+    async fn commit_under(
+        &self,
+        lease: Option<&Lease>,
+        changes: Vec<Change>,
+        expected: &Generation,
+    ) -> Result<Arc<Catalog>, StoreError>;
 
     /// The newest snapshot, and every one after it; `None` until the first was read.
     fn watch(&self) -> watch::Receiver<Option<Arc<Catalog>>>;
@@ -32,6 +47,46 @@ pub trait MetadataStore: Send + Sync + 'static {
 
     /// Takes the next number of the cluster's counter of query-id blocks; none is ever given twice.
     async fn next_query_block(&self) -> Result<u64, StoreError>;
+
+    /// Tells the cluster's frontends what frontend `id` sees; forgotten after `ttl` unless told again.
+    /// [`Self::announced`] shows it when this returns.
+    async fn announce(&self, id: &str, document: String, ttl: Duration) -> Result<(), StoreError>;
+
+    /// Takes an announcement back: its frontend is going.
+    async fn withdraw(&self, id: &str) -> Result<(), StoreError>;
+
+    /// The newest announcements, by frontend. While the store cannot be reached they stay as they were.
+    fn announced(&self) -> watch::Receiver<Announced>;
+
+    /// Takes the control role's lease for `ttl`, or renews it; tells who has it if it is another's.
+    async fn take_lease(&self, holder: &str, ttl: Duration) -> Result<Leased, StoreError>;
+
+    /// Gives a lease back before its time. One that is another's by now is left alone.
+    async fn release_lease(&self, lease: &Lease) -> Result<(), StoreError>;
+
+    /// Decides what to do about a store that lost something ([`StoreHealth::WentBack`]).
+    async fn settle(&self, how: Settle) -> Result<Arc<Catalog>, StoreError>;
+}
+
+/// What frontends announced, by their ids.
+pub type Announced = Arc<BTreeMap<String, String>>;
+
+/// The answer to a wish for the control role's lease.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Leased {
+    /// It is the asker's.
+    Held(Lease),
+    /// It is another's.
+    HeldBy(String),
+}
+
+/// What to do about a store that lost something.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Settle {
+    /// Write the snapshot that is held back to it.
+    Restore,
+    /// Follow it as it is.
+    Accept,
 }
 
 /// Why the store did not do as asked.
@@ -48,6 +103,12 @@ pub enum StoreError {
     /// It cannot be reached; nothing was written as far as is known.
     #[error("the metadata store cannot be reached: {0}")]
     Unavailable(String),
+    /// The lease that the write was made under is another's by now.
+    #[error("the control role's lease is held by `{0}` by now: nothing was written")]
+    Fenced(String),
+    /// It lost something, and a person has to decide.
+    #[error("{0}")]
+    HeldBack(String),
     /// What it holds cannot be understood.
     #[error("the metadata store holds something this version cannot read: {0}")]
     Corrupt(String),
@@ -62,4 +123,7 @@ pub enum StoreHealth {
     Up,
     /// It does not; queries go on from the last snapshot.
     Down(String),
+    /// It answers, but it lost something that the snapshot held here has: it is empty, or of before. It is
+    /// not followed until a person decides ([`MetadataStore::settle`]); in a sentence.
+    WentBack(String),
 }

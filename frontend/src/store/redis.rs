@@ -28,6 +28,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use skysail_core::backoff::Backoff;
 use skysail_core::catalog::{Catalog, Change, Generation};
+use skysail_core::cluster::Lease;
 use skysail_proto::ids::ClusterName;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -36,7 +37,8 @@ use tracing::{info, warn};
 
 use self::session::{Endpoint, Failure, Session};
 use super::document::first_query_block;
-use super::{MetadataStore, StoreError, StoreHealth};
+use super::local::Local;
+use super::{Announced, Leased, MetadataStore, Settle, StoreError, StoreHealth};
 
 mod session;
 
@@ -55,6 +57,8 @@ pub struct RedisStore {
     requests: mpsc::Sender<Request>,
     catalog: watch::Receiver<Option<Arc<Catalog>>>,
     health: watch::Receiver<StoreHealth>,
+    /// Interim: what belongs in Redis.
+    local: Local,
     _follower: AbortOnDropHandle<()>,
 }
 
@@ -91,6 +95,7 @@ impl RedisStore {
             requests,
             catalog: catalog_seen,
             health: health_seen,
+            local: Local::default(),
             _follower: AbortOnDropHandle::new(tokio::spawn(follower.run())),
         })
     }
@@ -108,7 +113,12 @@ impl RedisStore {
 
 #[async_trait]
 impl MetadataStore for RedisStore {
-    async fn commit(&self, changes: Vec<Change>, expected: &Generation) -> Result<Arc<Catalog>, StoreError> {
+    async fn commit_under(
+        &self,
+        _lease: Option<&Lease>,
+        changes: Vec<Change>,
+        expected: &Generation,
+    ) -> Result<Arc<Catalog>, StoreError> {
         let expected = expected.clone();
         self.ask(|reply| Request::Commit {
             changes,
@@ -128,6 +138,34 @@ impl MetadataStore for RedisStore {
 
     async fn next_query_block(&self) -> Result<u64, StoreError> {
         self.ask(|reply| Request::QueryBlock { reply }).await
+    }
+
+    async fn announce(&self, id: &str, document: String, _ttl: Duration) -> Result<(), StoreError> {
+        self.local.announce(id, document);
+        Ok(())
+    }
+
+    async fn withdraw(&self, id: &str) -> Result<(), StoreError> {
+        self.local.withdraw(id);
+        Ok(())
+    }
+
+    fn announced(&self) -> watch::Receiver<Announced> {
+        self.local.announced()
+    }
+
+    async fn take_lease(&self, holder: &str, _ttl: Duration) -> Result<Leased, StoreError> {
+        Ok(self.local.take_lease(holder))
+    }
+
+    async fn release_lease(&self, _lease: &Lease) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn settle(&self, _how: Settle) -> Result<Arc<Catalog>, StoreError> {
+        Err(StoreError::HeldBack(
+            "the metadata store has lost nothing: there is nothing to settle".into(),
+        ))
     }
 }
 

@@ -129,6 +129,8 @@ pub(super) async fn deploy(session: &Session, arguments: DeployArguments) -> Res
     let deployment = Deployment {
         image: located(session, arguments.image).await?,
         replicas: arguments.replicas,
+        autoscale: None,
+        gpus: None,
         cpus: arguments.cpus,
         memory_bytes: arguments.memory,
         env: arguments.env.into_iter().collect(),

@@ -43,6 +43,8 @@ pub struct ReplicaSpec {
     pub image: String,
     /// CPUs it may use.
     pub cpus: Option<f64>,
+    /// GPUs it is given.
+    pub gpus: Option<u32>,
     /// Memory it may use, in bytes.
     pub memory_bytes: Option<u64>,
     /// Its whole environment, the `SKYSAIL_…` variables included.

@@ -35,6 +35,7 @@ pub fn replica_spec(
         input_type: version.spec.input_type,
         image: deployment.image.clone(),
         cpus: deployment.cpus,
+        gpus: deployment.gpus,
         memory_bytes: deployment.memory_bytes,
         digest: digest(version, deployment),
     })
@@ -77,7 +78,9 @@ fn digest(version: &Version, deployment: &Deployment) -> String {
     let Deployment {
         image,
         replicas: _,
+        autoscale: _,
         cpus,
+        gpus,
         memory_bytes,
         env,
         warm_up,
@@ -90,9 +93,12 @@ fn digest(version: &Version, deployment: &Deployment) -> String {
         "memory_bytes": memory_bytes,
         "env": env,
     });
+    // Only where there is one, so that containers of an earlier release still fit after an upgrade.
     if let Some(input) = warm_up {
-        // Only where there is one, so that containers of an earlier release still fit after an upgrade.
         fitting["warm_up"] = input.clone();
+    }
+    if let Some(gpus) = gpus {
+        fitting["gpus"] = (*gpus).into();
     }
     format!("{:016x}", fnv1a(fitting.to_string().as_bytes()))
 }

@@ -36,6 +36,8 @@ fn version(image: &str, replicas: u32) -> Version {
     let deployment = Deployment {
         image: image.into(),
         replicas,
+        autoscale: None,
+        gpus: None,
         cpus: None,
         memory_bytes: None,
         env: BTreeMap::new(),
@@ -61,6 +63,7 @@ fn catalog(models: &[(&str, &str, u32)]) -> Catalog {
         Change::PutModel(Model {
             name: name.parse().unwrap(),
             current_version,
+            rollout: None,
             versions,
         })
     });
