@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use skysail_core::backoff::Backoff;
 use skysail_core::catalog::{Catalog, Generation};
+use skysail_core::cluster::FrontendView;
 use skysail_core::reconcile::{Patience, Placement};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Mutex, watch};
@@ -18,6 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::AdminService;
 use crate::admin::http::{AdminApi, BODY_BYTES};
+use crate::admin::observed::Views;
 use crate::admin::view::FrontendInfo;
 use crate::clock::Clock;
 use crate::config::{Config, RuntimeKind, StoreLocation, without_password};
@@ -356,6 +358,7 @@ impl App {
         }
         if let Some(listener) = self.listeners.admin {
             let service = AdminService {
+                views: own_view_only(&self.store, &self.models, &info),
                 store: self.store,
                 followed,
                 models: self.models,
@@ -403,6 +406,34 @@ impl App {
                 Runtime::None => RuntimeKind::None.name(),
             },
         }
+    }
+}
+
+/// The view of a frontend that knows of no others.
+fn own_view_only(store: &Arc<dyn MetadataStore>, models: &Arc<ModelTable>, info: &FrontendInfo) -> Views {
+    let (catalog, replicas, info) = (store.watch(), models.replicas().clone(), info.clone());
+    let own = move || {
+        let catalog = catalog.borrow().clone().unwrap_or_default();
+        let named = |addr: &str| (!addr.is_empty()).then(|| addr.to_owned());
+        let serving = catalog.models.values();
+        FrontendView {
+            id: info.id.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            started_at: info.started_at,
+            query_addr: named(&info.query_addr),
+            admin_addr: named(&info.admin_addr),
+            rpc_addr: named(&info.rpc_addr),
+            generation: catalog.generation.clone(),
+            serving: serving
+                .map(|model| (model.name.clone(), model.current_version.clone()))
+                .collect(),
+            replicas: replicas.all().iter().map(|replica| replica.view()).collect(),
+            ..FrontendView::default()
+        }
+    };
+    Views {
+        announced: watch::channel(Arc::default()).1,
+        own: Box::new(own),
     }
 }
 
