@@ -256,6 +256,9 @@ pub struct Version {
     pub replicas_desired: Option<u32>,
     /// Replicas that are attached to at least one frontend and answer.
     pub replicas_attached: u32,
+    /// Those of them that are attached to every frontend that takes queries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas_everywhere: Option<u32>,
     /// What is asked of it, at all frontends together.
     #[serde(default)]
     pub load: Load,

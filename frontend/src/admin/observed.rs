@@ -89,12 +89,23 @@ impl Observed {
 
     /// Replicas of a version that are attached somewhere and take work.
     pub fn attached(&self, id: &ModelId) -> u32 {
-        let works = |sights: &&Vec<Sight<'_>>| {
-            let mut sights = sights.iter().map(|sight| sight.replica);
-            sights.any(|replica| replica.model == *id && !replica.draining)
-        };
-        let count = self.by_replica().values().filter(works).count();
-        u32::try_from(count).unwrap_or(u32::MAX)
+        self.count(id, |seen_by| seen_by > 0)
+    }
+
+    /// Those of them that are attached to every frontend that takes queries.
+    pub fn attached_everywhere(&self, id: &ModelId) -> u32 {
+        let frontends = self.taking_queries().count();
+        self.count(id, |seen_by| seen_by > 0 && seen_by >= frontends)
+    }
+
+    /// Replicas of a version that take work at so many frontends as are `enough`.
+    fn count(&self, id: &ModelId, enough: impl Fn(usize) -> bool) -> u32 {
+        let works = |sight: &&Sight<'_>| sight.replica.model == *id && !sight.replica.draining;
+        let replicas = self.by_replica();
+        let counted = replicas
+            .values()
+            .filter(|sights| enough(sights.iter().filter(works).count()));
+        u32::try_from(counted.count()).unwrap_or(u32::MAX)
     }
 
     /// What is asked of a version everywhere.
@@ -270,7 +281,11 @@ pub(super) mod tests {
         assert_eq!(both.attached_at.to_string(), "2026-01-01T00:00:00Z");
         assert_eq!((both.fixed_micros, both.p99_micros), (Some(5000.0), Some(9000)));
         assert_eq!(replicas[1].fixed_micros, None);
-        assert_eq!(observed.attached(&"m:1".parse().unwrap()), 2);
+        let id = "m:1".parse().unwrap();
+        assert_eq!(
+            (observed.attached(&id), observed.attached_everywhere(&id)),
+            (2, 1)
+        );
     }
 
     #[test]

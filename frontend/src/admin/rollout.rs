@@ -108,6 +108,7 @@ mod tests {
             progress: None,
             replicas_desired: desired,
             replicas_attached: attached,
+            replicas_everywhere: Some(attached),
             load: admin::Load::default(),
             autoscaling: None,
             containers: vec![],

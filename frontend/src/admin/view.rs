@@ -132,6 +132,7 @@ impl AdminService {
             registered_at: version.registered_at,
             progress: report.progress,
             replicas_attached: attached,
+            replicas_everywhere: Some(observed.attached_everywhere(id)),
             load: observed.load(id),
             autoscaling: None,
             containers: self.report.containers(id),
