@@ -414,28 +414,50 @@ async fn one_frontend_by_two_addresses_does_not_make_a_container_end() {
 }
 
 #[tokio::test]
-async fn frontends_that_join_are_dialled_and_those_that_leave_are_left() {
-    let (mut first, mut second, mut third) = (
-        Frontend::start().await,
-        Frontend::start().await,
-        Frontend::start().await,
-    );
-    let _container = Container::start(&[&first, &second]);
+async fn frontends_that_join_are_dialled_and_those_that_are_gone_only_when_they_are_named_again() {
+    let (mut first, mut second) = (Frontend::start().await, Frontend::start().await);
+    let gone = Frontend::start().await;
+    let address = gone.address.to_string();
+    drop(gone);
+    let _container = Container::dialling(vec![first.address.to_string(), address.clone()]);
     let mut stays = first.attached().await;
-    let mut goes = second.attached().await;
-    let addresses = vec![first.address.to_string(), third.address.to_string()];
+    let named = |others: &[&Frontend]| FrontendsChanged {
+        addresses: others.iter().map(|other| other.address.to_string()).collect(),
+    };
     stays
-        .send(FromFrontend::FrontendsChanged(FrontendsChanged { addresses }))
+        .send(FromFrontend::FrontendsChanged(named(&[&first, &second])))
         .await;
-    third.attached().await;
-    // It may have parked a credit, which it is asked for.
-    loop {
-        match goes.next().await {
-            Some(FromContainer::Recall(recall)) => goes.return_credit(recall.sequence).await,
-            Some(_) => {}
-            None => break,
+    let _second = second.attached().await;
+    // The address that was left is dialled again once it is named again.
+    let mut back = Frontend::start_on(&address, Server::builder()).await;
+    stays
+        .send(FromFrontend::FrontendsChanged(named(&[&first, &second, &back])))
+        .await;
+    back.attached().await;
+}
+
+#[tokio::test]
+async fn a_frontend_that_is_there_is_not_left_on_the_word_of_another() {
+    let (mut first, mut second) = (Frontend::start().await, Frontend::start().await);
+    let _container = Container::start(&[&first, &second]);
+    let (mut one, mut other) = (first.attached().await, second.attached().await);
+    let addresses = vec![first.address.to_string()];
+    one.send(FromFrontend::FrontendsChanged(FrontendsChanged { addresses }))
+        .await;
+    one.heard().await;
+    other.demand(Duration::from_secs(1)).await;
+    let credit = loop {
+        tokio::select! {
+            credit = other.credit() => break credit,
+            said = one.next() => match said {
+                Some(FromContainer::Credit(credit)) if !credit.park => one.return_credit(credit.sequence).await,
+                Some(FromContainer::Recall(recall)) => one.return_credit(recall.sequence).await,
+                _ => {}
+            }
         }
-    }
+    };
+    other.send_texts(credit, &["still served"]).await;
+    assert_eq!(texts(&other.result().await.0), "still served");
 }
 
 #[tokio::test]
