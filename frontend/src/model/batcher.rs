@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::queue::{Taken, Taker, Task, Unanswered};
 use super::replica::{Order, Replica};
-use super::sent::{Sent, SentBatch};
+use super::sent::{Outgoing, Sent, SentBatch};
 use super::{MAX_BATCH_BYTES, ModelHandle};
 use crate::clock::Clock;
 
@@ -186,9 +186,15 @@ impl Batcher {
         self.replica.in_flight.fetch_add(1, Ordering::Relaxed);
         match self.stream.send_batch(batch) {
             Ok(id) => {
-                let patience = Patience::with(&self.latency, tasks.len());
-                let sent = SentBatch::new((tasks, pressed), (now, start), predicted, patience);
-                self.sent.insert(id, sent);
+                let batch = Outgoing {
+                    patience: Patience::with(&self.latency, tasks.len()),
+                    tasks,
+                    pressed,
+                    now,
+                    start,
+                    expected: predicted,
+                };
+                self.sent.insert(id, batch);
                 Ok(())
             }
             Err(error) => {
