@@ -136,6 +136,15 @@ pub struct TaskQueue {
     demand: Notify,
 }
 
+/// What is asked of a version.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Load {
+    /// Queries that came so far, also those that were refused at once.
+    pub arrived: u64,
+    /// Queries that wait.
+    pub queued: usize,
+}
+
 #[derive(Debug)]
 struct State {
     queue: DeadlineQueue<Waiting>,
@@ -212,9 +221,15 @@ impl TaskQueue {
         self.waiting.lock().members.join(stream, now);
     }
 
-    /// It does so no more.
+    /// It does so no more. What was left for it is for the others again.
     pub fn leave(&self, stream: u64) {
-        self.waiting.lock().members.leave(stream);
+        {
+            let mut state = self.waiting.lock();
+            state.members.leave(stream);
+            state.changed = true;
+        }
+        self.work.notify_one();
+        self.demand.notify_waiters();
     }
 
     /// What is now expected of a replica.
@@ -364,6 +379,15 @@ impl TaskQueue {
         queue
             .earliest()
             .map(|earliest| (queue.len(), earliest.saturating_since(now)))
+    }
+
+    /// What is asked of it.
+    pub fn load(&self) -> Load {
+        let state = self.waiting.lock();
+        Load {
+            arrived: state.arrivals.total(),
+            queued: state.queue.len(),
+        }
     }
 
     /// How many wait.

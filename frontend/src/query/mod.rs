@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures::future::join_all;
-use skysail_core::catalog::{Application, Catalog, Model};
+use skysail_core::catalog::{Application, Catalog, Generation, Model};
 use skysail_core::query::DefaultReason;
+use skysail_core::rollout::serving;
 use skysail_core::selection::{Answer, combine, select};
 use skysail_core::time::Instant;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
@@ -16,7 +17,7 @@ use skysail_proto::value::{Input, Output};
 
 use crate::clock::Clock;
 use crate::metrics::{ApplicationMetrics, Metrics};
-use crate::model::{MAX_INPUT_BYTES, ModelHandle};
+use crate::model::{MAX_INPUT_BYTES, ModelHandle, Versions};
 
 pub mod error;
 pub mod http;
@@ -39,32 +40,31 @@ pub struct Route {
 /// A model that can be linked.
 struct Candidate {
     name: ModelName,
-    current: Arc<ModelHandle>,
+    /// The version that answers queries that pin none.
+    serving: Arc<ModelHandle>,
     versions: HashMap<ModelVersion, Arc<ModelHandle>>,
 }
 
 /// All routes, as one immutable snapshot.
 #[derive(Default)]
 pub struct Routes {
+    generation: Generation,
     applications: HashMap<ApplicationName, Arc<Route>>,
     candidates: HashMap<ModelName, Arc<Candidate>>,
 }
 
 impl Routes {
-    /// Resolves a catalog, given a handle for each of its versions. What is as it was in `before` is kept:
+    /// Resolves a catalog, given its versions; which of a model's versions answers also depends on which did
+    /// `before`. What is as it was in `before` is kept:
     /// with thousands of applications, resolving them all would make every write slow.
-    pub fn resolve(
-        before: &Self,
-        catalog: &Catalog,
-        models: &HashMap<ModelId, Arc<ModelHandle>>,
-        metrics: &Metrics,
-    ) -> Self {
+    pub fn resolve(before: &Self, catalog: &Catalog, versions: &Versions, metrics: &Metrics) -> Self {
         let candidates: HashMap<_, _> = catalog
             .models
             .values()
             .filter_map(|model| {
-                let resolved = Candidate::resolve(model, models)?;
                 let known = before.candidates.get(&model.name);
+                let answered = known.map(|known| &known.serving.id.version);
+                let resolved = Candidate::resolve(model, answered, versions)?;
                 let kept = known.filter(|known| known.leads_where(&resolved)).cloned();
                 Some((model.name.clone(), kept.unwrap_or_else(|| Arc::new(resolved))))
             })
@@ -89,25 +89,37 @@ impl Routes {
             .map(|(name, found)| (name.clone(), route(found)))
             .collect();
         Self {
+            generation: catalog.generation.clone(),
             applications,
             candidates,
         }
     }
+
+    /// The catalog they were resolved from.
+    pub fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
+    /// The version of each model that answers queries that pin none.
+    pub fn serving(&self) -> impl Iterator<Item = (&ModelName, &ModelVersion)> {
+        let candidates = self.candidates.iter();
+        candidates.map(|(name, candidate)| (name, &candidate.serving.id.version))
+    }
 }
 
 impl Candidate {
-    fn resolve(model: &Model, models: &HashMap<ModelId, Arc<ModelHandle>>) -> Option<Self> {
+    /// A model, of which a version answered `before`.
+    fn resolve(model: &Model, before: Option<&ModelVersion>, all: &Versions) -> Option<Self> {
+        let id = |version: &ModelVersion| ModelId::new(model.name.clone(), version.clone());
         let versions: HashMap<_, _> = model
             .versions
             .keys()
-            .filter_map(|version| {
-                let id = ModelId::new(model.name.clone(), version.clone());
-                Some((version.clone(), models.get(&id)?.clone()))
-            })
+            .filter_map(|version| Some((version.clone(), all.get(&id(version))?.clone())))
             .collect();
+        let serving = serving(model, before, |version| all.ready(&id(version)));
         Some(Self {
             name: model.name.clone(),
-            current: versions.get(&model.current_version)?.clone(),
+            serving: versions.get(&serving)?.clone(),
             versions,
         })
     }
@@ -118,7 +130,7 @@ impl Candidate {
             let found = other.versions.get(version);
             found.is_some_and(|found| Arc::ptr_eq(found, handle))
         };
-        Arc::ptr_eq(&self.current, &other.current)
+        Arc::ptr_eq(&self.serving, &other.serving)
             && self.versions.len() == other.versions.len()
             && self.versions.iter().all(is_same)
     }
@@ -291,7 +303,7 @@ impl Route {
                 .eq(candidates.map(Arc::as_ptr))
     }
 
-    /// The model to ask: the selected candidate's current version, or the pinned one.
+    /// The model to ask: the version of the selected candidate that answers, or the pinned one.
     fn target(&self, version: Option<&str>) -> Result<Option<&ModelHandle>, QueryError> {
         let candidate = match (select(&self.candidates), version) {
             (Ok(candidate), _) => candidate,
@@ -299,7 +311,7 @@ impl Route {
             (Err(_), Some(version)) => return Err(QueryError::VersionWithoutModel(shortened(version))),
         };
         let Some(version) = version else {
-            return Ok(Some(&candidate.current));
+            return Ok(Some(&candidate.serving));
         };
         let Some(pinned) = candidate.versions.get(version) else {
             let (version, model) = (shortened(version), candidate.name.clone());

@@ -259,3 +259,26 @@ async fn what_is_left_wakes_another_batcher() {
     take(&queue, 1, usize::MAX);
     queue.work().await;
 }
+
+#[tokio::test]
+async fn what_was_left_for_a_replica_that_is_lost_wakes_another() {
+    let queue = queue(10);
+    let _ticket = queue.push(at(0), at(9), input()).unwrap();
+    queue.join(1, at(0));
+    queue.work().await;
+    assert!(queue.work().now_or_never().is_none());
+    queue.leave(1);
+    queue.work().await;
+}
+
+#[test]
+fn the_load_counts_also_what_is_refused() {
+    let queue = queue(1);
+    let _waiting = queue.push(at(0), at(9), input()).unwrap();
+    assert!(queue.push(at(0), at(9), input()).is_err());
+    let expected = Load {
+        arrived: 2,
+        queued: 1,
+    };
+    assert_eq!(queue.load(), expected);
+}
