@@ -4,7 +4,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use skysail_core::catalog::Generation;
 use skysail_core::reconcile::{Patience, Placement};
 use tokio::sync::{Mutex, watch};
@@ -17,6 +16,8 @@ use crate::admin::AdminService;
 use crate::admin::http::{AdminApi, BODY_BYTES};
 use crate::admin::view::FrontendInfo;
 use crate::clock::Clock;
+use crate::cluster::membership::Views;
+use crate::cluster::{Announcer, Identity, Membership, Observer};
 use crate::config::{Config, RuntimeKind, StoreLocation, without_password};
 use crate::control_thread::ControlThread;
 use crate::health::Health;
@@ -83,7 +84,7 @@ pub struct App {
     addresses: Addresses,
     listeners: Listeners,
     control: ControlThread,
-    frontend_id: String,
+    identity: Identity,
     store: Arc<dyn MetadataStore>,
     runtime: Runtime,
     models: Arc<ModelTable>,
@@ -154,13 +155,13 @@ impl App {
         ));
         let queries = Arc::new(QueryService::new(clock));
         let health = Arc::new(Health::new(queries.clone(), store.health()));
-        let frontend_id = format!("{:016x}", fastrand::u64(..));
+        let identity = addresses.identity(&config);
         Ok(Self {
             config,
             addresses,
             listeners,
             control,
-            frontend_id,
+            identity,
             store,
             runtime,
             models,
@@ -191,9 +192,11 @@ impl App {
             query_server: JoinSet::new(),
             admin_server: JoinSet::new(),
             background: JoinSet::new(),
+            announcer: JoinSet::new(),
             closing: closing.clone(),
         };
         let followed = self.spawn_followers(&mut ending.background, &closing.background);
+        self.spawn_membership(&mut ending, followed.clone());
         let report = self.spawn_reconciler(&mut ending.background, &closing.background);
         self.spawn_rpc(&mut ending.background, &closing.background);
         let _control = self.spawn_http(&mut ending, followed, report);
@@ -201,6 +204,7 @@ impl App {
         let served = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             Some(_) = ending.background.join_next() => Err(PartEnded),
+            Some(_) = ending.announcer.join_next() => Err(PartEnded),
         };
         if let Err(ended) = &served {
             error!(error = %ended, "ending");
@@ -233,6 +237,7 @@ impl App {
             queries: self.queries.clone(),
             models: self.models.clone(),
             metrics: self.metrics.clone(),
+            replicas: self.models.replicas().changed(),
             followed,
         };
         // To resolve thousands of routes takes milliseconds, in which queries would have to wait.
@@ -253,6 +258,42 @@ impl App {
             }
         });
         follows
+    }
+
+    /// The tasks that tell the cluster's frontends of each other; returns what is known of all.
+    fn spawn_membership(
+        &self,
+        ending: &mut Ending,
+        followed: watch::Receiver<Generation>,
+    ) -> watch::Receiver<Views> {
+        let (own, seen) = watch::channel(self.identity.first_view());
+        let announcer = Announcer {
+            observer: Observer::new(
+                self.identity.clone(),
+                self.queries.clone(),
+                self.models.clone(),
+                self.store.watch(),
+                self.clock,
+            ),
+            store: self.store.clone(),
+            own,
+            followed,
+            replicas: self.models.replicas().changed(),
+            draining: ending.closing.queries.clone(),
+        };
+        let (membership, views) = Membership::new(
+            self.store.announced(),
+            seen,
+            self.models.clone(),
+            self.metrics.clone(),
+        );
+        let closing = ending.closing.background.clone();
+        let follow = until(&closing, membership.run());
+        ending.background.spawn_on(follow, self.control.handle());
+        ending
+            .announcer
+            .spawn_on(announcer.run(closing), self.control.handle());
+        views
     }
 
     fn spawn_reconciler(&self, tasks: &mut JoinSet<()>, closing: &CancellationToken) -> Arc<Report> {
@@ -285,7 +326,7 @@ impl App {
             let serve = skysail_container_rpc::server::serve(
                 listener,
                 self.models.clone(),
-                self.frontend_id.clone(),
+                self.identity.id.clone(),
                 closing.clone().cancelled_owned(),
             );
             tasks.spawn(async move {
@@ -362,11 +403,11 @@ impl App {
         };
         FrontendInfo {
             cluster: self.config.cluster.clone(),
-            id: self.frontend_id.clone(),
+            id: self.identity.id.clone(),
             query_addr: shown(self.addresses.query),
             admin_addr: shown(self.addresses.admin),
             rpc_addr: self.addresses.advertised.clone(),
-            started_at: Timestamp::now(),
+            started_at: self.identity.started_at,
             store_kind,
             store_location,
             runtime_kind: match self.runtime {

@@ -33,6 +33,8 @@ pub(super) struct Ending {
     pub(super) query_server: JoinSet<()>,
     pub(super) admin_server: JoinSet<()>,
     pub(super) background: JoinSet<()>,
+    /// Takes its announcement back when the background closes.
+    pub(super) announcer: JoinSet<()>,
     pub(super) closing: Closing,
 }
 
@@ -67,6 +69,7 @@ impl Ending {
                 .shutdown(end.saturating_duration_since(Instant::now()))
                 .await;
         }
+        let _ = timeout_at(end, joined(&mut self.announcer)).await;
         info!("drained");
     }
 }

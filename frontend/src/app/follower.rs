@@ -19,6 +19,8 @@ pub(super) struct Follower {
     pub(super) queries: Arc<QueryService>,
     pub(super) models: Arc<ModelTable>,
     pub(super) metrics: Arc<Metrics>,
+    /// Changes with the attached replicas.
+    pub(super) replicas: watch::Receiver<()>,
     pub(super) followed: watch::Sender<Generation>,
 }
 
@@ -31,8 +33,11 @@ impl Follower {
                 self.follow(&before, &catalog);
                 before = catalog;
             }
-            if self.catalogs.changed().await.is_err() {
-                return;
+            // Which version of a model answers depends on its replicas only while one relieves another.
+            let is_rolling = before.models.values().any(|model| model.rollout.is_some());
+            tokio::select! {
+                changed = self.catalogs.changed() => if changed.is_err() { return },
+                Ok(()) = self.replicas.changed(), if is_rolling => {}
             }
         }
     }

@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use jiff::Timestamp;
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::{BuildError, Runtime};
+use crate::cluster::Identity;
 use crate::config::Config;
 
 /// Where a frontend listens.
@@ -18,6 +20,20 @@ pub struct Addresses {
     pub rpc: Vec<SocketAddr>,
     /// What containers are told to dial.
     pub advertised: String,
+}
+
+impl Addresses {
+    /// A frontend at these addresses, beginning now.
+    pub(super) fn identity(&self, config: &Config) -> Identity {
+        let shown = |addr: &SocketAddr| addr.to_string();
+        Identity {
+            id: format!("{:016x}", fastrand::u64(..)),
+            started_at: Timestamp::now(),
+            query_addr: self.query.as_ref().map(shown),
+            admin_addr: self.admin.as_ref().map(shown),
+            rpc_addr: config.roles.query.then(|| self.advertised.clone()),
+        }
+    }
 }
 
 /// What is bound. Each server takes its own.

@@ -193,9 +193,14 @@ impl QueryService {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// Whether no new query should come any more.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     /// Why new queries should not come; nothing if they may.
     pub fn not_ready(&self) -> Option<&'static str> {
-        if self.draining.load(Ordering::Relaxed) {
+        if self.is_draining() {
             return Some("the frontend is draining");
         }
         let ready = self.routes.load().is_some() && self.ids.are_there();
@@ -345,11 +350,15 @@ fn check_size(input: &Input) -> Result<(), QueryError> {
 
 #[cfg(test)]
 mod tests {
-    use skysail_core::catalog::Change;
+    use skysail_container_rpc::session::Registration;
+    use skysail_core::catalog::{Change, Rollout};
     use skysail_core::queue::Bounds;
+    use skysail_proto::ids::ReplicaId;
+    use skysail_proto::value::InputType;
 
     use super::*;
     use crate::model::ModelTable;
+    use crate::model::replica::Replica;
 
     /// A catalog that grows, and the routes that follow it.
     struct Followed {
@@ -373,6 +382,10 @@ mod tests {
 
         fn change(&mut self, change: Change) {
             self.catalog = self.catalog.with(&[change], Default::default());
+            self.follow();
+        }
+
+        fn follow(&mut self) {
             let (versions, gone) = self.table.follow(&self.catalog);
             self.routes = Routes::resolve(&self.routes, &self.catalog, &versions, &self.metrics);
             self.table.close(gone);
@@ -396,6 +409,35 @@ mod tests {
                 "name": name, "current_version": version, "versions": { version: version_spec },
             });
             self.change(Change::PutModel(serde_json::from_value(model).unwrap()));
+        }
+
+        /// Makes another version the current one, as a rollout from the one before.
+        fn roll(&mut self, name: &str, version: &str) {
+            let mut model = Model::clone(&self.catalog.models[name]);
+            let spec = model.versions.values().next().unwrap().clone();
+            let version: ModelVersion = version.parse().unwrap();
+            model.versions.entry(version.clone()).or_insert(spec);
+            let from = std::mem::replace(&mut model.current_version, version);
+            model.rollout = Some(Rollout { from, replace: false });
+            self.change(Change::PutModel(model));
+        }
+
+        fn attach(&mut self, model: &str) -> Arc<Replica> {
+            let registration = Registration {
+                model: model.parse().unwrap(),
+                input_type: InputType::Doubles,
+                replica: ReplicaId::of(&model.parse().unwrap(), 0),
+                token: String::new(),
+                hostname: String::new(),
+                pid: 1,
+                agent: String::new(),
+                recent_batches: Vec::new(),
+            };
+            self.table.replicas().attach(registration, None).0
+        }
+
+        fn answers(&self, name: &str) -> String {
+            self.route(name).target(None).unwrap().unwrap().id.to_string()
         }
 
         fn route(&self, name: &str) -> Arc<Route> {
@@ -430,6 +472,47 @@ mod tests {
         // An application that changes.
         followed.register("to-a", "a", 2);
         assert_eq!(followed.route("to-a").application.slo_micros, 2);
+    }
+
+    #[test]
+    fn a_version_answers_once_it_has_a_replica_and_can_be_pinned_before() {
+        let mut followed = Followed::new();
+        followed.deploy("m", "1", "2026-01-01T00:00:00Z");
+        followed.register("app", "m", 1);
+        let first = followed.attach("m:1");
+        followed.roll("m", "2");
+        assert_eq!(followed.answers("app"), "m:1");
+        let route = followed.route("app");
+        assert_eq!(route.target(Some("2")).unwrap().unwrap().id.to_string(), "m:2");
+        let second = followed.attach("m:2");
+        followed.follow();
+        assert_eq!(followed.answers("app"), "m:2");
+        // What was routed before the switch stays where it is.
+        assert_eq!(route.target(None).unwrap().unwrap().id.to_string(), "m:1");
+        // Nothing leads back but another rollout, and that at once.
+        followed.table.replicas().detach(&second);
+        followed.follow();
+        assert_eq!(followed.answers("app"), "m:2");
+        followed.roll("m", "1");
+        assert_eq!(followed.answers("app"), "m:1");
+        let serving: Vec<_> = followed
+            .routes
+            .serving()
+            .map(|(_, version)| version.as_str())
+            .collect();
+        assert_eq!(serving, ["1"]);
+        followed.table.replicas().detach(&first);
+    }
+
+    #[test]
+    fn a_replica_that_cannot_be_counted_on_makes_no_version_ready() {
+        let mut followed = Followed::new();
+        followed.deploy("m", "1", "2026-01-01T00:00:00Z");
+        followed.register("app", "m", 1);
+        followed.roll("m", "2");
+        followed.attach("m:2").draining.store(true, Ordering::Relaxed);
+        followed.follow();
+        assert_eq!(followed.answers("app"), "m:1");
     }
 
     #[test]
