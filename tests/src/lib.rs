@@ -7,6 +7,7 @@
 //! - [`rest`]: requests and their replies, for both REST APIs.
 //! - [`http2`]: many requests at once on one connection; [`wire`]: HTTP written by hand, for what no
 //!   well-behaved client sends.
+//! - [`load`]: a sustained load on several frontends; [`journal`] judges what becomes of each query.
 //! - [`program`]: a child process with its log; [`binaries`] finds the programs.
 //! - [`redis`]: a Redis server that can be killed, frozen and emptied.
 //! - [`wait`]: waiting for a state, with a bound.
@@ -16,6 +17,8 @@ pub mod cluster;
 pub mod deployment;
 pub mod docker;
 pub mod http2;
+pub mod journal;
+pub mod load;
 pub mod program;
 pub mod redis;
 pub mod rest;
