@@ -2,6 +2,8 @@
 //!
 //! - [`suite`]: end-to-end tests by name, each with what it needs; what cannot be had is said by name too.
 //! - [`cluster`]: a real frontend with its store and its containers, that can be killed and started again.
+//! - [`frontends`]: several frontends on one Redis, as processes; [`contained`]: the same with every part in
+//!   a container of its own, each of which can be killed, stopped, restarted and cut off.
 //! - [`deployment`]: models as tests deploy them.
 //! - [`skysail`]: the command line; [`docker`]: what Docker holds of a cluster.
 //! - [`rest`]: requests and their replies, for both REST APIs.
@@ -14,8 +16,10 @@
 
 pub mod binaries;
 pub mod cluster;
+pub mod contained;
 pub mod deployment;
 pub mod docker;
+pub mod frontends;
 pub mod http2;
 pub mod journal;
 pub mod load;
