@@ -343,8 +343,8 @@ impl ContainedCluster {
         let Some(addr) = self.find_address(container, port).await else {
             return false;
         };
-        let asked = Rest::at(addr).send(reqwest::Method::GET, "/readyz", "").await;
-        asked.is_ok_and(|reply| reply.status == 200 && reply.json()["degraded"] == json!([]))
+        let asked = desired::asked(addr, "/readyz").await;
+        asked.is_some_and(|reply| reply.status == 200 && reply.json()["degraded"] == json!([]))
     }
 
     async fn address(&self, container: &str, port: u16) -> SocketAddr {

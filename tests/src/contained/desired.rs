@@ -1,19 +1,24 @@
 //! Whether a cluster is as it should be, as seen from everywhere: by Docker, by each frontend, and by what the
 //! frontends announce.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use reqwest::Method;
 use serde_json::{Value, json};
 use skysail_core::cluster::FrontendView;
 
 use super::{ADMIN_PORT, ContainedCluster, QUERY_PORT, RPC_PORT};
 use crate::docker::Container;
-use crate::rest::Rest;
+use crate::rest::{Reply, Rest};
 use crate::wait;
 
 /// The application whose default output is written to see whether anything can be.
 pub(super) const PROBE: &str = "probe";
+
+/// How long a frontend may take to say how it is before it is taken for one that does not answer.
+const SAYS_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long a cluster may take until it is as it should be: failing replicas pause for up to a minute.
 const HEALS_WITHIN: Duration = Duration::from_secs(120);
@@ -73,8 +78,7 @@ impl ContainedCluster {
             let Some(addr) = self.find_address(&self.control()[place], ADMIN_PORT).await else {
                 continue;
             };
-            let path = "/api/v1/status";
-            let Ok(reply) = Rest::at(addr).send(reqwest::Method::GET, path, "").await else {
+            let Some(reply) = asked(addr, "/api/v1/status").await else {
                 continue;
             };
             let status: Value = serde_json::from_str(&reply.text).ok()?;
@@ -165,6 +169,13 @@ pub fn sees(view: &FrontendView, replica: &Container) -> bool {
     })
 }
 
+/// The reply to a question, if there is one soon: a frontend that is stopped or cut off says nothing.
+pub(super) async fn asked(addr: SocketAddr, path: &str) -> Option<Reply> {
+    let api = Rest::at(addr);
+    let reply = tokio::time::timeout(SAYS_WITHIN, api.send(Method::GET, path, ""));
+    reply.await.ok()?.ok()
+}
+
 fn started_at(text: &Value) -> Option<Timestamp> {
     text.as_str()?.parse().ok()
 }
@@ -174,8 +185,8 @@ pub async fn can_write(admin: &Rest) -> bool {
     // Another value each time: what changes nothing need not be written.
     let body = json!({ "default_output": format!("{:08x}", fastrand::u32(..)) }).to_string();
     let path = format!("/api/v1/applications/{PROBE}");
-    let asked = admin.send(reqwest::Method::PATCH, &path, body).await;
-    asked.is_ok_and(|reply| reply.status == 200)
+    let written = tokio::time::timeout(SAYS_WITHIN, admin.send(Method::PATCH, &path, body));
+    matches!(written.await, Ok(Ok(reply)) if reply.status == 200)
 }
 
 /// Waits until an admin write is taken.
