@@ -403,7 +403,6 @@ impl App {
     }
 
     fn info(&self) -> FrontendInfo {
-        let shown = |addr: Option<SocketAddr>| addr.map(|addr| addr.to_string()).unwrap_or_default();
         let (store_kind, store_location) = match &self.config.store {
             StoreLocation::Embedded(path) => ("embedded", path.display().to_string()),
             StoreLocation::Redis(url) => ("redis", without_password(url)),
@@ -411,10 +410,6 @@ impl App {
         FrontendInfo {
             cluster: self.config.cluster.clone(),
             id: self.identity.id.clone(),
-            query_addr: shown(self.addresses.query),
-            admin_addr: shown(self.addresses.admin),
-            rpc_addr: self.addresses.advertised.clone(),
-            started_at: self.identity.started_at,
             store_kind,
             store_location,
             runtime_kind: match self.runtime {

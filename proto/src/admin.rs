@@ -161,7 +161,7 @@ pub struct CurrentVersion {
 }
 
 /// Chooses how many replicas a version has.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReplicaCount {
     /// Replicas wanted; 0 stops the version. Instead of `autoscale`.

@@ -24,14 +24,6 @@ pub struct FrontendInfo {
     pub cluster: ClusterName,
     /// Unique to this run.
     pub id: String,
-    /// Query REST, host:port.
-    pub query_addr: String,
-    /// Admin REST, host:port.
-    pub admin_addr: String,
-    /// Container RPC as containers are told, host:port.
-    pub rpc_addr: String,
-    /// Since when.
-    pub started_at: Timestamp,
     /// `embedded` or `redis`.
     pub store_kind: &'static str,
     /// Where the store is, without any password.
