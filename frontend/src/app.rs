@@ -7,7 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use skysail_core::backoff::Backoff;
 use skysail_core::catalog::{Catalog, Generation};
-use skysail_core::reconcile::{Patience, Placement};
+use skysail_core::cluster::FrontendView;
+use skysail_core::reconcile::Patience;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
@@ -24,11 +25,12 @@ use crate::config::{Config, RuntimeKind, StoreLocation, without_password};
 use crate::control_thread::ControlThread;
 use crate::health::Health;
 use crate::http::{BodyReader, Limits};
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
 use crate::query::http::{QueryApi, QueryServer};
 use crate::query::{QueryService, Routes};
-use crate::reconcile::{Parts, Reconciler, Report};
+use crate::reconcile::{Parts, Reconciler, Report, Rollouts};
 use crate::runtime::docker::DockerRuntime;
 use crate::runtime::process::ProcessRuntime;
 use crate::runtime::{ContainerRuntime, RuntimeError};
@@ -219,10 +221,12 @@ impl App {
             query_server: JoinSet::new(),
             admin_server: JoinSet::new(),
             background: JoinSet::new(),
+            leadership: JoinSet::new(),
             closing: closing.clone(),
         };
         let followed = self.spawn_followers(&mut ending.background, &closing.background);
-        let report = self.spawn_reconciler(&mut ending.background, &closing.background);
+        let views = self.spawn_view(&mut ending.background, &closing.background, followed.clone());
+        let report = self.spawn_control(&mut ending, views);
         self.spawn_rpc(&mut ending.background, &closing.background);
         let _control = self.spawn_http(&mut ending, followed, report);
 
@@ -283,28 +287,82 @@ impl App {
         follows
     }
 
-    fn spawn_reconciler(&self, tasks: &mut JoinSet<()>, closing: &CancellationToken) -> Arc<Report> {
-        let Some(runtime) = self.runtime.shared() else {
-            return Arc::default();
+    /// The task that keeps what this frontend sees.
+    fn spawn_view(
+        &self,
+        tasks: &mut JoinSet<()>,
+        closing: &CancellationToken,
+        mut followed: watch::Receiver<Generation>,
+    ) -> watch::Receiver<Arc<Vec<FrontendView>>> {
+        let (sender, views) = watch::channel(Arc::default());
+        let (catalogs, replicas) = (self.store.watch(), self.models.replicas().clone());
+        let base = FrontendView {
+            id: self.frontend_id.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            started_at: Timestamp::now(),
+            query_addr: self.addresses.query.map(|addr| addr.to_string()),
+            admin_addr: self.addresses.admin.map(|addr| addr.to_string()),
+            rpc_addr: self.config.roles.query.then(|| self.addresses.advertised.clone()),
+            ..FrontendView::default()
         };
-        let (reconciler, report) = Reconciler::new(Parts {
-            runtime,
-            catalog: self.store.watch(),
-            replicas: self.models.replicas().clone(),
-            placement: Placement {
-                cluster: self.config.cluster.clone(),
-                frontends: vec![self.addresses.advertised.clone()],
-            },
-            // Without the query role no container attaches here, so none is missed.
-            patience: if self.config.roles.query {
-                Patience::default()
-            } else {
-                Patience::UNLIMITED
-            },
-            clock: self.clock,
-            stop_grace: CONTAINER_GRACE,
+        spawn_until(tasks, closing, async move {
+            let replicas_changed = replicas.changed();
+            loop {
+                let generation = followed.borrow_and_update().clone();
+                let catalog = catalogs.borrow().clone().unwrap_or_default();
+                let current = catalog.models.values();
+                let view = FrontendView {
+                    generation,
+                    serving: current
+                        .map(|model| (model.name.clone(), model.current_version.clone()))
+                        .collect(),
+                    replicas: replicas.all().iter().map(|replica| replica.view()).collect(),
+                    ..base.clone()
+                };
+                sender.send_replace(Arc::new(vec![view]));
+                tokio::select! {
+                    () = replicas_changed.notified() => {}
+                    changed = followed.changed() => if changed.is_err() { return },
+                }
+            }
         });
-        tasks.spawn(reconciler.run(closing.clone()));
+        views
+    }
+
+    /// The tasks of the control role: who acts, what runs, and the end of rollouts.
+    fn spawn_control(
+        &self,
+        ending: &mut Ending,
+        views: watch::Receiver<Arc<Vec<FrontendView>>>,
+    ) -> Arc<Report> {
+        let report = Arc::<Report>::default();
+        if !self.config.roles.control {
+            return report;
+        }
+        let closing = &ending.closing.background;
+        let leadership = Arc::new(Leadership::new(self.store.clone(), self.frontend_id.clone()));
+        ending.leadership.spawn(leadership.clone().run(closing.clone()));
+        let rollouts = Rollouts {
+            store: self.store.clone(),
+            views: views.clone(),
+            leadership: leadership.clone(),
+            report: report.clone(),
+        };
+        ending.background.spawn(rollouts.run(closing.clone()));
+        if let Some(runtime) = self.runtime.shared() {
+            let reconciler = Reconciler::new(Parts {
+                runtime,
+                catalog: self.store.watch(),
+                views,
+                leadership,
+                cluster: self.config.cluster.clone(),
+                patience: Patience::default(),
+                clock: self.clock,
+                stop_grace: CONTAINER_GRACE,
+                report: report.clone(),
+            });
+            ending.background.spawn(reconciler.run(closing.clone()));
+        }
         report
     }
 
@@ -429,6 +487,8 @@ struct Ending {
     query_server: JoinSet<()>,
     admin_server: JoinSet<()>,
     background: JoinSet<()>,
+    /// Gives the control role's lease back at its end.
+    leadership: JoinSet<()>,
     closing: Closing,
 }
 
@@ -458,6 +518,9 @@ impl Ending {
             warn!("containers were cut off");
         }
         self.closing.background.cancel();
+        if timeout_at(end, joined(&mut self.leadership)).await.is_err() {
+            warn!("the control role's lease was not given back; it ends by itself");
+        }
         if let Runtime::Process(processes) = &self.runtime {
             processes
                 .shutdown(end.saturating_duration_since(Instant::now()))

@@ -216,6 +216,7 @@ impl AdminService {
                 .map(|why| format!("the metadata store is away: {why}")),
         );
         problems.extend(runtime_error.map(str::to_owned));
+        problems.extend(self.report.problems());
         let replicas = self.models.replicas().all();
         for model in catalog.models.values() {
             for version in model.versions.keys() {
