@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::FutureExt;
 use skysail_container_rpc::server::{Demand, NewBatch, Refusal, ReplicaStream, StreamError};
 use skysail_container_rpc::session::Event;
 use skysail_core::batch::{BatchPolicy, LatencyModel, Other, Overhead, Patience};
@@ -126,6 +127,9 @@ impl Batcher {
                 }
                 () = model.queue.work(), if takes_work => {}
                 () = look.due() => {
+                    if let Err(error) = self.hear_what_is_here().await {
+                        return Ended::Lost(error);
+                    }
                     if self.look_at_the_time() {
                         return Ended::Hung;
                     }
@@ -150,6 +154,16 @@ impl Batcher {
         self.stream.name_frontends(&addresses)
     }
 
+    /// Hears what has come already. After a stall of this whole machine the timers go off first, and every
+    /// replica seems to be overdue whose answer is here.
+    async fn hear_what_is_here(&mut self) -> Result<(), StreamError> {
+        tokio::task::yield_now().await;
+        while let Some(event) = self.stream.next().now_or_never() {
+            self.handle(event?);
+        }
+        Ok(())
+    }
+
     /// Hands on what the container has had for too long; says whether it is to be given up.
     fn look_at_the_time(&mut self) -> bool {
         let now = self.clock.now();
@@ -158,7 +172,7 @@ impl Batcher {
             // Until it answers, nobody counts on it; the others are not to leave to it what comes back.
             self.expect(now + NOT_SOON);
         }
-        if self.overdue && self.model.replicas() > 1 {
+        if self.overdue && self.table.ready(&self.model.id) > 0 {
             let tasks = self.sent.hand_back();
             if !tasks.is_empty() {
                 let replica = &self.replica.registration.replica;

@@ -18,6 +18,7 @@ mod cli;
 mod cluster;
 mod docker;
 mod failing_models;
+mod frontends;
 mod idle;
 mod isolation;
 mod overload;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         .area("with_redis", with_redis::CASES)
         .area("start_up", start_up::CASES)
         .area("by_hand", by_hand::CASES)
+        .area("frontends", frontends::CASES)
         .area("idle", idle::CASES)
         .area("store_redis", store_redis::CASES)
         .area("runtime_process", runtime_process::CASES);
