@@ -14,9 +14,9 @@ use tracing::{error, info};
 
 use crate::admin::AdminService;
 use crate::admin::http::{AdminApi, BODY_BYTES};
+use crate::admin::observed;
 use crate::admin::view::FrontendInfo;
 use crate::clock::Clock;
-use crate::cluster::membership::Views;
 use crate::cluster::{Announcer, Identity, Membership, Observer};
 use crate::config::{Config, RuntimeKind, StoreLocation, without_password};
 use crate::control_thread::ControlThread;
@@ -196,10 +196,10 @@ impl App {
             closing: closing.clone(),
         };
         let followed = self.spawn_followers(&mut ending.background, &closing.background);
-        self.spawn_membership(&mut ending, followed.clone());
+        let views = self.spawn_membership(&mut ending, followed.clone());
         let report = self.spawn_reconciler(&mut ending.background, &closing.background);
         self.spawn_rpc(&mut ending.background, &closing.background);
-        let _control = self.spawn_http(&mut ending, followed, report);
+        let _control = self.spawn_http(&mut ending, followed, views, report);
 
         let served = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
@@ -265,16 +265,18 @@ impl App {
         &self,
         ending: &mut Ending,
         followed: watch::Receiver<Generation>,
-    ) -> watch::Receiver<Views> {
+    ) -> observed::Views {
         let (own, seen) = watch::channel(self.identity.first_view());
+        let observer = Observer::new(
+            self.identity.clone(),
+            self.queries.clone(),
+            self.models.clone(),
+            self.store.watch(),
+            self.clock,
+        );
+        let observer = Arc::new(parking_lot::Mutex::new(observer));
         let announcer = Announcer {
-            observer: Observer::new(
-                self.identity.clone(),
-                self.queries.clone(),
-                self.models.clone(),
-                self.store.watch(),
-                self.clock,
-            ),
+            observer: observer.clone(),
             store: self.store.clone(),
             own,
             followed,
@@ -293,7 +295,10 @@ impl App {
         ending
             .announcer
             .spawn_on(announcer.run(closing), self.control.handle());
-        views
+        observed::Views {
+            announced: views,
+            own: Box::new(move || observer.lock().look()),
+        }
     }
 
     fn spawn_reconciler(&self, tasks: &mut JoinSet<()>, closing: &CancellationToken) -> Arc<Report> {
@@ -341,6 +346,7 @@ impl App {
         self,
         ending: &mut Ending,
         followed: watch::Receiver<Generation>,
+        views: observed::Views,
         report: Arc<Report>,
     ) -> ControlThread {
         let info = self.info();
@@ -369,6 +375,7 @@ impl App {
         }
         if let Some(listener) = self.listeners.admin {
             let service = AdminService {
+                views,
                 store: self.store,
                 followed,
                 models: self.models,
@@ -396,7 +403,6 @@ impl App {
     }
 
     fn info(&self) -> FrontendInfo {
-        let shown = |addr: Option<SocketAddr>| addr.map(|addr| addr.to_string()).unwrap_or_default();
         let (store_kind, store_location) = match &self.config.store {
             StoreLocation::Embedded(path) => ("embedded", path.display().to_string()),
             StoreLocation::Redis(url) => ("redis", without_password(url)),
@@ -404,10 +410,6 @@ impl App {
         FrontendInfo {
             cluster: self.config.cluster.clone(),
             id: self.identity.id.clone(),
-            query_addr: shown(self.addresses.query),
-            admin_addr: shown(self.addresses.admin),
-            rpc_addr: self.addresses.advertised.clone(),
-            started_at: self.identity.started_at,
             store_kind,
             store_location,
             runtime_kind: match self.runtime {
