@@ -61,12 +61,21 @@ impl Pair {
     }
 
     /// Waits until each frontend has so many replicas.
-    async fn attached(&self, count: usize) {
-        tokio::join!(
-            self.first.attached("noop", count),
-            self.second.attached("noop", count)
-        );
+    async fn attached(&self, count: u64) {
+        tokio::join!(attached(&self.first, count), attached(&self.second, count));
     }
+}
+
+/// Waits until a frontend has so many replicas of its own; the admin API tells of what all have.
+async fn attached(frontend: &TestCluster, count: u64) {
+    let sample = r#"skysail_replicas_attached{model="noop",version="1"}"#;
+    let what = format!("{count} replicas on one frontend");
+    until(&what, PATIENCE, async || whole(frontend, sample).await == count).await;
+}
+
+async fn whole(frontend: &TestCluster, sample: &str) -> u64 {
+    let count = frontend.metric(sample).await;
+    format!("{count:.0}").parse().expect("a whole number")
 }
 
 /// Asks for so many inputs at once, none like another, and expects the model's output for each.
@@ -103,7 +112,7 @@ async fn a_container_that_dialled_one_frontend_is_told_of_the_others() {
     // Also of one that comes later.
     let third = Settings::default().redis(pair.redis.url()).runtime(Runtime::None);
     let third = third.start().await;
-    third.attached("noop", 1).await;
+    attached(&third, 1).await;
     ask(&third, 10).await;
     for frontend in [&pair.first, &pair.second, &third] {
         until("each frontend to know all three", PATIENCE, async || {
@@ -129,7 +138,7 @@ async fn a_frontend_that_is_killed_takes_no_query_of_another_with_it_and_is_serv
             pair.second.kill();
             pair.second.frontend().end().await;
             pair.second.restart().await;
-            pair.second.attached("noop", 2).await;
+            attached(&pair.second, 2).await;
             ask(&pair.second, 10).await;
         }
         is_over.set(true);
@@ -182,8 +191,7 @@ async fn while_redis_is_away_containers_stay_with_every_frontend() {
 
 /// How many frontends this one knows to live.
 async fn living(frontend: &TestCluster) -> u64 {
-    let count = frontend.metric("skysail_frontends").await;
-    format!("{count:.0}").parse().expect("a whole number")
+    whole(frontend, "skysail_frontends").await
 }
 
 async fn is_degraded(frontend: &TestCluster) -> bool {
