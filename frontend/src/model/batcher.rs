@@ -91,6 +91,7 @@ impl Batcher {
         let mut draining = false;
         let model = self.model.clone();
         let mut look = Look::default();
+        let mut others = self.table.changed();
         if let Err(error) = self.name_other_frontends() {
             return Ended::Lost(error);
         }
@@ -134,6 +135,12 @@ impl Batcher {
                         return Ended::Hung;
                     }
                 }
+                // Another may have come, or go on, that can take over what this one sits on.
+                Ok(()) = others.changed(), if self.overdue => {
+                    if self.look_at_the_time() {
+                        return Ended::Hung;
+                    }
+                }
                 () = demand, if !holds_credit => {}
             }
         }
@@ -170,7 +177,7 @@ impl Batcher {
         self.set_overdue(now);
         if self.overdue {
             // Until it answers, nobody counts on it; the others are not to leave to it what comes back.
-            self.expect(now + NOT_SOON);
+            self.model.queue.expect(self.replica.stream, None);
         }
         if self.overdue && self.table.ready(&self.model.id) > 0 {
             let tasks = self.sent.hand_back();
@@ -194,9 +201,8 @@ impl Batcher {
     /// Tells the others, and those who ask, when this replica is expected to be free.
     fn expect(&self, free: Instant) {
         let alone = self.latency.predict(1).unwrap_or_default();
-        self.model
-            .queue
-            .expect(self.replica.stream, Other { free, alone });
+        let outlook = Other { free, alone };
+        self.model.queue.expect(self.replica.stream, Some(outlook));
     }
 
     /// Sends batches while there are credits and queries; then announces or returns what is left of either.
@@ -331,12 +337,11 @@ impl Batcher {
         let inside = model_time + Duration::from_micros(result.wait_micros);
         self.overhead.observe(now.saturating_since(batch.sent_at), inside);
         self.set_overdue(now);
-        self.expect(self.sent.free_at(now));
+        if !self.overdue {
+            self.expect(self.sent.free_at(now));
+        }
     }
 }
-
-/// A replica that hangs is not counted on for as long.
-const NOT_SOON: Duration = Duration::from_secs(3600);
 
 /// What a container that hangs will read, should it wake up.
 fn hung() -> Refusal {
