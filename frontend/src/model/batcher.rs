@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::FutureExt;
 use skysail_container_rpc::server::{Demand, NewBatch, Refusal, ReplicaStream, StreamError};
 use skysail_container_rpc::session::Event;
 use skysail_core::batch::{BatchPolicy, LatencyModel, Other, Overhead, Patience};
@@ -90,6 +91,7 @@ impl Batcher {
         let mut draining = false;
         let model = self.model.clone();
         let mut look = Look::default();
+        let mut others = self.table.changed();
         if let Err(error) = self.name_other_frontends() {
             return Ended::Lost(error);
         }
@@ -126,6 +128,15 @@ impl Batcher {
                 }
                 () = model.queue.work(), if takes_work => {}
                 () = look.due() => {
+                    if let Err(error) = self.hear_what_is_here().await {
+                        return Ended::Lost(error);
+                    }
+                    if self.look_at_the_time() {
+                        return Ended::Hung;
+                    }
+                }
+                // Another may have come, or go on, that can take over what this one sits on.
+                Ok(()) = others.changed(), if self.overdue => {
                     if self.look_at_the_time() {
                         return Ended::Hung;
                     }
@@ -150,15 +161,25 @@ impl Batcher {
         self.stream.name_frontends(&addresses)
     }
 
+    /// Hears what has come already. After a stall of this whole machine the timers go off first, and every
+    /// replica seems to be overdue whose answer is here.
+    async fn hear_what_is_here(&mut self) -> Result<(), StreamError> {
+        tokio::task::yield_now().await;
+        while let Some(event) = self.stream.next().now_or_never() {
+            self.handle(event?);
+        }
+        Ok(())
+    }
+
     /// Hands on what the container has had for too long; says whether it is to be given up.
     fn look_at_the_time(&mut self) -> bool {
         let now = self.clock.now();
         self.set_overdue(now);
         if self.overdue {
             // Until it answers, nobody counts on it; the others are not to leave to it what comes back.
-            self.expect(now + NOT_SOON);
+            self.model.queue.expect(self.replica.stream, None);
         }
-        if self.overdue && self.model.replicas() > 1 {
+        if self.overdue && self.table.ready(&self.model.id) > 0 {
             let tasks = self.sent.hand_back();
             if !tasks.is_empty() {
                 let replica = &self.replica.registration.replica;
@@ -180,9 +201,8 @@ impl Batcher {
     /// Tells the others, and those who ask, when this replica is expected to be free.
     fn expect(&self, free: Instant) {
         let alone = self.latency.predict(1).unwrap_or_default();
-        self.model
-            .queue
-            .expect(self.replica.stream, Other { free, alone });
+        let outlook = Other { free, alone };
+        self.model.queue.expect(self.replica.stream, Some(outlook));
     }
 
     /// Sends batches while there are credits and queries; then announces or returns what is left of either.
@@ -317,12 +337,11 @@ impl Batcher {
         let inside = model_time + Duration::from_micros(result.wait_micros);
         self.overhead.observe(now.saturating_since(batch.sent_at), inside);
         self.set_overdue(now);
-        self.expect(self.sent.free_at(now));
+        if !self.overdue {
+            self.expect(self.sent.free_at(now));
+        }
     }
 }
-
-/// A replica that hangs is not counted on for as long.
-const NOT_SOON: Duration = Duration::from_secs(3600);
 
 /// What a container that hangs will read, should it wake up.
 fn hung() -> Refusal {

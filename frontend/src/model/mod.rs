@@ -228,7 +228,7 @@ impl ModelTable {
         let handles = versions.iter().map(|(id, handle)| (id.clone(), handle.clone()));
         let versions = Versions {
             handles: handles.collect(),
-            ready: self.replicas.ready(),
+            ready: self.replicas.all_ready(),
         };
         (versions, Gone(gone))
     }

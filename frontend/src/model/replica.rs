@@ -200,8 +200,17 @@ impl ReplicaTable {
         self.len() == 0
     }
 
+    /// How many replicas of a version can be counted on.
+    pub fn ready(&self, model: &ModelId) -> usize {
+        let attached = self.attached.lock();
+        let of_it = attached
+            .values()
+            .filter(|found| found.replica.registration.model == *model);
+        of_it.filter(|found| found.replica.takes_work()).count()
+    }
+
     /// How many replicas of each version can be counted on.
-    pub fn ready(&self) -> HashMap<ModelId, u32> {
+    pub fn all_ready(&self) -> HashMap<ModelId, u32> {
         let mut ready = HashMap::new();
         for found in self.attached.lock().values() {
             if found.replica.takes_work() {
@@ -271,11 +280,13 @@ mod tests {
     fn replicas_that_drain_or_are_overdue_are_not_counted_on() {
         let table = ReplicaTable::default();
         let ready = || {
-            table
-                .ready()
-                .get(&"m:1".parse().unwrap())
-                .copied()
-                .unwrap_or_default()
+            let model = "m:1".parse().unwrap();
+            let ready = table.ready(&model);
+            assert_eq!(
+                table.all_ready().get(&model).map_or(0, |&count| count as usize),
+                ready
+            );
+            ready
         };
         let (first, _orders) = table.attach(registration("a"), None);
         let (second, _more_orders) = table.attach(registration("b"), None);

@@ -98,7 +98,7 @@ impl State {
         {
             let free = taker.start + took;
             let alone = taker.latency.predict(1).unwrap_or_default();
-            self.members.expect(taker.stream, Other { free, alone });
+            self.members.expect(taker.stream, Some(Other { free, alone }));
         }
         taken
     }
