@@ -67,7 +67,9 @@ impl AdminError {
 impl From<StoreError> for AdminError {
     fn from(error: StoreError) -> Self {
         let code = match error {
-            StoreError::Conflict { .. } | StoreError::Fenced(_) => ErrorCode::Conflict,
+            StoreError::Conflict { .. } | StoreError::Fenced(_) | StoreError::NothingToSettle => {
+                ErrorCode::Conflict
+            }
             StoreError::Unavailable(_) | StoreError::HeldBack(_) => ErrorCode::Unavailable,
             StoreError::Corrupt(_) => ErrorCode::Internal,
         };
