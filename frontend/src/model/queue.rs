@@ -231,6 +231,7 @@ impl State {
             arrivals: &self.arrivals,
             latency: taker.latency,
             others: &self.others,
+            pause: Duration::ZERO,
         };
         let mut taken = Taken::default();
         while !self.queue.is_empty() {
