@@ -7,6 +7,7 @@
 //! - [`time`]: points in time, as numbers.
 //! - [`catalog`]: desired state as an immutable snapshot, and the changes that lead to the next one.
 //! - [`cluster`]: what the frontends of a cluster tell each other.
+//! - [`rollout`]: which version of a model answers while a change of versions is under way.
 //! - [`query`]: a query's outcome and the reasons for a default output.
 //! - [`selection`]: which models answer a query, and what is made of their answers.
 //! - [`queue`]: queries waiting for a replica, ordered by deadline.
@@ -27,5 +28,6 @@ pub mod cluster;
 pub mod query;
 pub mod queue;
 pub mod reconcile;
+pub mod rollout;
 pub mod selection;
 pub mod time;

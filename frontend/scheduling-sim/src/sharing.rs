@@ -354,6 +354,7 @@ impl Cluster {
             self.batcher(link).announced = None;
             let (deadlines, pressed) = self.take(link);
             if deadlines.is_empty() {
+                self.batcher(link).pause.passes();
                 return self.return_credits(link);
             }
             self.send_batch(link, deadlines, pressed);

@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use skysail_container_rpc::server::{Demand, NewBatch, Refusal, ReplicaStream, StreamError};
 use skysail_container_rpc::session::Event;
-use skysail_core::batch::{BatchPolicy, LatencyModel, Other, Overhead, Patience};
+use skysail_core::batch::{BatchPolicy, LatencyModel, Other, Overhead, Patience, Pause};
 use skysail_core::query::{DefaultReason, Failure};
 use skysail_core::time::Instant;
 use skysail_proto::container::{self, BatchResult, InputError, InputErrorKind, batch_result};
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::value::{from_outputs, to_columns};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
 use tracing::{debug, info, warn};
 
 use super::queue::{Taken, Taker, Task, Unanswered};
-use super::replica::{Order, Replica};
-use super::sent::{Sent, SentBatch};
+use super::replica::{Order, Replica, ReplicaTable};
+use super::sent::{Outgoing, Sent, SentBatch};
 use super::{MAX_BATCH_BYTES, ModelHandle};
 use crate::clock::Clock;
 
@@ -27,12 +27,17 @@ use crate::clock::Clock;
 pub(super) struct Batcher {
     pub(super) model: Arc<ModelHandle>,
     pub(super) replica: Arc<Replica>,
+    pub(super) table: Arc<ReplicaTable>,
+    /// The cluster's frontends, which the container is told.
+    pub(super) frontends: watch::Receiver<Arc<Vec<String>>>,
     pub(super) stream: ReplicaStream,
     pub(super) policy: Box<dyn BatchPolicy>,
     /// What was learned of its batch times.
     pub(super) latency: LatencyModel,
     /// What was learned of the way there and back.
     pub(super) overhead: Overhead,
+    /// What was learned of how long other frontends keep the container.
+    pub(super) pause: Pause,
     pub(super) clock: Clock,
     /// The batches in the container's hands.
     pub(super) sent: Sent,
@@ -65,10 +70,15 @@ impl Batcher {
         match &ended {
             Ended::Drained => info!(%replica, "replica left"),
             Ended::Lost(error) => warn!(%replica, %error, queries = in_hand.len(), "replica lost"),
-            Ended::Hung => warn!(%replica, queries = in_hand.len(), "replica hangs, given up"),
+            Ended::Hung => {
+                warn!(%replica, queries = in_hand.len(), "replica hangs, given up");
+                self.table.give_up(&self.replica.registration.token);
+            }
             Ended::Ordered(Order::Superseded) => info!(%replica, "replica superseded"),
             Ended::Ordered(_) => info!(%replica, "replica dismissed"),
         }
+        // First it is counted on no more, so that the others do not leave to it what comes back.
+        self.model.queue.leave(self.replica.stream);
         self.model.queue.put_back(in_hand, Unanswered::ReplicaLost);
         match ended {
             Ended::Ordered(Order::Superseded) => self.stream.close_superseded(),
@@ -82,6 +92,9 @@ impl Batcher {
         let mut draining = false;
         let model = self.model.clone();
         let mut look = Look::default();
+        if let Err(error) = self.name_other_frontends() {
+            return Ended::Lost(error);
+        }
         loop {
             // Before looking at the queue, so that demand that comes meanwhile is not missed.
             let demand = model.queue.demand();
@@ -108,6 +121,11 @@ impl Batcher {
                     }
                     order => return Ended::Ordered(order),
                 },
+                Ok(()) = self.frontends.changed() => {
+                    if let Err(error) = self.name_frontends() {
+                        return Ended::Lost(error);
+                    }
+                }
                 () = model.queue.work(), if takes_work => {}
                 () = look.due() => {
                     if self.look_at_the_time() {
@@ -119,10 +137,29 @@ impl Batcher {
         }
     }
 
+    /// Tells a container that has just come who else is there. A lone frontend has nothing to tell: the
+    /// container may know it by another name than its own.
+    fn name_other_frontends(&mut self) -> Result<(), StreamError> {
+        let has_others = self.frontends.borrow_and_update().len() > 1;
+        if has_others { self.name_frontends() } else { Ok(()) }
+    }
+
+    fn name_frontends(&mut self) -> Result<(), StreamError> {
+        let addresses = self.frontends.borrow_and_update().clone();
+        if addresses.is_empty() {
+            return Ok(());
+        }
+        self.stream.name_frontends(&addresses)
+    }
+
     /// Hands on what the container has had for too long; says whether it is to be given up.
     fn look_at_the_time(&mut self) -> bool {
         let now = self.clock.now();
-        self.overdue = self.sent.is_overdue(now);
+        self.set_overdue(now);
+        if self.overdue {
+            // Until it answers, nobody counts on it; the others are not to leave to it what comes back.
+            self.expect(now + NOT_SOON);
+        }
         if self.overdue && self.model.replicas() > 1 {
             let tasks = self.sent.hand_back();
             if !tasks.is_empty() {
@@ -131,12 +168,15 @@ impl Batcher {
             }
             self.model.queue.put_back(tasks, Unanswered::ReplicaLost);
         }
-        if self.overdue {
-            // Until it answers, nobody counts on it.
-            let free = now + NOT_SOON;
-            self.expect(free);
-        }
         self.sent.is_hung(now)
+    }
+
+    /// Looks whether a batch is overdue, and lets others see it.
+    fn set_overdue(&mut self, now: Instant) {
+        self.overdue = self.sent.is_overdue(now);
+        if self.replica.overdue.swap(self.overdue, Ordering::Relaxed) != self.overdue {
+            self.table.touch();
+        }
     }
 
     /// Tells the others, and those who ask, when this replica is expected to be free.
@@ -160,9 +200,11 @@ impl Batcher {
                 now,
                 start,
                 overhead: self.overhead.allowance(),
+                pause: self.pause.expected(),
                 max_bytes: MAX_BATCH_BYTES,
             });
             if taken.tasks.is_empty() {
+                self.pause.passes();
                 return self.stream.return_credits();
             }
             self.send(taken, now, start)?;
@@ -186,9 +228,16 @@ impl Batcher {
         self.replica.in_flight.fetch_add(1, Ordering::Relaxed);
         match self.stream.send_batch(batch) {
             Ok(id) => {
-                let patience = Patience::with(&self.latency, tasks.len());
-                let sent = SentBatch::new((tasks, pressed), (now, start), predicted, patience);
-                self.sent.insert(id, sent);
+                let batch = Outgoing {
+                    patience: Patience::with(&self.latency, tasks.len()),
+                    tasks,
+                    pressed,
+                    now,
+                    start,
+                    expected: predicted,
+                };
+                self.sent.insert(id, batch);
+                self.pause.ends(now);
                 Ok(())
             }
             Err(error) => {
@@ -220,6 +269,7 @@ impl Batcher {
             Event::Result(result) => self.answer(result),
             Event::Draining => {
                 self.replica.draining.store(true, Ordering::Relaxed);
+                self.table.touch();
                 info!(replica = %self.replica.registration.replica, "replica draining");
             }
             Event::Credit | Event::Recall | Event::Nothing => {}
@@ -232,6 +282,10 @@ impl Batcher {
             return;
         };
         self.learn(&result, &batch);
+        if self.sent.is_empty() {
+            let waits = !self.model.queue.is_empty();
+            self.pause.begins(self.clock.now(), waits);
+        }
         let SentBatch { tasks, size, .. } = batch;
         self.replica.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.replica.batches.fetch_add(1, Ordering::Relaxed);
@@ -267,10 +321,11 @@ impl Batcher {
             self.policy.observe(worked_on, model_time);
             self.latency.observe(worked_on, model_time, batch.pressed);
             self.model.metrics.answered(model_time);
+            self.replica.times.observe(model_time, &self.latency);
         }
         let inside = model_time + Duration::from_micros(result.wait_micros);
         self.overhead.observe(now.saturating_since(batch.sent_at), inside);
-        self.overdue = self.sent.is_overdue(now);
+        self.set_overdue(now);
         self.expect(self.sent.free_at(now));
     }
 }

@@ -95,7 +95,7 @@ impl Reconciler {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut actions = JoinSet::new();
         let mut busy = BTreeSet::new();
-        let (runtime_changed, replicas_changed) = (self.runtime.changes(), self.replicas.changed());
+        let (runtime_changed, mut replicas_changed) = (self.runtime.changes(), self.replicas.changed());
         loop {
             let look_again = self.pass(&mut actions, &mut busy).await;
             tokio::select! {
@@ -103,7 +103,7 @@ impl Reconciler {
                 Some(done) = actions.join_next() => self.finish(done, &mut busy),
                 changed = self.catalog.changed() => if changed.is_err() { return },
                 () = runtime_changed.notified() => {}
-                () = replicas_changed.notified() => {}
+                _ = replicas_changed.changed() => {}
                 () = self.report.wake.notified() => {}
                 () = tokio::time::sleep(look_again) => {}
             }

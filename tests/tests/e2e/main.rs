@@ -18,6 +18,8 @@ mod cli;
 mod cluster;
 mod docker;
 mod failing_models;
+mod faults;
+mod heals;
 mod idle;
 mod isolation;
 mod overload;
@@ -47,6 +49,8 @@ fn main() -> ExitCode {
         .area("batching", batching::CASES)
         .area("admin", admin::CASES)
         .area("failing_models", failing_models::CASES)
+        .area("heals", heals::CASES)
+        .area("faults", faults::CASES)
         .area("restart", restart::CASES)
         .area("with_redis", with_redis::CASES)
         .area("start_up", start_up::CASES)

@@ -29,6 +29,11 @@ impl Pause {
         self.since = waits.then_some(now);
     }
 
+    /// This frontend had a turn and did not take it: what waits is left to other replicas.
+    pub fn passes(&mut self) {
+        self.since = None;
+    }
+
     /// A batch is sent; if the one before is still in the replica's hands, nobody else had a turn.
     pub fn ends(&mut self, now: Instant) {
         let pause = self.since.take().map(|since| now.saturating_since(since));
@@ -78,6 +83,15 @@ mod tests {
     fn an_idle_while_is_no_pause() {
         let mut pause = Pause::default();
         pause.begins(at(0), false);
+        pause.ends(at(5000));
+        assert_eq!(pause.expected(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_turn_that_is_not_taken_is_no_pause() {
+        let mut pause = Pause::default();
+        pause.begins(at(0), true);
+        pause.passes();
         pause.ends(at(5000));
         assert_eq!(pause.expected(), Duration::ZERO);
     }
