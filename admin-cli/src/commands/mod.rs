@@ -16,6 +16,7 @@ mod completions;
 pub(crate) mod model;
 mod predict;
 mod replica;
+mod settle;
 mod status;
 
 /// What can be asked of `skysail`.
@@ -25,6 +26,9 @@ pub(crate) enum Command {
     Start(cluster::StartArguments),
     /// Remove every container, network and volume of a cluster, and nothing else
     Stop(cluster::StopArguments),
+    /// The cluster as a whole: what to do when its metadata store lost something
+    #[command(subcommand)]
+    Cluster(settle::ClusterCommand),
     /// Show the cluster at a glance, and what is not well
     Status,
     /// Applications: what is asked, and how soon it must be answered
@@ -70,6 +74,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Error> {
     match arguments.command {
         Command::Start(arguments) => cluster::start(&session, arguments).await,
         Command::Stop(arguments) => cluster::stop(&session, arguments).await,
+        Command::Cluster(command) => settle::run(&session, command).await,
         Command::Status => status::run(&session).await,
         Command::App(command) => app::run(&session, command).await,
         Command::Model(command) => model::run(&session, command).await,

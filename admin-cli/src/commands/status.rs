@@ -34,7 +34,7 @@ fn overview(status: &Status, now: Timestamp) -> String {
     format!("{head}\n\n{frontends}\n\n{}", verdict(&status.problems))
 }
 
-fn counted(count: u64, what: &str) -> String {
+pub(super) fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 

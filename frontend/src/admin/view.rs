@@ -209,12 +209,14 @@ impl AdminService {
 
     fn problems(&self, catalog: &Catalog, store: &StoreStatus, runtime_error: Option<&str>) -> Vec<String> {
         let mut problems = Vec::new();
-        problems.extend(
-            store
+        problems.extend(match &*self.store.health().borrow() {
+            // It says so itself.
+            StoreHealth::WentBack(sentence) => Some(sentence.clone()),
+            _ => store
                 .error
                 .as_ref()
                 .map(|why| format!("the metadata store is away: {why}")),
-        );
+        });
         problems.extend(runtime_error.map(str::to_owned));
         let replicas = self.models.replicas().all();
         for model in catalog.models.values() {
