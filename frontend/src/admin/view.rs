@@ -141,12 +141,14 @@ impl AdminService {
         let runtime_error = self.report.runtime_error();
         let info = &self.info;
         let mut problems = Vec::new();
-        problems.extend(
-            store
+        problems.extend(match &*self.store.health().borrow() {
+            // It says so itself.
+            StoreHealth::WentBack(sentence) => Some(sentence.clone()),
+            _ => store
                 .error
                 .as_ref()
                 .map(|why| format!("the metadata store is away: {why}")),
-        );
+        });
         problems.extend(runtime_error.clone());
         problems.extend(self.report.problems());
         problems.extend(problems_of_frontends(&observed, Timestamp::now()));
