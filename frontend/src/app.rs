@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skysail_core::catalog::Generation;
-use skysail_core::reconcile::{Patience, Placement};
+use skysail_core::reconcile::Patience;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -14,19 +14,20 @@ use tracing::{error, info};
 
 use crate::admin::AdminService;
 use crate::admin::http::{AdminApi, BODY_BYTES};
+use crate::admin::observed;
 use crate::admin::view::FrontendInfo;
 use crate::clock::Clock;
-use crate::cluster::membership::Views;
 use crate::cluster::{Announcer, Identity, Membership, Observer};
 use crate::config::{Config, RuntimeKind, StoreLocation, without_password};
 use crate::control_thread::ControlThread;
 use crate::health::Health;
 use crate::http::{BodyReader, Limits};
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
 use crate::query::QueryService;
 use crate::query::http::{QueryApi, QueryServer};
-use crate::reconcile::{Parts, Reconciler, Report};
+use crate::reconcile::{Parts, Reconciler, Report, Rollouts};
 use crate::runtime::docker::DockerRuntime;
 use crate::runtime::process::ProcessRuntime;
 use crate::runtime::{ContainerRuntime, RuntimeError};
@@ -193,13 +194,14 @@ impl App {
             admin_server: JoinSet::new(),
             background: JoinSet::new(),
             announcer: JoinSet::new(),
+            leadership: JoinSet::new(),
             closing: closing.clone(),
         };
         let followed = self.spawn_followers(&mut ending.background, &closing.background);
-        self.spawn_membership(&mut ending, followed.clone());
-        let report = self.spawn_reconciler(&mut ending.background, &closing.background);
+        let views = self.spawn_membership(&mut ending, followed.clone());
+        let report = self.spawn_control(&mut ending, &views);
         self.spawn_rpc(&mut ending.background, &closing.background);
-        let _control = self.spawn_http(&mut ending, followed, report);
+        let _control = self.spawn_http(&mut ending, followed, views, report);
 
         let served = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
@@ -265,16 +267,18 @@ impl App {
         &self,
         ending: &mut Ending,
         followed: watch::Receiver<Generation>,
-    ) -> watch::Receiver<Views> {
+    ) -> observed::Views {
         let (own, seen) = watch::channel(self.identity.first_view());
+        let observer = Observer::new(
+            self.identity.clone(),
+            self.queries.clone(),
+            self.models.clone(),
+            self.store.watch(),
+            self.clock,
+        );
+        let observer = Arc::new(parking_lot::Mutex::new(observer));
         let announcer = Announcer {
-            observer: Observer::new(
-                self.identity.clone(),
-                self.queries.clone(),
-                self.models.clone(),
-                self.store.watch(),
-                self.clock,
-            ),
+            observer: observer.clone(),
             store: self.store.clone(),
             own,
             followed,
@@ -293,31 +297,42 @@ impl App {
         ending
             .announcer
             .spawn_on(announcer.run(closing), self.control.handle());
-        views
+        observed::Views {
+            announced: views,
+            own: Box::new(move || observer.lock().look()),
+        }
     }
 
-    fn spawn_reconciler(&self, tasks: &mut JoinSet<()>, closing: &CancellationToken) -> Arc<Report> {
-        let Some(runtime) = self.runtime.shared() else {
-            return Arc::default();
+    /// The tasks of the control role: who acts, what runs, and the end of rollouts.
+    fn spawn_control(&self, ending: &mut Ending, views: &observed::Views) -> Arc<Report> {
+        let report = Arc::<Report>::default();
+        if !self.config.roles.control {
+            return report;
+        }
+        let closing = &ending.closing.background;
+        let leadership = Arc::new(Leadership::new(self.store.clone(), self.identity.id.clone()));
+        ending.leadership.spawn(leadership.clone().run(closing.clone()));
+        let rollouts = Rollouts {
+            store: self.store.clone(),
+            views: views.announced.clone(),
+            leadership: leadership.clone(),
+            report: report.clone(),
         };
-        let (reconciler, report) = Reconciler::new(Parts {
-            runtime,
-            catalog: self.store.watch(),
-            replicas: self.models.replicas().clone(),
-            placement: Placement {
+        ending.background.spawn(rollouts.run(closing.clone()));
+        if let Some(runtime) = self.runtime.shared() {
+            let reconciler = Reconciler::new(Parts {
+                runtime,
+                catalog: self.store.watch(),
+                views: views.announced.clone(),
+                leadership,
                 cluster: self.config.cluster.clone(),
-                frontends: vec![self.addresses.advertised.clone()],
-            },
-            // Without the query role no container attaches here, so none is missed.
-            patience: if self.config.roles.query {
-                Patience::default()
-            } else {
-                Patience::UNLIMITED
-            },
-            clock: self.clock,
-            stop_grace: CONTAINER_GRACE,
-        });
-        tasks.spawn(reconciler.run(closing.clone()));
+                patience: Patience::default(),
+                clock: self.clock,
+                stop_grace: CONTAINER_GRACE,
+                report: report.clone(),
+            });
+            ending.background.spawn(reconciler.run(closing.clone()));
+        }
         report
     }
 
@@ -341,6 +356,7 @@ impl App {
         self,
         ending: &mut Ending,
         followed: watch::Receiver<Generation>,
+        views: observed::Views,
         report: Arc<Report>,
     ) -> ControlThread {
         let info = self.info();
@@ -369,6 +385,7 @@ impl App {
         }
         if let Some(listener) = self.listeners.admin {
             let service = AdminService {
+                views,
                 store: self.store,
                 followed,
                 models: self.models,
@@ -396,7 +413,6 @@ impl App {
     }
 
     fn info(&self) -> FrontendInfo {
-        let shown = |addr: Option<SocketAddr>| addr.map(|addr| addr.to_string()).unwrap_or_default();
         let (store_kind, store_location) = match &self.config.store {
             StoreLocation::Embedded(path) => ("embedded", path.display().to_string()),
             StoreLocation::Redis(url) => ("redis", without_password(url)),
@@ -404,10 +420,6 @@ impl App {
         FrontendInfo {
             cluster: self.config.cluster.clone(),
             id: self.identity.id.clone(),
-            query_addr: shown(self.addresses.query),
-            admin_addr: shown(self.addresses.admin),
-            rpc_addr: self.addresses.advertised.clone(),
-            started_at: self.identity.started_at,
             store_kind,
             store_location,
             runtime_kind: match self.runtime {

@@ -4,8 +4,8 @@ use clap::Subcommand;
 use skysail_proto::admin::Settlement;
 
 use super::Session;
-use super::status::counted;
 use crate::error::Error;
+use crate::output::counted;
 
 const EXAMPLES: &str = "\
 When the metadata store comes back empty or old, frontends go on with what they hold, and nothing is started,

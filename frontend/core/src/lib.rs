@@ -13,12 +13,14 @@
 //! - [`queue`]: queries waiting for a replica, ordered by deadline.
 //! - [`arrivals`]: when they came lately, and how long each was given.
 //! - [`batch`]: how many of them the next batch takes, from learned batch times.
+//! - [`autoscale`]: how many replicas a version needs for its load.
 //! - [`reconcile`]: from desired and observed state to the actions that bring them together.
 //! - [`backoff`]: growing pauses between tries.
 
 #![warn(missing_docs)]
 
 pub mod arrivals;
+pub mod autoscale;
 pub mod backoff;
 pub mod batch;
 pub mod catalog;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use skysail_core::catalog::Generation;
 use skysail_core::cluster::FrontendView;
 use tokio::sync::watch;
@@ -28,7 +29,7 @@ const STORE_PATIENCE: Duration = Duration::from_secs(1);
 /// Announces this frontend's view.
 pub struct Announcer {
     /// Builds the view.
-    pub observer: Observer,
+    pub observer: Arc<Mutex<Observer>>,
     /// Where it is announced.
     pub store: Arc<dyn MetadataStore>,
     /// Where this frontend itself finds it, also while the store is away.
@@ -65,7 +66,7 @@ impl Announcer {
 
     /// Returns whether the store is away, which is told once.
     async fn announce(&mut self, was_away: bool) -> bool {
-        let view = self.observer.look();
+        let view = self.observer.lock().look();
         let document = serde_json::to_string(&view).expect("a view is written as JSON; this is a bug");
         let id = view.id.clone();
         self.own.send_replace(view);
