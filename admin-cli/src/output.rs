@@ -124,6 +124,33 @@ pub(crate) fn micros(micros: u64) -> String {
     humantime::format_duration(Duration::from_micros(micros)).to_string()
 }
 
+/// A number of things.
+pub(crate) fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// A measured time, with two or three digits: nobody reads more.
+pub(crate) fn span(micros: u64) -> String {
+    let (value, unit) = match micros {
+        ..1000 => return format!("{micros}us"),
+        1000..1_000_000 => (micros / 10, "ms"),
+        _ => (micros / 10_000, "s"),
+    };
+    match value {
+        ..1000 => format!("{}.{}{unit}", value / 100, value / 10 % 10),
+        _ => format!("{}{unit}", value / 100),
+    }
+}
+
+/// How often something happens.
+pub(crate) fn per_second(rate: f64) -> String {
+    match rate {
+        _ if rate < 0.05 => "0/s".to_owned(),
+        _ if rate < 10.0 => format!("{rate:.1}/s"),
+        _ => format!("{rate:.0}/s"),
+    }
+}
+
 /// A text that may be long or hold line ends, on one short line.
 pub(crate) fn shortened(text: &str) -> String {
     const MOST: usize = 40;
@@ -237,6 +264,25 @@ mod tests {
         ] {
             let at = Timestamp::from_second(10_000_000 - seconds).unwrap();
             assert_eq!(age(at, now), expected);
+        }
+    }
+
+    #[test]
+    fn measured_times_and_rates_have_a_few_digits() {
+        for (micros, expected) in [
+            (0, "0us"),
+            (999, "999us"),
+            (5_240, "5.2ms"),
+            (9_999, "9.9ms"),
+            (12_000, "12ms"),
+            (999_999, "999ms"),
+            (2_500_000, "2.5s"),
+            (61_000_000, "61s"),
+        ] {
+            assert_eq!(span(micros), expected);
+        }
+        for (rate, expected) in [(0.0, "0/s"), (0.34, "0.3/s"), (12.6, "13/s"), (1999.5, "2000/s")] {
+            assert_eq!(per_second(rate), expected);
         }
     }
 

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -121,6 +121,23 @@ fn version(state: &str, attached: u32, more: &str) -> String {
     )
 }
 
+const MODEL: &str = "GET /api/v1/models/m";
+
+/// A model's document with one version, and what else is to be said of it.
+fn model(more: &str, version: &str) -> String {
+    format!(
+        r#"{{"name": "m", "current_version": "1", "linked_applications": [], "versions": [{version}]{more}}}"#
+    )
+}
+
+/// A change from version 0 to version 1 that so many of two frontends have made.
+fn rollout(switched: u32, waits_for: &str) -> String {
+    format!(
+        r#", "rollout": {{"from": "0", "to": "1", "replace": true, "frontends": 2, "switched": {switched},
+        "waits_for": "{waits_for}"}}"#
+    )
+}
+
 #[test]
 fn nobody_listening_is_told_once_on_stderr_with_advice() {
     // Bound and dropped: nobody listens there now.
@@ -214,6 +231,7 @@ fn a_deployment_is_waited_for_until_its_replicas_are_attached() {
     let script = Script::start(&[
         ("POST /api/v1/models/m/versions", 201, &version("starting", 0, "")),
         ("GET /api/v1/models/m/versions/1", 200, &version("ready", 2, "")),
+        (MODEL, 200, &model("", &version("ready", 2, ""))),
     ]);
     let line = "model deploy m:1 --image i --input-type doubles --replicas 2 --env A=b --memory 1m";
     let output = script.skysail(&line.split(' ').collect::<Vec<_>>());
@@ -222,6 +240,7 @@ fn a_deployment_is_waited_for_until_its_replicas_are_attached() {
     let sent: serde_json::Value = serde_json::from_str(&script.bodies()[0]).unwrap();
     let expected = serde_json::json!({
         "version": "1", "input_type": "doubles", "batch_size": "adaptive", "max_batch": 64, "cache": true,
+        "replace": false,
         "deployment": {"image": "i", "replicas": 2, "memory_bytes": 1_048_576, "env": {"A": "b"}}
     });
     assert_eq!(sent, expected);
@@ -255,6 +274,168 @@ fn a_deployment_that_cannot_work_ends_the_waiting_with_the_reason_and_the_last_l
         stderr.starts_with("error: m:1 fails: no such image\n  | the last line\nhint: "),
         "{stderr}"
     );
+}
+
+#[test]
+fn a_deployment_is_waited_for_until_every_frontend_answers_with_it() {
+    let ready = version("ready", 2, "");
+    let script = Script::start(&[
+        ("POST /api/v1/models/m/versions", 201, &version("starting", 0, "")),
+        (
+            "GET /api/v1/models/m/versions/1",
+            200,
+            &version("starting", 2, r#", "replicas_everywhere": 1"#),
+        ),
+        ("GET /api/v1/models/m/versions/1", 200, &ready),
+        (MODEL, 200, &model(&rollout(1, "the traffic is moving"), &ready)),
+        (MODEL, 200, &model("", &ready)),
+    ]);
+    let line = "model deploy m:1 --image i --input-type doubles --replicas auto:2..8 --gpus 1 --replace";
+    let output = script.skysail(&line.split(' ').collect::<Vec<_>>());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let told = "m:1: 2 of 2 replicas attached, 1 to every frontend\nm:1: moving traffic: 1 of 2 frontends\n";
+    assert_eq!(text(&output.stderr), told);
+    let sent: serde_json::Value = serde_json::from_str(&script.bodies()[0]).unwrap();
+    let expected =
+        serde_json::json!({"image": "i", "replicas": 2, "autoscale": {"min": 2, "max": 8}, "gpus": 1});
+    assert_eq!((&sent["deployment"], &sent["replace"]), (&expected, &true.into()));
+}
+
+#[test]
+fn a_switch_is_waited_for_and_ends_at_once_when_the_version_fails() {
+    let put = "PUT /api/v1/models/m/current-version";
+    let get = "GET /api/v1/models/m/versions/1";
+    let starting = version("starting", 0, "");
+    let failure = r#", "last_failure": {"at": "2026-01-01T00:00:00Z", "replica": "m_1_0", "reason": "no such image",
+        "permanent": true, "log": ["the last line"]}"#;
+    let failing = version("failing", 0, failure);
+    let underway = rollout(0, "replicas are missing");
+    let script = Script::start(&[
+        (get, 200, &starting),
+        (put, 200, &model(&underway, &starting)),
+        (MODEL, 200, &model(&underway, &starting)),
+        (MODEL, 200, &model(&underway, &failing)),
+    ]);
+    let output = script.skysail(&["model", "set-version", "m:1"]);
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = text(&output.stderr);
+    for part in [
+        "m:1: 0 of 2 replicas attached\n",
+        "error: m:1 fails: no such image\n  | the last line\n",
+    ] {
+        assert!(stderr.contains(part), "{part}: {stderr}");
+    }
+
+    let output = script.skysail(&["model", "set-version", "m:1", "--no-wait"]);
+    assert_eq!(
+        text(&output.stdout),
+        "model m turns to version 1: replicas are missing\n"
+    );
+}
+
+#[test]
+fn a_switch_to_a_version_that_is_stopped_says_what_it_waits_for() {
+    let stopped = version("stopped", 0, "").replace(r#""replicas_desired": 2"#, r#""replicas_desired": 0"#);
+    let turning = model(&rollout(0, "`skysail model scale m:1 N` starts it"), &stopped);
+    let script = Script::start(&[
+        ("GET /api/v1/models/m/versions/1", 200, &stopped),
+        ("PUT /api/v1/models/m/current-version", 200, &turning),
+        (MODEL, 200, &turning),
+    ]);
+    let output = script.skysail(&["model", "set-version", "m:1"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(
+        text(&output.stderr),
+        "note: `skysail model scale m:1 N` starts it\n"
+    );
+}
+
+#[test]
+fn a_version_is_scaled_to_a_number_or_to_bounds() {
+    let script = Script::start(&[(
+        "PUT /api/v1/models/m/versions/1/replicas",
+        200,
+        &version("ready", 2, ""),
+    )]);
+    for (replicas, body) in [
+        ("2", serde_json::json!({"count": 2})),
+        (
+            "auto:1..8",
+            serde_json::json!({"autoscale": {"min": 1, "max": 8}}),
+        ),
+    ] {
+        let output = script.skysail(&["model", "scale", "m:1", replicas]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let sent: serde_json::Value = serde_json::from_str(script.bodies().last().unwrap()).unwrap();
+        assert_eq!(sent, body);
+    }
+    let output = script.skysail(&["model", "scale", "m:1", "auto:3..1"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        text(&output.stderr).contains("auto:MIN..MAX"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn of_several_frontends_the_first_that_is_ready_is_asked() {
+    let not_ready = r#"{"ready": false, "degraded": [], "reasons": ["draining"]}"#;
+    let draining = Script::start(&[("GET /readyz", 503, not_ready)]);
+    let ready = Script::start(&[
+        ("GET /readyz", 200, "{}"),
+        (
+            "POST /iris/predict",
+            200,
+            r#"{"query_id": 1, "output": "b", "default": false}"#,
+        ),
+    ]);
+    // Bound and dropped: nobody listens there now.
+    let gone = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let addresses = [gone.local_addr().unwrap(), draining.address, ready.address];
+    drop(gone);
+    let frontends = addresses.map(|address| {
+        format!(
+            r#"{{"id": "f", "query_addr": "{address}", "admin_addr": "", "rpc_addr": "",
+                "started_at": "2026-01-01T00:00:00Z"}}"#
+        )
+    });
+    let status = STATUS.replace("[]}", &format!("[{}]}}", frontends.join(",")));
+    let admin = Script::start(&[("GET /api/v1/status", 200, &status)]);
+    let output = admin.skysail(&["predict", "iris", "1"]);
+    assert_eq!(text(&output.stdout), "b\n", "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_status_that_is_watched_goes_on_without_the_frontend_and_ends_on_ctrl_c() {
+    let script = Script::start(&[
+        ("GET /api/v1/status", 200, STATUS),
+        ("GET /api/v1/status", 503, &problem(503, "it is away")),
+        ("GET /api/v1/replicas", 200, "[]"),
+        ("GET /api/v1/models", 200, "[]"),
+    ]);
+    let mut watching = Command::new(env!("CARGO_BIN_EXE_skysail"))
+        .args(["status", "--watch"])
+        .env("SKYSAIL_ADMIN_URL", format!("http://{}", script.address))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut seen = |part: &str| {
+        let found = lines.find(|line| line.as_ref().unwrap().contains(part));
+        assert!(found.is_some(), "{part}");
+    };
+    for part in [
+        "All is well",
+        "no replica is attached",
+        "it is away",
+        "All is well",
+    ] {
+        seen(part);
+    }
+    let pid = rustix::process::Pid::from_child(&watching);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert!(watching.wait().unwrap().success());
 }
 
 #[test]

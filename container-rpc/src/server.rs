@@ -281,6 +281,14 @@ impl ReplicaStream {
         Ok(())
     }
 
+    /// Names the cluster's frontends, as host:port: the container keeps a stream to each.
+    pub fn name_frontends(&mut self, addresses: &[String]) -> Result<(), StreamError> {
+        let addresses = addresses.to_vec();
+        self.send(frontend_message::Kind::FrontendsChanged(
+            container::FrontendsChanged { addresses },
+        ))
+    }
+
     /// Says that this frontend is going and sends nothing more.
     pub fn announce_draining(&mut self) -> Result<(), StreamError> {
         self.send(frontend_message::Kind::Draining(container::FrontendDraining {}))

@@ -4,23 +4,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use skysail_core::backoff::Backoff;
-use skysail_core::catalog::{Catalog, Generation};
-use skysail_core::cluster::FrontendView;
+use skysail_core::catalog::Generation;
 use skysail_core::reconcile::Patience;
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::admin::AdminService;
 use crate::admin::http::{AdminApi, BODY_BYTES};
+use crate::admin::observed;
 use crate::admin::view::FrontendInfo;
 use crate::clock::Clock;
+use crate::cluster::{Announcer, Identity, Membership, Observer};
 use crate::config::{Config, RuntimeKind, StoreLocation, without_password};
 use crate::control_thread::ControlThread;
 use crate::health::Health;
@@ -28,8 +25,8 @@ use crate::http::{BodyReader, Limits};
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
+use crate::query::QueryService;
 use crate::query::http::{QueryApi, QueryServer};
-use crate::query::{QueryService, Routes};
 use crate::reconcile::{Parts, Reconciler, Report, Rollouts};
 use crate::runtime::docker::DockerRuntime;
 use crate::runtime::process::ProcessRuntime;
@@ -39,15 +36,22 @@ use crate::store::redis::RedisStore;
 use crate::store::{MetadataStore, StoreHealth};
 use crate::{admin, http, open_files};
 
+mod ending;
+mod follower;
+mod listeners;
+
+use ending::{Closing, Ending};
+use follower::{Follower, fetch_query_ids};
+use listeners::{Listeners, listen_advice};
+
+pub use listeners::Addresses;
+
 /// Connections to admin REST that may be open at once. They are counted by themselves, so that whoever
 /// operates a frontend gets in however many ask it.
 const ADMIN_CONNECTIONS: usize = 1000;
 
 /// How long a container may take to end when it is asked to.
 const CONTAINER_GRACE: Duration = Duration::from_secs(10);
-
-/// The most of the grace that is kept for telling containers and ending processes.
-const CONTAINER_RESERVE: Duration = Duration::from_secs(3);
 
 /// Why a frontend cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -75,37 +79,13 @@ pub enum BuildError {
     Runtime(#[from] RuntimeError),
 }
 
-fn listen_advice(cause: &std::io::Error, flag: &str) -> String {
-    match cause.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            format!(
-                "the port is taken; stop what uses it, or choose another with {flag} (port 0 picks a free one)"
-            )
-        }
-        _ => format!("{cause}; choose another address with {flag}"),
-    }
-}
-
-/// Where a frontend listens.
-#[derive(Clone, Debug)]
-pub struct Addresses {
-    /// Query REST, with the query role.
-    pub query: Option<SocketAddr>,
-    /// Admin REST, with the control role.
-    pub admin: Option<SocketAddr>,
-    /// Container RPC.
-    pub rpc: Vec<SocketAddr>,
-    /// What containers are told to dial.
-    pub advertised: String,
-}
-
 /// A frontend that is built, bound and not yet running.
 pub struct App {
     config: Config,
     addresses: Addresses,
     listeners: Listeners,
     control: ControlThread,
-    frontend_id: String,
+    identity: Identity,
     store: Arc<dyn MetadataStore>,
     runtime: Runtime,
     models: Arc<ModelTable>,
@@ -113,14 +93,6 @@ pub struct App {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     clock: Clock,
-}
-
-struct Listeners {
-    query: Option<TcpListener>,
-    admin: Option<TcpListener>,
-    rpc: Vec<TcpListener>,
-    /// Where containers reach container RPC, if that is not the configured address.
-    gateway: Option<SocketAddr>,
 }
 
 /// The runtime, as far as it matters which it is.
@@ -184,13 +156,13 @@ impl App {
         ));
         let queries = Arc::new(QueryService::new(clock));
         let health = Arc::new(Health::new(queries.clone(), store.health()));
-        let frontend_id = format!("{:016x}", fastrand::u64(..));
+        let identity = addresses.identity(&config);
         Ok(Self {
             config,
             addresses,
             listeners,
             control,
-            frontend_id,
+            identity,
             store,
             runtime,
             models,
@@ -221,18 +193,20 @@ impl App {
             query_server: JoinSet::new(),
             admin_server: JoinSet::new(),
             background: JoinSet::new(),
+            announcer: JoinSet::new(),
             leadership: JoinSet::new(),
             closing: closing.clone(),
         };
         let followed = self.spawn_followers(&mut ending.background, &closing.background);
-        let views = self.spawn_view(&mut ending.background, &closing.background, followed.clone());
-        let report = self.spawn_control(&mut ending, views);
+        let views = self.spawn_membership(&mut ending, followed.clone());
+        let report = self.spawn_control(&mut ending, &views);
         self.spawn_rpc(&mut ending.background, &closing.background);
-        let _control = self.spawn_http(&mut ending, followed, report);
+        let _control = self.spawn_http(&mut ending, followed, views, report);
 
         let served = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             Some(_) = ending.background.join_next() => Err(PartEnded),
+            Some(_) = ending.announcer.join_next() => Err(PartEnded),
         };
         if let Err(ended) = &served {
             error!(error = %ended, "ending");
@@ -265,6 +239,7 @@ impl App {
             queries: self.queries.clone(),
             models: self.models.clone(),
             metrics: self.metrics.clone(),
+            replicas: self.models.replicas().changed(),
             followed,
         };
         // To resolve thousands of routes takes milliseconds, in which queries would have to wait.
@@ -287,64 +262,59 @@ impl App {
         follows
     }
 
-    /// The task that keeps what this frontend sees.
-    fn spawn_view(
+    /// The tasks that tell the cluster's frontends of each other; returns what is known of all.
+    fn spawn_membership(
         &self,
-        tasks: &mut JoinSet<()>,
-        closing: &CancellationToken,
-        mut followed: watch::Receiver<Generation>,
-    ) -> watch::Receiver<Arc<Vec<FrontendView>>> {
-        let (sender, views) = watch::channel(Arc::default());
-        let (catalogs, replicas) = (self.store.watch(), self.models.replicas().clone());
-        let base = FrontendView {
-            id: self.frontend_id.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            started_at: Timestamp::now(),
-            query_addr: self.addresses.query.map(|addr| addr.to_string()),
-            admin_addr: self.addresses.admin.map(|addr| addr.to_string()),
-            rpc_addr: self.config.roles.query.then(|| self.addresses.advertised.clone()),
-            ..FrontendView::default()
+        ending: &mut Ending,
+        followed: watch::Receiver<Generation>,
+    ) -> observed::Views {
+        let (own, seen) = watch::channel(self.identity.first_view());
+        let observer = Observer::new(
+            self.identity.clone(),
+            self.queries.clone(),
+            self.models.clone(),
+            self.store.watch(),
+            self.clock,
+        );
+        let observer = Arc::new(parking_lot::Mutex::new(observer));
+        let announcer = Announcer {
+            observer: observer.clone(),
+            store: self.store.clone(),
+            own,
+            followed,
+            replicas: self.models.replicas().changed(),
+            draining: ending.closing.queries.clone(),
         };
-        spawn_until(tasks, closing, async move {
-            let replicas_changed = replicas.changed();
-            loop {
-                let generation = followed.borrow_and_update().clone();
-                let catalog = catalogs.borrow().clone().unwrap_or_default();
-                let current = catalog.models.values();
-                let view = FrontendView {
-                    generation,
-                    serving: current
-                        .map(|model| (model.name.clone(), model.current_version.clone()))
-                        .collect(),
-                    replicas: replicas.all().iter().map(|replica| replica.view()).collect(),
-                    ..base.clone()
-                };
-                sender.send_replace(Arc::new(vec![view]));
-                tokio::select! {
-                    () = replicas_changed.notified() => {}
-                    changed = followed.changed() => if changed.is_err() { return },
-                }
-            }
-        });
-        views
+        let (membership, views) = Membership::new(
+            self.store.announced(),
+            seen,
+            self.models.clone(),
+            self.metrics.clone(),
+        );
+        let closing = ending.closing.background.clone();
+        let follow = until(&closing, membership.run());
+        ending.background.spawn_on(follow, self.control.handle());
+        ending
+            .announcer
+            .spawn_on(announcer.run(closing), self.control.handle());
+        observed::Views {
+            announced: views,
+            own: Box::new(move || observer.lock().look()),
+        }
     }
 
     /// The tasks of the control role: who acts, what runs, and the end of rollouts.
-    fn spawn_control(
-        &self,
-        ending: &mut Ending,
-        views: watch::Receiver<Arc<Vec<FrontendView>>>,
-    ) -> Arc<Report> {
+    fn spawn_control(&self, ending: &mut Ending, views: &observed::Views) -> Arc<Report> {
         let report = Arc::<Report>::default();
         if !self.config.roles.control {
             return report;
         }
         let closing = &ending.closing.background;
-        let leadership = Arc::new(Leadership::new(self.store.clone(), self.frontend_id.clone()));
+        let leadership = Arc::new(Leadership::new(self.store.clone(), self.identity.id.clone()));
         ending.leadership.spawn(leadership.clone().run(closing.clone()));
         let rollouts = Rollouts {
             store: self.store.clone(),
-            views: views.clone(),
+            views: views.announced.clone(),
             leadership: leadership.clone(),
             report: report.clone(),
         };
@@ -353,7 +323,7 @@ impl App {
             let reconciler = Reconciler::new(Parts {
                 runtime,
                 catalog: self.store.watch(),
-                views,
+                views: views.announced.clone(),
                 leadership,
                 cluster: self.config.cluster.clone(),
                 patience: Patience::default(),
@@ -371,7 +341,7 @@ impl App {
             let serve = skysail_container_rpc::server::serve(
                 listener,
                 self.models.clone(),
-                self.frontend_id.clone(),
+                self.identity.id.clone(),
                 closing.clone().cancelled_owned(),
             );
             tasks.spawn(async move {
@@ -386,6 +356,7 @@ impl App {
         self,
         ending: &mut Ending,
         followed: watch::Receiver<Generation>,
+        views: observed::Views,
         report: Arc<Report>,
     ) -> ControlThread {
         let info = self.info();
@@ -414,6 +385,7 @@ impl App {
         }
         if let Some(listener) = self.listeners.admin {
             let service = AdminService {
+                views,
                 store: self.store,
                 followed,
                 models: self.models,
@@ -441,18 +413,13 @@ impl App {
     }
 
     fn info(&self) -> FrontendInfo {
-        let shown = |addr: Option<SocketAddr>| addr.map(|addr| addr.to_string()).unwrap_or_default();
         let (store_kind, store_location) = match &self.config.store {
             StoreLocation::Embedded(path) => ("embedded", path.display().to_string()),
             StoreLocation::Redis(url) => ("redis", without_password(url)),
         };
         FrontendInfo {
             cluster: self.config.cluster.clone(),
-            id: self.frontend_id.clone(),
-            query_addr: shown(self.addresses.query),
-            admin_addr: shown(self.addresses.admin),
-            rpc_addr: self.addresses.advertised.clone(),
-            started_at: Timestamp::now(),
+            id: self.identity.id.clone(),
             store_kind,
             store_location,
             runtime_kind: match self.runtime {
@@ -468,156 +435,6 @@ impl App {
 #[derive(Debug, thiserror::Error)]
 #[error("a part of the frontend ended while it was serving; this is a bug, see the log")]
 pub struct PartEnded;
-
-/// What is told to close, in this order.
-#[derive(Clone, Default)]
-struct Closing {
-    queries: CancellationToken,
-    admin: CancellationToken,
-    background: CancellationToken,
-}
-
-/// The end of a frontend, in stages that share the grace between them: however slow one is, containers are
-/// told.
-struct Ending {
-    grace: Duration,
-    queries: Arc<QueryService>,
-    models: Arc<ModelTable>,
-    runtime: Runtime,
-    query_server: JoinSet<()>,
-    admin_server: JoinSet<()>,
-    background: JoinSet<()>,
-    /// Gives the control role's lease back at its end.
-    leadership: JoinSet<()>,
-    closing: Closing,
-}
-
-impl Ending {
-    async fn run(mut self) {
-        info!(grace = ?self.grace, "draining");
-        let end = Instant::now() + self.grace;
-        let reserve = (self.grace / 4).min(CONTAINER_RESERVE);
-
-        self.queries.start_draining();
-        self.closing.queries.cancel();
-        if timeout_at(end - reserve, joined(&mut self.query_server))
-            .await
-            .is_err()
-        {
-            warn!(grace = ?self.grace, "the grace period ended before every query was answered");
-        }
-        // The admin API stays until then, so that its /readyz can say what is going on.
-        self.closing.admin.cancel();
-        if timeout_at(end - reserve * 3 / 4, joined(&mut self.admin_server))
-            .await
-            .is_err()
-        {
-            warn!("admin requests were cut off");
-        }
-        if timeout_at(end - reserve / 2, self.models.drain()).await.is_err() {
-            warn!("containers were cut off");
-        }
-        self.closing.background.cancel();
-        if timeout_at(end, joined(&mut self.leadership)).await.is_err() {
-            warn!("the control role's lease was not given back; it ends by itself");
-        }
-        if let Runtime::Process(processes) = &self.runtime {
-            processes
-                .shutdown(end.saturating_duration_since(Instant::now()))
-                .await;
-        }
-        info!("drained");
-    }
-}
-
-/// Waits for all tasks of a set.
-async fn joined(tasks: &mut JoinSet<()>) {
-    while tasks.join_next().await.is_some() {}
-}
-
-impl Listeners {
-    async fn bind(config: &Config, runtime: &Runtime) -> Result<Self, BuildError> {
-        let query = match config.roles.query {
-            true => Some(listen("query REST", config.query_addr, "--query-addr")?),
-            false => None,
-        };
-        let admin = match config.roles.control {
-            true => Some(listen("admin REST", config.admin_addr, "--admin-addr")?),
-            false => None,
-        };
-        let (mut rpc, mut gateway) = (Vec::new(), None);
-        if config.roles.query {
-            let first = listen("container RPC", config.rpc_addr, "--rpc-addr")?;
-            let port = first
-                .local_addr()
-                .map_or(config.rpc_addr.port(), |addr| addr.port());
-            rpc.push(first);
-            gateway = runtime.gateway(config).await?.map(|ip| SocketAddr::new(ip, port));
-            if let Some(addr) = gateway.filter(|_| config.rpc_addr.ip().is_loopback()) {
-                rpc.push(listen("container RPC", addr, "--rpc-addr")?);
-            }
-        }
-        Ok(Self {
-            query,
-            admin,
-            rpc,
-            gateway,
-        })
-    }
-
-    fn addresses(&self, config: &Config) -> Addresses {
-        let bound = |listener: &TcpListener| listener.local_addr().ok();
-        let rpc: Vec<SocketAddr> = self.rpc.iter().filter_map(bound).collect();
-        // The gateway, if there is one, is all that containers can reach.
-        let dialled = self.gateway.or(rpc.first().copied()).unwrap_or(config.rpc_addr);
-        Addresses {
-            query: self.query.as_ref().and_then(bound),
-            admin: self.admin.as_ref().and_then(bound),
-            rpc,
-            advertised: config
-                .rpc_advertise
-                .clone()
-                .unwrap_or_else(|| reachable(dialled).to_string()),
-        }
-    }
-}
-
-fn listen(what: &'static str, addr: SocketAddr, flag: &'static str) -> Result<TcpListener, BuildError> {
-    bound(addr).map_err(|cause| BuildError::Listen {
-        what,
-        addr,
-        flag,
-        cause,
-    })
-}
-
-/// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`).
-///
-/// When clients come by the hundred in one instant, one that finds no room tries again after a second, long
-/// after its query was due.
-const BACKLOG: u32 = 8192;
-
-fn bound(addr: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = match addr {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    // A port of this server's last life may be taken at once.
-    socket.set_reuseaddr(true)?;
-    socket.bind(addr)?;
-    socket.listen(BACKLOG)
-}
-
-/// An address to dial for one that is bound: all interfaces include loopback.
-fn reachable(addr: SocketAddr) -> SocketAddr {
-    match addr.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::from(([127, 0, 0, 1], addr.port())),
-        IpAddr::V6(ip) if ip.is_unspecified() => {
-            SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, addr.port()))
-        }
-        _ => addr,
-    }
-}
 
 async fn open_store(config: &Config) -> Result<Arc<dyn MetadataStore>, BuildError> {
     match &config.store {
@@ -653,79 +470,5 @@ fn until(
             () = closing.cancelled() => {}
             () = task => {}
         }
-    }
-}
-
-/// Keeps the query path in line with the catalog.
-struct Follower {
-    catalogs: watch::Receiver<Option<Arc<Catalog>>>,
-    queries: Arc<QueryService>,
-    models: Arc<ModelTable>,
-    metrics: Arc<Metrics>,
-    followed: watch::Sender<Generation>,
-}
-
-impl Follower {
-    async fn run(mut self) {
-        let mut before = Arc::new(Catalog::default());
-        loop {
-            let newest = self.catalogs.borrow_and_update().clone();
-            if let Some(catalog) = newest {
-                self.follow(&before, &catalog);
-                before = catalog;
-            }
-            if self.catalogs.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
-    fn follow(&self, before: &Catalog, catalog: &Catalog) {
-        let (versions, gone) = self.models.follow(catalog);
-        let routes = Routes::resolve(&self.queries.routes(), catalog, &versions, &self.metrics);
-        self.queries.set_routes(routes);
-        // Only now that no query is routed there any more.
-        self.models.close(gone);
-        for name in before
-            .applications
-            .keys()
-            .filter(|name| !catalog.applications.contains_key(*name))
-        {
-            self.metrics.forget_application(name);
-        }
-        self.followed.send_replace(catalog.generation.clone());
-    }
-}
-
-/// Fetches a block of query ids at the start, and whenever half of one is used.
-async fn fetch_query_ids(store: Arc<dyn MetadataStore>, queries: Arc<QueryService>) {
-    loop {
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-        loop {
-            match store.next_query_block().await {
-                Ok(block) => break queries.ids().enter(block),
-                Err(error) => warn!(%error, "query ids cannot be fetched"),
-            }
-            tokio::time::sleep(backoff.pause()).await;
-        }
-        queries.ids().half_used().await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_bound_to_all_interfaces_is_dialled_on_loopback() {
-        assert_eq!(
-            reachable("0.0.0.0:7000".parse().unwrap()).to_string(),
-            "127.0.0.1:7000"
-        );
-        assert_eq!(reachable("[::]:7000".parse().unwrap()).to_string(), "[::1]:7000");
-        assert_eq!(
-            reachable("10.0.0.1:7000".parse().unwrap()).to_string(),
-            "10.0.0.1:7000"
-        );
     }
 }

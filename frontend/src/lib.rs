@@ -9,7 +9,7 @@
 //!   each version, a batcher for each replica);
 //! - the control role: [`admin`] (requests to desired state), [`leadership`] (which frontend acts),
 //!   [`reconcile`] (desired state to containers), [`runtime`] (what starts them);
-//! - [`store`]: where desired state lives, for both;
+//! - [`store`]: where desired state lives, for both; [`cluster`]: what frontends tell each other through it;
 //! - [`http`], [`open_files`], [`control_thread`], [`health`], [`metrics`], [`clock`], [`logging`],
 //!   [`signals`]: what every server needs.
 //!
@@ -18,6 +18,7 @@
 pub mod admin;
 pub mod app;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod control_thread;
 pub mod health;

@@ -72,6 +72,7 @@ pub struct Metrics {
     cache_bytes: Family<VersionLabels, Gauge>,
     cache_entries: Family<VersionLabels, Gauge>,
     store_up: Gauge,
+    frontends: Gauge,
 }
 
 /// What one application's queries count.
@@ -128,6 +129,7 @@ impl Default for Metrics {
             cache_bytes: Family::default(),
             cache_entries: Family::default(),
             store_up: Gauge::default(),
+            frontends: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -171,6 +173,11 @@ impl Metrics {
             "store_up",
             "Whether the metadata store answers",
             self.store_up.clone(),
+        );
+        registry.register(
+            "frontends",
+            "Frontends of the cluster that this one knows to live, itself included",
+            self.frontends.clone(),
         );
     }
 
@@ -276,6 +283,11 @@ impl Metrics {
         self.store_up.set(i64::from(up));
     }
 
+    /// This many frontends live.
+    pub fn set_frontends(&self, count: usize) {
+        self.frontends.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// All metrics as Prometheus text.
     pub fn render(&self) -> String {
         let mut page = String::new();
@@ -347,6 +359,7 @@ mod tests {
         version.cache().hits.inc();
         version.cache().set_size(2, 300);
         metrics.set_store_up(true);
+        metrics.set_frontends(2);
         let page = metrics.render();
         for line in [
             "skysail_queries_total{application=\"iris\"} 1",
@@ -361,6 +374,7 @@ mod tests {
             "skysail_cache_bytes{model=\"iris-model\",version=\"1\"} 300",
             "skysail_cache_entries{model=\"iris-model\",version=\"1\"} 2",
             "skysail_store_up 1",
+            "skysail_frontends 2",
         ] {
             assert!(page.contains(line), "{line} is not in:\n{page}");
         }

@@ -161,7 +161,7 @@ pub struct CurrentVersion {
 }
 
 /// Chooses how many replicas a version has.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReplicaCount {
     /// Replicas wanted; 0 stops the version. Instead of `autoscale`.
@@ -196,8 +196,41 @@ pub struct Model {
     pub current_version: ModelVersion,
     /// The applications it is linked to.
     pub linked_applications: Vec<ApplicationName>,
+    /// Which versions answer, and at which frontends: while a change of versions is under way these may be
+    /// two. Empty while no frontend that takes queries is seen.
+    #[serde(default)]
+    pub serving: Vec<Serving>,
+    /// The change of versions that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
     /// All versions.
     pub versions: Vec<Version>,
+}
+
+/// A version that answers queries which pin none, and where.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Serving {
+    /// The version.
+    pub version: ModelVersion,
+    /// The frontends that answer with it, by id.
+    pub frontends: Vec<String>,
+}
+
+/// A change of versions under way.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Rollout {
+    /// The version that answered when the change was asked for.
+    pub from: ModelVersion,
+    /// The version that is to answer: the current one.
+    pub to: ModelVersion,
+    /// Whether the model's other versions are stopped at its end.
+    pub replace: bool,
+    /// Frontends that take queries.
+    pub frontends: u32,
+    /// How many of them answer with `to`.
+    pub switched: u32,
+    /// What it waits for, in a sentence.
+    pub waits_for: String,
 }
 
 /// One version: what was asked for and what is.
@@ -221,8 +254,17 @@ pub struct Version {
     pub progress: Option<String>,
     /// Replicas wanted; none for a version whose containers attach by themselves.
     pub replicas_desired: Option<u32>,
-    /// Replicas that are attached and answer.
+    /// Replicas that are attached to at least one frontend and answer.
     pub replicas_attached: u32,
+    /// Those of them that are attached to every frontend that takes queries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas_everywhere: Option<u32>,
+    /// What is asked of it, at all frontends together.
+    #[serde(default)]
+    pub load: Load,
+    /// With a number of replicas that follows the load: what was decided last and why, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<String>,
     /// The containers the runtime has for it, running or ended.
     pub containers: Vec<Container>,
     /// Times a container failed or could not be started, since this frontend started.
@@ -230,6 +272,15 @@ pub struct Version {
     /// The last time a container failed or could not be started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Failure>,
+}
+
+/// What is asked of a version, at all frontends together.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Load {
+    /// Queries a second, lately, that the model was needed for: hits of the cache are not among them.
+    pub arrivals_per_second: f64,
+    /// Queries that wait.
+    pub queued: u64,
 }
 
 /// How a version is.
@@ -301,14 +352,30 @@ pub struct Replica {
     pub hostname: String,
     /// The address it dialled from.
     pub peer: String,
-    /// When it attached.
+    /// When it attached: to the first of the frontends that see it.
     pub attached_at: Timestamp,
-    /// Batches in its hands.
+    /// Batches in its hands, from all frontends.
     pub in_flight: u32,
-    /// Batches answered.
+    /// Batches answered, to all frontends that see it.
     pub batches: u64,
-    /// Inputs answered.
+    /// Inputs answered, to all frontends that see it.
     pub inputs: u64,
+    /// The frontends it is attached to, by id.
+    #[serde(default)]
+    pub frontends: Vec<String>,
+    /// Inputs it answered a second, lately, to all of them.
+    #[serde(default)]
+    pub inputs_per_second: f64,
+    /// What a batch of one input takes its model, as learned, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fixed_micros: Option<f64>,
+    /// What each further input adds, as learned, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_input_micros: Option<f64>,
+    /// The 99th percentile of its last batches' model times, in microseconds: the highest that a frontend
+    /// sees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p99_micros: Option<u64>,
 }
 
 /// How an attached replica is.
@@ -317,6 +384,8 @@ pub struct Replica {
 pub enum ReplicaState {
     /// It answers.
     Ready,
+    /// A batch in its hands is overdue: it is sent nothing until it answers.
+    Overdue,
     /// It takes no more work and answers what it holds.
     Draining,
 }
@@ -377,14 +446,52 @@ pub struct RuntimeStatus {
 pub struct Frontend {
     /// Unique to one run of it.
     pub id: String,
-    /// Query REST.
+    /// Query REST; empty without the query role.
     pub query_addr: String,
-    /// Admin REST.
+    /// Admin REST; empty without the control role.
     pub admin_addr: String,
-    /// Container RPC, as containers are told.
+    /// Container RPC, as containers are told; empty without the query role.
     pub rpc_addr: String,
     /// Since when it runs.
     pub started_at: Timestamp,
+    /// Skysail's version.
+    #[serde(default)]
+    pub version: String,
+    /// What it does.
+    #[serde(default)]
+    pub roles: Vec<Role>,
+    /// With the control role: whether it is the one that acts; none while that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<Control>,
+    /// Whether it takes no new queries any more, because it is ending.
+    #[serde(default)]
+    pub draining: bool,
+    /// Replicas attached to it.
+    #[serde(default)]
+    pub replicas: u64,
+    /// The generation of the catalog that its queries are routed by.
+    #[serde(default)]
+    pub generation: u64,
+}
+
+/// What a frontend does.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Answers queries.
+    Query,
+    /// Takes admin requests, and looks after containers while it is the one that acts.
+    Control,
+}
+
+/// Whether a frontend with the control role is the one that acts.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Control {
+    /// It looks after containers.
+    Acting,
+    /// Another does; it takes over when that one is gone.
+    Standby,
 }
 
 /// One line of a container's log.
@@ -392,8 +499,16 @@ pub struct Frontend {
 pub struct LogLine {
     /// The replica.
     pub replica: ReplicaId,
-    /// The line, without its end.
+    /// The line, without its end; with `ended`, how its container ended.
     pub line: String,
+    /// Whether this is said about the container, and not by it: its log has ended.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ended: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// An error, as RFC 9457 describes it.

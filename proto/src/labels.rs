@@ -49,9 +49,19 @@ pub fn network_name(cluster: &ClusterName) -> String {
     format!("{cluster}-network")
 }
 
-/// The container of the frontend that `skysail start` runs.
+/// The container of the only frontend that `skysail start` runs, with both roles.
 pub fn frontend_container(cluster: &ClusterName) -> String {
     format!("{cluster}-frontend")
+}
+
+/// The container of one of several frontends that `skysail start` runs, counted from 1; it takes queries only.
+pub fn query_container(cluster: &ClusterName, number: usize) -> String {
+    format!("{cluster}-frontend-{number}")
+}
+
+/// The container of the control role beside several frontends.
+pub fn control_container(cluster: &ClusterName) -> String {
+    format!("{cluster}-control")
 }
 
 /// The container of the Redis that `skysail start` runs.

@@ -28,6 +28,7 @@ const STARTS: usize = 5;
 pub struct Settings {
     store: Store,
     runtime: Runtime,
+    roles: Roles,
     cluster: String,
     flags: Vec<(String, String)>,
     env: Vec<(String, String)>,
@@ -40,6 +41,17 @@ pub enum Store {
     Embedded,
     /// A Redis, as a URL.
     Redis(String),
+}
+
+/// What a frontend does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Roles {
+    /// Answers queries and takes containers in.
+    Query,
+    /// Takes admin requests and keeps replicas running.
+    Control,
+    /// Both.
+    Both,
 }
 
 /// What starts containers.
@@ -58,6 +70,7 @@ impl Default for Settings {
         Self {
             store: Store::Embedded,
             runtime: Runtime::Process,
+            roles: Roles::Both,
             cluster: "test".to_owned(),
             flags: Vec::new(),
             env: Vec::new(),
@@ -75,6 +88,12 @@ impl Settings {
     /// With this runtime.
     pub fn runtime(mut self, runtime: Runtime) -> Self {
         self.runtime = runtime;
+        self
+    }
+
+    /// With these roles alone.
+    pub fn roles(mut self, roles: Roles) -> Self {
+        self.roles = roles;
         self
     }
 
@@ -107,7 +126,7 @@ impl Settings {
     pub async fn launch(self) -> TestCluster {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut frontend = Program::start("the frontend", self.command(folder.path(), &Ports::default()));
-        let Some(addresses) = listening(&mut frontend).await else {
+        let Some(addresses) = listening(&mut frontend, self.roles).await else {
             panic!(
                 "the frontend ended at once: {}",
                 frontend.log().lines().join("\n")
@@ -140,6 +159,7 @@ impl Settings {
         let mut flags = vec![
             ("--store", self.store.flag(folder)),
             ("--runtime", self.runtime.flag().to_owned()),
+            ("--roles", self.roles.flag().to_owned()),
             ("--cluster", self.cluster.clone()),
             ("--query-addr", ports.query.clone()),
             ("--admin-addr", ports.admin.clone()),
@@ -163,6 +183,16 @@ impl Store {
         match self {
             Self::Embedded => format!("embedded:{}", folder.join("metadata.redb").display()),
             Self::Redis(url) => url.clone(),
+        }
+    }
+}
+
+impl Roles {
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Query => "query",
+            Self::Control => "control",
+            Self::Both => "query,control",
         }
     }
 }
@@ -198,22 +228,47 @@ impl Default for Ports {
 /// Where a frontend listens.
 #[derive(Clone, Debug)]
 pub struct Addresses {
-    /// Query REST.
+    /// Query REST; unspecified without the query role.
     pub query: SocketAddr,
-    /// Admin REST.
+    /// Admin REST; unspecified without the control role.
     pub admin: SocketAddr,
-    /// Container RPC.
+    /// Container RPC; unspecified without the query role.
     pub rpc: SocketAddr,
 }
 
+impl Addresses {
+    /// To be bound once more.
+    fn again(&self) -> Ports {
+        let bound = |addr: SocketAddr| match addr.ip().is_unspecified() {
+            true => "127.0.0.1:0".to_owned(),
+            false => addr.to_string(),
+        };
+        Ports {
+            query: bound(self.query),
+            admin: bound(self.admin),
+            rpc: bound(self.rpc),
+        }
+    }
+}
+
 /// Waits until a frontend has logged all its addresses; `None` if it ended instead.
-async fn listening(frontend: &mut Program) -> Option<Addresses> {
+async fn listening(frontend: &mut Program, roles: Roles) -> Option<Addresses> {
     wait::find("the frontend to listen", PATIENCE, async || {
         let lines = frontend.log().lines();
-        let bound = |server: &str| bound_addr(&lines, server);
-        match (bound("query REST"), bound("admin REST"), bound("container RPC")) {
-            (Some(query), Some(admin), Some(rpc)) => Some(Some(Addresses { query, admin, rpc })),
-            _ => frontend.ended().map(|_| None),
+        let bound = |role: Roles, server: &str| match roles == role || roles == Roles::Both {
+            true => bound_addr(&lines, server),
+            false => Some(SocketAddr::from(([0, 0, 0, 0], 0))),
+        };
+        let addresses = || {
+            Some(Addresses {
+                query: bound(Roles::Query, "query REST")?,
+                admin: bound(Roles::Control, "admin REST")?,
+                rpc: bound(Roles::Query, "container RPC")?,
+            })
+        };
+        match addresses() {
+            Some(addresses) => Some(Some(addresses)),
+            None => frontend.ended().map(|_| None),
         }
     })
     .await
@@ -277,9 +332,12 @@ impl TestCluster {
 
     /// Waits until `/readyz` says 200.
     pub async fn ready(&self) {
-        let queries = self.queries();
+        let api = match self.settings.roles {
+            Roles::Control => self.admin(),
+            Roles::Query | Roles::Both => self.queries(),
+        };
         wait::until("the frontend to be ready", PATIENCE, async || {
-            queries.get("/readyz").await.status == 200
+            api.get("/readyz").await.status == 200
         })
         .await;
     }
@@ -304,15 +362,11 @@ impl TestCluster {
     /// Like [`Self::restart`], but only waits until it listens.
     pub async fn relaunch(&mut self) {
         assert!(self.frontend.ended().is_some(), "the frontend still runs");
-        let ports = Ports {
-            query: self.addresses.query.to_string(),
-            admin: self.addresses.admin.to_string(),
-            rpc: self.addresses.rpc.to_string(),
-        };
+        let ports = self.addresses.again();
         for _ in 0..STARTS {
             let command = self.settings.command(self.folder.path(), &ports);
             self.frontend = Program::start("the frontend, restarted", command);
-            if listening(&mut self.frontend).await.is_some() {
+            if listening(&mut self.frontend, self.settings.roles).await.is_some() {
                 return;
             }
             let said = self.frontend.whole_log().await.join("\n");

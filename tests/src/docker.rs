@@ -66,16 +66,16 @@ pub struct Holdings {
     pub volumes: Vec<String>,
 }
 
+/// Names the tag of the images, if it is not the workspace's version: checkouts share an engine.
+const IMAGE_TAG: &str = "SKYSAIL_IMAGE_TAG";
+
 /// The name of an image of this workspace, with its tag.
 ///
 /// # Panics
 /// If it was not built, with the command that does.
 pub async fn image(name: &str) -> String {
-    existing(
-        &format!("skysail/{name}:{}", env!("CARGO_PKG_VERSION")),
-        "make images",
-    )
-    .await
+    let tag = env::var(IMAGE_TAG).unwrap_or_else(|_| env!("CARGO_PKG_VERSION").to_owned());
+    existing(&format!("skysail/{name}:{tag}"), "make images").await
 }
 
 /// The name of the Redis image that is made from the installed `redis-server`.

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use redis::{Client, Connection, FromRedisValue, RedisResult};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -46,11 +47,9 @@ impl RedisServer {
 
     /// Chooses a port for a server that is not started yet; [`Self::start_again`] does.
     pub fn reserve(options: &[&str]) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-        let port = listener.local_addr().expect("a bound address").port();
         Self {
             process: None,
-            port,
+            port: free_port(),
             folder: tempfile::tempdir().expect("a temporary folder"),
             options: options.iter().map(ToString::to_string).collect(),
         }
@@ -180,6 +179,63 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// A server that also speaks TLS on a port of its own, with a certificate that a self-made authority signed.
+pub struct RedisTls {
+    /// The server; its own URL is the one without TLS.
+    pub server: RedisServer,
+    /// The authority's certificate, in PEM.
+    pub authority: String,
+    port: u16,
+    _folder: TempDir,
+}
+
+impl RedisTls {
+    /// Starts a server with more options (`--name value …`), and waits until it answers.
+    pub async fn start(options: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let authority = certify(folder.path());
+        let port = free_port();
+        let file = |name: &str| folder.path().join(name).display().to_string();
+        let (number, certificate, key) = (port.to_string(), file("server.crt"), file("server.key"));
+        let mut all = vec!["--tls-port", &number, "--tls-auth-clients", "no"];
+        all.extend(["--tls-cert-file", &certificate, "--tls-key-file", &key]);
+        all.extend(options);
+        Self {
+            server: RedisServer::start_with(&all).await,
+            authority,
+            port,
+            _folder: folder,
+        }
+    }
+
+    /// The URL for TLS, with `user:password`.
+    pub fn url_as(&self, user_and_password: &str) -> String {
+        format!("rediss://{user_and_password}@127.0.0.1:{}", self.port)
+    }
+}
+
+/// Makes an authority, and in this folder a key and a certificate for this machine that it signed; returns the
+/// authority's certificate.
+fn certify(folder: &Path) -> String {
+    let made = "certificates can be made";
+    let mut about = CertificateParams::new(Vec::new()).expect(made);
+    about.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority_key = KeyPair::generate().expect(made);
+    let authority = about.self_signed(&authority_key).expect(made);
+    let issuer = Issuer::new(about, authority_key);
+    let key = KeyPair::generate().expect(made);
+    let server = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect(made);
+    let server = server.signed_by(&key, &issuer).expect(made);
+    fs::write(folder.join("server.crt"), server.pem()).expect("a file");
+    fs::write(folder.join("server.key"), key.serialize_pem()).expect("a file");
+    authority.pem()
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("a bound address").port()
 }
 
 /// Why no server can be started here, if none can.

@@ -137,9 +137,9 @@ impl AdminClient {
             .await
     }
 
-    pub(crate) async fn scale(&self, id: &ModelId, count: u32) -> Result<Answer<Version>, ClientError> {
+    pub(crate) async fn scale(&self, id: &ModelId, wanted: Replicas) -> Result<Answer<Version>, ClientError> {
         let path = format!("{}/replicas", version_path(id));
-        self.send_json(Method::PUT, &path, &ReplicaCount::from(Replicas::Fixed(count)))
+        self.send_json(Method::PUT, &path, &ReplicaCount::from(wanted))
             .await
     }
 

@@ -11,7 +11,7 @@ use skysail_proto::ids::ApplicationName;
 use skysail_proto::value::InputType;
 
 use super::Session;
-use super::predict::query_url;
+use super::query_url::query_url;
 use crate::advice::about_application;
 use crate::arguments::{InvalidValue, SloMicros, parse_duration, parse_slo};
 use crate::bench::BenchError;

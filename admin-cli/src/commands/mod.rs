@@ -15,25 +15,26 @@ pub(crate) mod cluster;
 mod completions;
 pub(crate) mod model;
 mod predict;
+mod query_url;
 mod replica;
 mod status;
 
 /// What can be asked of `skysail`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Bring up a cluster in Docker: network, Redis and a frontend
+    /// Bring up a cluster in Docker: network, Redis and one frontend or several
     Start(cluster::StartArguments),
     /// Remove every container, network and volume of a cluster, and nothing else
     Stop(cluster::StopArguments),
     /// Show the cluster at a glance, and what is not well
-    Status,
+    Status(status::StatusArguments),
     /// Applications: what is asked, and how soon it must be answered
     #[command(subcommand)]
     App(app::AppCommand),
     /// Models: their versions, and the containers that answer
     #[command(subcommand)]
     Model(model::ModelCommand),
-    /// Replicas: containers that are attached
+    /// Replicas: containers that are attached, and how they do
     #[command(subcommand)]
     Replica(replica::ReplicaCommand),
     /// Ask an application for a prediction
@@ -70,7 +71,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Error> {
     match arguments.command {
         Command::Start(arguments) => cluster::start(&session, arguments).await,
         Command::Stop(arguments) => cluster::stop(&session, arguments).await,
-        Command::Status => status::run(&session).await,
+        Command::Status(arguments) => status::run(&session, &arguments).await,
         Command::App(command) => app::run(&session, command).await,
         Command::Model(command) => model::run(&session, command).await,
         Command::Replica(command) => replica::run(&session, command).await,

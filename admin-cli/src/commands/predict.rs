@@ -4,13 +4,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
-use reqwest::Url;
 use serde_json::value::RawValue;
-use skysail_proto::admin::Status;
 use skysail_proto::ids::ApplicationName;
 use skysail_proto::value::{Input, InputType};
 
 use super::Session;
+use super::query_url::query_url;
 use crate::advice::about_application;
 use crate::client::{Prediction, QueryClient};
 use crate::error::Error;
@@ -123,27 +122,6 @@ async fn input_type(session: &Session, name: &ApplicationName) -> Result<InputTy
     Ok(application.read()?.input_type)
 }
 
-/// Where queries go: what was said, or what the admin API names.
-pub(super) async fn query_url(session: &Session) -> Result<Url, Error> {
-    if let Some(url) = &session.query_url {
-        return Ok(url.clone());
-    }
-    let status = session.admin.status().await?.read()?;
-    named_query_url(&status, session.admin.url()).ok_or(Error::NoQueryAddress)
-}
-
-/// The query address that the admin API names. A frontend that listens everywhere does not know by what
-/// name it is reached; the one that worked for the admin API will do.
-fn named_query_url(status: &Status, admin: &Url) -> Option<Url> {
-    let address = &status.frontends.first()?.query_addr;
-    let mut url = Url::parse(&format!("http://{address}")).ok()?;
-    let everywhere = matches!(url.host_str(), Some("0.0.0.0" | "[::]"));
-    if everywhere {
-        url.set_host(admin.host_str()).ok()?;
-    }
-    Some(url)
-}
-
 /// The output on its own: a string without its quotes, anything else as JSON.
 fn output_text(prediction: &Prediction) -> String {
     let json = prediction.output.get();
@@ -194,30 +172,5 @@ mod tests {
             "this is the default output (no_replica): No connected models found for query"
         );
         assert!(default_note(&prediction(r#"{"query_id": 6, "output": 1, "default": false}"#)).is_none());
-    }
-
-    fn query_url_of(address: &str, admin: &str) -> Option<String> {
-        let json = format!(
-            r#"{{"cluster": "c", "version": "0", "store": {{"kind": "embedded", "location": "", "up": true,
-                "generation": 1}}, "runtime": {{"kind": "none", "up": true}}, "applications": 0, "models": 0,
-                "replicas": 0, "problems": [], "frontends": [{{"id": "f", "query_addr": "{address}",
-                "admin_addr": "", "rpc_addr": "", "started_at": "2026-01-01T00:00:00Z"}}]}}"#
-        );
-        let status: Status = serde_json::from_str(&json).unwrap();
-        let admin = Url::parse(admin).unwrap();
-        named_query_url(&status, &admin).map(String::from)
-    }
-
-    #[test]
-    fn an_address_that_means_everywhere_takes_the_admin_apis_host() {
-        let admin = "http://10.1.2.3:1338";
-        for (address, expected) in [
-            ("127.0.0.1:1337", "http://127.0.0.1:1337/"),
-            ("0.0.0.0:1337", "http://10.1.2.3:1337/"),
-            ("[::]:1337", "http://10.1.2.3:1337/"),
-            ("box:99", "http://box:99/"),
-        ] {
-            assert_eq!(query_url_of(address, admin).as_deref(), Some(expected));
-        }
     }
 }

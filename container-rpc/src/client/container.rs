@@ -227,7 +227,7 @@ impl Container {
                 self.credits.demand(stream, budget, at - self.epoch);
             }
             FromFrontend::CreditReturned(returned) => self.credits.returned(stream, returned.sequence),
-            FromFrontend::FrontendsChanged(changed) => self.frontends_changed(stream, changed.addresses),
+            FromFrontend::FrontendsChanged(changed) => self.frontends_changed(changed.addresses),
             FromFrontend::Draining(_) => self.credits.frontend_drains(stream),
             FromFrontend::Registered(_) => debug!(stream = stream.0, "registered twice"),
         }
@@ -305,15 +305,11 @@ impl Container {
         }
     }
 
-    /// Connects to frontends that are new and leaves those that are gone.
+    /// Connects to frontends that are new and dials no more for those that are gone.
     ///
-    /// The one that says so stays even if the list knows it by another name: it is there, and the address
-    /// this container reached it by may be the only one that works from here.
-    fn frontends_changed(&mut self, stream: StreamId, addresses: Vec<String>) {
-        let speaker = self
-            .streams
-            .get(&stream)
-            .map(|attached| attached.frontend.address.clone());
+    /// One that this container is attached to is not left on another's word: it is there, whatever the others
+    /// can see of it. One that goes says so itself.
+    fn frontends_changed(&mut self, addresses: Vec<String>) {
         let (good, bad): (Vec<_>, Vec<_>) = addresses
             .into_iter()
             .partition(|address| is_host_and_port(address));
@@ -323,11 +319,12 @@ impl Container {
         if good.is_empty() || self.draining.is_some() {
             return;
         }
-        let is_kept = |address: &String| good.contains(address) || Some(address) == speaker.as_ref();
+        let is_attached =
+            |address: &String| (self.streams.values()).any(|stream| stream.frontend.address == *address);
         let gone: Vec<_> = self
             .connections
             .keys()
-            .filter(|known| !is_kept(known))
+            .filter(|known| !good.contains(known) && !is_attached(known))
             .cloned()
             .collect();
         for address in gone {

@@ -23,9 +23,10 @@ pub(super) struct Reconnect {
 /// No first pause is longer: most losses are a frontend that restarts.
 const FIRST: Duration = Duration::from_millis(50);
 
-/// No pause after a loss is longer: a restarted frontend is to answer within two seconds of its start, and a
-/// try at an address where nobody listens costs next to nothing.
-const MOST: Duration = Duration::from_secs(1);
+/// No pause after a loss is longer: a restarted frontend is to answer within a second of its start, and may
+/// refuse one try because it has not read its metadata yet. A try at an address where nobody listens costs
+/// next to nothing.
+const MOST: Duration = Duration::from_millis(300);
 
 /// A stream that lived this long had no part in the trouble that ended it.
 pub(super) const STAYED_WELL: Duration = Duration::from_secs(1);

@@ -8,11 +8,11 @@ use skysail_proto::container::batch_result::Outcome;
 use skysail_proto::container::container_message::Kind as FromContainer;
 use skysail_proto::container::frontend_message::Kind as FromFrontend;
 use skysail_proto::container::{
-    Batch, BatchResult, FrontendDraining, FrontendsChanged, InputErrorKind, InputType, PROTOCOL_VERSION,
-    Register,
+    Batch, BatchResult, Credit, FrontendDraining, FrontendsChanged, InputErrorKind, InputType,
+    PROTOCOL_VERSION, Register,
 };
 use skysail_proto::value::Input;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::Status;
 use tonic::transport::Server;
@@ -20,7 +20,7 @@ use tonic::transport::Server;
 mod frontend;
 mod model;
 
-use frontend::{Frontend, within_bound};
+use frontend::{Frontend, Stream, within_bound};
 use model::{Gate, Obedient};
 
 /// A container that serves until it is told to stop.
@@ -414,28 +414,50 @@ async fn one_frontend_by_two_addresses_does_not_make_a_container_end() {
 }
 
 #[tokio::test]
-async fn frontends_that_join_are_dialled_and_those_that_leave_are_left() {
-    let (mut first, mut second, mut third) = (
-        Frontend::start().await,
-        Frontend::start().await,
-        Frontend::start().await,
-    );
-    let _container = Container::start(&[&first, &second]);
+async fn frontends_that_join_are_dialled_and_those_that_are_gone_only_when_they_are_named_again() {
+    let (mut first, mut second) = (Frontend::start().await, Frontend::start().await);
+    let gone = Frontend::start().await;
+    let address = gone.address.to_string();
+    drop(gone);
+    let _container = Container::dialling(vec![first.address.to_string(), address.clone()]);
     let mut stays = first.attached().await;
-    let mut goes = second.attached().await;
-    let addresses = vec![first.address.to_string(), third.address.to_string()];
+    let named = |others: &[&Frontend]| FrontendsChanged {
+        addresses: others.iter().map(|other| other.address.to_string()).collect(),
+    };
     stays
-        .send(FromFrontend::FrontendsChanged(FrontendsChanged { addresses }))
+        .send(FromFrontend::FrontendsChanged(named(&[&first, &second])))
         .await;
-    third.attached().await;
-    // It may have parked a credit, which it is asked for.
-    loop {
-        match goes.next().await {
-            Some(FromContainer::Recall(recall)) => goes.return_credit(recall.sequence).await,
-            Some(_) => {}
-            None => break,
+    let _second = second.attached().await;
+    // The address that was left is dialled again once it is named again.
+    let mut back = Frontend::start_on(&address, Server::builder()).await;
+    stays
+        .send(FromFrontend::FrontendsChanged(named(&[&first, &second, &back])))
+        .await;
+    back.attached().await;
+}
+
+#[tokio::test]
+async fn a_frontend_that_is_there_is_not_left_on_the_word_of_another() {
+    let (mut first, mut second) = (Frontend::start().await, Frontend::start().await);
+    let _container = Container::start(&[&first, &second]);
+    let (mut one, mut other) = (first.attached().await, second.attached().await);
+    let addresses = vec![first.address.to_string()];
+    one.send(FromFrontend::FrontendsChanged(FrontendsChanged { addresses }))
+        .await;
+    one.heard().await;
+    other.demand(Duration::from_secs(1)).await;
+    let credit = loop {
+        tokio::select! {
+            credit = other.credit() => break credit,
+            said = one.next() => match said {
+                Some(FromContainer::Credit(credit)) if !credit.park => one.return_credit(credit.sequence).await,
+                Some(FromContainer::Recall(recall)) => one.return_credit(recall.sequence).await,
+                _ => {}
+            }
         }
-    }
+    };
+    other.send_texts(credit, &["still served"]).await;
+    assert_eq!(texts(&other.result().await.0), "still served");
 }
 
 #[tokio::test]
@@ -637,4 +659,94 @@ async fn only_the_one_frontend_of_a_container_is_told_that_it_is_alone() {
     one.return_credit(more.sequence).await;
     other.demand(Duration::from_secs(1)).await;
     assert!(!other.credit().await.alone);
+}
+
+/// A frontend with so many queries, one after the other; then it is idle, until `all_done` says so.
+async fn ask(stream: &mut Stream, count: usize, answered: &watch::Sender<usize>, all: usize) {
+    let mut all_done = answered.subscribe();
+    let mut held: Option<Credit> = None;
+    let mut asked = 0;
+    if count > 0 {
+        stream.demand(Duration::from_secs(60)).await;
+    }
+    loop {
+        let said = tokio::select! {
+            said = stream.next() => said.expect("the stream goes on"),
+            done = all_done.wait_for(|done| *done == all) => {
+                done.expect("the sender is here");
+                return;
+            }
+        };
+        match said {
+            FromContainer::Credit(credit) => held = Some(credit),
+            FromContainer::Recall(recall) => {
+                if held
+                    .take_if(|credit| credit.sequence == recall.sequence)
+                    .is_some()
+                {
+                    stream.return_credit(recall.sequence).await;
+                }
+            }
+            FromContainer::Result(result) => {
+                assert_eq!(texts(&result), "q");
+                answered.send_modify(|done| *done += 1);
+                if asked < count && held.is_none() {
+                    stream.demand(Duration::from_secs(60)).await;
+                }
+            }
+            other => panic!("not expected: {other:?}"),
+        }
+        match held {
+            Some(credit) if asked < count => {
+                held = None;
+                asked += 1;
+                stream.send_texts(credit, &["q"]).await;
+                if asked < count {
+                    stream.demand(Duration::from_secs(60)).await;
+                }
+            }
+            Some(credit) if !credit.park => {
+                held = None;
+                stream.return_credit(credit.sequence).await;
+            }
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_two_frontends_none_is_stranded_whichever_is_loaded() {
+    let (mut first, mut second) = (Frontend::start().await, Frontend::start().await);
+    let _container = Container::start(&[&first, &second]);
+    let (mut a, mut b) = (first.attached().await, second.attached().await);
+    for (of_a, of_b) in [(50, 50), (0, 50), (50, 0), (1, 100), (100, 1)] {
+        let answered = watch::Sender::new(0);
+        let all = of_a + of_b;
+        let both = async {
+            tokio::join!(
+                ask(&mut a, of_a, &answered, all),
+                ask(&mut b, of_b, &answered, all)
+            );
+        };
+        within_bound("every query is answered", both).await;
+    }
+}
+
+#[tokio::test]
+async fn a_credit_that_a_lost_frontend_held_goes_to_another() {
+    let (mut first, mut second) = (Frontend::start().await, Frontend::start().await);
+    let _container = Container::start(&[&first]);
+    let mut lost = first.attached().await;
+    assert!(lost.credit().await.park);
+    let addresses = vec![first.address.to_string(), second.address.to_string()];
+    lost.send(FromFrontend::FrontendsChanged(FrontendsChanged { addresses }))
+        .await;
+    let mut other = second.attached().await;
+    other.demand(Duration::from_secs(1)).await;
+    // It is asked for the credit, and ends without having given it back.
+    assert!(matches!(lost.next().await, Some(FromContainer::Recall(_))));
+    drop((lost, first));
+    let credit = other.credit().await;
+    other.send_texts(credit, &["work"]).await;
+    assert_eq!(texts(&other.result().await.0), "work");
 }

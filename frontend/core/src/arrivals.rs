@@ -20,6 +20,8 @@ pub struct Arrivals {
     next: usize,
     /// The sum of what they were given.
     budgets: Duration,
+    /// How many there ever were.
+    total: u64,
 }
 
 impl Default for Arrivals {
@@ -28,6 +30,7 @@ impl Default for Arrivals {
             recent: Vec::with_capacity(REMEMBERED),
             next: 0,
             budgets: Duration::ZERO,
+            total: 0,
         }
     }
 }
@@ -35,6 +38,7 @@ impl Default for Arrivals {
 impl Arrivals {
     /// A query came, and is to be answered within `budget`.
     pub fn record(&mut self, at: Instant, budget: Duration) {
+        self.total += 1;
         self.budgets = self.budgets.saturating_add(budget);
         if self.recent.len() < REMEMBERED {
             self.recent.push((at, budget));
@@ -43,6 +47,11 @@ impl Arrivals {
         let (_, oldest) = std::mem::replace(&mut self.recent[self.next], (at, budget));
         self.budgets = self.budgets.saturating_sub(oldest);
         self.next = (self.next + 1) % REMEMBERED;
+    }
+
+    /// How many there ever were.
+    pub fn total(&self) -> u64 {
+        self.total
     }
 
     /// Arrivals per second; zero while too few came to tell.
@@ -101,6 +110,7 @@ mod tests {
     fn the_rate_is_that_of_the_last_few_hundred() {
         for count in [100, 256, 1000] {
             let rate = steady(count).per_second(at(count));
+            assert_eq!(steady(count).total(), count);
             assert!((rate - 1000.0).abs() < 0.001, "{rate}");
         }
         let silence = steady(1000).per_second(at(2000));

@@ -4,7 +4,7 @@
 //! whenever something in it changes. Frontends tell their containers of new and gone frontends by it; the
 //! control role decides by all views together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -114,4 +114,72 @@ pub struct LoadView {
     /// The tightest latency objective of the applications it answers, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slo_micros: Option<u64>,
+}
+
+/// The views of the frontends that live, one for each: of several runs at one container address only the
+/// newest can be there, whatever the store still remembers of those before.
+pub fn living(mut views: Vec<FrontendView>) -> Vec<FrontendView> {
+    views.sort_by(|a, b| (b.started_at, &b.id).cmp(&(a.started_at, &a.id)));
+    let mut taken = BTreeSet::new();
+    views.retain(|view| (view.rpc_addr.as_ref()).is_none_or(|addr| taken.insert(addr.clone())));
+    views.sort_by(|a, b| a.id.cmp(&b.id));
+    views
+}
+
+/// Where containers find the query frontends that stay, in order.
+pub fn container_addresses(views: &[FrontendView]) -> Vec<String> {
+    let staying = views.iter().filter(|view| !view.draining);
+    let mut addresses: Vec<_> = staying.filter_map(|view| view.rpc_addr.clone()).collect();
+    addresses.sort();
+    addresses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(id: &str, started_at: i64, rpc_addr: Option<&str>) -> FrontendView {
+        FrontendView {
+            id: id.to_owned(),
+            started_at: Timestamp::from_second(started_at).unwrap(),
+            rpc_addr: rpc_addr.map(str::to_owned),
+            ..FrontendView::default()
+        }
+    }
+
+    #[test]
+    fn a_frontend_that_was_started_again_is_counted_once() {
+        let views = living(vec![
+            view("b", 1, Some("a:1")),
+            view("a", 2, Some("a:1")),
+            view("d", 1, Some("a:2")),
+            view("c", 1, None),
+            view("e", 2, None),
+        ]);
+        let ids: Vec<_> = views.iter().map(|view| view.id.as_str()).collect();
+        assert_eq!(ids, ["a", "c", "d", "e"]);
+    }
+
+    #[test]
+    fn containers_are_named_query_frontends_that_stay() {
+        let draining = FrontendView {
+            draining: true,
+            ..view("c", 1, Some("a:3"))
+        };
+        let views = [
+            view("a", 1, Some("a:2")),
+            view("b", 1, None),
+            draining,
+            view("d", 1, Some("a:1")),
+        ];
+        assert_eq!(container_addresses(&views), ["a:1", "a:2"]);
+    }
+
+    #[test]
+    fn a_view_is_read_back_as_it_was_written_and_one_of_a_later_version_if_it_only_says_more() {
+        let mut json = serde_json::to_value(view("a", 1, Some("a:1"))).unwrap();
+        json["of_a_later_version"] = 1.into();
+        let read: FrontendView = serde_json::from_value(json).unwrap();
+        assert_eq!(read, view("a", 1, Some("a:1")));
+    }
 }

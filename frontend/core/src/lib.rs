@@ -7,17 +7,20 @@
 //! - [`time`]: points in time, as numbers.
 //! - [`catalog`]: desired state as an immutable snapshot, and the changes that lead to the next one.
 //! - [`cluster`]: what the frontends of a cluster tell each other.
+//! - [`rollout`]: which version of a model answers while a change of versions is under way.
 //! - [`query`]: a query's outcome and the reasons for a default output.
 //! - [`selection`]: which models answer a query, and what is made of their answers.
 //! - [`queue`]: queries waiting for a replica, ordered by deadline.
 //! - [`arrivals`]: when they came lately, and how long each was given.
 //! - [`batch`]: how many of them the next batch takes, from learned batch times.
+//! - [`autoscale`]: how many replicas a version needs for its load.
 //! - [`reconcile`]: from desired and observed state to the actions that bring them together.
 //! - [`backoff`]: growing pauses between tries.
 
 #![warn(missing_docs)]
 
 pub mod arrivals;
+pub mod autoscale;
 pub mod backoff;
 pub mod batch;
 pub mod catalog;
@@ -25,5 +28,6 @@ pub mod cluster;
 pub mod query;
 pub mod queue;
 pub mod reconcile;
+pub mod rollout;
 pub mod selection;
 pub mod time;

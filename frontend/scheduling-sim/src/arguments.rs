@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser};
+use skysail_core::autoscale::TARGET_UTILISATION;
+use skysail_proto::deployment::{Autoscale, Replicas};
 
 use crate::arrivals::Arrivals;
 use crate::cell::Cell;
 use crate::cost::Cost;
 use crate::noise::Noise;
 use crate::policy::{InvalidPolicy, PolicyKind};
-use crate::scenario::Scenario;
+use crate::scenario::{Fleet, Scaling, Scenario, Sharing};
 use crate::suite::{self, Options};
 use crate::trace::{InvalidTrace, Trace};
 
@@ -24,7 +26,9 @@ Examples:
   scheduling-sim --policy learned,aimd --load 0.9,1.2
   scheduling-sim --fixed-ms 1 --per-input-ms 4 --slo-mix 25,100 --noise noisy
   scheduling-sim --policy learned --paces 1,2 --load 1.2
-  scheduling-sim --suite --seed 1,2,3 --trace arrivals.csv";
+  scheduling-sim --suite --seed 1,2,3 --trace arrivals.csv
+  scheduling-sim --policy learned --frontends 1,2,4 --replicas 3 --load 0.9,1.2
+  scheduling-sim --policy learned --autoscale 1..8 --mean-replicas 2 --arrivals bursty --queries 200000";
 
 /// The arguments of [`ScenarioArguments`]. Named one by one, for the sake of an error that names the one
 /// that was given.
@@ -40,6 +44,9 @@ const SCENARIO: [&str; 9] = [
     "paces",
 ];
 
+/// The most queries of a cell: they are held in memory.
+const MOST_QUERIES: u32 = 10_000_000;
+
 /// Simulates Skysail's batch policies in virtual time.
 ///
 /// Lists are separated by commas; every combination is a cell. Goodput is the share of the queries that are
@@ -53,9 +60,10 @@ pub struct Arguments {
     /// Decides what is random; every policy is offered the same queries
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
     seed: Vec<u64>,
-    /// How many queries come in each cell; a trace that is shorter ends it
-    #[arg(long, value_name = "N", default_value = "20000", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    queries: u32,
+    /// How many queries come in each cell; a trace that is shorter ends it [default: 20000 for each client and
+    /// pass]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_QUERIES)))]
+    queries: Option<u32>,
     /// The largest batch
     #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u16).range(1..))]
     max_batch: u16,
@@ -71,6 +79,8 @@ pub struct Arguments {
     trace: Option<Arc<Trace>>,
     #[command(flatten)]
     scenario: ScenarioArguments,
+    #[command(flatten)]
+    fleet: FleetArguments,
 }
 
 /// A scenario that is put together by hand.
@@ -106,6 +116,35 @@ struct ScenarioArguments {
     paces: Vec<f64>,
 }
 
+/// How queries reach the replicas, and how many there are.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Frontends and scaling")]
+struct FleetArguments {
+    /// How many frontends share the replicas by credits, message by message; each query comes to one of them
+    /// [default: one queue right beside the replicas, no messages]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=64))]
+    frontends: Vec<u16>,
+    /// How long a message between a frontend and a replica is on its way
+    #[arg(long, value_name = "MS", default_value = "0.1", requires = "frontends", value_parser = cost_millis)]
+    delay_ms: f64,
+    /// Let the number of replicas follow the load, as with `model deploy --replicas auto:MIN..MAX`; it begins
+    /// with the fewest, and load 1 is that of the most
+    #[arg(long, value_name = "MIN..MAX", conflicts_with_all = ["frontends", "replicas", "paces"], value_parser = bounds)]
+    autoscale: Option<Autoscale>,
+    /// How long a replica takes to start
+    #[arg(long, value_name = "SECONDS", default_value = "2", requires = "autoscale", value_parser = seconds)]
+    start_seconds: Duration,
+    /// Instead of a load: as much as asks for so many replicas on average, each of them as busy as it is to be
+    #[arg(long, value_name = "K", requires = "autoscale", conflicts_with = "load", value_parser = mean_replicas)]
+    mean_replicas: Option<f64>,
+    /// Let so many clients play recorded arrivals at once, each from another place in them
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    clients: u16,
+    /// Play recorded arrivals so many times over
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    passes: u16,
+}
+
 impl Arguments {
     /// Whether JSON was asked for.
     pub fn json(&self) -> bool {
@@ -135,6 +174,11 @@ impl Arguments {
         Ok(scenarios.into_iter().flat_map(cells).collect())
     }
 
+    fn queries(&self) -> usize {
+        let plays = u32::from(self.fleet.passes) * u32::from(self.fleet.clients);
+        self.queries.unwrap_or(20_000 * plays).min(MOST_QUERIES) as usize
+    }
+
     fn max_batch(&self) -> NonZeroU32 {
         NonZeroU32::new(self.max_batch.into()).expect("the parser takes it from 1; otherwise this is a bug")
     }
@@ -156,7 +200,7 @@ impl Arguments {
             suite::scenarios(&Options {
                 recorded: recorded.clone(),
                 seed,
-                queries: self.queries as usize,
+                queries: self.queries(),
                 max_batch: self.max_batch(),
             })
         };
@@ -165,21 +209,34 @@ impl Arguments {
 
     fn scenarios(&self) -> Result<Vec<Scenario>, clap::Error> {
         let first = self.first_scenario()?;
+        let loads = self.loads();
         let mut scenarios = Vec::new();
         for &noise in &self.scenario.noise {
             for arrivals in &self.scenario.arrivals {
-                for &load in &self.scenario.load {
-                    scenarios.extend(self.seed.iter().map(|&seed| Scenario {
-                        noise,
-                        arrivals: arrivals.clone(),
-                        load,
-                        seed,
-                        ..first.clone()
-                    }));
+                let arrivals = arrivals.played(self.fleet.clients.into(), self.fleet.passes.into());
+                for &load in &loads {
+                    for fleet in self.fleet.fleets() {
+                        scenarios.extend(self.seed.iter().map(|&seed| Scenario {
+                            noise,
+                            arrivals: arrivals.clone(),
+                            load,
+                            seed,
+                            fleet,
+                            ..first.clone()
+                        }));
+                    }
                 }
             }
         }
         Ok(scenarios)
+    }
+
+    fn loads(&self) -> Vec<f64> {
+        let bounds = self.fleet.autoscale.as_ref();
+        match (self.fleet.mean_replicas, bounds) {
+            (Some(mean), Some(bounds)) => vec![mean * TARGET_UTILISATION / f64::from(bounds.max)],
+            _ => self.scenario.load.clone(),
+        }
     }
 
     /// The scenario of the first of each list.
@@ -201,11 +258,35 @@ impl Arguments {
             noise: given.noise[0],
             arrivals: given.arrivals[0].clone(),
             load: given.load[0],
-            paces: given.paces()?,
+            paces: match self.fleet.autoscale {
+                Some(bounds) => vec![1.0; bounds.max as usize],
+                None => given.paces()?,
+            },
             seed: self.seed[0],
-            queries: self.queries as usize,
+            queries: self.queries(),
             max_batch: self.max_batch(),
+            fleet: Fleet::Beside,
         })
+    }
+}
+
+impl FleetArguments {
+    fn fleets(&self) -> Vec<Fleet> {
+        if let Some(bounds) = self.autoscale {
+            let start = self.start_seconds;
+            return vec![Fleet::Scaled(Scaling { bounds, start })];
+        }
+        if self.frontends.is_empty() {
+            return vec![Fleet::Beside];
+        }
+        let delay = Duration::from_secs_f64(self.delay_ms * 1e-3);
+        let shared = |&frontends: &u16| {
+            Fleet::Shared(Sharing {
+                frontends: frontends.into(),
+                delay,
+            })
+        };
+        self.frontends.iter().map(shared).collect()
     }
 }
 
@@ -242,6 +323,23 @@ impl FromStr for Policies {
             _ => Ok(Self(vec![text.parse()?])),
         }
     }
+}
+
+/// The bounds of [`Replicas::Auto`], without its word.
+fn bounds(text: &str) -> Result<Autoscale, String> {
+    match format!("auto:{text}").parse() {
+        Ok(Replicas::Auto(bounds)) if bounds.max <= 1000 => Ok(bounds),
+        _ => Err("write MIN..MAX with 1 <= MIN <= MAX <= 1000, such as 1..8".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, OutOfRange> {
+    let seconds = number(text, "seconds", 0.0..=LONGEST_MILLIS * 1e-3)?;
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+fn mean_replicas(text: &str) -> Result<f64, OutOfRange> {
+    number(text, "a number of replicas", 0.001..=1000.0)
 }
 
 fn read_trace(file: &str) -> Result<Arc<Trace>, InvalidTrace> {

@@ -74,6 +74,16 @@ impl Arrivals {
         }
     }
 
+    /// The same, played by so many clients so many times over if they were recorded; the others never end.
+    pub fn played(&self, clients: usize, passes: usize) -> Self {
+        match self {
+            Self::Trace(trace) if (clients, passes) != (1, 1) => {
+                Self::Trace(Arc::new(trace.played(clients, passes)))
+            }
+            as_they_are => as_they_are.clone(),
+        }
+    }
+
     /// The times of the first `count` queries at this rate per second; fewer if a trace has no more.
     pub fn times(&self, rate: f64, count: usize, rng: &mut Rng) -> Vec<f64> {
         match self {

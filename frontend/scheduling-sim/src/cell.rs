@@ -4,10 +4,12 @@ use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use skysail_core::time::Instant;
+
 use crate::bound::bound;
 use crate::cost::Cost;
 use crate::policy::PolicyKind;
-use crate::scenario::Scenario;
+use crate::scenario::{Fleet, Query, Scaling, Scenario};
 use crate::simulation::{Tally, simulate};
 
 /// What is simulated at a time.
@@ -28,6 +30,19 @@ pub struct Figures {
     pub bound: f64,
     /// What became of them, in numbers.
     pub tally: Tally,
+    /// Where the number of replicas follows the load: what that comes to.
+    pub scaled: Option<Scaled>,
+}
+
+/// What a number of replicas that follows the load comes to, beside as many as there may be all the time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scaled {
+    /// The mean number of replicas, those that start and those that leave among them.
+    pub mean_replicas: f64,
+    /// Replica-seconds, relative to those of the most replicas.
+    pub cost: f64,
+    /// What is answered in time, relative to what the most replicas answer in time.
+    pub attainment: f64,
 }
 
 impl Cell {
@@ -37,10 +52,29 @@ impl Cell {
         let replicas: Vec<Cost> = self.scenario.replicas().collect();
         let tally = simulate(self.policy, &self.scenario, &queries);
         Figures {
+            scaled: self.scaled(&queries, &tally),
             goodput: tally.in_time as f64 / queries.len().max(1) as f64,
             bound: bound(&queries, &replicas, self.scenario.max_batch),
             tally,
         }
+    }
+
+    fn scaled(&self, queries: &[Query], tally: &Tally) -> Option<Scaled> {
+        let Fleet::Scaled(Scaling { bounds, .. }) = self.scenario.fleet else {
+            return None;
+        };
+        let most = Scenario {
+            fleet: Fleet::Beside,
+            ..self.scenario.clone()
+        };
+        let most = simulate(self.policy, &most, queries);
+        let end = queries.last().map(|last| last.arrival).unwrap_or_default();
+        let mean_replicas = tally.replica_seconds / end.seconds_after(Instant::default());
+        Some(Scaled {
+            mean_replicas,
+            cost: mean_replicas / f64::from(bounds.max),
+            attainment: tally.in_time as f64 / most.in_time as f64,
+        })
     }
 }
 

@@ -9,6 +9,8 @@
 //! - [`arrivals`], [`trace`]: when queries come.
 //! - [`cost`], [`noise`]: what a batch takes.
 //! - [`simulation`]: the replicas and their queue, event by event, to one outcome for each query.
+//! - `sharing`: several frontends that share the replicas by credits, message by message.
+//! - `scaling`: a number of replicas that follows the load.
 //! - [`bound`]: the goodput that no policy can exceed.
 //! - [`policy`]: who decides; [`natural`] and [`mod@reference`] are policies that only this simulator has.
 //! - [`cell`]: a policy in a scenario, many of them at once.
@@ -27,7 +29,9 @@ pub mod noise;
 pub mod policy;
 pub mod reference;
 pub mod report;
+mod scaling;
 pub mod scenario;
+mod sharing;
 pub mod simulation;
 pub mod suite;
 pub mod trace;

@@ -7,6 +7,7 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use crate::cell::{Cell, Figures};
+use crate::scenario::{Fleet, Scenario, Sharing};
 use crate::suite::Summary;
 
 /// What `--json` prints.
@@ -37,6 +38,45 @@ struct Row<'a> {
     defaults: BTreeMap<&'static str, usize>,
     #[serde(skip_serializing_if = "<[usize]>::is_empty")]
     inputs: &'a [usize],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frontends: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delay_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    autoscale: Option<Autoscaled>,
+}
+
+/// What a number of replicas that follows the load comes to; `replicas` is the largest.
+#[derive(Serialize)]
+struct Autoscaled {
+    min: u32,
+    max: u32,
+    start_seconds: f64,
+    replica_seconds: f64,
+    mean_replicas: f64,
+    changes: usize,
+    /// Relative to the largest number of replicas all the time.
+    replica_seconds_of_max: f64,
+    attainment_of_max: f64,
+}
+
+impl Autoscaled {
+    fn new(scenario: &Scenario, figures: &Figures) -> Option<Self> {
+        let Fleet::Scaled(scaling) = scenario.fleet else {
+            return None;
+        };
+        let scaled = figures.scaled?;
+        Some(Self {
+            min: scaling.bounds.min,
+            max: scaling.bounds.max,
+            start_seconds: scaling.start.as_secs_f64(),
+            replica_seconds: figures.tally.replica_seconds,
+            mean_replicas: scaled.mean_replicas,
+            changes: figures.tally.changes,
+            replica_seconds_of_max: scaled.cost,
+            attainment_of_max: scaled.attainment,
+        })
+    }
 }
 
 impl<'a> Row<'a> {
@@ -64,7 +104,17 @@ impl<'a> Row<'a> {
                 .map(|(reason, count)| (reason.word(), count))
                 .collect(),
             inputs: if unequal { &tally.inputs } else { &[] },
+            frontends: sharing(scenario).map(|sharing| sharing.frontends),
+            delay_ms: sharing(scenario).map(|sharing| millis(sharing.delay)),
+            autoscale: Autoscaled::new(scenario, figures),
         }
+    }
+}
+
+fn sharing(scenario: &Scenario) -> Option<Sharing> {
+    match scenario.fleet {
+        Fleet::Shared(sharing) => Some(sharing),
+        Fleet::Beside | Fleet::Scaled(_) => None,
     }
 }
 
@@ -100,9 +150,42 @@ pub fn table(cells: &[Cell], figures: &[Figures]) -> String {
     if paced {
         columns.push(Text("inputs"));
     }
+    let shared = cells.iter().any(|cell| sharing(&cell.scenario).is_some());
+    if shared {
+        columns.insert(7, Number("frontends"));
+    }
+    let scaled = figures.iter().any(|figures| figures.scaled.is_some());
+    if scaled {
+        let heads = ["replica-seconds", "mean replicas", "of max", "in time, of max"];
+        columns.extend(heads.map(Number));
+    }
     columns.push(Text("defaults"));
     let rows = cells.iter().zip(figures);
-    render(&columns, rows.map(|(cell, figures)| line(cell, figures, paced)))
+    let line = |(cell, figures): (&Cell, &Figures)| {
+        let mut line = line(cell, figures, paced);
+        if shared {
+            let frontends = sharing(&cell.scenario).map(|sharing| sharing.frontends.to_string());
+            line.insert(7, frontends.unwrap_or_default());
+        }
+        if scaled {
+            let before_defaults = line.len() - 1;
+            line.splice(before_defaults..before_defaults, scaling_columns(figures));
+        }
+        line
+    };
+    render(&columns, rows.map(line))
+}
+
+fn scaling_columns(figures: &Figures) -> [String; 4] {
+    let seconds = format!("{:.1}", figures.tally.replica_seconds);
+    figures.scaled.map_or_else(Default::default, |scaled| {
+        [
+            seconds,
+            format!("{:.2}", scaled.mean_replicas),
+            share(scaled.cost),
+            share(scaled.attainment),
+        ]
+    })
 }
 
 fn line(cell: &Cell, figures: &Figures, paced: bool) -> Vec<String> {
@@ -115,7 +198,10 @@ fn line(cell: &Cell, figures: &Figures, paced: bool) -> Vec<String> {
     let replicas = if is_unequal(&scenario.paces) {
         format!("pace {}", join(&scenario.paces, ","))
     } else {
-        scenario.paces.len().to_string()
+        match scenario.fleet {
+            Fleet::Scaled(scaling) => format!("{}..{}", scaling.bounds.min, scaling.bounds.max),
+            Fleet::Beside | Fleet::Shared(_) => scenario.paces.len().to_string(),
+        }
     };
     let defaults = tally.defaults();
     let defaults = join(

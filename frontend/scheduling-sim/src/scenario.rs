@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use skysail_core::time::Instant;
+use skysail_proto::deployment::Autoscale;
 
 use crate::arrivals::Arrivals;
 use crate::cost::Cost;
@@ -33,6 +34,38 @@ pub struct Scenario {
     pub queries: usize,
     /// The largest batch.
     pub max_batch: NonZeroU32,
+    /// How the replicas are reached, and whether there are always as many.
+    pub fleet: Fleet,
+}
+
+/// How queries reach replicas.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Fleet {
+    /// One queue right beside them: nothing takes time but batches.
+    #[default]
+    Beside,
+    /// Several frontends, each with a queue of its own, share them by credits.
+    Shared(Sharing),
+    /// As [`Self::Beside`], but their number follows the load.
+    Scaled(Scaling),
+}
+
+/// Several frontends, at each of which a query is as likely to come as at the others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sharing {
+    /// How many.
+    pub frontends: usize,
+    /// How long a message to or from a replica is on its way.
+    pub delay: Duration,
+}
+
+/// A number of replicas that follows the load.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scaling {
+    /// What it stays within; it begins with the fewest.
+    pub bounds: Autoscale,
+    /// How long a replica takes to start.
+    pub start: Duration,
 }
 
 /// A query, as far as batching is concerned.
@@ -88,6 +121,11 @@ impl Scenario {
     pub fn noise_rng(&self) -> Rng {
         Stream::Noise.rng(self.seed)
     }
+
+    /// What the frontends that queries come to are drawn from.
+    pub fn frontends_rng(&self) -> Rng {
+        Stream::Frontends.rng(self.seed)
+    }
 }
 
 /// What is random, each from a seed of its own: queries come alike whatever a policy makes of them.
@@ -95,6 +133,7 @@ impl Scenario {
 enum Stream {
     Queries,
     Noise,
+    Frontends,
 }
 
 impl Stream {
@@ -102,6 +141,7 @@ impl Stream {
         Rng::with_seed(match self {
             Self::Queries => seed.wrapping_mul(1000).wrapping_add(7),
             Self::Noise => seed.wrapping_mul(77).wrapping_add(5),
+            Self::Frontends => seed.wrapping_mul(31).wrapping_add(3),
         })
     }
 }
@@ -123,6 +163,7 @@ pub(crate) fn example() -> Scenario {
         seed: 3,
         queries: 1000,
         max_batch: NonZeroU32::new(64).unwrap(),
+        fleet: Fleet::Beside,
     }
 }
 

@@ -16,10 +16,12 @@ use skysail_core::time::Instant;
 use crate::cost::Cost;
 use crate::noise::Noise;
 use crate::policy::PolicyKind;
-use crate::scenario::{Query, Scenario};
+use crate::scaling::{Scaler, Seen};
+use crate::scenario::{Fleet, Query, Scenario};
+use crate::sharing;
 
 /// What became of the queries. Each has one outcome.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tally {
     /// Answered by their deadline.
     pub in_time: usize,
@@ -29,17 +31,23 @@ pub struct Tally {
     pub batches: usize,
     /// Inputs in them, for each replica.
     pub inputs: Vec<usize>,
+    /// For how long there were replicas that were asked for, summed over them, in seconds; where their number
+    /// follows the load.
+    pub replica_seconds: f64,
+    /// How often their number changed.
+    pub changes: usize,
 }
 
 impl Tally {
-    fn new(replicas: usize) -> Self {
+    /// Nothing yet.
+    pub(crate) fn new(replicas: usize) -> Self {
         Self {
             inputs: vec![0; replicas],
             ..Self::default()
         }
     }
 
-    fn default_output(&mut self, reason: DefaultReason, queries: usize) {
+    pub(crate) fn default_output(&mut self, reason: DefaultReason, queries: usize) {
         self.defaults[reason.index()] += queries;
     }
 
@@ -64,11 +72,20 @@ impl Tally {
 
 /// Offers a scenario's queries to a policy.
 pub fn simulate(policy: PolicyKind, scenario: &Scenario, queries: &[Query]) -> Tally {
+    let scaling = match &scenario.fleet {
+        Fleet::Beside => None,
+        Fleet::Shared(sharing) => return sharing::simulate(policy, scenario, *sharing, queries),
+        Fleet::Scaled(scaling) => Some(*scaling),
+    };
+    let at_first = scaling.map_or(usize::MAX, |scaling| scaling.bounds.min as usize);
     let replicas = scenario
         .replicas()
+        .take(at_first)
         .map(|cost| Replica::new(policy.build(scenario.max_batch), cost))
         .collect();
-    Simulation::new(replicas, scenario).run(queries)
+    let mut simulation = Simulation::new(replicas, scenario);
+    simulation.scaler = scaling.map(|scaling| Scaler::new(policy, scenario, scaling));
+    simulation.run(queries)
 }
 
 struct Simulation {
@@ -79,6 +96,8 @@ struct Simulation {
     noise: Noise,
     rng: Rng,
     tally: Tally,
+    /// Where the number of replicas follows the load.
+    scaler: Option<Scaler>,
 }
 
 struct Replica {
@@ -86,6 +105,12 @@ struct Replica {
     latency: LatencyModel,
     cost: Cost,
     batch: Option<Batch>,
+    /// When it was asked for.
+    asked_for: Instant,
+    /// From when it takes batches.
+    ready: Instant,
+    /// Takes no more.
+    leaves: bool,
 }
 
 /// A batch that is being computed.
@@ -98,11 +123,16 @@ struct Batch {
     pressed: bool,
 }
 
-/// What happens next.
+/// What happens next. What happens in the same instant happens in this order.
+#[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
 enum Event {
-    Arrival(Query),
     /// The batch of this replica ends.
     Result(usize),
+    /// A replica has started.
+    Ready,
+    /// The number of replicas is decided about.
+    Decision,
+    Arrival,
 }
 
 impl Replica {
@@ -112,7 +142,23 @@ impl Replica {
             latency: LatencyModel::default(),
             cost,
             batch: None,
+            asked_for: Instant::default(),
+            ready: Instant::default(),
+            leaves: false,
         }
+    }
+
+    /// One that is asked for now, and ready then.
+    fn starting(self, now: Instant, ready: Instant) -> Self {
+        Self {
+            asked_for: now,
+            ready,
+            ..self
+        }
+    }
+
+    fn serves(&self, now: Instant) -> bool {
+        !self.leaves && self.ready <= now
     }
 
     /// What the other replicas' policies are told.
@@ -139,20 +185,25 @@ impl Simulation {
             replicas,
             noise: scenario.noise,
             rng: scenario.noise_rng(),
+            scaler: None,
         }
     }
 
     fn run(mut self, queries: &[Query]) -> Tally {
         let mut coming = queries.iter().copied().peekable();
-        while let Some(event) = self.next_event(coming.peek().copied()) {
+        while let Some((at, event)) = self.next_event(coming.peek()) {
+            self.now = at;
             match event {
                 Event::Result(replica) => self.take_result(replica),
-                Event::Arrival(query) => {
-                    coming.next();
-                    self.enqueue(query);
-                }
+                Event::Ready => {}
+                Event::Decision => self.scale(),
+                Event::Arrival => self.enqueue(coming.next()),
             }
             self.dispatch();
+        }
+        let end = queries.last().map(|last| last.arrival).unwrap_or_default();
+        for replica in std::mem::take(&mut self.replicas) {
+            self.count_seconds(&replica, end);
         }
         // Those that every replica leaves to another, after which nothing happens any more.
         self.tally
@@ -160,29 +211,78 @@ impl Simulation {
         self.tally
     }
 
-    fn next_event(&self, coming: Option<Query>) -> Option<Event> {
-        let ends = |(index, replica): (usize, &Replica)| Some((replica.batch.as_ref()?.ends, index));
-        let first_end = self.replicas.iter().enumerate().filter_map(ends).min();
-        match (first_end, coming) {
-            (Some((end, replica)), Some(query)) if end <= query.arrival => Some(Event::Result(replica)),
-            (_, Some(query)) => Some(Event::Arrival(query)),
-            (Some((_, replica)), None) => Some(Event::Result(replica)),
-            (None, None) => None,
-        }
+    fn next_event(&self, coming: Option<&Query>) -> Option<(Instant, Event)> {
+        let ends = |(index, replica): (usize, &Replica)| {
+            let batch = replica.batch.as_ref()?;
+            Some((batch.ends, Event::Result(index)))
+        };
+        let results = self.replicas.iter().enumerate().filter_map(ends);
+        let starts = self.replicas.iter().map(|replica| replica.ready);
+        let starts = starts
+            .filter(|&ready| ready > self.now)
+            .map(|at| (at, Event::Ready));
+        let arrival = coming.map(|query| (query.arrival, Event::Arrival));
+        // After the last query there is nothing to decide about.
+        let scaler = self.scaler.as_ref().filter(|_| coming.is_some());
+        let decision = scaler.map(|scaler| (scaler.next(), Event::Decision));
+        results.chain(starts).chain(arrival).chain(decision).min()
     }
 
-    fn enqueue(&mut self, query: Query) {
-        self.now = query.arrival;
+    fn enqueue(&mut self, query: Option<Query>) {
+        let Some(query) = query else { return };
         self.arrivals.record(self.now, query.budget());
+        if let Some(scaler) = &mut self.scaler {
+            scaler.arrival();
+        }
         self.queue
             .push(query.deadline, 1, ())
             .expect("the queue has no bounds; this is a bug");
     }
 
+    /// Decides how many replicas there are to be, and asks for them.
+    fn scale(&mut self) {
+        let Some(scaler) = &mut self.scaler else { return };
+        let staying = self.replicas.iter().filter(|replica| !replica.leaves);
+        let seen = Seen {
+            now: self.now,
+            queued: self.queue.len(),
+            replicas: staying.clone().count(),
+            attached: staying
+                .clone()
+                .filter(|replica| replica.ready <= self.now)
+                .count(),
+        };
+        let wanted = scaler.decide(seen, staying.map(|replica| &replica.latency));
+        self.tally.changes += usize::from(wanted != seen.replicas);
+        for _ in seen.replicas..wanted {
+            let (policy, cost) = scaler.replica();
+            let ready = self.now + scaler.start_time();
+            self.replicas
+                .push(Replica::new(policy, cost).starting(self.now, ready));
+        }
+        let mut newest = self.replicas.iter_mut().rev().filter(|replica| !replica.leaves);
+        for replica in newest.by_ref().take(seen.replicas.saturating_sub(wanted)) {
+            replica.leaves = true;
+        }
+        self.let_go();
+    }
+
+    /// Forgets the replicas that leave and have answered all they hold.
+    fn let_go(&mut self) {
+        let now = self.now;
+        let is_done = |replica: &mut Replica| replica.leaves && replica.batch.is_none();
+        for replica in self.replicas.extract_if(.., is_done).collect::<Vec<_>>() {
+            self.count_seconds(&replica, now);
+        }
+    }
+
+    fn count_seconds(&mut self, replica: &Replica, end: Instant) {
+        self.tally.replica_seconds += end.saturating_since(replica.asked_for).as_secs_f64();
+    }
+
     fn take_result(&mut self, replica: usize) {
         let replica = &mut self.replicas[replica];
         let Some(batch) = replica.batch.take() else { return };
-        self.now = batch.ends;
         let size = batch.deadlines.len();
         replica.policy.observe(size, batch.took);
         replica.latency.observe(size, batch.took, batch.pressed);
@@ -190,12 +290,14 @@ impl Simulation {
         self.tally.in_time += in_time;
         self.tally
             .default_output(DefaultReason::LateReply, size - in_time);
+        self.let_go();
     }
 
     /// Asks the replicas that are free.
     fn dispatch(&mut self) {
         for replica in 0..self.replicas.len() {
-            if self.replicas[replica].batch.is_none() && !self.queue.is_empty() {
+            let asked = &self.replicas[replica];
+            if asked.serves(self.now) && asked.batch.is_none() && !self.queue.is_empty() {
                 self.ask(replica);
             }
         }
@@ -211,6 +313,7 @@ impl Simulation {
                 arrivals: &self.arrivals,
                 latency,
                 others: &others,
+                pause: Duration::ZERO,
             };
             let decision = policy.decide(&self.queue, &situation);
             let pressed = decision.take < self.queue.len();
@@ -229,7 +332,7 @@ impl Simulation {
             .replicas
             .iter()
             .enumerate()
-            .filter(|&(index, _)| index != but);
+            .filter(|&(index, replica)| index != but && replica.serves(self.now));
         others.map(|(_, replica)| replica.outlook(self.now)).collect()
     }
 
@@ -255,7 +358,9 @@ impl Simulation {
     fn start(&mut self, replica: usize, deadlines: Vec<Instant>, pressed: bool) {
         let size = deadlines.len();
         self.tally.batches += 1;
-        self.tally.inputs[replica] += size;
+        // Where replicas come and go they are counted together.
+        let counted = replica.min(self.tally.inputs.len() - 1);
+        self.tally.inputs[counted] += size;
         let replica = &mut self.replicas[replica];
         let seconds = replica.cost.seconds(size) * self.noise.factor(self.now, &mut self.rng);
         let took = Duration::from_secs_f64(seconds);

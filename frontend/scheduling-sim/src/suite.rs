@@ -13,7 +13,7 @@ use crate::cell::{Cell, Figures};
 use crate::cost::Cost;
 use crate::noise::Noise;
 use crate::policy::PolicyKind;
-use crate::scenario::Scenario;
+use crate::scenario::{Fleet, Scenario};
 
 const MODELS: [Cost; 2] = [
     Cost {
@@ -78,6 +78,7 @@ pub fn scenarios(options: &Options) -> Vec<Scenario> {
                 seed: options.seed,
                 queries: options.queries,
                 max_batch: options.max_batch,
+                fleet: Fleet::Beside,
             }));
         }
     }

@@ -67,6 +67,33 @@ impl Trace {
         })
     }
 
+    /// As played by so many clients at once, each from another place on and round to it again, so many times
+    /// over. Between its end and its beginning lies the mean pause between two arrivals.
+    pub fn played(&self, clients: usize, passes: usize) -> Self {
+        let span = self.times.last().copied().unwrap_or_default();
+        let period = span + span / self.times.len().max(1) as f64;
+        let clients = (0..clients).map(|client| period * client as f64 / clients as f64);
+        let mut round: Vec<_> = clients
+            .flat_map(|ahead| self.times.iter().map(move |time| (time + ahead) % period))
+            .collect();
+        round.sort_by(f64::total_cmp);
+        let pass = |nth: usize| round.iter().map(move |time| time + nth as f64 * period);
+        Self {
+            file: self.file.clone(),
+            times: (0..passes).flat_map(pass).collect(),
+        }
+    }
+
+    /// How many arrivals it has.
+    pub fn len(&self) -> usize {
+        self.times.len()
+    }
+
+    /// Whether it has none; there is no such trace.
+    pub fn is_empty(&self) -> bool {
+        self.times.is_empty()
+    }
+
     /// Where it was read from.
     pub fn file(&self) -> &Path {
         &self.file

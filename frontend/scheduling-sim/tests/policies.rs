@@ -10,7 +10,7 @@ use skysail_scheduling_sim::cell::{Cell, run_all};
 use skysail_scheduling_sim::cost::Cost;
 use skysail_scheduling_sim::noise::Noise;
 use skysail_scheduling_sim::policy::PolicyKind;
-use skysail_scheduling_sim::scenario::Scenario;
+use skysail_scheduling_sim::scenario::{Fleet, Scenario};
 use skysail_scheduling_sim::simulation::simulate;
 
 /// Small, and of every kind; without noise if that is asked for.
@@ -38,6 +38,7 @@ fn any_scenario(noises: &'static [Noise]) -> impl Strategy<Value = Scenario> {
             seed,
             queries: 300,
             max_batch: NonZeroU32::new(max_batch).unwrap(),
+            fleet: Fleet::Beside,
         }
     })
 }
@@ -95,6 +96,7 @@ fn sample() -> [Scenario; 5] {
         seed: 1,
         queries: 3000,
         max_batch: NonZeroU32::new(64).unwrap(),
+        fleet: Fleet::Beside,
     };
     [
         Scenario {

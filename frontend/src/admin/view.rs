@@ -1,17 +1,20 @@
 //! What the admin API shows: desired state beside what is.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use skysail_core::catalog::{Application, Catalog, Model};
+use skysail_core::cluster::FrontendView;
 use skysail_proto::admin;
-use skysail_proto::admin::{Frontend, ReplicaState, RuntimeStatus, Status, StoreStatus, VersionState};
+use skysail_proto::admin::{
+    Control, Frontend, ReplicaState, Role, RuntimeStatus, Status, StoreStatus, VersionState,
+};
 use skysail_proto::deployment::VersionSpec;
 use skysail_proto::ids::{ApplicationName, ClusterName, ModelId, ModelName};
 
-use super::{AdminError, AdminService, application, model, version_of};
-use crate::model::replica::Replica;
+use super::observed::Observed;
+use super::rules::{application, model, version_of};
+use super::{AdminError, AdminService, rollout};
 use crate::store::StoreHealth;
 
 /// What a frontend says of itself.
@@ -21,14 +24,6 @@ pub struct FrontendInfo {
     pub cluster: ClusterName,
     /// Unique to this run.
     pub id: String,
-    /// Query REST, host:port.
-    pub query_addr: String,
-    /// Admin REST, host:port.
-    pub admin_addr: String,
-    /// Container RPC as containers are told, host:port.
-    pub rpc_addr: String,
-    /// Since when.
-    pub started_at: Timestamp,
     /// `embedded` or `redis`.
     pub store_kind: &'static str,
     /// Where the store is, without any password.
@@ -59,16 +54,17 @@ impl AdminService {
 
     /// One model of a snapshot, with its versions.
     pub fn model(&self, catalog: &Catalog, name: &ModelName) -> Result<admin::Model, AdminError> {
-        Ok(self.shown_model(catalog, model(catalog, name)?))
+        Ok(self.shown_model(catalog, model(catalog, name)?, &self.views.observed()))
     }
 
     /// All models.
     pub fn models(&self) -> Result<Vec<admin::Model>, AdminError> {
         let catalog = self.catalog()?;
+        let observed = self.views.observed();
         Ok(catalog
             .models
             .values()
-            .map(|found| self.shown_model(&catalog, found))
+            .map(|found| self.shown_model(&catalog, found, &observed))
             .collect())
     }
 
@@ -76,22 +72,27 @@ impl AdminService {
     pub fn version(&self, catalog: &Catalog, id: &ModelId) -> Result<admin::Version, AdminError> {
         let model = model(catalog, &id.name)?;
         version_of(model, &id.version)?;
-        Ok(self.shown_version(model, id, &self.models.replicas().all()))
+        Ok(self.shown_version(model, id, &self.views.observed()))
     }
 
-    /// The attached replicas; also while the store is away.
+    /// The replicas that are attached to any frontend; also while the store is away.
     pub fn replicas(&self) -> Vec<admin::Replica> {
-        self.models
-            .replicas()
-            .all()
-            .iter()
-            .map(|replica| self.shown_replica(replica))
-            .collect()
+        let mut replicas = self.views.observed().replicas();
+        for replica in &mut replicas {
+            let Some(container) = self.report.container_of(&replica.replica) else {
+                continue;
+            };
+            replica.pid = container.pid.or(replica.pid);
+            replica.container = Some(container.container);
+        }
+        replicas
     }
 
-    fn shown_model(&self, catalog: &Catalog, model: &Arc<Model>) -> admin::Model {
-        let replicas = self.models.replicas().all();
+    fn shown_model(&self, catalog: &Catalog, model: &Model, observed: &Observed) -> admin::Model {
         let id = |version: &_| ModelId::new(model.name.clone(), Clone::clone(version));
+        let shown = |version| self.shown_version(model, &id(version), observed);
+        let versions: Vec<_> = model.versions.keys().map(shown).collect();
+        let current = versions.iter().find(|version| version.current);
         admin::Model {
             name: model.name.clone(),
             current_version: model.current_version.clone(),
@@ -99,22 +100,16 @@ impl AdminService {
                 .applications_of(&model.name)
                 .map(|found| found.name.clone())
                 .collect(),
-            versions: model
-                .versions
-                .keys()
-                .map(|version| self.shown_version(model, &id(version), &replicas))
-                .collect(),
+            serving: observed.serving(&model.name),
+            rollout: current.and_then(|current| rollout::shown(model, current, observed)),
+            versions,
         }
     }
 
-    fn shown_version(&self, model: &Model, id: &ModelId, replicas: &[Arc<Replica>]) -> admin::Version {
+    fn shown_version(&self, model: &Model, id: &ModelId, observed: &Observed) -> admin::Version {
         let version = &model.versions[&id.version];
         let report = self.report.version(id);
-        let attached = replicas
-            .iter()
-            .filter(|replica| replica.registration.model == *id && !replica.draining.load(Ordering::Relaxed))
-            .count();
-        let attached = u32::try_from(attached).unwrap_or(u32::MAX);
+        let attached = observed.attached(id);
         admin::Version {
             model: id.name.clone(),
             version: id.version.clone(),
@@ -129,67 +124,76 @@ impl AdminService {
             registered_at: version.registered_at,
             progress: report.progress,
             replicas_attached: attached,
+            replicas_everywhere: Some(observed.attached_everywhere(id)),
+            load: observed.load(id),
+            autoscaling: None,
             containers: self.report.containers(id),
             restarts: report.restarts,
             last_failure: report.last_failure,
         }
     }
 
-    fn shown_replica(&self, replica: &Replica) -> admin::Replica {
-        let registration = &replica.registration;
-        let container = self.report.container_of(&registration.replica);
-        let draining = replica.draining.load(Ordering::Relaxed);
-        let pid = container
-            .as_ref()
-            .and_then(|found| found.pid)
-            .unwrap_or(registration.pid);
-        admin::Replica {
-            replica: registration.replica.clone(),
-            model: registration.model.name.clone(),
-            version: registration.model.version.clone(),
-            state: if draining {
-                ReplicaState::Draining
-            } else {
-                ReplicaState::Ready
-            },
-            container: container.map(|found| found.container),
-            pid: Some(pid).filter(|&pid| pid != 0),
-            hostname: registration.hostname.clone(),
-            peer: replica.peer.map(|peer| peer.to_string()).unwrap_or_default(),
-            attached_at: replica.attached_at,
-            in_flight: replica.in_flight.load(Ordering::Relaxed),
-            batches: replica.batches.load(Ordering::Relaxed),
-            inputs: replica.inputs.load(Ordering::Relaxed),
-        }
-    }
-
     /// The cluster at a glance; answers also while nothing else does.
     pub fn status(&self) -> Status {
         let catalog = self.store.watch().borrow().clone().unwrap_or_default();
+        let observed = self.views.observed();
         let store = self.store_status(&catalog);
         let runtime_error = self.report.runtime_error();
         let info = &self.info;
+        let mut problems = Vec::new();
+        problems.extend(
+            store
+                .error
+                .as_ref()
+                .map(|why| format!("the metadata store is away: {why}")),
+        );
+        problems.extend(runtime_error.clone());
+        problems.extend(self.report.problems());
+        problems.extend(problems_of_frontends(&observed, Timestamp::now()));
+        problems.extend(self.problems_of_models(&catalog, &observed));
+        problems.extend(problems_of_applications(&catalog));
         Status {
             cluster: info.cluster.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
-            problems: self.problems(&catalog, &store, runtime_error.as_deref()),
+            problems,
             store,
             runtime: RuntimeStatus {
                 kind: info.runtime_kind.into(),
                 up: runtime_error.is_none(),
                 error: runtime_error,
             },
-            frontends: vec![Frontend {
-                id: info.id.clone(),
-                query_addr: info.query_addr.clone(),
-                admin_addr: info.admin_addr.clone(),
-                rpc_addr: info.rpc_addr.clone(),
-                started_at: info.started_at,
-            }],
+            frontends: observed
+                .views()
+                .iter()
+                .map(|view| self.shown_frontend(view))
+                .collect(),
             applications: catalog.applications.len() as u64,
             models: catalog.models.len() as u64,
-            replicas: self.models.replicas().len() as u64,
+            replicas: observed.replica_count() as u64,
         }
+    }
+
+    fn shown_frontend(&self, view: &FrontendView) -> Frontend {
+        let query = view.query_addr.as_ref().map(|_| Role::Query);
+        let control = view.admin_addr.as_ref().map(|_| Role::Control);
+        Frontend {
+            id: view.id.clone(),
+            query_addr: view.query_addr.clone().unwrap_or_default(),
+            admin_addr: view.admin_addr.clone().unwrap_or_default(),
+            rpc_addr: view.rpc_addr.clone().unwrap_or_default(),
+            started_at: view.started_at,
+            version: view.version.clone(),
+            roles: query.into_iter().chain(control).collect(),
+            control: control.and_then(|_| self.control_of(view)),
+            draining: view.draining,
+            replicas: view.replicas.len() as u64,
+            generation: view.generation.number,
+        }
+    }
+
+    /// Whether a frontend with the control role is the one that acts: the one that answers does.
+    fn control_of(&self, view: &FrontendView) -> Option<Control> {
+        (view.id == self.info.id).then_some(Control::Acting)
     }
 
     fn store_status(&self, catalog: &Catalog) -> StoreStatus {
@@ -207,40 +211,69 @@ impl AdminService {
         }
     }
 
-    fn problems(&self, catalog: &Catalog, store: &StoreStatus, runtime_error: Option<&str>) -> Vec<String> {
+    fn problems_of_models(&self, catalog: &Catalog, observed: &Observed) -> Vec<String> {
         let mut problems = Vec::new();
-        problems.extend(
-            store
-                .error
-                .as_ref()
-                .map(|why| format!("the metadata store is away: {why}")),
-        );
-        problems.extend(runtime_error.map(str::to_owned));
-        problems.extend(self.report.problems());
-        let replicas = self.models.replicas().all();
         for model in catalog.models.values() {
-            for version in model.versions.keys() {
-                let id = ModelId::new(model.name.clone(), version.clone());
-                let shown = self.shown_version(model, &id, &replicas);
-                problems.extend(problem_of(&id, &shown));
-            }
-        }
-        for application in catalog
-            .applications
-            .values()
-            .filter(|found| found.linked_models.is_empty())
-        {
-            problems.push(format!(
-                "application `{}` has no model: link one",
-                application.name
-            ));
+            let shown = self.shown_model(catalog, model, observed);
+            problems.extend(shown.versions.iter().filter_map(problem_of));
+            // A version that fails has been told of; what only a person can go on with has not.
+            let stopped =
+                |version: &&admin::Version| version.current && version.state == VersionState::Stopped;
+            let waits = shown.versions.iter().any(|version| stopped(&version));
+            problems.extend(shown.rollout.filter(|_| waits).map(|rollout| rollout.waits_for));
         }
         problems
     }
 }
 
+/// How long a replica may be unknown to a frontend that others are known to: it dials within a second.
+const SETTLES_WITHIN: SignedDuration = SignedDuration::from_secs(5);
+
+/// What is not well between frontends and replicas.
+fn problems_of_frontends(observed: &Observed, now: Timestamp) -> Vec<String> {
+    let mut problems = Vec::new();
+    let taking: Vec<&FrontendView> = observed.taking_queries().collect();
+    if taking.is_empty() {
+        problems.push("no frontend takes queries: start one with the query role".to_owned());
+    }
+    let ending = observed.views().iter().filter(|view| view.draining);
+    problems.extend(ending.map(|view| format!("frontend `{}` is ending", view.id)));
+    let old_enough = |at: Timestamp| now.duration_since(at) > SETTLES_WITHIN;
+    for replica in observed.replicas() {
+        let id = &replica.replica;
+        if replica.state == ReplicaState::Overdue {
+            problems.push(format!(
+                "replica `{id}` keeps a batch for much longer than is normal for it"
+            ));
+        }
+        let missed = taking
+            .iter()
+            .filter(|view| old_enough(view.started_at) && !replica.frontends.contains(&view.id))
+            .count();
+        if missed > 0 && old_enough(replica.attached_at) && replica.state != ReplicaState::Draining {
+            let reached = taking.len() - missed;
+            problems.push(format!(
+                "replica `{id}` is attached to {reached} of {} frontends only",
+                taking.len()
+            ));
+        }
+    }
+    problems
+}
+
+fn problems_of_applications(catalog: &Catalog) -> Vec<String> {
+    let linked = |found: &&Arc<Application>| found.linked_models.is_empty();
+    catalog
+        .applications
+        .values()
+        .filter(linked)
+        .map(|found| format!("application `{}` has no model: link one", found.name))
+        .collect()
+}
+
 /// What is not well with a version, if anything.
-fn problem_of(id: &ModelId, version: &admin::Version) -> Option<String> {
+fn problem_of(version: &admin::Version) -> Option<String> {
+    let id = ModelId::new(version.model.clone(), version.version.clone());
     let reason = version
         .last_failure
         .as_ref()

@@ -5,21 +5,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::FutureExt;
 use skysail_container_rpc::server::{Demand, NewBatch, Refusal, ReplicaStream, StreamError};
 use skysail_container_rpc::session::Event;
-use skysail_core::batch::{BatchPolicy, LatencyModel, Other, Overhead, Patience};
+use skysail_core::batch::{BatchPolicy, LatencyModel, Other, Overhead, Patience, Pause};
 use skysail_core::query::{DefaultReason, Failure};
 use skysail_core::time::Instant;
 use skysail_proto::container::{self, BatchResult, InputError, InputErrorKind, batch_result};
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::value::{from_outputs, to_columns};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
 use tracing::{debug, info, warn};
 
 use super::queue::{Taken, Taker, Task, Unanswered};
-use super::replica::{Order, Replica};
-use super::sent::{Sent, SentBatch};
+use super::replica::{Order, Replica, ReplicaTable};
+use super::sent::{Outgoing, Sent, SentBatch};
 use super::{MAX_BATCH_BYTES, ModelHandle};
 use crate::clock::Clock;
 
@@ -27,12 +28,17 @@ use crate::clock::Clock;
 pub(super) struct Batcher {
     pub(super) model: Arc<ModelHandle>,
     pub(super) replica: Arc<Replica>,
+    pub(super) table: Arc<ReplicaTable>,
+    /// The cluster's frontends, which the container is told.
+    pub(super) frontends: watch::Receiver<Arc<Vec<String>>>,
     pub(super) stream: ReplicaStream,
     pub(super) policy: Box<dyn BatchPolicy>,
     /// What was learned of its batch times.
     pub(super) latency: LatencyModel,
     /// What was learned of the way there and back.
     pub(super) overhead: Overhead,
+    /// What was learned of how long other frontends keep the container.
+    pub(super) pause: Pause,
     pub(super) clock: Clock,
     /// The batches in the container's hands.
     pub(super) sent: Sent,
@@ -65,10 +71,15 @@ impl Batcher {
         match &ended {
             Ended::Drained => info!(%replica, "replica left"),
             Ended::Lost(error) => warn!(%replica, %error, queries = in_hand.len(), "replica lost"),
-            Ended::Hung => warn!(%replica, queries = in_hand.len(), "replica hangs, given up"),
+            Ended::Hung => {
+                warn!(%replica, queries = in_hand.len(), "replica hangs, given up");
+                self.table.give_up(&self.replica.registration.token);
+            }
             Ended::Ordered(Order::Superseded) => info!(%replica, "replica superseded"),
             Ended::Ordered(_) => info!(%replica, "replica dismissed"),
         }
+        // First it is counted on no more, so that the others do not leave to it what comes back.
+        self.model.queue.leave(self.replica.stream);
         self.model.queue.put_back(in_hand, Unanswered::ReplicaLost);
         match ended {
             Ended::Ordered(Order::Superseded) => self.stream.close_superseded(),
@@ -82,6 +93,10 @@ impl Batcher {
         let mut draining = false;
         let model = self.model.clone();
         let mut look = Look::default();
+        let mut others = self.table.changed();
+        if let Err(error) = self.name_other_frontends() {
+            return Ended::Lost(error);
+        }
         loop {
             // Before looking at the queue, so that demand that comes meanwhile is not missed.
             let demand = model.queue.demand();
@@ -108,8 +123,22 @@ impl Batcher {
                     }
                     order => return Ended::Ordered(order),
                 },
+                Ok(()) = self.frontends.changed() => {
+                    if let Err(error) = self.name_frontends() {
+                        return Ended::Lost(error);
+                    }
+                }
                 () = model.queue.work(), if takes_work => {}
                 () = look.due() => {
+                    if let Err(error) = self.hear_what_is_here().await {
+                        return Ended::Lost(error);
+                    }
+                    if self.look_at_the_time() {
+                        return Ended::Hung;
+                    }
+                }
+                // Another may have come, or go on, that can take over what this one sits on.
+                Ok(()) = others.changed(), if self.overdue => {
                     if self.look_at_the_time() {
                         return Ended::Hung;
                     }
@@ -119,11 +148,40 @@ impl Batcher {
         }
     }
 
+    /// Tells a container that has just come who else is there. A lone frontend has nothing to tell: the
+    /// container may know it by another name than its own.
+    fn name_other_frontends(&mut self) -> Result<(), StreamError> {
+        let has_others = self.frontends.borrow_and_update().len() > 1;
+        if has_others { self.name_frontends() } else { Ok(()) }
+    }
+
+    fn name_frontends(&mut self) -> Result<(), StreamError> {
+        let addresses = self.frontends.borrow_and_update().clone();
+        if addresses.is_empty() {
+            return Ok(());
+        }
+        self.stream.name_frontends(&addresses)
+    }
+
+    /// Hears what has come already. After a stall of this whole machine the timers go off first, and every
+    /// replica seems to be overdue whose answer is here.
+    async fn hear_what_is_here(&mut self) -> Result<(), StreamError> {
+        tokio::task::yield_now().await;
+        while let Some(event) = self.stream.next().now_or_never() {
+            self.handle(event?);
+        }
+        Ok(())
+    }
+
     /// Hands on what the container has had for too long; says whether it is to be given up.
     fn look_at_the_time(&mut self) -> bool {
         let now = self.clock.now();
-        self.overdue = self.sent.is_overdue(now);
-        if self.overdue && self.model.replicas() > 1 {
+        self.set_overdue(now);
+        if self.overdue {
+            // Until it answers, nobody counts on it; the others are not to leave to it what comes back.
+            self.model.queue.expect(self.replica.stream, None);
+        }
+        if self.overdue && self.table.ready(&self.model.id) > 0 {
             let tasks = self.sent.hand_back();
             if !tasks.is_empty() {
                 let replica = &self.replica.registration.replica;
@@ -131,20 +189,22 @@ impl Batcher {
             }
             self.model.queue.put_back(tasks, Unanswered::ReplicaLost);
         }
-        if self.overdue {
-            // Until it answers, nobody counts on it.
-            let free = now + NOT_SOON;
-            self.expect(free);
-        }
         self.sent.is_hung(now)
+    }
+
+    /// Looks whether a batch is overdue, and lets others see it.
+    fn set_overdue(&mut self, now: Instant) {
+        self.overdue = self.sent.is_overdue(now);
+        if self.replica.overdue.swap(self.overdue, Ordering::Relaxed) != self.overdue {
+            self.table.touch();
+        }
     }
 
     /// Tells the others, and those who ask, when this replica is expected to be free.
     fn expect(&self, free: Instant) {
         let alone = self.latency.predict(1).unwrap_or_default();
-        self.model
-            .queue
-            .expect(self.replica.stream, Other { free, alone });
+        let outlook = Other { free, alone };
+        self.model.queue.expect(self.replica.stream, Some(outlook));
     }
 
     /// Sends batches while there are credits and queries; then announces or returns what is left of either.
@@ -160,9 +220,11 @@ impl Batcher {
                 now,
                 start,
                 overhead: self.overhead.allowance(),
+                pause: self.pause.expected(),
                 max_bytes: MAX_BATCH_BYTES,
             });
             if taken.tasks.is_empty() {
+                self.pause.passes();
                 return self.stream.return_credits();
             }
             self.send(taken, now, start)?;
@@ -186,9 +248,16 @@ impl Batcher {
         self.replica.in_flight.fetch_add(1, Ordering::Relaxed);
         match self.stream.send_batch(batch) {
             Ok(id) => {
-                let patience = Patience::with(&self.latency, tasks.len());
-                let sent = SentBatch::new((tasks, pressed), (now, start), predicted, patience);
-                self.sent.insert(id, sent);
+                let batch = Outgoing {
+                    patience: Patience::with(&self.latency, tasks.len()),
+                    tasks,
+                    pressed,
+                    now,
+                    start,
+                    expected: predicted,
+                };
+                self.sent.insert(id, batch);
+                self.pause.ends(now);
                 Ok(())
             }
             Err(error) => {
@@ -220,6 +289,7 @@ impl Batcher {
             Event::Result(result) => self.answer(result),
             Event::Draining => {
                 self.replica.draining.store(true, Ordering::Relaxed);
+                self.table.touch();
                 info!(replica = %self.replica.registration.replica, "replica draining");
             }
             Event::Credit | Event::Recall | Event::Nothing => {}
@@ -232,6 +302,10 @@ impl Batcher {
             return;
         };
         self.learn(&result, &batch);
+        if self.sent.is_empty() {
+            let waits = !self.model.queue.is_empty();
+            self.pause.begins(self.clock.now(), waits);
+        }
         let SentBatch { tasks, size, .. } = batch;
         self.replica.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.replica.batches.fetch_add(1, Ordering::Relaxed);
@@ -267,16 +341,16 @@ impl Batcher {
             self.policy.observe(worked_on, model_time);
             self.latency.observe(worked_on, model_time, batch.pressed);
             self.model.metrics.answered(model_time);
+            self.replica.times.observe(model_time, &self.latency);
         }
         let inside = model_time + Duration::from_micros(result.wait_micros);
         self.overhead.observe(now.saturating_since(batch.sent_at), inside);
-        self.overdue = self.sent.is_overdue(now);
-        self.expect(self.sent.free_at(now));
+        self.set_overdue(now);
+        if !self.overdue {
+            self.expect(self.sent.free_at(now));
+        }
     }
 }
-
-/// A replica that hangs is not counted on for as long.
-const NOT_SOON: Duration = Duration::from_secs(3600);
 
 /// What a container that hangs will read, should it wake up.
 fn hung() -> Refusal {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use skysail_container_rpc::server::{Arrival, Reception, Refusal};
 use skysail_container_rpc::session::Registration;
-use skysail_core::batch::{LatencyModel, Overhead, policy_for};
+use skysail_core::batch::{LatencyModel, Overhead, Pause, policy_for};
 use skysail_core::catalog::{Catalog, Version};
 use skysail_core::query::{DefaultReason, Outcome};
 use skysail_core::queue::Bounds;
@@ -20,7 +20,7 @@ use skysail_proto::deployment::VersionSpec;
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::ModelId;
 use skysail_proto::value::Input;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
@@ -34,11 +34,12 @@ pub mod replica;
 mod sent;
 #[cfg(test)]
 mod tests;
+pub mod times;
 
 use batcher::Batcher;
 use cache::PredictionCache;
 use cache::flight::Asker;
-use queue::TaskQueue;
+use queue::{Load, TaskQueue};
 use replica::{Order, ReplicaTable};
 use sent::Sent;
 
@@ -137,6 +138,11 @@ impl ModelHandle {
         })
     }
 
+    /// What is asked of it.
+    pub fn load(&self) -> Load {
+        self.queue.load()
+    }
+
     /// Replicas attached to it.
     pub fn replicas(&self) -> usize {
         self.replicas.load(Ordering::Relaxed)
@@ -147,6 +153,8 @@ impl ModelHandle {
 pub struct ModelTable {
     versions: Mutex<BTreeMap<ModelId, Arc<ModelHandle>>>,
     replicas: Arc<ReplicaTable>,
+    /// Where containers find the cluster's query frontends: those that are attached are told.
+    frontends: watch::Sender<Arc<Vec<String>>>,
     batchers: TaskTracker,
     bounds: Bounds,
     cache_bytes: u64,
@@ -155,6 +163,25 @@ pub struct ModelTable {
     /// Whether a catalog was followed yet: before that nothing can be said of any model.
     followed: AtomicBool,
     draining: AtomicBool,
+}
+
+/// All registered versions, and how many replicas of each can be counted on, at one moment.
+#[derive(Default)]
+pub struct Versions {
+    handles: HashMap<ModelId, Arc<ModelHandle>>,
+    ready: HashMap<ModelId, u32>,
+}
+
+impl Versions {
+    /// One of them.
+    pub fn get(&self, id: &ModelId) -> Option<&Arc<ModelHandle>> {
+        self.handles.get(id)
+    }
+
+    /// How many of its replicas can be counted on.
+    pub fn ready(&self, id: &ModelId) -> u32 {
+        self.ready.get(id).copied().unwrap_or_default()
+    }
 }
 
 /// Versions that are gone, to be closed once no query is routed to them any more.
@@ -168,6 +195,7 @@ impl ModelTable {
         Self {
             versions: Mutex::default(),
             replicas: Arc::default(),
+            frontends: watch::Sender::default(),
             batchers: TaskTracker::new(),
             bounds,
             cache_bytes,
@@ -180,7 +208,7 @@ impl ModelTable {
 
     /// Brings the versions in line with the catalog; returns them, and those that are gone or were
     /// registered anew, for [`Self::close`].
-    pub fn follow(&self, catalog: &Catalog) -> (HashMap<ModelId, Arc<ModelHandle>>, Gone) {
+    pub fn follow(&self, catalog: &Catalog) -> (Versions, Gone) {
         let mut versions = self.versions.lock();
         let mut next = BTreeMap::new();
         for (id, version) in catalog.versions() {
@@ -197,13 +225,12 @@ impl ModelTable {
         let gone = versions.values().filter(is_gone).cloned().collect();
         *versions = next;
         self.followed.store(true, Ordering::Relaxed);
-        (
-            versions
-                .iter()
-                .map(|(id, handle)| (id.clone(), handle.clone()))
-                .collect(),
-            Gone(gone),
-        )
+        let handles = versions.iter().map(|(id, handle)| (id.clone(), handle.clone()));
+        let versions = Versions {
+            handles: handles.collect(),
+            ready: self.replicas.all_ready(),
+        };
+        (versions, Gone(gone))
     }
 
     /// Answers all that waits for these versions, and sends their replicas away with the reason.
@@ -237,6 +264,27 @@ impl ModelTable {
             spec,
             registered_at,
         }
+    }
+
+    /// Tells containers where the cluster's query frontends are, as host:port; at once those that are
+    /// attached, later the others when they attach. An empty list is not told.
+    pub fn name_frontends(&self, addresses: Vec<String>) {
+        self.frontends.send_if_modified(|known| {
+            let is_new = **known != addresses;
+            if is_new {
+                *known = Arc::new(addresses);
+            }
+            is_new
+        });
+    }
+
+    /// What is asked of each version.
+    pub fn loads(&self) -> Vec<(ModelId, Load)> {
+        let versions = self.versions.lock();
+        versions
+            .values()
+            .map(|handle| (handle.id.clone(), handle.load()))
+            .collect()
     }
 
     /// The attached replicas.
@@ -287,6 +335,9 @@ impl ModelTable {
             return Err(not_registered(&registration.model));
         };
         model.check_type(&registration)?;
+        if self.replicas.is_given_up(&registration.token) {
+            return Err(not_now("this container hangs; it is being replaced"));
+        }
         info!(replica = %registration.replica, model = %model.id, "replica attached");
         let (replica, orders) = self.replicas.attach(registration, peer);
         model.replicas.fetch_add(1, Ordering::Relaxed);
@@ -324,10 +375,14 @@ impl Reception for ModelTable {
         for sample in &leaving.replica.registration.recent_batches {
             latency.observe(sample.inputs, sample.took, false);
         }
+        leaving.replica.times.learned(&latency);
         let batcher = Batcher {
+            table: self.replicas.clone(),
+            frontends: self.frontends.subscribe(),
             policy: policy_for(model.spec.batch_size, model.spec.max_batch),
             latency,
             overhead: Overhead::default(),
+            pause: Pause::default(),
             model,
             replica: leaving.replica.clone(),
             stream,

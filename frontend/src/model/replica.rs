@@ -1,9 +1,10 @@
 //! The replicas that are attached: what is known of each, and how to send it away.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -11,7 +12,10 @@ use skysail_container_rpc::server::Refusal;
 use skysail_container_rpc::session::Registration;
 use skysail_core::cluster::ReplicaView;
 use skysail_proto::ids::{ModelId, ReplicaId};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::times::BatchTimes;
 
 /// What is known of an attached replica. Its batcher writes, others read.
 #[derive(Debug)]
@@ -26,12 +30,23 @@ pub struct Replica {
     pub stream: u64,
     /// Whether it takes no more work.
     pub draining: AtomicBool,
+    /// Whether a batch in its hands is overdue: it is sent none until it answers.
+    pub overdue: AtomicBool,
     /// Batches in its hands.
     pub in_flight: AtomicU32,
     /// Batches answered.
     pub batches: AtomicU64,
     /// Inputs answered.
     pub inputs: AtomicU64,
+    /// What its batches took lately.
+    pub times: BatchTimes,
+}
+
+impl Replica {
+    /// Whether it can be counted on.
+    pub fn takes_work(&self) -> bool {
+        !self.draining.load(Ordering::Relaxed) && !self.overdue.load(Ordering::Relaxed)
+    }
 }
 
 impl Replica {
@@ -88,8 +103,16 @@ struct Attached {
 pub struct ReplicaTable {
     attached: Mutex<HashMap<ReplicaId, Attached>>,
     streams: AtomicU64,
-    changed: Arc<Notify>,
+    /// Containers that hang, by their tokens, and when each was given up; the newest last.
+    hung: Mutex<VecDeque<(String, Instant)>>,
+    changed: watch::Sender<()>,
 }
+
+/// A container given up is remembered for as long: by then it was stopped, or is not going to be.
+const HUNG_REMEMBERED: Duration = Duration::from_secs(600);
+
+/// Of more than these the oldest are forgotten.
+const MOST_HUNG: usize = 64;
 
 impl ReplicaTable {
     /// Takes a replica in; one with the same id is superseded. Returns its record and its orders.
@@ -105,9 +128,11 @@ impl ReplicaTable {
             attached_at: Timestamp::now(),
             stream: self.streams.fetch_add(1, Ordering::Relaxed),
             draining: AtomicBool::new(false),
+            overdue: AtomicBool::new(false),
             in_flight: AtomicU32::new(0),
             batches: AtomicU64::new(0),
             inputs: AtomicU64::new(0),
+            times: BatchTimes::default(),
         });
         let id = replica.registration.replica.clone();
         let before = self.attached.lock().insert(
@@ -121,7 +146,7 @@ impl ReplicaTable {
             // A full channel holds an order that ends the stream as well.
             let _ = before.orders.try_send(Order::Superseded);
         }
-        self.changed.notify_one();
+        self.touch();
         (replica, receiver)
     }
 
@@ -136,7 +161,7 @@ impl ReplicaTable {
             attached.remove(id);
         }
         drop(attached);
-        self.changed.notify_one();
+        self.touch();
     }
 
     /// Sends an order to every replica that `which` picks.
@@ -175,8 +200,124 @@ impl ReplicaTable {
         self.len() == 0
     }
 
-    /// Notified (`notify_one`) when a replica comes or goes.
-    pub fn changed(&self) -> Arc<Notify> {
-        self.changed.clone()
+    /// How many replicas of a version can be counted on.
+    pub fn ready(&self, model: &ModelId) -> usize {
+        let attached = self.attached.lock();
+        let of_it = attached
+            .values()
+            .filter(|found| found.replica.registration.model == *model);
+        of_it.filter(|found| found.replica.takes_work()).count()
+    }
+
+    /// How many replicas of each version can be counted on.
+    pub fn all_ready(&self) -> HashMap<ModelId, u32> {
+        let mut ready = HashMap::new();
+        for found in self.attached.lock().values() {
+            if found.replica.takes_work() {
+                *ready.entry(found.replica.registration.model.clone()).or_default() += 1;
+            }
+        }
+        ready
+    }
+
+    /// Remembers a container that hangs: it is not taken in again, and the control role replaces it. One
+    /// without a token was started by hand; nobody would replace it.
+    pub fn give_up(&self, token: &str) {
+        if token.is_empty() {
+            return;
+        }
+        let mut hung = self.hung.lock();
+        hung.retain(|(known, _)| known != token);
+        if hung.len() == MOST_HUNG {
+            hung.pop_front();
+        }
+        hung.push_back((token.to_owned(), Instant::now()));
+        drop(hung);
+        self.touch();
+    }
+
+    /// The tokens of containers that hang.
+    pub fn hung(&self) -> Vec<String> {
+        let mut hung = self.hung.lock();
+        hung.retain(|(_, since)| since.elapsed() < HUNG_REMEMBERED);
+        hung.iter().map(|(token, _)| token.clone()).collect()
+    }
+
+    /// Whether a container with this token was given up.
+    pub fn is_given_up(&self, token: &str) -> bool {
+        self.hung().iter().any(|hung| hung == token)
+    }
+
+    /// Lets those who watch look again.
+    pub fn touch(&self) {
+        self.changed.send_replace(());
+    }
+
+    /// Changes when a replica comes or goes, or can be counted on no more or again.
+    pub fn changed(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registration(replica: &str) -> Registration {
+        Registration {
+            model: "m:1".parse().unwrap(),
+            input_type: skysail_proto::value::InputType::Doubles,
+            replica: ReplicaId::new(replica).unwrap(),
+            token: "t".to_owned(),
+            hostname: String::new(),
+            pid: 1,
+            agent: String::new(),
+            recent_batches: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn replicas_that_drain_or_are_overdue_are_not_counted_on() {
+        let table = ReplicaTable::default();
+        let ready = || {
+            let model = "m:1".parse().unwrap();
+            let ready = table.ready(&model);
+            assert_eq!(
+                table.all_ready().get(&model).map_or(0, |&count| count as usize),
+                ready
+            );
+            ready
+        };
+        let (first, _orders) = table.attach(registration("a"), None);
+        let (second, _more_orders) = table.attach(registration("b"), None);
+        assert_eq!(ready(), 2);
+        first.draining.store(true, Ordering::Relaxed);
+        assert_eq!(ready(), 1);
+        second.overdue.store(true, Ordering::Relaxed);
+        assert_eq!(ready(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_container_given_up_is_remembered_for_ten_minutes() {
+        let table = ReplicaTable::default();
+        let mut changed = table.changed();
+        table.give_up("a");
+        assert!(changed.has_changed().unwrap());
+        changed.mark_unchanged();
+        assert!(table.is_given_up("a") && !table.is_given_up("b"));
+        tokio::time::advance(HUNG_REMEMBERED).await;
+        assert_eq!(table.hung(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn one_started_by_hand_is_not_given_up_and_no_more_than_a_few_are_remembered() {
+        let table = ReplicaTable::default();
+        table.give_up("");
+        assert!(table.hung().is_empty());
+        for token in 0..2 * MOST_HUNG {
+            table.give_up(&token.to_string());
+        }
+        assert_eq!(table.hung().len(), MOST_HUNG);
+        assert!(table.is_given_up("127") && !table.is_given_up("0"));
     }
 }

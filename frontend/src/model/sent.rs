@@ -27,22 +27,32 @@ pub(super) struct SentBatch {
     pub(super) hung_at: Instant,
 }
 
-impl SentBatch {
-    /// A batch that the container is expected to start on at `start`.
-    pub(super) fn new(
-        (tasks, pressed): (Vec<Task>, bool),
-        (now, start): (Instant, Instant),
-        expected: Duration,
-        patience: Patience,
-    ) -> Self {
+/// A batch that leaves now.
+pub(super) struct Outgoing {
+    /// Its queries.
+    pub(super) tasks: Vec<Task>,
+    /// See [`SentBatch::pressed`].
+    pub(super) pressed: bool,
+    /// Now.
+    pub(super) now: Instant,
+    /// When the container is expected to start on it.
+    pub(super) start: Instant,
+    /// How long its model is expected to take.
+    pub(super) expected: Duration,
+    /// How long it is waited for from `start` on.
+    pub(super) patience: Patience,
+}
+
+impl From<Outgoing> for SentBatch {
+    fn from(batch: Outgoing) -> Self {
         Self {
-            size: tasks.len(),
-            tasks,
-            pressed,
-            sent_at: now,
-            expected_end: start + expected,
-            overdue_at: start + patience.overdue,
-            hung_at: start + patience.hung,
+            size: batch.tasks.len(),
+            tasks: batch.tasks,
+            pressed: batch.pressed,
+            sent_at: batch.now,
+            expected_end: batch.start + batch.expected,
+            overdue_at: batch.start + batch.patience.overdue,
+            hung_at: batch.start + batch.patience.hung,
         }
     }
 }
@@ -54,12 +64,16 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    pub(super) fn insert(&mut self, id: u64, batch: SentBatch) {
-        self.batches.insert(id, batch);
+    pub(super) fn insert(&mut self, id: u64, batch: Outgoing) {
+        self.batches.insert(id, batch.into());
     }
 
     pub(super) fn remove(&mut self, id: u64) -> Option<SentBatch> {
         self.batches.remove(&id)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.batches.is_empty()
     }
 
     /// When the container is expected to be done with all of them; `now` if it should be.

@@ -50,7 +50,7 @@ fn table(cache_bytes: u64) -> ModelTable {
 fn follow(table: &ModelTable, catalog: &Catalog) -> Arc<ModelHandle> {
     let (handles, gone) = table.follow(catalog);
     table.close(gone);
-    handles[&id()].clone()
+    handles.get(&id()).unwrap().clone()
 }
 
 fn input() -> Input {

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures::future::join_all;
-use skysail_core::catalog::{Application, Catalog, Model};
+use skysail_core::catalog::{Application, Catalog, Generation, Model};
 use skysail_core::query::DefaultReason;
+use skysail_core::rollout::serving;
 use skysail_core::selection::{Answer, combine, select};
 use skysail_core::time::Instant;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
@@ -16,7 +17,7 @@ use skysail_proto::value::{Input, Output};
 
 use crate::clock::Clock;
 use crate::metrics::{ApplicationMetrics, Metrics};
-use crate::model::{MAX_INPUT_BYTES, ModelHandle};
+use crate::model::{MAX_INPUT_BYTES, ModelHandle, Versions};
 
 pub mod error;
 pub mod http;
@@ -39,32 +40,31 @@ pub struct Route {
 /// A model that can be linked.
 struct Candidate {
     name: ModelName,
-    current: Arc<ModelHandle>,
+    /// The version that answers queries that pin none.
+    serving: Arc<ModelHandle>,
     versions: HashMap<ModelVersion, Arc<ModelHandle>>,
 }
 
 /// All routes, as one immutable snapshot.
 #[derive(Default)]
 pub struct Routes {
+    generation: Generation,
     applications: HashMap<ApplicationName, Arc<Route>>,
     candidates: HashMap<ModelName, Arc<Candidate>>,
 }
 
 impl Routes {
-    /// Resolves a catalog, given a handle for each of its versions. What is as it was in `before` is kept:
+    /// Resolves a catalog, given its versions; which of a model's versions answers also depends on which did
+    /// `before`. What is as it was in `before` is kept:
     /// with thousands of applications, resolving them all would make every write slow.
-    pub fn resolve(
-        before: &Self,
-        catalog: &Catalog,
-        models: &HashMap<ModelId, Arc<ModelHandle>>,
-        metrics: &Metrics,
-    ) -> Self {
+    pub fn resolve(before: &Self, catalog: &Catalog, versions: &Versions, metrics: &Metrics) -> Self {
         let candidates: HashMap<_, _> = catalog
             .models
             .values()
             .filter_map(|model| {
-                let resolved = Candidate::resolve(model, models)?;
                 let known = before.candidates.get(&model.name);
+                let answered = known.map(|known| &known.serving.id.version);
+                let resolved = Candidate::resolve(model, answered, versions)?;
                 let kept = known.filter(|known| known.leads_where(&resolved)).cloned();
                 Some((model.name.clone(), kept.unwrap_or_else(|| Arc::new(resolved))))
             })
@@ -89,25 +89,37 @@ impl Routes {
             .map(|(name, found)| (name.clone(), route(found)))
             .collect();
         Self {
+            generation: catalog.generation.clone(),
             applications,
             candidates,
         }
     }
+
+    /// The catalog they were resolved from.
+    pub fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
+    /// The version of each model that answers queries that pin none.
+    pub fn serving(&self) -> impl Iterator<Item = (&ModelName, &ModelVersion)> {
+        let candidates = self.candidates.iter();
+        candidates.map(|(name, candidate)| (name, &candidate.serving.id.version))
+    }
 }
 
 impl Candidate {
-    fn resolve(model: &Model, models: &HashMap<ModelId, Arc<ModelHandle>>) -> Option<Self> {
+    /// A model, of which a version answered `before`.
+    fn resolve(model: &Model, before: Option<&ModelVersion>, all: &Versions) -> Option<Self> {
+        let id = |version: &ModelVersion| ModelId::new(model.name.clone(), version.clone());
         let versions: HashMap<_, _> = model
             .versions
             .keys()
-            .filter_map(|version| {
-                let id = ModelId::new(model.name.clone(), version.clone());
-                Some((version.clone(), models.get(&id)?.clone()))
-            })
+            .filter_map(|version| Some((version.clone(), all.get(&id(version))?.clone())))
             .collect();
+        let serving = serving(model, before, |version| all.ready(&id(version)));
         Some(Self {
             name: model.name.clone(),
-            current: versions.get(&model.current_version)?.clone(),
+            serving: versions.get(&serving)?.clone(),
             versions,
         })
     }
@@ -118,7 +130,7 @@ impl Candidate {
             let found = other.versions.get(version);
             found.is_some_and(|found| Arc::ptr_eq(found, handle))
         };
-        Arc::ptr_eq(&self.current, &other.current)
+        Arc::ptr_eq(&self.serving, &other.serving)
             && self.versions.len() == other.versions.len()
             && self.versions.iter().all(is_same)
     }
@@ -181,9 +193,14 @@ impl QueryService {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// Whether no new query should come any more.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     /// Why new queries should not come; nothing if they may.
     pub fn not_ready(&self) -> Option<&'static str> {
-        if self.draining.load(Ordering::Relaxed) {
+        if self.is_draining() {
             return Some("the frontend is draining");
         }
         let ready = self.routes.load().is_some() && self.ids.are_there();
@@ -291,7 +308,7 @@ impl Route {
                 .eq(candidates.map(Arc::as_ptr))
     }
 
-    /// The model to ask: the selected candidate's current version, or the pinned one.
+    /// The model to ask: the version of the selected candidate that answers, or the pinned one.
     fn target(&self, version: Option<&str>) -> Result<Option<&ModelHandle>, QueryError> {
         let candidate = match (select(&self.candidates), version) {
             (Ok(candidate), _) => candidate,
@@ -299,7 +316,7 @@ impl Route {
             (Err(_), Some(version)) => return Err(QueryError::VersionWithoutModel(shortened(version))),
         };
         let Some(version) = version else {
-            return Ok(Some(&candidate.current));
+            return Ok(Some(&candidate.serving));
         };
         let Some(pinned) = candidate.versions.get(version) else {
             let (version, model) = (shortened(version), candidate.name.clone());
@@ -333,11 +350,15 @@ fn check_size(input: &Input) -> Result<(), QueryError> {
 
 #[cfg(test)]
 mod tests {
-    use skysail_core::catalog::Change;
+    use skysail_container_rpc::session::Registration;
+    use skysail_core::catalog::{Change, Rollout};
     use skysail_core::queue::Bounds;
+    use skysail_proto::ids::ReplicaId;
+    use skysail_proto::value::InputType;
 
     use super::*;
     use crate::model::ModelTable;
+    use crate::model::replica::Replica;
 
     /// A catalog that grows, and the routes that follow it.
     struct Followed {
@@ -361,6 +382,10 @@ mod tests {
 
         fn change(&mut self, change: Change) {
             self.catalog = self.catalog.with(&[change], Default::default());
+            self.follow();
+        }
+
+        fn follow(&mut self) {
             let (versions, gone) = self.table.follow(&self.catalog);
             self.routes = Routes::resolve(&self.routes, &self.catalog, &versions, &self.metrics);
             self.table.close(gone);
@@ -384,6 +409,35 @@ mod tests {
                 "name": name, "current_version": version, "versions": { version: version_spec },
             });
             self.change(Change::PutModel(serde_json::from_value(model).unwrap()));
+        }
+
+        /// Makes another version the current one, as a rollout from the one before.
+        fn roll(&mut self, name: &str, version: &str) {
+            let mut model = Model::clone(&self.catalog.models[name]);
+            let spec = model.versions.values().next().unwrap().clone();
+            let version: ModelVersion = version.parse().unwrap();
+            model.versions.entry(version.clone()).or_insert(spec);
+            let from = std::mem::replace(&mut model.current_version, version);
+            model.rollout = Some(Rollout { from, replace: false });
+            self.change(Change::PutModel(model));
+        }
+
+        fn attach(&mut self, model: &str) -> Arc<Replica> {
+            let registration = Registration {
+                model: model.parse().unwrap(),
+                input_type: InputType::Doubles,
+                replica: ReplicaId::of(&model.parse().unwrap(), 0),
+                token: String::new(),
+                hostname: String::new(),
+                pid: 1,
+                agent: String::new(),
+                recent_batches: Vec::new(),
+            };
+            self.table.replicas().attach(registration, None).0
+        }
+
+        fn answers(&self, name: &str) -> String {
+            self.route(name).target(None).unwrap().unwrap().id.to_string()
         }
 
         fn route(&self, name: &str) -> Arc<Route> {
@@ -418,6 +472,47 @@ mod tests {
         // An application that changes.
         followed.register("to-a", "a", 2);
         assert_eq!(followed.route("to-a").application.slo_micros, 2);
+    }
+
+    #[test]
+    fn a_version_answers_once_it_has_a_replica_and_can_be_pinned_before() {
+        let mut followed = Followed::new();
+        followed.deploy("m", "1", "2026-01-01T00:00:00Z");
+        followed.register("app", "m", 1);
+        let first = followed.attach("m:1");
+        followed.roll("m", "2");
+        assert_eq!(followed.answers("app"), "m:1");
+        let route = followed.route("app");
+        assert_eq!(route.target(Some("2")).unwrap().unwrap().id.to_string(), "m:2");
+        let second = followed.attach("m:2");
+        followed.follow();
+        assert_eq!(followed.answers("app"), "m:2");
+        // What was routed before the switch stays where it is.
+        assert_eq!(route.target(None).unwrap().unwrap().id.to_string(), "m:1");
+        // Nothing leads back but another rollout, and that at once.
+        followed.table.replicas().detach(&second);
+        followed.follow();
+        assert_eq!(followed.answers("app"), "m:2");
+        followed.roll("m", "1");
+        assert_eq!(followed.answers("app"), "m:1");
+        let serving: Vec<_> = followed
+            .routes
+            .serving()
+            .map(|(_, version)| version.as_str())
+            .collect();
+        assert_eq!(serving, ["1"]);
+        followed.table.replicas().detach(&first);
+    }
+
+    #[test]
+    fn a_replica_that_cannot_be_counted_on_makes_no_version_ready() {
+        let mut followed = Followed::new();
+        followed.deploy("m", "1", "2026-01-01T00:00:00Z");
+        followed.register("app", "m", 1);
+        followed.roll("m", "2");
+        followed.attach("m:2").draining.store(true, Ordering::Relaxed);
+        followed.follow();
+        assert_eq!(followed.answers("app"), "m:1");
     }
 
     #[test]

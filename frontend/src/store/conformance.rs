@@ -3,7 +3,7 @@
 //! A check panics, with a sentence, when the promise is broken. The list knows no test harness: unit tests
 //! call [`check_all`], others make one test of each [`Promise`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +11,12 @@ use async_trait::async_trait;
 use futures::future::{BoxFuture, join_all};
 use jiff::Timestamp;
 use skysail_core::catalog::{Application, Catalog, Change, Generation, Model, Version};
+use skysail_core::cluster::Lease;
 use skysail_proto::deployment::{BatchSize, DEFAULT_MAX_BATCH, Deployment, VersionSpec};
 use skysail_proto::ids::{ApplicationName, ModelName, ModelVersion};
 use skysail_proto::value::InputType;
 
-use super::{MetadataStore, StoreError, StoreHealth};
+use super::{Leased, MetadataStore, Settle, StoreError, StoreHealth};
 
 /// The longest wait for a state that must come.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -65,16 +66,17 @@ pub async fn check_all(factory: Arc<dyn StoreFactory>) {
     assert!(broken.is_empty(), "broken promises: {broken:#?}");
 }
 
+macro_rules! promises {
+    ($($name:ident),* $(,)?) => {
+        vec![$(Promise {
+            name: stringify!($name),
+            check: |store| Box::pin($name(store)),
+        }),*]
+    };
+}
+
 /// Everything a store promises.
 pub fn promises() -> Vec<Promise> {
-    macro_rules! promises {
-        ($($name:ident),* $(,)?) => {
-            vec![$(Promise {
-                name: stringify!($name),
-                check: |store| Box::pin($name(store)),
-            }),*]
-        };
-    }
     promises![
         a_fresh_store_is_up_and_shows_an_empty_catalog,
         a_commit_is_in_the_watch_when_it_returns,
@@ -89,6 +91,25 @@ pub fn promises() -> Vec<Promise> {
         any_text_comes_back_as_it_was,
         query_blocks_are_unique_across_handles_and_reopening,
         query_blocks_leave_the_catalog_alone,
+        an_announcement_is_shown_once_it_was_made_and_gone_once_it_was_withdrawn,
+        a_lease_that_is_renewed_keeps_its_number,
+        a_write_under_the_lease_is_committed,
+        a_store_that_lost_nothing_has_nothing_to_be_settled,
+        a_store_that_was_never_written_can_be_accepted_and_then_is_one_that_was,
+    ]
+}
+
+/// What a store promises beside that if several frontends can share it: each handle is one frontend.
+pub fn promises_to_several_frontends() -> Vec<Promise> {
+    promises![
+        announcements_of_others_are_seen,
+        an_announcement_that_is_not_repeated_is_forgotten_by_all,
+        of_two_frontends_one_has_the_lease,
+        a_lease_that_was_given_back_is_free_at_once,
+        a_lease_that_ran_out_is_anothers_under_a_greater_number,
+        a_write_under_a_lease_that_is_anothers_is_refused_and_changes_nothing,
+        a_write_under_a_lease_that_ran_out_is_refused,
+        a_lease_is_given_back_only_by_who_has_it,
     ]
 }
 
@@ -300,6 +321,233 @@ async fn query_blocks_leave_the_catalog_alone(store: Box<dyn TestedStore>) {
     let catalog = commit(&*handle, vec![put("a")], &nothing()).await;
     handle.next_query_block().await.expect("the store is up");
     commit(&*handle, vec![put("b")], &catalog.generation).await;
+}
+
+async fn an_announcement_is_shown_once_it_was_made_and_gone_once_it_was_withdrawn(
+    store: Box<dyn TestedStore>,
+) {
+    let handle = store.handle().await;
+    shown(&*handle).await;
+    for document in ["{}", r#"{"größer":"猫"}"#] {
+        announce(&*handle, "a", document, PATIENCE).await;
+        let announced = handle.announced().borrow().get("a").cloned();
+        assert_eq!(announced.as_deref(), Some(document));
+    }
+    within("a withdrawal", handle.withdraw("a"))
+        .await
+        .expect("the store is up");
+    assert_eq!(handle.announced().borrow().get("a"), None);
+    // One that is gone already, or never was, is no error.
+    within("a withdrawal", handle.withdraw("a"))
+        .await
+        .expect("the store is up");
+}
+
+async fn a_lease_that_is_renewed_keeps_its_number(store: Box<dyn TestedStore>) {
+    let handle = store.handle().await;
+    let first = lease(&*handle, "a", PATIENCE).await;
+    assert_eq!(lease(&*handle, "a", PATIENCE).await, first);
+    assert_eq!(lease(&*handle, "a", PATIENCE).await, first);
+}
+
+async fn a_write_under_the_lease_is_committed(store: Box<dyn TestedStore>) {
+    let handle = store.handle().await;
+    shown(&*handle).await;
+    let lease = lease(&*handle, "a", PATIENCE).await;
+    let expected = nothing();
+    let written = handle.commit_under(Some(&lease), vec![put("app")], &expected);
+    let written = within("a commit", written).await.expect("the lease is held");
+    assert_eq!(names(&written), ["app"]);
+    assert_eq!(shown(&*handle).await, written);
+}
+
+async fn a_store_that_lost_nothing_has_nothing_to_be_settled(store: Box<dyn TestedStore>) {
+    let handle = store.handle().await;
+    shown(&*handle).await;
+    let unwritten = within("an answer", handle.settle(Settle::Restore)).await;
+    assert!(
+        matches!(unwritten, Err(StoreError::NothingToSettle)),
+        "{unwritten:?}"
+    );
+    let before = commit(&*handle, vec![put("a")], &nothing()).await;
+    for how in [Settle::Restore, Settle::Accept] {
+        let refused = within("an answer", handle.settle(how)).await;
+        assert!(matches!(refused, Err(StoreError::NothingToSettle)), "{refused:?}");
+    }
+    assert_eq!(shown(&*handle).await, before);
+}
+
+async fn a_store_that_was_never_written_can_be_accepted_and_then_is_one_that_was(
+    store: Box<dyn TestedStore>,
+) {
+    let handle = store.handle().await;
+    shown(&*handle).await;
+    let accepted = within("an answer", handle.settle(Settle::Accept)).await;
+    let accepted = accepted.expect("it was never written");
+    assert!(!accepted.generation.incarnation.is_empty());
+    assert!(accepted.applications.is_empty() && accepted.models.is_empty());
+    assert_eq!(shown(&*handle).await, accepted);
+    let other = store.handle().await;
+    let mut watch = other.watch();
+    let same = watch.wait_for(|seen| seen.as_ref() == Some(&accepted));
+    within("the others to follow", same)
+        .await
+        .expect("the store is open");
+    commit(&*other, vec![put("a")], &accepted.generation).await;
+}
+
+async fn announcements_of_others_are_seen(store: Box<dyn TestedStore>) {
+    let (one, other) = (store.handle().await, store.handle().await);
+    announce(&*one, "one", "1", PATIENCE).await;
+    announce(&*other, "other", "2", PATIENCE).await;
+    announces(&*one, &[("one", "1"), ("other", "2")]).await;
+    announces(&*other, &[("one", "1"), ("other", "2")]).await;
+    announce(&*one, "one", "3", PATIENCE).await;
+    announces(&*other, &[("one", "3"), ("other", "2")]).await;
+    within("a withdrawal", one.withdraw("one"))
+        .await
+        .expect("the store is up");
+    announces(&*one, &[("other", "2")]).await;
+    announces(&*other, &[("other", "2")]).await;
+}
+
+async fn an_announcement_that_is_not_repeated_is_forgotten_by_all(store: Box<dyn TestedStore>) {
+    let (one, other) = (store.handle().await, store.handle().await);
+    announce(&*one, "lasting", "1", PATIENCE * 10).await;
+    announce(&*one, "passing", "2", Duration::from_millis(300)).await;
+    announces(&*one, &[("lasting", "1")]).await;
+    announces(&*other, &[("lasting", "1")]).await;
+    announce(&*other, "lasting", "3", PATIENCE * 10).await;
+    announces(&*one, &[("lasting", "3")]).await;
+}
+
+async fn of_two_frontends_one_has_the_lease(store: Box<dyn TestedStore>) {
+    let (one, other) = (store.handle().await, store.handle().await);
+    let held = lease(&*one, "one", PATIENCE * 10).await;
+    for _ in 0..3 {
+        let asked = within("an answer", other.take_lease("other", PATIENCE)).await;
+        assert_eq!(asked.expect("the store is up"), Leased::HeldBy("one".into()));
+    }
+    assert_eq!(lease(&*one, "one", PATIENCE * 10).await, held);
+}
+
+async fn a_lease_that_was_given_back_is_free_at_once(store: Box<dyn TestedStore>) {
+    let (one, other) = (store.handle().await, store.handle().await);
+    let first = lease(&*one, "one", PATIENCE * 10).await;
+    within("an answer", one.release_lease(&first))
+        .await
+        .expect("the store is up");
+    let second = lease(&*other, "other", PATIENCE * 10).await;
+    assert!(second.number > first.number, "{second:?}");
+}
+
+async fn a_lease_that_ran_out_is_anothers_under_a_greater_number(store: Box<dyn TestedStore>) {
+    let (one, other) = (store.handle().await, store.handle().await);
+    let mut numbers = vec![lease(&*one, "one", Duration::from_millis(1)).await.number];
+    for (handle, holder) in [(&other, "other"), (&one, "one"), (&other, "other")] {
+        // The one before ends by itself: nobody gives it back.
+        let taken = insist_on_lease(&**handle, holder, Duration::from_millis(1)).await;
+        numbers.push(taken.number);
+    }
+    assert!(
+        numbers.is_sorted_by(|before, after| before < after),
+        "{numbers:?}"
+    );
+}
+
+async fn a_write_under_a_lease_that_is_anothers_is_refused_and_changes_nothing(store: Box<dyn TestedStore>) {
+    let (one, other) = (store.handle().await, store.handle().await);
+    shown(&*one).await;
+    let stale = lease(&*one, "one", Duration::from_millis(1)).await;
+    let newest = insist_on_lease(&*other, "other", PATIENCE * 10).await;
+    let refused = within(
+        "an answer",
+        one.commit_under(Some(&stale), vec![put("a")], &nothing()),
+    )
+    .await;
+    match refused {
+        Err(StoreError::Fenced(why)) => assert!(why.contains("`other`"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    // A write without a lease is checked by its generation alone, and one under the newest is done.
+    let first = commit(&*one, vec![put("b")], &nothing()).await;
+    let second = other.commit_under(Some(&newest), vec![put("c")], &first.generation);
+    let second = within("a commit", second).await.expect("the lease is held");
+    assert_eq!(names(&second), ["b", "c"]);
+}
+
+async fn a_write_under_a_lease_that_ran_out_is_refused(store: Box<dyn TestedStore>) {
+    let handle = store.handle().await;
+    let mut expected = shown(&*handle).await.generation.clone();
+    let passing = lease(&*handle, "one", Duration::from_millis(300)).await;
+    let fenced = async {
+        loop {
+            match handle
+                .commit_under(Some(&passing), vec![put("a")], &expected)
+                .await
+            {
+                Ok(written) => expected = written.generation.clone(),
+                Err(StoreError::Fenced(_)) => return,
+                Err(other) => panic!("{other}"),
+            }
+        }
+    };
+    within("the lease to run out", fenced).await;
+    // Nobody took it meanwhile, so it is still the same one.
+    assert_eq!(lease(&*handle, "one", PATIENCE).await, passing);
+    let written = handle.commit_under(Some(&passing), vec![put("b")], &expected);
+    within("a commit", written).await.expect("the lease is held");
+}
+
+async fn a_lease_is_given_back_only_by_who_has_it(store: Box<dyn TestedStore>) {
+    let (one, other) = (store.handle().await, store.handle().await);
+    let stale = lease(&*one, "one", Duration::from_millis(1)).await;
+    let newest = insist_on_lease(&*other, "other", PATIENCE * 10).await;
+    within("an answer", one.release_lease(&stale))
+        .await
+        .expect("the store is up");
+    let asked = within("an answer", one.take_lease("one", PATIENCE)).await;
+    assert_eq!(asked.expect("the store is up"), Leased::HeldBy("other".into()));
+    assert_eq!(lease(&*other, "other", PATIENCE).await, newest);
+}
+
+async fn announce(handle: &dyn MetadataStore, id: &str, document: &str, ttl: Duration) {
+    let announced = within("an announcement", handle.announce(id, document.to_owned(), ttl)).await;
+    announced.unwrap_or_else(|error| panic!("an announcement failed: {error}"));
+}
+
+/// Waits until exactly these announcements are shown.
+async fn announces(handle: &dyn MetadataStore, expected: &[(&str, &str)]) {
+    let expected = expected
+        .iter()
+        .map(|(id, document)| (id.to_string(), document.to_string()));
+    let expected: BTreeMap<String, String> = expected.collect();
+    let mut announced = handle.announced();
+    let shown = announced.wait_for(|shown| **shown == expected);
+    within(&format!("the announcements {expected:?}"), shown)
+        .await
+        .expect("the store is open");
+}
+
+/// Takes a lease that must be free.
+async fn lease(handle: &dyn MetadataStore, holder: &str, ttl: Duration) -> Lease {
+    match within("the lease", handle.take_lease(holder, ttl)).await {
+        Ok(Leased::Held(lease)) => lease,
+        other => panic!("the lease is not free: {other:?}"),
+    }
+}
+
+/// Takes a lease once it is free.
+async fn insist_on_lease(handle: &dyn MetadataStore, holder: &str, ttl: Duration) -> Lease {
+    let taken = async {
+        loop {
+            match handle.take_lease(holder, ttl).await.expect("the store is up") {
+                Leased::Held(lease) => return lease,
+                Leased::HeldBy(_) => {}
+            }
+        }
+    };
+    within("the lease to be free", taken).await
 }
 
 /// Waits for something that must come.

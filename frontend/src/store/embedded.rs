@@ -186,17 +186,22 @@ impl MetadataStore for EmbeddedStore {
     }
 
     async fn take_lease(&self, holder: &str, _ttl: Duration) -> Result<Leased, StoreError> {
-        Ok(self.file.local.take_lease(holder))
+        Ok(Local::take_lease(holder))
     }
 
     async fn release_lease(&self, _lease: &Lease) -> Result<(), StoreError> {
         Ok(())
     }
 
-    async fn settle(&self, _how: Settle) -> Result<Arc<Catalog>, StoreError> {
-        Err(StoreError::HeldBack(
-            "the metadata store has lost nothing: there is nothing to settle".into(),
-        ))
+    async fn settle(&self, how: Settle) -> Result<Arc<Catalog>, StoreError> {
+        // Only a file that was never written can be meant: one that lost something is refused when it is
+        // opened, and nobody else holds what it lost.
+        match how {
+            Settle::Accept if self.file.snapshot().generation == Generation::default() => {
+                self.commit(Vec::new(), &Generation::default()).await
+            }
+            _ => Err(StoreError::NothingToSettle),
+        }
     }
 }
 

@@ -29,7 +29,7 @@ impl Local {
         self.announced.subscribe()
     }
 
-    pub(super) fn take_lease(&self, holder: &str) -> Leased {
+    pub(super) fn take_lease(holder: &str) -> Leased {
         Leased::Held(Lease {
             holder: holder.to_owned(),
             number: 1,

@@ -55,7 +55,8 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Takes an announcement back: its frontend is going.
     async fn withdraw(&self, id: &str) -> Result<(), StoreError>;
 
-    /// The newest announcements, by frontend. While the store cannot be reached they stay as they were.
+    /// The newest announcements, by frontend. While the store cannot be reached they stay as they were, and
+    /// for some seconds after it came back, until all had the time to announce themselves again.
     fn announced(&self) -> watch::Receiver<Announced>;
 
     /// Takes the control role's lease for `ttl`, or renews it; tells who has it if it is another's.
@@ -64,7 +65,8 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Gives a lease back before its time. One that is another's by now is left alone.
     async fn release_lease(&self, lease: &Lease) -> Result<(), StoreError>;
 
-    /// Decides what to do about a store that lost something ([`StoreHealth::WentBack`]).
+    /// Decides what to do about a store that lost something ([`StoreHealth::WentBack`]), for all frontends;
+    /// accepting one that was never written makes it one that was. Returns the snapshot that is followed now.
     async fn settle(&self, how: Settle) -> Result<Arc<Catalog>, StoreError>;
 }
 
@@ -83,7 +85,7 @@ pub enum Leased {
 /// What to do about a store that lost something.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Settle {
-    /// Write the snapshot that is held back to it.
+    /// Write the newest snapshot that a frontend holds back to it.
     Restore,
     /// Follow it as it is.
     Accept,
@@ -103,12 +105,15 @@ pub enum StoreError {
     /// It cannot be reached; nothing was written as far as is known.
     #[error("the metadata store cannot be reached: {0}")]
     Unavailable(String),
-    /// The lease that the write was made under is another's by now.
-    #[error("the control role's lease is held by `{0}` by now: nothing was written")]
+    /// The lease that the write was made under is the writer's no more; says whose it is.
+    #[error("the control role's lease {0}: nothing was written")]
     Fenced(String),
     /// It lost something, and a person has to decide.
     #[error("{0}")]
     HeldBack(String),
+    /// It lost nothing.
+    #[error("the metadata store has lost nothing: there is nothing to settle")]
+    NothingToSettle,
     /// What it holds cannot be understood.
     #[error("the metadata store holds something this version cannot read: {0}")]
     Corrupt(String),

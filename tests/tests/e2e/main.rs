@@ -18,6 +18,9 @@ mod cli;
 mod cluster;
 mod docker;
 mod failing_models;
+mod faults;
+mod frontends;
+mod heals;
 mod idle;
 mod isolation;
 mod overload;
@@ -47,10 +50,13 @@ fn main() -> ExitCode {
         .area("batching", batching::CASES)
         .area("admin", admin::CASES)
         .area("failing_models", failing_models::CASES)
+        .area("heals", heals::CASES)
+        .area("faults", faults::CASES)
         .area("restart", restart::CASES)
         .area("with_redis", with_redis::CASES)
         .area("start_up", start_up::CASES)
         .area("by_hand", by_hand::CASES)
+        .area("frontends", frontends::CASES)
         .area("idle", idle::CASES)
         .area("store_redis", store_redis::CASES)
         .area("runtime_process", runtime_process::CASES);

@@ -8,13 +8,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use skysail_core::catalog::{Application, Catalog, Change, Generation};
-use skysail_frontend::store::conformance::{StoreFactory, TestedStore, promises};
+use skysail_frontend::store::conformance::{
+    StoreFactory, TestedStore, promises, promises_to_several_frontends,
+};
 use skysail_frontend::store::redis::RedisStore;
-use skysail_frontend::store::{MetadataStore, StoreError, StoreHealth};
+use skysail_frontend::store::{Leased, MetadataStore, Settle, StoreError, StoreHealth};
 use skysail_proto::ids::{ApplicationName, ClusterName};
 use skysail_proto::value::InputType;
 use skysail_tests::cases;
-use skysail_tests::redis::RedisServer;
+use skysail_tests::redis::{RedisServer, RedisTls};
 use skysail_tests::suite::{Need, Suite};
 
 cases! {
@@ -25,7 +27,18 @@ cases! {
     a_store_that_starts_while_redis_hangs_comes_up_when_it_goes_on: Redis;
     a_commit_is_announced_and_an_announcement_makes_the_others_look: Redis;
     a_write_is_seen_although_its_message_was_lost: Redis;
-    a_redis_that_lost_its_data_is_followed_and_gives_no_query_block_again: Redis;
+    a_redis_that_lost_its_data_is_not_followed_until_it_is_restored: Redis;
+    a_redis_that_lost_its_data_is_followed_once_it_is_accepted_and_gives_no_query_block_again: Redis;
+    an_old_dump_is_not_followed_until_a_person_decides: Redis;
+    a_loss_after_a_decision_is_one_more: Redis;
+    a_frontend_that_starts_after_a_loss_waits_and_has_the_others_restore: Redis;
+    what_nobody_holds_any_more_cannot_be_restored: Redis;
+    the_right_data_that_comes_back_is_followed_at_once: Redis;
+    announcements_of_others_outlast_an_outage_and_a_loss: Redis;
+    a_lease_number_is_not_given_again_by_a_redis_that_lost_its_data: Redis;
+    while_redis_hangs_announcements_and_leases_are_refused_in_time: Redis;
+    a_redis_that_pauses_is_found_again: Redis;
+    redis_is_reached_by_tls_and_a_certificate_nobody_trusts_is_explained: Redis;
     a_password_in_the_url_is_used_and_a_wrong_one_is_explained_without_it: Redis;
     a_user_who_may_touch_nothing_but_the_clusters_keys_and_channel_is_enough: Redis;
     without_permission_for_the_channel_writes_are_seen_all_the_same: Redis;
@@ -113,7 +126,8 @@ async fn query_block(store: &RedisStore) -> Result<u64, StoreError> {
 
 /// With what every store promises.
 pub(crate) fn keeps_promises(suite: Suite) -> Suite {
-    promises().into_iter().fold(suite, |suite, promise| {
+    let all = promises().into_iter().chain(promises_to_several_frontends());
+    all.fold(suite, |suite, promise| {
         let name = format!("store_redis::{}", promise.name);
         suite.test(name, &[Need::Redis], async move || {
             let clusters = Clusters {
@@ -303,11 +317,73 @@ async fn a_write_is_seen_although_its_message_was_lost() {
     within("both to subscribe again", subscribed).await;
 }
 
-async fn a_redis_that_lost_its_data_is_followed_and_gives_no_query_block_again() {
+/// Waits until the store says that Redis lost something, and returns what it says.
+async fn went_back(store: &RedisStore) -> String {
+    let mut health = store.health();
+    let back = health.wait_for(|health| matches!(health, StoreHealth::WentBack(_)));
+    match &*within("the loss to be seen", back).await.unwrap() {
+        StoreHealth::WentBack(sentence) => sentence.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn settle(store: &RedisStore, how: Settle) -> Result<Arc<Catalog>, StoreError> {
+    within("a settlement", store.settle(how)).await
+}
+
+async fn two_stores(server: &RedisServer) -> [RedisStore; 2] {
+    let stores = [connect(&server.url()), connect(&server.url())];
+    ready(&stores[0]).await;
+    ready(&stores[1]).await;
+    stores
+}
+
+async fn a_redis_that_lost_its_data_is_not_followed_until_it_is_restored() {
+    let server = RedisServer::start().await;
+    let [one, other] = two_stores(&server).await;
+    commit(&one, vec![put("a"), put("b")]).await.unwrap();
+    let before = commit(&one, vec![delete("b")]).await.unwrap();
+    shows(&other, &["a"]).await;
+
+    let () = server.run("FLUSHALL");
+    for store in [&one, &other] {
+        let said = went_back(store).await;
+        for part in [
+            "empty",
+            "generation 2 with 1 application ",
+            "skysail cluster restore",
+            "skysail cluster accept-empty",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert_eq!(seen(store).as_ref(), Some(&before));
+        let refused = commit(store, vec![put("c")]).await;
+        assert!(matches!(refused, Err(StoreError::HeldBack(_))), "{refused:?}");
+        query_block(store).await.unwrap();
+    }
+
+    let restored = settle(&other, Settle::Restore).await.unwrap();
+    assert_eq!(restored.applications, before.applications);
+    assert!(restored.generation.number > before.generation.number);
+    for store in [&one, &other] {
+        ready(store).await;
+        let mut watch = store.watch();
+        let same = watch.wait_for(|seen| seen.as_ref() == Some(&restored));
+        within("the restored catalog", same).await.unwrap();
+        let again = settle(store, Settle::Restore).await;
+        assert!(matches!(again, Err(StoreError::NothingToSettle)), "{again:?}");
+    }
+    commit(&one, vec![put("c")]).await.unwrap();
+    shows(&other, &["a", "c"]).await;
+    let fresh = connect(&server.url());
+    shows(&fresh, &["a", "c"]).await;
+}
+
+async fn a_redis_that_lost_its_data_is_followed_once_it_is_accepted_and_gives_no_query_block_again() {
     let mut server = RedisServer::start().await;
-    let store = connect(&server.url());
-    ready(&store).await;
+    let [store, other] = two_stores(&server).await;
     let before = commit(&store, vec![put("a")]).await.unwrap();
+    shows(&other, &["a"]).await;
     let mut blocks = Vec::new();
     for _ in 0..3 {
         blocks.push(query_block(&store).await.unwrap());
@@ -316,10 +392,16 @@ async fn a_redis_that_lost_its_data_is_followed_and_gives_no_query_block_again()
     server.kill();
     server.empty();
     server.start_again().await;
+    went_back(&store).await;
+    went_back(&other).await;
+    let accepted = settle(&other, Settle::Accept).await.unwrap();
+    assert!(applications(&accepted).is_empty());
+    assert_ne!(accepted.generation.incarnation, before.generation.incarnation);
     shows(&store, &[]).await;
+    ready(&store).await;
     let after = commit(&store, vec![put("b")]).await.unwrap();
     assert_eq!(applications(&after), ["b"]);
-    assert_ne!(after.generation.incarnation, before.generation.incarnation);
+    shows(&other, &["b"]).await;
     for _ in 0..3 {
         blocks.push(query_block(&store).await.unwrap());
     }
@@ -327,6 +409,258 @@ async fn a_redis_that_lost_its_data_is_followed_and_gives_no_query_block_again()
         blocks.is_sorted_by(|earlier, later| earlier < later),
         "{blocks:?}"
     );
+}
+
+/// What makes up a catalog, kept aside and put back as an old dump does.
+fn keep_aside(server: &RedisServer) {
+    for key in ["generation", "applications"] {
+        let _: u64 = server.run(&format!("COPY {{skysail:blue}}:{key} kept:{key} REPLACE"));
+    }
+}
+
+fn put_back(server: &RedisServer) {
+    for key in ["generation", "applications"] {
+        let _: u64 = server.run(&format!("COPY kept:{key} {{skysail:blue}}:{key} REPLACE"));
+    }
+}
+
+async fn an_old_dump_is_not_followed_until_a_person_decides() {
+    let server = RedisServer::start().await;
+    let [one, other] = two_stores(&server).await;
+    for how in [Settle::Accept, Settle::Restore] {
+        let old = commit(&one, vec![put("old"), delete("new")]).await.unwrap();
+        keep_aside(&server);
+        commit(&one, vec![put("new")]).await.unwrap();
+        shows(&other, &["new", "old"]).await;
+        put_back(&server);
+        for store in [&one, &other] {
+            let said = went_back(store).await;
+            let found = format!("it is at generation {},", old.generation.number);
+            assert!(said.contains(&found), "{said}");
+            assert_eq!(applications(&seen(store).unwrap()), ["new", "old"]);
+        }
+        let settled = settle(&other, how).await.unwrap();
+        let expected: &[&str] = match how {
+            Settle::Accept => &["old"],
+            Settle::Restore => &["new", "old"],
+        };
+        assert_eq!(applications(&settled), expected);
+        for store in [&one, &other] {
+            shows(store, expected).await;
+            ready(store).await;
+        }
+    }
+}
+
+async fn a_loss_after_a_decision_is_one_more() {
+    let server = RedisServer::start().await;
+    let [one, other] = two_stores(&server).await;
+    commit(&one, vec![put("a")]).await.unwrap();
+    shows(&other, &["a"]).await;
+    for _ in 0..2 {
+        // A dump that holds the last decision, and another loss after it.
+        keep_aside(&server);
+        commit(&one, vec![put("b")]).await.unwrap();
+        shows(&other, &["a", "b"]).await;
+        put_back(&server);
+        went_back(&one).await;
+        went_back(&other).await;
+        settle(&one, Settle::Restore).await.unwrap();
+        ready(&one).await;
+        ready(&other).await;
+        let () = server.run("FLUSHALL");
+        went_back(&one).await;
+        went_back(&other).await;
+        settle(&other, Settle::Restore).await.unwrap();
+        ready(&one).await;
+        ready(&other).await;
+        commit(&one, vec![delete("b")]).await.unwrap();
+        shows(&other, &["a"]).await;
+    }
+}
+
+async fn a_frontend_that_starts_after_a_loss_waits_and_has_the_others_restore() {
+    let server = RedisServer::start().await;
+    let [one, other] = two_stores(&server).await;
+    let before = commit(&one, vec![put("a")]).await.unwrap();
+    shows(&other, &["a"]).await;
+    let () = server.run("FLUSHALL");
+    went_back(&one).await;
+
+    let starting = connect(&server.url());
+    let said = went_back(&starting).await;
+    assert!(said.contains("another frontend holds generation 1"), "{said}");
+    assert_eq!(seen(&starting), None);
+    let refused = within(
+        "a refusal",
+        starting.commit(vec![put("x")], &Generation::default()),
+    )
+    .await;
+    assert!(matches!(refused, Err(StoreError::HeldBack(_))), "{refused:?}");
+
+    let restored = settle(&starting, Settle::Restore).await.unwrap();
+    assert_eq!(restored.applications, before.applications);
+    for store in [&one, &other, &starting] {
+        shows(store, &["a"]).await;
+        ready(store).await;
+    }
+}
+
+async fn what_nobody_holds_any_more_cannot_be_restored() {
+    let server = RedisServer::start().await;
+    let holder = connect(&server.url());
+    ready(&holder).await;
+    commit(&holder, vec![put("a")]).await.unwrap();
+    let () = server.run("FLUSHALL");
+    went_back(&holder).await;
+    let starting = connect(&server.url());
+    went_back(&starting).await;
+    drop(holder);
+
+    let refused = settle(&starting, Settle::Restore).await;
+    match refused {
+        Err(StoreError::HeldBack(why)) => assert!(why.contains("accept-empty"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    let accepted = settle(&starting, Settle::Accept).await.unwrap();
+    assert!(applications(&accepted).is_empty());
+    commit(&starting, vec![put("b")]).await.unwrap();
+}
+
+async fn the_right_data_that_comes_back_is_followed_at_once() {
+    let server = RedisServer::start().await;
+    let [one, other] = two_stores(&server).await;
+    commit(&one, vec![put("a")]).await.unwrap();
+    let before = commit(&one, vec![put("b")]).await.unwrap();
+    shows(&other, &["a", "b"]).await;
+    keep_aside(&server);
+    let _: u64 = server.run("DEL {skysail:blue}:generation {skysail:blue}:applications");
+    went_back(&one).await;
+    went_back(&other).await;
+    put_back(&server);
+    for store in [&one, &other] {
+        ready(store).await;
+        assert_eq!(seen(store).as_ref(), Some(&before));
+    }
+    commit(&other, vec![put("c")]).await.unwrap();
+    shows(&one, &["a", "b", "c"]).await;
+}
+
+async fn announce(store: &RedisStore, id: &str) -> Result<(), StoreError> {
+    let announcement = store.announce(id, "{}".into(), Duration::from_secs(60));
+    within("an announcement", announcement).await
+}
+
+fn announced(store: &RedisStore) -> Vec<String> {
+    store.announced().borrow().keys().cloned().collect()
+}
+
+async fn announcements_of_others_outlast_an_outage_and_a_loss() {
+    let mut server = RedisServer::start().await;
+    let [one, other] = two_stores(&server).await;
+    commit(&one, vec![put("a")]).await.unwrap();
+    shows(&other, &["a"]).await;
+    announce(&one, "one").await.unwrap();
+    announce(&other, "other").await.unwrap();
+
+    server.kill();
+    down(&one).await;
+    assert_eq!(announced(&one), ["one", "other"]);
+    let refused = announce(&one, "one").await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    server.empty();
+    server.start_again().await;
+    went_back(&one).await;
+    announce(&one, "one").await.unwrap();
+    assert_eq!(announced(&one), ["one", "other"]);
+
+    // Not for ever: the other does not announce itself again.
+    let mut watch = one.announced();
+    let alone = watch.wait_for(|shown| shown.len() == 1);
+    within("the other to be forgotten", alone).await.unwrap();
+    assert_eq!(announced(&one), ["one"]);
+}
+
+async fn lease(store: &RedisStore, holder: &str) -> Result<Leased, StoreError> {
+    within("the lease", store.take_lease(holder, Duration::from_secs(60))).await
+}
+
+async fn a_lease_number_is_not_given_again_by_a_redis_that_lost_its_data() {
+    let server = RedisServer::start().await;
+    let [one, other] = two_stores(&server).await;
+    let mut numbers = Vec::new();
+    for (store, holder) in [(&one, "one"), (&other, "other"), (&one, "one")] {
+        let () = server.run("FLUSHALL");
+        match lease(store, holder).await.unwrap() {
+            Leased::Held(lease) => numbers.push(lease.number),
+            Leased::HeldBy(by) => panic!("held by {by}"),
+        }
+    }
+    // The other never heard of the first's.
+    assert_eq!(numbers, [1, 1, 2]);
+}
+
+async fn while_redis_hangs_announcements_and_leases_are_refused_in_time() {
+    let server = RedisServer::start().await;
+    let store = connect(&server.url());
+    ready(&store).await;
+    announce(&store, "one").await.unwrap();
+    server.freeze();
+    let (announced, leased) = tokio::join!(announce(&store, "one"), lease(&store, "one"));
+    assert!(
+        matches!(announced, Err(StoreError::Unavailable(_))),
+        "{announced:?}"
+    );
+    assert!(matches!(leased, Err(StoreError::Unavailable(_))), "{leased:?}");
+    down(&store).await;
+    let (announced, leased) = tokio::join!(announce(&store, "one"), lease(&store, "one"));
+    assert!(announced.is_err() && leased.is_err());
+    server.thaw();
+    ready(&store).await;
+    announce(&store, "one").await.unwrap();
+    lease(&store, "one").await.unwrap();
+}
+
+async fn a_redis_that_pauses_is_found_again() {
+    let server = RedisServer::start().await;
+    let store = connect(&server.url());
+    ready(&store).await;
+    commit(&store, vec![put("a")]).await.unwrap();
+    let () = server.run("CLIENT PAUSE 5000 ALL");
+    let refused = commit(&store, vec![put("b")]).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    ready(&store).await;
+    commit(&store, vec![put("c")]).await.unwrap();
+}
+
+async fn redis_is_reached_by_tls_and_a_certificate_nobody_trusts_is_explained() {
+    let tls = RedisTls::start(&[]).await;
+    let () = tls.server.run("ACL SETUSER app on >s3cret ~* &* +@all");
+    let cluster = ClusterName::new("blue").unwrap();
+    let trusting =
+        |authority: &str| RedisStore::connect_trusting(&tls.url_as("app:s3cret"), &cluster, authority);
+    let store = trusting(&tls.authority).unwrap();
+    ready(&store).await;
+    commit(&store, vec![put("a")]).await.unwrap();
+    let other = trusting(&tls.authority).unwrap();
+    shows(&other, &["a"]).await;
+    // By messages too, not by looks alone.
+    let subscribed: Vec<(String, u64)> = tls.server.run("PUBSUB NUMSUB {skysail:blue}:changes");
+    assert_eq!(subscribed[0].1, 2);
+
+    let reason = down(&connect(&tls.url_as("app:s3cret"))).await;
+    assert!(
+        reason.contains("--store-ca") && !reason.contains("s3cret"),
+        "{reason}"
+    );
+    let plain = tls.server.url().replace("redis://", "rediss://app:s3cret@");
+    let plain = RedisStore::connect_trusting(&plain, &cluster, &tls.authority).unwrap();
+    let reason = down(&plain).await;
+    assert!(reason.contains("is this its port for TLS"), "{reason}");
+    let reason = down(&connect(&tls.url_as("app:s3cret").replace("rediss", "redis"))).await;
+    assert!(reason.contains("rediss://"), "{reason}");
+    let unused = RedisStore::connect_trusting("redis://127.0.0.1", &cluster, &tls.authority);
+    assert!(unused.is_err());
 }
 
 async fn a_password_in_the_url_is_used_and_a_wrong_one_is_explained_without_it() {
@@ -350,7 +684,7 @@ async fn a_user_who_may_touch_nothing_but_the_clusters_keys_and_channel_is_enoug
     let server = RedisServer::start().await;
     let () = server.run(
         "ACL SETUSER app on >pw ~{skysail:blue}:* &{skysail:blue}:* -@all \
-         +@read +@write +@connection +@transaction +eval +publish +subscribe",
+         +@read +@write +@connection +@transaction +eval +time +publish +subscribe",
     );
     let store = connect(&server.url_as("app:pw"));
     ready(&store).await;

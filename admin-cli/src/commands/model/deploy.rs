@@ -2,17 +2,16 @@
 
 use std::num::NonZeroU32;
 use std::path::{Path, absolute};
-use std::time::Duration;
 
 use clap::Args;
 use skysail_proto::admin::NewVersion;
-use skysail_proto::deployment::{BatchSize, DEFAULT_MAX_BATCH, Deployment, VersionSpec};
+use skysail_proto::deployment::{BatchSize, DEFAULT_MAX_BATCH, Deployment, Replicas, VersionSpec};
 use skysail_proto::ids::ModelId;
 use skysail_proto::value::InputType;
 
 use super::show::replicas_line;
-use super::wait::{Before, until_settled};
-use crate::arguments::{parse_cpus, parse_duration, parse_input, parse_size, parse_variable};
+use super::wait::{Before, Wait, Waiting};
+use crate::arguments::{parse_cpus, parse_input, parse_size, parse_variable};
 use crate::commands::Session;
 use crate::error::Error;
 
@@ -23,10 +22,14 @@ Examples:
       --env OMP_NUM_THREADS=2 --max-batch 32
   skysail model deploy iris-model:2 --image iris-svm:2 --input-type doubles \\
       --warm-up '[5.8, 3.0, 3.7, 1.2]'
+  skysail model deploy iris-model:3 --image iris-svm:3 --input-type doubles --replicas auto:1..8 --replace
   skysail model deploy iris-model:1 --image ./target/release/iris-svm --input-type doubles
 
-With the process runtime the image is the path of an executable. A version is never changed:
-deploy another, then switch to it with `skysail model set-version`.";
+With the process runtime the image is the path of an executable. A version is never changed: deploy
+another. The one that answers goes on until as many replicas of the new one are attached as are
+wanted, or as the old one has; one that never becomes ready leaves the old one where it is. With
+--replace the model's other versions are stopped then, and otherwise go on running, so that
+`skysail model set-version` goes back at once.";
 
 const REGISTER_EXAMPLES: &str = "\
 Examples:
@@ -62,15 +65,18 @@ pub(crate) struct DeployArguments {
     image: String,
     #[command(flatten)]
     version: VersionArguments,
-    /// Replicas wanted
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    replicas: u32,
+    /// Replicas wanted: a number, or bounds within which it follows the load
+    #[arg(long, value_name = "N|auto:MIN..MAX", default_value_t = Replicas::Fixed(1))]
+    replicas: Replicas,
     /// CPUs each replica may use, as in 0.5 or 2
     #[arg(long, value_name = "F", value_parser = parse_cpus)]
     cpus: Option<f64>,
     /// Memory each replica may use, as in 512m or 2g
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory: Option<u64>,
+    /// GPUs each replica is given; Docker only
+    #[arg(long, value_name = "N")]
+    gpus: Option<NonZeroU32>,
     /// Further environment of each container; may be given again
     #[arg(long, value_name = "K=V", value_parser = parse_variable)]
     pub(crate) env: Vec<(String, String)>,
@@ -78,15 +84,11 @@ pub(crate) struct DeployArguments {
     /// takes queries: its batch times are known from the first query on [default: what the model offers]
     #[arg(long, value_name = "JSON", value_parser = parse_input)]
     pub(crate) warm_up: Option<serde_json::Value>,
-    /// Wait until all replicas are attached (the default)
-    #[arg(long, overrides_with = "no_wait")]
-    wait: bool,
-    /// Return as soon as the deployment is accepted
-    #[arg(long, overrides_with = "wait")]
-    no_wait: bool,
-    /// How long to wait at most
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_duration)]
-    wait_timeout: Duration,
+    /// Stop the model's other versions once this one answers [default: they go on, to be set back at once]
+    #[arg(long)]
+    replace: bool,
+    #[command(flatten)]
+    waiting: Waiting,
 }
 
 #[derive(Args, Debug)]
@@ -100,9 +102,10 @@ pub(crate) struct RegisterArguments {
 }
 
 impl DeployArguments {
-    /// Whether to wait for the replicas. Of `--wait` and `--no-wait` the last one counts.
+    /// Whether to wait until it answers.
+    #[cfg(test)]
     pub(crate) fn waits(&self) -> bool {
-        self.wait || !self.no_wait
+        self.waiting.waits()
     }
 }
 
@@ -124,23 +127,32 @@ impl VersionArguments {
 }
 
 pub(super) async fn deploy(session: &Session, arguments: DeployArguments) -> Result<(), Error> {
-    let waits = arguments.waits();
-    let DeployArguments { id, wait_timeout, .. } = arguments;
+    let DeployArguments { id, waiting, .. } = arguments;
+    let (replicas, autoscale) = match arguments.replicas {
+        Replicas::Fixed(count) => (count, None),
+        Replicas::Auto(bounds) => (bounds.min, Some(bounds)),
+    };
     let deployment = Deployment {
         image: located(session, arguments.image).await?,
-        replicas: arguments.replicas,
-        autoscale: None,
-        gpus: None,
+        replicas,
+        autoscale,
+        gpus: arguments.gpus.map(NonZeroU32::get),
         cpus: arguments.cpus,
         memory_bytes: arguments.memory,
         env: arguments.env.into_iter().collect(),
         warm_up: arguments.warm_up,
     };
-    let new = NewVersion::of(id.version.clone(), arguments.version.into_spec(Some(deployment)));
+    let new = NewVersion {
+        replace: arguments.replace,
+        ..NewVersion::of(id.version.clone(), arguments.version.into_spec(Some(deployment)))
+    };
     let mut version = session.admin.create_version(&id.name, &new).await?;
-    if waits {
+    if waiting.waits() {
         let before = Before::of(&version.read()?);
-        version = until_settled(session, &id, &before, wait_timeout).await?;
+        let mut wait = Wait::at_most(waiting.wait_timeout);
+        wait.until_ready(session, &id, &before).await?;
+        wait.until_answers(session, &id, &before).await?;
+        version = session.admin.version(&id).await?;
     }
     session
         .output

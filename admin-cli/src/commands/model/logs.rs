@@ -15,7 +15,10 @@ const EXAMPLES: &str = "\
 Examples:
   skysail model logs iris-model                    # the current version
   skysail model logs iris-model:1 --tail 20 --follow
-  skysail model logs iris-model --output json      # one JSON object a line";
+  skysail model logs iris-model --output json      # one JSON object a line
+
+Followed, a replica that comes is read as well, and of one that ends is said how; the log ends once
+the version is stopped.";
 
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -68,7 +71,10 @@ fn silence(id: &ModelId) -> String {
 /// One line for a person. What is no log line is shown as it came: nothing is lost.
 fn shown(json: &str, paint: Paint) -> String {
     match serde_json::from_str::<LogLine>(json) {
-        Ok(LogLine { replica, line }) => format!("{} | {line}", paint.by_name(replica.as_str())),
+        Ok(LogLine { replica, line, ended }) => {
+            let mark = if ended { "--" } else { "|" };
+            format!("{} {mark} {line}", paint.by_name(replica.as_str()))
+        }
         Err(_) => json.to_owned(),
     }
 }
@@ -127,5 +133,7 @@ mod tests {
         let json = r#"{"replica": "iris-model_1_0", "line": "ready"}"#;
         assert_eq!(shown(json, plain), "iris-model_1_0 | ready");
         assert_eq!(shown("oops", plain), "oops");
+        let json = r#"{"replica": "iris-model_1_0", "line": "the container is gone", "ended": true}"#;
+        assert_eq!(shown(json, plain), "iris-model_1_0 -- the container is gone");
     }
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use skysail_proto::admin::{Model, Version};
+use skysail_proto::admin::{Model, Replica, Version};
+use skysail_proto::deployment::Replicas;
 use skysail_proto::ids::ModelId;
 
 use super::Session;
@@ -16,17 +17,23 @@ mod logs;
 mod show;
 mod wait;
 
+pub(super) use show::{replicas_share, state_word};
+
 const SET_VERSION_EXAMPLES: &str = "\
 Examples:
   skysail model set-version iris-model:2     # forward
   skysail model set-version iris-model:1     # and back
 
-The old version answers until a replica of the new one is ready.";
+The old version answers until the new one is ready: until as many of its replicas are attached as are
+wanted, or as the old one has. A version that is stopped has to be started with `skysail model scale`.";
 
 const SCALE_EXAMPLES: &str = "\
 Examples:
   skysail model scale iris-model 5           # the current version
-  skysail model scale iris-model:1 2 --wait";
+  skysail model scale iris-model:1 2 --wait
+  skysail model scale iris-model auto:1..8   # as many as the load needs, within these bounds
+
+A replica that is one too many answers what it holds, and then ends: no query is lost.";
 
 const STOP_EXAMPLES: &str = "\
 Examples:
@@ -56,6 +63,8 @@ pub(crate) enum ModelCommand {
         /// Any registered version
         #[arg(value_name = "NAME:VERSION")]
         id: ModelId,
+        #[command(flatten)]
+        waiting: wait::Waiting,
     },
     /// Choose how many replicas a version has
     Scale(ScaleArguments),
@@ -83,9 +92,9 @@ pub(crate) struct ScaleArguments {
     /// The version; without one, the current
     #[arg(value_name = "NAME[:VERSION]")]
     target: ModelTarget,
-    /// Replicas wanted; 0 stops the version
-    #[arg(value_name = "N")]
-    count: u32,
+    /// Replicas wanted: a number, of which 0 stops the version, or bounds within which it follows the load
+    #[arg(value_name = "N|auto:MIN..MAX")]
+    replicas: Replicas,
     /// Wait until it is so
     #[arg(long)]
     wait: bool,
@@ -100,7 +109,7 @@ pub(super) async fn run(session: &Session, command: ModelCommand) -> Result<(), 
         ModelCommand::Register(arguments) => deploy::register(session, arguments).await,
         ModelCommand::List => list(session).await,
         ModelCommand::Show { target } => show(session, &target).await,
-        ModelCommand::SetVersion { id } => set_version(session, &id).await,
+        ModelCommand::SetVersion { id, waiting } => set_version(session, &id, &waiting).await,
         ModelCommand::Scale(arguments) => scale(session, &arguments).await,
         ModelCommand::Stop { target } => stop(session, &target).await,
         ModelCommand::Delete { id } => delete(session, &id).await,
@@ -120,34 +129,50 @@ async fn show(session: &Session, target: &ModelTarget) -> Result<(), Error> {
     if let Some(version) = &target.version {
         let id = ModelId::new(target.name.clone(), version.clone());
         let version = about_model(admin, target, admin.version(&id).await).await?;
-        return session
-            .output
-            .answer(&version, |version| show::version_page(version, session.now));
+        let replicas = attached(session).await;
+        return session.output.answer(&version, |version| {
+            show::version_page(version, &replicas, session.now)
+        });
     }
     let model = about_model(admin, target, admin.model(&target.name).await).await?;
+    let replicas = attached(session).await;
     session
         .output
-        .answer(&model, |model| show::model_page(model, session.now))
+        .answer(&model, |model| show::model_page(model, &replicas, session.now))
 }
 
-async fn set_version(session: &Session, id: &ModelId) -> Result<(), Error> {
+/// The attached replicas, for a page that says more of them; none where JSON is asked for, and none if they
+/// cannot be had: the page is worth something without them.
+async fn attached(session: &Session) -> Vec<Replica> {
+    if session.output.is_json() {
+        return Vec::new();
+    }
+    let replicas = session.admin.replicas().await.ok();
+    replicas
+        .and_then(|replicas| replicas.read().ok())
+        .unwrap_or_default()
+}
+
+async fn set_version(session: &Session, id: &ModelId, waiting: &wait::Waiting) -> Result<(), Error> {
+    let version = about_model(&session.admin, &target_of(id), session.admin.version(id).await).await?;
+    let before = wait::Before::of(&version.read()?);
     let result = session.admin.set_current_version(id).await;
-    let model = about_model(&session.admin, &target_of(id), result).await?;
-    session.output.answer(&model, |model| {
-        format!(
-            "model {} answers with version {}",
-            model.name, model.current_version
-        )
-    })
+    let mut model = about_model(&session.admin, &target_of(id), result).await?;
+    if waiting.waits() {
+        let mut wait = wait::Wait::at_most(waiting.wait_timeout);
+        model = wait.until_answers(session, id, &before).await?;
+    }
+    session.output.answer(&model, show::turned_line)
 }
 
 async fn scale(session: &Session, arguments: &ScaleArguments) -> Result<(), Error> {
     let id = chosen(session, &arguments.target).await?;
-    let result = session.admin.scale(&id, arguments.count).await;
+    let result = session.admin.scale(&id, arguments.replicas).await;
     let mut version = about_model(&session.admin, &target_of(&id), result).await?;
     if arguments.wait {
         let before = wait::Before::of(&version.read()?);
-        version = wait::until_settled(session, &id, &before, arguments.wait_timeout).await?;
+        let mut wait = wait::Wait::at_most(arguments.wait_timeout);
+        version = wait.until_ready(session, &id, &before).await?;
     }
     session.output.answer(&version, show::replicas_line)
 }
@@ -156,7 +181,7 @@ async fn stop(session: &Session, target: &ModelTarget) -> Result<(), Error> {
     let admin = &session.admin;
     if let Some(version) = &target.version {
         let id = ModelId::new(target.name.clone(), version.clone());
-        let version = about_model(admin, target, admin.scale(&id, 0).await).await?;
+        let version = about_model(admin, target, admin.scale(&id, Replicas::Fixed(0)).await).await?;
         return session.output.answer(&version, |_| format!("stopped {id}"));
     }
     let model: Model = about_model(admin, target, admin.model(&target.name).await)
@@ -169,7 +194,7 @@ async fn stop(session: &Session, target: &ModelTarget) -> Result<(), Error> {
         .map(id_of)
         .collect();
     for id in &ids {
-        about_model(admin, &target_of(id), admin.scale(id, 0).await).await?;
+        about_model(admin, &target_of(id), admin.scale(id, Replicas::Fixed(0)).await).await?;
         session.output.done(&format!("stopped {id}"))?;
     }
     if session.output.is_json() {

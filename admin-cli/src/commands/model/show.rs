@@ -1,11 +1,14 @@
 //! How models and versions are shown.
 
 use jiff::Timestamp;
-use skysail_proto::admin::{Container, Failure, Model, Version, VersionState};
-use skysail_proto::deployment::{Deployment, VersionSpec};
+use skysail_proto::admin::{
+    Container, Failure, Load, Model, Replica, Rollout, Serving, Version, VersionState,
+};
+use skysail_proto::deployment::{Deployment, Replicas, VersionSpec};
 
 use crate::advice::listed;
-use crate::output::{age, failure_words, fields, shortened, table};
+use crate::commands::replica::replica_table;
+use crate::output::{age, counted, failure_words, fields, per_second, shortened, table};
 
 /// All versions of all models, a line each.
 pub(super) fn model_table(models: &[Model], now: Timestamp) -> String {
@@ -42,34 +45,98 @@ pub(super) fn model_table(models: &[Model], now: Timestamp) -> String {
 }
 
 /// All that is known of a model.
-pub(super) fn model_page(model: &Model, now: Timestamp) -> String {
+pub(super) fn model_page(model: &Model, replicas: &[Replica], now: Timestamp) -> String {
     let linked = if model.linked_applications.is_empty() {
         format!("none; `skysail app link APP {}` links one", model.name)
     } else {
         listed(&model.linked_applications)
     };
-    let head = fields([
+    let mut pairs = vec![
         ("Name", model.name.to_string()),
         ("Current version", model.current_version.to_string()),
-        ("Linked applications", linked),
-    ]);
-    let versions = model.versions.iter().map(|version| version_page(version, now));
+        ("Answers", answers_words(model)),
+    ];
+    if let Some(rollout) = &model.rollout {
+        pairs.push(("Rollout", rollout_words(rollout)));
+        pairs.push(("Waits for", rollout.waits_for.clone()));
+    }
+    pairs.push(("Linked applications", linked));
+    let head = fields(pairs);
+    let versions = model
+        .versions
+        .iter()
+        .map(|version| version_page(version, replicas, now));
     let mut parts = vec![head];
     parts.extend(versions);
     parts.join("\n\n")
 }
 
+/// Which version answers queries, and at how many frontends.
+fn answers_words(model: &Model) -> String {
+    let mut serving = model.serving.iter();
+    match (serving.next(), serving.len()) {
+        (None, _) => "no frontend that takes queries is seen".into(),
+        (Some(only), 0) => format!("version {}", only.version),
+        (Some(first), _) => {
+            let all = std::iter::once(first).chain(serving);
+            let words = |serving: &Serving| {
+                format!(
+                    "version {} at {}",
+                    serving.version,
+                    counted(serving.frontends.len() as u64, "frontend")
+                )
+            };
+            all.map(words).collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
+fn rollout_words(rollout: &Rollout) -> String {
+    let Rollout { from, to, .. } = rollout;
+    let others = if rollout.replace {
+        "then the other versions are stopped"
+    } else {
+        "the other versions go on"
+    };
+    format!(
+        "version {from} to {to}, at {} of {} frontends; {others}",
+        rollout.switched, rollout.frontends
+    )
+}
+
+/// What was chosen for a model, and whether it is so yet.
+pub(super) fn turned_line(model: &Model) -> String {
+    let Model {
+        name,
+        current_version,
+        ..
+    } = model;
+    match &model.rollout {
+        Some(rollout) if rollout.switched < rollout.frontends || rollout.frontends == 0 => {
+            format!(
+                "model {name} turns to version {current_version}: {}",
+                rollout.waits_for
+            )
+        }
+        _ => format!("model {name} answers with version {current_version}"),
+    }
+}
+
 /// All that is known of a version.
-pub(super) fn version_page(version: &Version, now: Timestamp) -> String {
+pub(super) fn version_page(version: &Version, replicas: &[Replica], now: Timestamp) -> String {
     let mut pairs = vec![
         ("Version", version_words(version)),
         ("State", state_words(version)),
-        ("Replicas", replicas_words(version)),
+        ("Replicas", replicas_and_bounds(version)),
         ("Restarts", version.restarts.to_string()),
+        ("Load", load_words(version.load)),
         ("Input type", version.spec.input_type.to_string()),
         ("Batches", batch_words(&version.spec)),
         ("Cache", if version.spec.cache { "on" } else { "off" }.into()),
     ];
+    if let Some(decision) = &version.autoscaling {
+        pairs.push(("Autoscaling", decision.clone()));
+    }
     if let Some(deployment) = &version.spec.deployment {
         pairs.extend(deployment_fields(deployment));
     }
@@ -82,9 +149,10 @@ pub(super) fn version_page(version: &Version, now: Timestamp) -> String {
         ),
     ));
     let mut parts = vec![fields(pairs)];
-    if !version.containers.is_empty() {
-        parts.push(container_table(&version.containers));
-    }
+    let own = |replica: &&Replica| replica.model == version.model && replica.version == version.version;
+    let replicas: Vec<Replica> = replicas.iter().filter(own).cloned().collect();
+    let containers: Vec<&Container> = version.containers.iter().collect();
+    parts.extend(replica_table(&replicas, &containers, now));
     if let Some(failure) = &version.last_failure {
         parts.push(failure_page(failure, now));
     }
@@ -108,7 +176,25 @@ pub(super) fn replicas_words(version: &Version) -> String {
     }
 }
 
-pub(super) fn state_word(state: VersionState) -> &'static str {
+/// The number of replicas, and the bounds within which it follows the load.
+fn replicas_and_bounds(version: &Version) -> String {
+    let words = replicas_words(version);
+    let deployment = version.spec.deployment.as_ref();
+    match deployment.and_then(|deployment| deployment.autoscale) {
+        Some(bounds) => format!("{words} ({})", Replicas::Auto(bounds)),
+        None => words,
+    }
+}
+
+fn load_words(load: Load) -> String {
+    format!(
+        "{} queries for the model, {} waiting",
+        per_second(load.arrivals_per_second),
+        load.queued
+    )
+}
+
+pub(in crate::commands) fn state_word(state: VersionState) -> &'static str {
     match state {
         VersionState::Ready => "ready",
         VersionState::Starting => "starting",
@@ -134,7 +220,7 @@ fn current_mark(version: &Version) -> &'static str {
     if version.current { "*" } else { "" }
 }
 
-fn replicas_share(version: &Version) -> String {
+pub(in crate::commands) fn replicas_share(version: &Version) -> String {
     match version.replicas_desired {
         Some(desired) => format!("{}/{desired}", version.replicas_attached),
         None => version.replicas_attached.to_string(),
@@ -158,6 +244,9 @@ fn deployment_fields(deployment: &Deployment) -> Vec<(&'static str, String)> {
     if let Some(cpus) = deployment.cpus {
         pairs.push(("CPUs", cpus.to_string()));
     }
+    if let Some(gpus) = deployment.gpus {
+        pairs.push(("GPUs", gpus.to_string()));
+    }
     if let Some(bytes) = deployment.memory_bytes {
         pairs.push(("Memory", indicatif::BinaryBytes(bytes).to_string()));
     }
@@ -170,21 +259,6 @@ fn deployment_fields(deployment: &Deployment) -> Vec<(&'static str, String)> {
         pairs.push(("Warm-up", shortened(&input.to_string())));
     }
     pairs
-}
-
-fn container_table(containers: &[Container]) -> String {
-    let row = |container: &Container| {
-        [
-            container.replica.to_string(),
-            container.container.clone(),
-            container.state.clone(),
-            container.pid.map(|pid| pid.to_string()).unwrap_or_default(),
-        ]
-    };
-    table(
-        ["REPLICA", "CONTAINER", "STATE", "PID"],
-        containers.iter().map(row),
-    )
 }
 
 fn failure_page(failure: &Failure, now: Timestamp) -> String {
@@ -205,6 +279,8 @@ fn failure_page(failure: &Failure, now: Timestamp) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use skysail_proto::deployment::Autoscale;
+
     use super::*;
 
     /// Version 1 of a model as a server would tell it: three replicas wanted, three attached.
@@ -227,8 +303,10 @@ pub(super) mod tests {
         "2026-01-01T03:00:00Z".parse().unwrap()
     }
 
-    fn model(versions: Vec<Version>) -> Model {
+    pub(in super::super) fn model(versions: Vec<Version>) -> Model {
         Model {
+            serving: vec![],
+            rollout: None,
             name: "iris-model".parse().unwrap(),
             current_version: "1".parse().unwrap(),
             linked_applications: vec!["iris".parse().unwrap()],
@@ -255,7 +333,7 @@ iris-model   2         -         waiting   0          doubles      -            
 
     #[test]
     fn a_page_names_the_environment_without_its_values() {
-        let page = version_page(&version(), now());
+        let page = version_page(&version(), &[], now());
         assert!(page.contains("TOKEN"), "{page}");
         assert!(!page.contains("secret"), "{page}");
         assert!(page.contains("512.00 MiB"), "{page}");
@@ -274,11 +352,66 @@ iris-model   2         -         waiting   0          doubles      -            
             permanent: false,
             log: vec!["first".into(), "second".into()],
         });
-        let page = model_page(&model(vec![version]), now());
+        let page = model_page(&model(vec![version]), &[], now());
         let tail = "Last failure, 60s ago, iris-model_1_2: exited with code 3\n  | first\n  | second";
         assert!(page.ends_with(tail), "{page}");
         assert!(page.contains("iris-model:1 (current)"), "{page}");
         assert!(page.contains("Restarts:"), "{page}");
+    }
+
+    #[test]
+    fn a_change_of_versions_is_shown_with_what_it_waits_for() {
+        let mut model = model(vec![version()]);
+        assert!(answers_words(&model).contains("no frontend"));
+        let serving = |version: &str, frontends: &[&str]| Serving {
+            version: version.parse().unwrap(),
+            frontends: frontends.iter().map(|&id| id.to_owned()).collect(),
+        };
+        model.serving = vec![serving("0", &["a"])];
+        assert_eq!(answers_words(&model), "version 0");
+        model.serving.push(serving("1", &["b"]));
+        model.rollout = Some(Rollout {
+            from: "0".parse().unwrap(),
+            to: "1".parse().unwrap(),
+            replace: true,
+            frontends: 2,
+            switched: 1,
+            waits_for: "the traffic is moving".into(),
+        });
+        let page = model_page(&model, &[], now());
+        for part in [
+            "version 0 at 1 frontend, version 1 at 1 frontend",
+            "version 0 to 1, at 1 of 2 frontends; then the other versions are stopped",
+            "the traffic is moving",
+        ] {
+            assert!(page.contains(part), "{part}:\n{page}");
+        }
+        assert_eq!(
+            turned_line(&model),
+            "model iris-model turns to version 1: the traffic is moving"
+        );
+        model.rollout = None;
+        assert_eq!(turned_line(&model), "model iris-model answers with version 1");
+    }
+
+    #[test]
+    fn a_number_that_follows_the_load_is_shown_with_its_bounds_and_the_reason() {
+        let mut version = version();
+        let deployment = version.spec.deployment.as_mut().unwrap();
+        deployment.autoscale = Some(Autoscale { min: 1, max: 8 });
+        version.autoscaling = Some("3 replicas: 200/s".into());
+        version.load = Load {
+            arrivals_per_second: 200.0,
+            queued: 7,
+        };
+        let page = version_page(&version, &[], now());
+        for part in [
+            "3 of 3 replicas attached (auto:1..8)",
+            "3 replicas: 200/s",
+            "200/s queries for the model, 7 waiting",
+        ] {
+            assert!(page.contains(part), "{part}:\n{page}");
+        }
     }
 
     #[test]

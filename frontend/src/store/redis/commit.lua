@@ -1,7 +1,9 @@
 -- Writes all changes, or none, if the catalog's generation still is the expected one.
 --
--- KEYS: the hashes of the generation, of the applications and of the models.
+-- KEYS: the hashes of the generation, of the applications, of the models, of the control role's lease and of
+--       the newest generation held back.
 -- ARGV: expected incarnation, expected number, incarnation to use if the store has none, schema, channel,
+--       holder ('' for none) and number of the lease that the write is made under,
 --       then for each change: 2 (application) or 3 (model), the name, the document ('' removes it).
 -- Returns what happened, with details that depend on it.
 --
@@ -11,7 +13,17 @@
 local generation = KEYS[1]
 local expected_incarnation, expected_number = ARGV[1], tonumber(ARGV[2])
 local fresh_incarnation, schema, channel = ARGV[3], ARGV[4], ARGV[5]
-local first_change = 6
+local first_change = 8
+
+if ARGV[6] ~= '' then
+  local lease = redis.call('HMGET', KEYS[4], 'holder', 'number', 'until')
+  if lease[1] ~= ARGV[6] or lease[2] ~= ARGV[7] then
+    return { 'fenced', lease[1] or '' }
+  end
+  if (tonumber(lease[3] or '0') or 0) <= now() then
+    return { 'fenced', '' }
+  end
+end
 
 for _, key in ipairs(KEYS) do
   local kind = redis.call('TYPE', key).ok
@@ -20,7 +32,7 @@ for _, key in ipairs(KEYS) do
   end
 end
 
-local stored = redis.call('HMGET', generation, 'incarnation', 'number', 'schema')
+local stored = redis.call('HMGET', generation, 'incarnation', 'number', 'schema', 'replaces')
 local incarnation = stored[1] or ''
 local number = tonumber(stored[2] or '0')
 local stored_schema = tonumber(stored[3] or schema)
@@ -29,6 +41,9 @@ if not number or not stored_schema then
 end
 if stored_schema > tonumber(schema) then
   return { 'newer', stored[3] }
+end
+if lost(redis.call('HMGET', KEYS[5], 'incarnation', 'number'), incarnation, number, stored[4]) then
+  return { 'held-back' }
 end
 if incarnation ~= expected_incarnation or number ~= expected_number then
   return { 'conflict', incarnation, string.format('%.0f', number) }

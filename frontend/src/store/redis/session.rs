@@ -1,174 +1,45 @@
-//! One connection to Redis: the commands, and what their failures mean.
+//! One connection to Redis: the commands, and what their answers mean.
 
-use std::collections::HashMap;
-use std::fmt;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use redis::aio::{MultiplexedConnection, PubSubStream};
-use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, ProtocolVersion, RedisError, RedisResult,
-    ServerErrorKind,
-};
+use redis::{FromRedisValue, RedisError};
 use skysail_core::backoff::Backoff;
 use skysail_core::catalog::{Catalog, Change, Generation};
-use skysail_proto::ids::ClusterName;
-use tokio::time::{Instant, timeout};
+use skysail_core::cluster::Lease;
+use tokio::time::Instant;
 use tracing::warn;
 
-use crate::store::StoreError;
+use super::endpoint::{Endpoint, Failure};
+use super::setback::{Seen, Stored};
 use crate::store::document::{self, Documents, Edit, Kind, SCHEMA};
+use crate::store::{Settle, StoreError};
 
-/// The longest wait for a connection, and then for each answer. A Redis that hangs is away.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The first pause before subscribing is tried again, and the longest: an access list that forbids it
 /// usually goes on forbidding it, and the periodic look does without.
 const RESUBSCRIBE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
-/// Sent with EVAL each time: commits are rare, the script is short, and EVALSHA would need a second command
-/// (SCRIPT LOAD) after each restart of Redis, which access lists and proxies may refuse.
-const COMMIT: &str = include_str!("commit.lua");
 
-/// A URL that does not name a Redis. The URL itself is not repeated: it may hold a password.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the Redis URL is not valid ({reason}): write redis://[[USER]:PASSWORD@]HOST[:PORT][/DB], with special \
-     characters in the password percent-encoded"
-)]
-pub struct InvalidUrl {
-    reason: String,
-}
-
-/// Why a request failed.
-pub(super) enum Failure {
-    /// Redis answered, and refused this one.
-    Refused(StoreError),
-    /// The session is over, or shows a store that cannot be used.
-    Over(StoreError),
-}
-
-/// Where a cluster's keys are.
-#[derive(Clone)]
-pub(super) struct Endpoint {
-    client: Client,
-    keys: Keys,
-}
-
-#[derive(Clone)]
-struct Keys {
-    generation: String,
-    applications: String,
-    models: String,
-    query_block: String,
-    changes: String,
-}
-
-impl fmt::Display for Endpoint {
-    /// Host and port, without user and password.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.client.get_connection_info().addr().fmt(f)
-    }
-}
-
-impl Endpoint {
-    pub(super) fn new(url: &str, cluster: &ClusterName) -> Result<Self, InvalidUrl> {
-        let invalid = |error: RedisError| InvalidUrl {
-            reason: error.to_string(),
-        };
-        let info = url.into_connection_info().map_err(invalid)?;
-        // RESP2, which every server and proxy speaks, and no CLIENT SETINFO, which some refuse.
-        let settings = info
-            .redis_settings()
-            .clone()
-            .set_protocol(ProtocolVersion::RESP2)
-            .set_skip_set_lib_name();
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
-        let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
-        let key = |name: &str| format!("{{skysail:{cluster}}}:{name}");
-        Ok(Self {
-            client: Client::open(info).map_err(invalid)?,
-            keys: Keys {
-                generation: key("generation"),
-                applications: key("applications"),
-                models: key("models"),
-                query_block: key("query-block"),
-                changes: key("changes"),
-            },
-        })
-    }
-
-    /// Connects and reads the first snapshot.
-    pub(super) async fn open(&self) -> Result<(Session, Catalog), StoreError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(RESPONSE_TIMEOUT))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT));
-        let connection = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .map_err(|error| self.explain(&error))?;
-        let mut session = Session {
-            endpoint: self.clone(),
-            connection,
-            changes: None,
-            resubscribe: Backoff::new(RESUBSCRIBE.0, RESUBSCRIBE.1),
-            subscribe_at: Instant::now(),
-        };
-        // The cheapest question first: a Redis that takes connections and hangs ends the attempt here.
-        session.generation().await?;
-        // Subscribed before the snapshot is read, so that no change falls in between.
-        session.keep_subscribed().await;
-        let catalog = session.snapshot().await?;
-        Ok((session, catalog))
-    }
-
-    async fn subscribe(&self) -> RedisResult<PubSubStream> {
-        let subscribing = async {
-            let mut subscription = self.client.get_async_pubsub().await?;
-            subscription.subscribe(&self.keys.changes).await?;
-            Ok(subscription.into_on_message())
-        };
-        // A connection for messages has no timeouts of its own.
-        timeout(RESPONSE_TIMEOUT, subscribing)
-            .await
-            .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
-    }
-
-    /// What to tell a person about a failure.
-    fn explain(&self, error: &RedisError) -> StoreError {
-        let code = server_code(error);
-        let said = match code.as_deref() {
-            _ if error.is_connection_refusal() => "refuses connections: is it running?".into(),
-            _ if error.is_timeout() => format!("did not answer within {} s", RESPONSE_TIMEOUT.as_secs()),
-            _ if error.kind() == ErrorKind::AuthenticationFailed => {
-                "refused to authenticate: are user and password right?".into()
-            }
-            Some("NOAUTH") => "wants a password: write it into the URL".into(),
-            Some("WRONGTYPE") => return StoreError::Corrupt(self.says(&error.to_string())),
-            _ => error.to_string(),
-        };
-        StoreError::Unavailable(self.says(&said))
-    }
-
-    fn says(&self, what: &str) -> String {
-        format!("redis at {self}: {what}")
-    }
-
-    fn corrupt(&self, what: &str) -> StoreError {
-        StoreError::Corrupt(self.says(what))
-    }
-}
-
-/// The word an error reply begins with, also inside a transaction.
-fn server_code(error: &RedisError) -> Option<String> {
-    let errors = error.clone().into_server_errors()?;
-    errors.first().map(|(_, error)| error.code().to_owned())
-}
-
-/// Whether Redis answered, and would answer the next request: it is neither gone nor someone's replica now.
-fn goes_on_after(error: &RedisError) -> bool {
-    matches!(error.kind(), ErrorKind::Server(kind) if kind != ServerErrorKind::ReadOnly)
-        || error.kind() == ErrorKind::Extension
-}
+// Scripts are sent with EVAL each time: they are short and few a second, and EVALSHA would need a second
+// command (SCRIPT LOAD) after each restart of Redis, which access lists and proxies may refuse.
+const COMMIT: &str = concat!(
+    include_str!("now.lua"),
+    include_str!("lost.lua"),
+    include_str!("commit.lua")
+);
+const LOOK: &str = concat!(
+    include_str!("now.lua"),
+    include_str!("live.lua"),
+    include_str!("look.lua")
+);
+const ANNOUNCE: &str = concat!(
+    include_str!("now.lua"),
+    include_str!("live.lua"),
+    include_str!("announce.lua")
+);
+const HOLD_BACK: &str = concat!(include_str!("lost.lua"), include_str!("hold_back.lua"));
+const SETTLE: &str = include_str!("settle.lua");
 
 /// One connection, and the subscription beside it.
 pub(super) struct Session {
@@ -181,12 +52,39 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Ends when there may be a new generation.
+    /// Connects, and asks the cheapest question.
+    pub(super) async fn open(endpoint: &Endpoint) -> Result<Self, StoreError> {
+        let connection = endpoint.connect().await?;
+        let mut session = Self {
+            endpoint: endpoint.clone(),
+            connection,
+            changes: None,
+            resubscribe: Backoff::new(RESUBSCRIBE.0, RESUBSCRIBE.1),
+            subscribe_at: Instant::now(),
+        };
+        // A Redis that takes connections and hangs ends the attempt here.
+        session.about().await?;
+        // Subscribed before anything is read, so that no change falls in between.
+        session.keep_subscribed().await;
+        Ok(session)
+    }
+
+    /// The connection, for what need not wait for its turn.
+    pub(super) fn connection(&self) -> MultiplexedConnection {
+        self.connection.clone()
+    }
+
+    /// Ends when there may be something new.
     pub(super) async fn woken(&mut self) {
         let Some(changes) = &mut self.changes else {
             return std::future::pending().await;
         };
-        if changes.next().await.is_none() {
+        let mut message = Some(changes.next().await);
+        // One look sees what all that came by now tell of.
+        while let Some(Some(_)) = message {
+            message = changes.next().now_or_never();
+        }
+        if message.is_some() {
             // Redis went away, or closed this connection only: looking will tell.
             self.changes = None;
         }
@@ -210,18 +108,47 @@ impl Session {
         }
     }
 
-    pub(super) async fn generation(&mut self) -> Result<Generation, StoreError> {
+    async fn about(&mut self) -> Result<Stored, StoreError> {
         let about: About = self
             .about_command()
             .query_async(&mut self.connection)
             .await
             .map_err(|error| self.endpoint.explain(&error))?;
-        self.read_generation(about)
+        self.read_about(about)
     }
 
-    /// The whole catalog, read in one transaction.
-    pub(super) async fn snapshot(&mut self) -> Result<Catalog, StoreError> {
-        type Hash = HashMap<Vec<u8>, Vec<u8>>;
+    /// What there is to compare, and the announcements.
+    pub(super) async fn look(&mut self) -> Result<(Seen, BTreeMap<String, String>), StoreError> {
+        let keys = &self.endpoint.keys;
+        type Held = (Option<String>, Option<String>);
+        let (about, held, wish, live): (About, Held, i64, Hash) = redis::cmd("EVAL")
+            .arg(LOOK)
+            .arg(5)
+            .arg(&keys.generation)
+            .arg(&keys.held_back)
+            .arg(&keys.restore)
+            .arg(&keys.frontends)
+            .arg(&keys.frontend_expiries)
+            .query_async(&mut self.connection)
+            .await
+            .map_err(|error| self.endpoint.explain(&error))?;
+        let held_back = match held {
+            (Some(incarnation), number) => Some(Generation {
+                incarnation,
+                number: self.read_number(number)?,
+            }),
+            (None, _) => None,
+        };
+        let seen = Seen {
+            stored: self.read_about(about)?,
+            held_back,
+            wish: u64::try_from(wish).ok().map(Duration::from_millis),
+        };
+        Ok((seen, as_text(live)))
+    }
+
+    /// The whole catalog, read in one transaction, and what it is to others.
+    pub(super) async fn snapshot(&mut self) -> Result<(Stored, Catalog), StoreError> {
         let keys = &self.endpoint.keys;
         let (about, applications, models): (About, Hash, Hash) = redis::pipe()
             .atomic()
@@ -235,54 +162,127 @@ impl Session {
             applications: by_name(applications),
             models: by_name(models),
         };
-        let generation = self.read_generation(about)?;
-        documents
-            .catalog(generation)
-            .map_err(|reason| self.endpoint.corrupt(&reason))
+        let stored = self.read_about(about)?;
+        let catalog = documents
+            .catalog(stored.generation.clone())
+            .map_err(|reason| self.endpoint.corrupt(&reason))?;
+        Ok((stored, catalog))
     }
 
     fn about_command(&self) -> redis::Cmd {
         let mut command = redis::cmd("HMGET");
         command
             .arg(&self.endpoint.keys.generation)
-            .arg(&["incarnation", "number", "schema"]);
+            .arg(&["incarnation", "number", "schema", "replaces"]);
         command
     }
 
-    fn read_generation(&self, (incarnation, number, schema): About) -> Result<Generation, StoreError> {
+    fn read_about(&self, (incarnation, number, schema, replaces): About) -> Result<Stored, StoreError> {
         if let Some(schema) = schema
             && !schema.parse::<u32>().is_ok_and(|schema| schema <= SCHEMA)
         {
             return Err(self.endpoint.corrupt(&document::newer_schema(&schema)));
         }
-        let number = match number {
-            None => 0,
+        let replaces = replaces.unwrap_or_default();
+        Ok(Stored {
+            generation: Generation {
+                incarnation: incarnation.unwrap_or_default(),
+                number: self.read_number(number)?,
+            },
+            replaces: replaces.split_whitespace().map(str::to_owned).collect(),
+        })
+    }
+
+    fn read_number(&self, number: Option<String>) -> Result<u64, StoreError> {
+        match number {
+            None => Ok(0),
             Some(number) => number.parse().map_err(|_| {
                 self.endpoint
                     .corrupt(&format!("its generation's number is `{number}`"))
-            })?,
-        };
-        Ok(Generation {
-            incarnation: incarnation.unwrap_or_default(),
-            number,
-        })
+            }),
+        }
     }
 
     /// Writes all of `changes` or none, and returns the generation they got.
     pub(super) async fn commit(
         &mut self,
+        lease: Option<&Lease>,
         changes: &[Change],
         expected: &Generation,
     ) -> Result<Generation, Failure> {
-        let reply: Vec<String> = self
-            .commit_command(changes, expected)
+        let command = self.commit_command(lease, changes, expected);
+        self.written(&command, expected).await
+    }
+
+    fn commit_command(&self, lease: Option<&Lease>, changes: &[Change], expected: &Generation) -> redis::Cmd {
+        let keys = &self.endpoint.keys;
+        let mut command = redis::cmd("EVAL");
+        command
+            .arg(COMMIT)
+            .arg(5)
+            .arg(&keys.generation)
+            .arg(&keys.applications)
+            .arg(&keys.models)
+            .arg(&keys.lease)
+            .arg(&keys.held_back)
+            .arg(&expected.incarnation)
+            .arg(expected.number)
+            .arg(document::fresh_incarnation())
+            .arg(SCHEMA)
+            .arg(&keys.changes)
+            .arg(lease.map_or("", |lease| &lease.holder))
+            .arg(lease.map_or(0, |lease| lease.number));
+        add_documents(&mut command, changes);
+        command
+    }
+
+    /// Ends the doubt about a store that lost something: begins the life `settled`, with these documents in
+    /// place of what there is, or with what there is. Returns the generation.
+    pub(super) async fn settle(
+        &mut self,
+        seen: &Generation,
+        settled: &Stored,
+        how: Settle,
+        documents: &[Change],
+    ) -> Result<Generation, Failure> {
+        let keys = &self.endpoint.keys;
+        let mut command = redis::cmd("EVAL");
+        command
+            .arg(SETTLE)
+            .arg(5)
+            .arg(&keys.generation)
+            .arg(&keys.applications)
+            .arg(&keys.models)
+            .arg(&keys.held_back)
+            .arg(&keys.restore)
+            .arg(&seen.incarnation)
+            .arg(seen.number)
+            .arg(&settled.generation.incarnation)
+            .arg(settled.generation.number)
+            .arg(settled.replaces.join(" "))
+            .arg(SCHEMA)
+            .arg(&keys.changes)
+            .arg(match how {
+                Settle::Restore => "restore",
+                Settle::Accept => "accept",
+            });
+        add_documents(&mut command, documents);
+        self.written(&command, seen).await
+    }
+
+    /// Runs a script that writes the catalog.
+    async fn written(&mut self, command: &redis::Cmd, expected: &Generation) -> Result<Generation, Failure> {
+        let reply: Vec<String> = command
             .query_async(&mut self.connection)
             .await
-            .map_err(|error| self.failure(&error))?;
+            .map_err(|error| self.endpoint.failure(&error))?;
         let reply: Vec<&str> = reply.iter().map(String::as_str).collect();
         let generation = |incarnation: &str, number: &str| {
-            self.read_generation((Some(incarnation.into()), Some(number.into()), None))
-                .map_err(Failure::Over)
+            let number = self.read_number(Some(number.into())).map_err(Failure::Over)?;
+            Ok(Generation {
+                incarnation: incarnation.into(),
+                number,
+            })
         };
         match reply[..] {
             ["committed", incarnation, number] => generation(incarnation, number),
@@ -290,35 +290,72 @@ impl Session {
                 expected: expected.clone(),
                 actual: generation(incarnation, number)?,
             })),
+            ["fenced", ""] => Err(Failure::Refused(StoreError::Fenced(
+                "ran out, or was given back".into(),
+            ))),
+            ["fenced", holder] => Err(Failure::Refused(StoreError::Fenced(format!(
+                "is held by `{holder}` by now"
+            )))),
+            // The look that follows says what is held.
+            ["held-back"] => Err(Failure::Refused(StoreError::HeldBack(
+                "the metadata store lost something that another frontend holds: run `skysail cluster restore` or \
+                 `skysail cluster accept-empty`"
+                    .into(),
+            ))),
             ["newer", schema] => Err(self.unusable(&document::newer_schema(schema))),
             ["unreadable", reason] => Err(self.unusable(reason)),
-            _ => Err(self.unusable(&format!("the commit script answered {reply:?}"))),
+            _ => Err(self.unusable(&format!("a script answered {reply:?}"))),
         }
     }
 
-    fn commit_command(&self, changes: &[Change], expected: &Generation) -> redis::Cmd {
+    /// Announces a frontend, or withdraws it, and returns all announcements.
+    pub(super) async fn announce(
+        &mut self,
+        id: &str,
+        document: Option<&str>,
+        ttl: Duration,
+    ) -> Result<BTreeMap<String, String>, Failure> {
         let keys = &self.endpoint.keys;
         let mut command = redis::cmd("EVAL");
         command
-            .arg(COMMIT)
-            .arg(3)
-            .arg(&keys.generation)
-            .arg(&keys.applications)
-            .arg(&keys.models)
-            .arg(&expected.incarnation)
-            .arg(expected.number)
-            .arg(document::fresh_incarnation())
-            .arg(SCHEMA)
+            .arg(ANNOUNCE)
+            .arg(2)
+            .arg(&keys.frontends)
+            .arg(&keys.frontend_expiries)
+            .arg(id)
+            .arg(document.unwrap_or_default())
+            .arg(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
             .arg(&keys.changes);
-        for Edit { kind, name, document } in changes.iter().map(Edit::from) {
-            // The place of the kind's hash among the script's keys.
-            let key = match kind {
-                Kind::Application => 2,
-                Kind::Model => 3,
-            };
-            command.arg(key).arg(name).arg(document.unwrap_or_default());
-        }
+        self.run(&command).await.map(as_text)
+    }
+
+    /// Says that this frontend holds a newer generation than the store is at.
+    pub(super) async fn hold_back(&mut self, seen: &Generation, held: &Generation) -> Result<(), Failure> {
+        let keys = &self.endpoint.keys;
+        let mut command = redis::cmd("EVAL");
         command
+            .arg(HOLD_BACK)
+            .arg(2)
+            .arg(&keys.generation)
+            .arg(&keys.held_back)
+            .arg(&seen.incarnation)
+            .arg(seen.number)
+            .arg(&held.incarnation)
+            .arg(held.number)
+            .arg(&keys.changes);
+        self.run::<i64>(&command).await.map(drop)
+    }
+
+    /// Asks whichever frontend holds what the store lost to write it back, for as long as `lasts`.
+    pub(super) async fn wish_for_restore(&mut self, lasts: Duration) -> Result<(), Failure> {
+        let millis = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX);
+        let mut command = redis::cmd("SET");
+        command
+            .arg(&self.endpoint.keys.restore)
+            .arg("wished")
+            .arg("PX")
+            .arg(millis);
+        self.run::<()>(&command).await
     }
 
     /// Takes the next query block: the one after the last, `start` if there was none, and in any case one
@@ -346,20 +383,14 @@ impl Session {
         }
     }
 
-    async fn query<T: redis::FromRedisValue>(&mut self, commands: &redis::Pipeline) -> Result<T, Failure> {
-        commands
-            .query_async(&mut self.connection)
-            .await
-            .map_err(|error| self.failure(&error))
+    async fn query<T: FromRedisValue>(&mut self, commands: &redis::Pipeline) -> Result<T, Failure> {
+        let done: Result<T, RedisError> = commands.query_async(&mut self.connection).await;
+        done.map_err(|error| self.endpoint.failure(&error))
     }
 
-    fn failure(&self, error: &RedisError) -> Failure {
-        let explained = self.endpoint.explain(error);
-        if goes_on_after(error) {
-            Failure::Refused(explained)
-        } else {
-            Failure::Over(explained)
-        }
+    async fn run<T: FromRedisValue>(&mut self, command: &redis::Cmd) -> Result<T, Failure> {
+        let done: Result<T, RedisError> = command.query_async(&mut self.connection).await;
+        done.map_err(|error| self.endpoint.failure(&error))
     }
 
     fn unusable(&self, reason: &str) -> Failure {
@@ -367,51 +398,34 @@ impl Session {
     }
 }
 
-/// A catalog's incarnation, number and schema, each if it is there.
-type About = (Option<String>, Option<String>, Option<String>);
+/// A catalog's incarnation, number, schema, and the incarnations it replaces, each if it is there.
+type About = (Option<String>, Option<String>, Option<String>, Option<String>);
+
+type Hash = HashMap<Vec<u8>, Vec<u8>>;
+
+/// Each change as the scripts take it.
+fn add_documents(command: &mut redis::Cmd, changes: &[Change]) {
+    for Edit { kind, name, document } in changes.iter().map(Edit::from) {
+        // The place of the kind's hash among the script's keys.
+        let key = match kind {
+            Kind::Application => 2,
+            Kind::Model => 3,
+        };
+        command.arg(key).arg(name).arg(document.unwrap_or_default());
+    }
+}
 
 /// Names as text; one that is not UTF-8 is refused when its document is read, under a name made readable.
-fn by_name(hash: HashMap<Vec<u8>, Vec<u8>>) -> Vec<(String, Vec<u8>)> {
+fn by_name(hash: Hash) -> Vec<(String, Vec<u8>)> {
     hash.into_iter()
         .map(|(name, json)| (String::from_utf8_lossy(&name).into_owned(), json))
         .collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn endpoint(url: &str) -> Result<Endpoint, InvalidUrl> {
-        Endpoint::new(url, &ClusterName::new("blue").unwrap())
-    }
-
-    #[test]
-    fn what_is_shown_of_a_url_holds_no_password() {
-        let good = endpoint("redis://app:s3cret@redis.example:6380/2").unwrap();
-        assert_eq!(good.to_string(), "redis.example:6380");
-        for bad in [
-            "redis://app:s3cret@redis.example/two",
-            "http://app:s3cret@redis.example",
-            "redis://app:s3cret@redis.example:port",
-            "rediss://app:s3cret@redis.example",
-            "redis://app:s3cret@",
-        ] {
-            let error = endpoint(bad).err().expect(bad).to_string();
-            assert!(!error.contains("s3cret") && error.contains("redis://"), "{error}");
-        }
-    }
-
-    #[test]
-    fn the_keys_of_a_cluster_share_a_hash_tag() {
-        let keys = endpoint("redis://localhost").unwrap().keys;
-        for key in [
-            keys.generation,
-            keys.applications,
-            keys.models,
-            keys.query_block,
-            keys.changes,
-        ] {
-            assert!(key.starts_with("{skysail:blue}:"), "{key}");
-        }
-    }
+/// Announcements as text; whoever reads them leaves out what makes no sense.
+fn as_text(hash: Hash) -> BTreeMap<String, String> {
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    hash.into_iter()
+        .map(|(id, document)| (text(id), text(document)))
+        .collect()
 }

@@ -1,0 +1,75 @@
+//! What follows the store: the query path's routes, and query ids.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use skysail_core::backoff::Backoff;
+use skysail_core::catalog::{Catalog, Generation};
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::metrics::Metrics;
+use crate::model::ModelTable;
+use crate::query::{QueryService, Routes};
+use crate::store::MetadataStore;
+
+/// Keeps the query path in line with the catalog.
+pub(super) struct Follower {
+    pub(super) catalogs: watch::Receiver<Option<Arc<Catalog>>>,
+    pub(super) queries: Arc<QueryService>,
+    pub(super) models: Arc<ModelTable>,
+    pub(super) metrics: Arc<Metrics>,
+    /// Changes with the attached replicas.
+    pub(super) replicas: watch::Receiver<()>,
+    pub(super) followed: watch::Sender<Generation>,
+}
+
+impl Follower {
+    pub(super) async fn run(mut self) {
+        let mut before = Arc::new(Catalog::default());
+        loop {
+            let newest = self.catalogs.borrow_and_update().clone();
+            if let Some(catalog) = newest {
+                self.follow(&before, &catalog);
+                before = catalog;
+            }
+            // Which version of a model answers depends on its replicas only while one relieves another.
+            let is_rolling = before.models.values().any(|model| model.rollout.is_some());
+            tokio::select! {
+                changed = self.catalogs.changed() => if changed.is_err() { return },
+                Ok(()) = self.replicas.changed(), if is_rolling => {}
+            }
+        }
+    }
+
+    fn follow(&self, before: &Catalog, catalog: &Catalog) {
+        let (versions, gone) = self.models.follow(catalog);
+        let routes = Routes::resolve(&self.queries.routes(), catalog, &versions, &self.metrics);
+        self.queries.set_routes(routes);
+        // Only now that no query is routed there any more.
+        self.models.close(gone);
+        for name in before
+            .applications
+            .keys()
+            .filter(|name| !catalog.applications.contains_key(*name))
+        {
+            self.metrics.forget_application(name);
+        }
+        self.followed.send_replace(catalog.generation.clone());
+    }
+}
+
+/// Fetches a block of query ids at the start, and whenever half of one is used.
+pub(super) async fn fetch_query_ids(store: Arc<dyn MetadataStore>, queries: Arc<QueryService>) {
+    loop {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        loop {
+            match store.next_query_block().await {
+                Ok(block) => break queries.ids().enter(block),
+                Err(error) => warn!(%error, "query ids cannot be fetched"),
+            }
+            tokio::time::sleep(backoff.pause()).await;
+        }
+        queries.ids().half_used().await;
+    }
+}

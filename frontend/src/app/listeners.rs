@@ -1,0 +1,160 @@
+//! The addresses a frontend binds, and those it tells others.
+
+use std::net::{IpAddr, SocketAddr};
+
+use jiff::Timestamp;
+use tokio::net::{TcpListener, TcpSocket};
+
+use super::{BuildError, Runtime};
+use crate::cluster::Identity;
+use crate::config::Config;
+
+/// Where a frontend listens.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// Query REST, with the query role.
+    pub query: Option<SocketAddr>,
+    /// Admin REST, with the control role.
+    pub admin: Option<SocketAddr>,
+    /// Container RPC.
+    pub rpc: Vec<SocketAddr>,
+    /// What containers are told to dial.
+    pub advertised: String,
+}
+
+impl Addresses {
+    /// A frontend at these addresses, beginning now.
+    pub(super) fn identity(&self, config: &Config) -> Identity {
+        let shown = |addr: &SocketAddr| addr.to_string();
+        Identity {
+            id: format!("{:016x}", fastrand::u64(..)),
+            started_at: Timestamp::now(),
+            query_addr: self.query.as_ref().map(shown),
+            admin_addr: self.admin.as_ref().map(shown),
+            rpc_addr: config.roles.query.then(|| self.advertised.clone()),
+        }
+    }
+}
+
+/// What is bound. Each server takes its own.
+pub(super) struct Listeners {
+    pub(super) query: Option<TcpListener>,
+    pub(super) admin: Option<TcpListener>,
+    pub(super) rpc: Vec<TcpListener>,
+    /// Where containers reach container RPC, if that is not the configured address.
+    gateway: Option<SocketAddr>,
+}
+
+impl Listeners {
+    pub(super) async fn bind(config: &Config, runtime: &Runtime) -> Result<Self, BuildError> {
+        let query = match config.roles.query {
+            true => Some(listen("query REST", config.query_addr, "--query-addr")?),
+            false => None,
+        };
+        let admin = match config.roles.control {
+            true => Some(listen("admin REST", config.admin_addr, "--admin-addr")?),
+            false => None,
+        };
+        let (mut rpc, mut gateway) = (Vec::new(), None);
+        if config.roles.query {
+            let first = listen("container RPC", config.rpc_addr, "--rpc-addr")?;
+            let port = first
+                .local_addr()
+                .map_or(config.rpc_addr.port(), |addr| addr.port());
+            rpc.push(first);
+            gateway = runtime.gateway(config).await?.map(|ip| SocketAddr::new(ip, port));
+            if let Some(addr) = gateway.filter(|_| config.rpc_addr.ip().is_loopback()) {
+                rpc.push(listen("container RPC", addr, "--rpc-addr")?);
+            }
+        }
+        Ok(Self {
+            query,
+            admin,
+            rpc,
+            gateway,
+        })
+    }
+
+    pub(super) fn addresses(&self, config: &Config) -> Addresses {
+        let bound = |listener: &TcpListener| listener.local_addr().ok();
+        let rpc: Vec<SocketAddr> = self.rpc.iter().filter_map(bound).collect();
+        // The gateway, if there is one, is all that containers can reach.
+        let dialled = self.gateway.or(rpc.first().copied()).unwrap_or(config.rpc_addr);
+        Addresses {
+            query: self.query.as_ref().and_then(bound),
+            admin: self.admin.as_ref().and_then(bound),
+            rpc,
+            advertised: config
+                .rpc_advertise
+                .clone()
+                .unwrap_or_else(|| reachable(dialled).to_string()),
+        }
+    }
+}
+
+fn listen(what: &'static str, addr: SocketAddr, flag: &'static str) -> Result<TcpListener, BuildError> {
+    bound(addr).map_err(|cause| BuildError::Listen {
+        what,
+        addr,
+        flag,
+        cause,
+    })
+}
+
+/// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`).
+///
+/// When clients come by the hundred in one instant, one that finds no room tries again after a second, long
+/// after its query was due.
+const BACKLOG: u32 = 8192;
+
+fn bound(addr: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match addr {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A port of this server's last life may be taken at once.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
+
+/// An address to dial for one that is bound: all interfaces include loopback.
+fn reachable(addr: SocketAddr) -> SocketAddr {
+    match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::from(([127, 0, 0, 1], addr.port())),
+        IpAddr::V6(ip) if ip.is_unspecified() => {
+            SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, addr.port()))
+        }
+        _ => addr,
+    }
+}
+
+/// What to do about an address that cannot be had.
+pub(super) fn listen_advice(cause: &std::io::Error, flag: &str) -> String {
+    match cause.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            format!(
+                "the port is taken; stop what uses it, or choose another with {flag} (port 0 picks a free one)"
+            )
+        }
+        _ => format!("{cause}; choose another address with {flag}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_bound_to_all_interfaces_is_dialled_on_loopback() {
+        assert_eq!(
+            reachable("0.0.0.0:7000".parse().unwrap()).to_string(),
+            "127.0.0.1:7000"
+        );
+        assert_eq!(reachable("[::]:7000".parse().unwrap()).to_string(), "[::1]:7000");
+        assert_eq!(
+            reachable("10.0.0.1:7000".parse().unwrap()).to_string(),
+            "10.0.0.1:7000"
+        );
+    }
+}

@@ -1,0 +1,110 @@
+//! Tells the other frontends what this one is and sees.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use skysail_core::catalog::Generation;
+use skysail_core::cluster::FrontendView;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::view::Observer;
+use crate::store::MetadataStore;
+
+/// A frontend that announces nothing for as long is taken to be gone.
+const TIME_TO_LIVE: Duration = Duration::from_secs(5);
+
+/// How often to announce what has not changed.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What changes within as long is announced together.
+const SETTLING: Duration = Duration::from_millis(50);
+
+/// No store is waited for longer: what this frontend sees of itself is to stay fresh.
+const STORE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Announces this frontend's view.
+pub struct Announcer {
+    /// Builds the view.
+    pub observer: Arc<Mutex<Observer>>,
+    /// Where it is announced.
+    pub store: Arc<dyn MetadataStore>,
+    /// Where this frontend itself finds it, also while the store is away.
+    pub own: watch::Sender<FrontendView>,
+    /// Changes when queries are routed anew.
+    pub followed: watch::Receiver<Generation>,
+    /// Changes with the attached replicas.
+    pub replicas: watch::Receiver<()>,
+    /// Cancelled when this frontend drains.
+    pub draining: CancellationToken,
+}
+
+impl Announcer {
+    /// Announces until `closing`, then takes the announcement back.
+    pub async fn run(mut self, closing: CancellationToken) {
+        let mut is_away = false;
+        let mut drains = false;
+        loop {
+            drains |= self.draining.is_cancelled();
+            is_away = self.announce(is_away).await;
+            tokio::select! {
+                biased;
+                () = closing.cancelled() => break,
+                () = self.draining.cancelled(), if !drains => {}
+                () = changed(&mut self.followed, &mut self.replicas) => {
+                    // The end is not to wait for what settles.
+                    let _ = timeout(SETTLING, closing.cancelled()).await;
+                }
+                () = sleep(INTERVAL) => {}
+            }
+        }
+        self.withdraw().await;
+    }
+
+    /// Returns whether the store is away, which is told once.
+    async fn announce(&mut self, was_away: bool) -> bool {
+        let view = self.observer.lock().look();
+        let document = serde_json::to_string(&view).expect("a view is written as JSON; this is a bug");
+        let id = view.id.clone();
+        self.own.send_replace(view);
+        let announced = timeout(STORE_PATIENCE, self.store.announce(&id, document, TIME_TO_LIVE)).await;
+        let error = match announced {
+            Ok(Ok(())) => {
+                if was_away {
+                    info!("other frontends are told of this one again");
+                }
+                return false;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_elapsed) => "the metadata store did not answer".to_owned(),
+        };
+        if was_away {
+            debug!(error, "other frontends still cannot be told of this one");
+        } else {
+            warn!(error, "other frontends cannot be told of this one");
+        }
+        true
+    }
+
+    async fn withdraw(&self) {
+        let id = self.own.borrow().id.clone();
+        if !matches!(
+            timeout(STORE_PATIENCE, self.store.withdraw(&id)).await,
+            Ok(Ok(()))
+        ) {
+            debug!("the announcement could not be taken back; it ends by itself");
+        }
+    }
+}
+
+/// Completes when either changes. Whoever sends lives as long as the frontend: one that is gone is waited for.
+async fn changed(followed: &mut watch::Receiver<Generation>, replicas: &mut watch::Receiver<()>) {
+    tokio::select! {
+        Ok(()) = followed.changed() => {}
+        Ok(()) = replicas.changed() => {}
+        else => std::future::pending().await,
+    }
+}

@@ -1,0 +1,181 @@
+//! Who is there: the views of all live frontends.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use skysail_core::cluster::{FrontendView, container_addresses, living};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::metrics::Metrics;
+use crate::model::ModelTable;
+use crate::store::Announced;
+
+/// The views of all live frontends, this one's included and always fresh.
+pub type Views = Arc<Vec<FrontendView>>;
+
+/// Follows what frontends announce, and tells containers where the query frontends are.
+pub struct Membership {
+    announced: watch::Receiver<Announced>,
+    own: watch::Receiver<FrontendView>,
+    views: watch::Sender<Views>,
+    models: Arc<ModelTable>,
+    metrics: Arc<Metrics>,
+    /// Frontends whose announcements cannot be read: each is told once.
+    unreadable: BTreeSet<String>,
+}
+
+impl Membership {
+    /// Of what is `announced` and this frontend's `own` view; and where all views are found.
+    pub fn new(
+        announced: watch::Receiver<Announced>,
+        own: watch::Receiver<FrontendView>,
+        models: Arc<ModelTable>,
+        metrics: Arc<Metrics>,
+    ) -> (Self, watch::Receiver<Views>) {
+        let views = watch::Sender::new(Arc::new(vec![own.borrow().clone()]));
+        let seen = views.subscribe();
+        let membership = Self {
+            announced,
+            own,
+            views,
+            models,
+            metrics,
+            unreadable: BTreeSet::new(),
+        };
+        (membership, seen)
+    }
+
+    /// Follows until nobody announces any more.
+    pub async fn run(mut self) {
+        loop {
+            self.follow();
+            tokio::select! {
+                Ok(()) = self.announced.changed() => {}
+                Ok(()) = self.own.changed() => {}
+                else => return,
+            }
+        }
+    }
+
+    fn follow(&mut self) {
+        let announced = self.announced.borrow_and_update().clone();
+        let own = self.own.borrow_and_update().clone();
+        self.unreadable.retain(|id| announced.contains_key(id));
+        let others = announced.iter().filter(|(id, _)| **id != own.id);
+        let mut views = Vec::new();
+        for (id, document) in others {
+            match serde_json::from_str(document) {
+                Ok(view) => views.push(view),
+                Err(error) if self.unreadable.insert(id.clone()) => {
+                    warn!(frontend = id, %error, "a frontend's announcement cannot be read; is it of a later version?");
+                }
+                Err(_) => {}
+            }
+        }
+        let id = own.id.clone();
+        views.push(own);
+        let views = living(views);
+        self.tell_changes(&views, &id);
+        self.metrics.set_frontends(views.len());
+        self.models.name_frontends(container_addresses(&views));
+        self.views.send_replace(Arc::new(views));
+    }
+
+    fn tell_changes(&self, now: &[FrontendView], own: &str) {
+        let before = self.views.borrow();
+        let is_in = |views: &[FrontendView], id: &str| views.iter().any(|view| view.id == id);
+        for view in now.iter().filter(|view| view.id != own) {
+            if !is_in(&before, &view.id) {
+                info!(
+                    frontend = view.id,
+                    addr = view.rpc_addr,
+                    "a frontend joined the cluster"
+                );
+            }
+        }
+        for view in before.iter().filter(|view| view.id != own) {
+            if !is_in(now, &view.id) {
+                info!(
+                    frontend = view.id,
+                    addr = view.rpc_addr,
+                    "a frontend left the cluster"
+                );
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use skysail_core::queue::Bounds;
+
+    use super::*;
+    use crate::clock::Clock;
+
+    fn view(id: &str, rpc_addr: &str) -> FrontendView {
+        FrontendView {
+            id: id.to_owned(),
+            rpc_addr: Some(rpc_addr.to_owned()),
+            ..FrontendView::default()
+        }
+    }
+
+    fn document(view: &FrontendView) -> String {
+        serde_json::to_string(view).unwrap()
+    }
+
+    fn membership(
+        announced: BTreeMap<String, String>,
+    ) -> (
+        Membership,
+        watch::Sender<Announced>,
+        watch::Sender<FrontendView>,
+        watch::Receiver<Views>,
+    ) {
+        let announced = watch::Sender::new(Arc::new(announced));
+        let own = watch::Sender::new(view("own", "a:1"));
+        let metrics = Arc::<Metrics>::default();
+        let bounds = Bounds { count: 1, bytes: 1 };
+        let models = Arc::new(ModelTable::new(bounds, 0, metrics.clone(), Clock::start()));
+        let (membership, views) = Membership::new(announced.subscribe(), own.subscribe(), models, metrics);
+        (membership, announced, own, views)
+    }
+
+    fn ids(views: &watch::Receiver<Views>) -> Vec<String> {
+        views.borrow().iter().map(|view| view.id.clone()).collect()
+    }
+
+    #[tokio::test]
+    async fn the_own_view_is_there_and_fresh_whatever_the_store_says() {
+        let stale = [("own".to_owned(), document(&view("own", "stale:1")))];
+        let (mut membership, _announced, own, views) = membership(stale.into());
+        membership.follow();
+        assert_eq!(*views.borrow().as_slice(), [view("own", "a:1")]);
+        own.send_replace(view("own", "fresh:1"));
+        membership.follow();
+        assert_eq!(*views.borrow().as_slice(), [view("own", "fresh:1")]);
+        assert!(membership.metrics.render().contains("skysail_frontends 1"));
+    }
+
+    #[tokio::test]
+    async fn others_are_seen_come_and_go_and_what_cannot_be_read_is_left_out() {
+        let (mut membership, announced, _own, views) = membership(BTreeMap::new());
+        let known = [
+            ("b".to_owned(), document(&view("b", "a:2"))),
+            ("later".to_owned(), r#"{"id": 7}"#.to_owned()),
+        ];
+        announced.send_replace(Arc::new(known.into()));
+        for _ in 0..2 {
+            membership.follow();
+            assert_eq!(ids(&views), ["b", "own"]);
+            assert!(membership.unreadable.contains("later"));
+        }
+        announced.send_replace(Arc::default());
+        membership.follow();
+        assert_eq!(ids(&views), ["own"]);
+        assert!(membership.unreadable.is_empty());
+    }
+}

@@ -1,0 +1,226 @@
+//! What this frontend is and sees.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use skysail_core::catalog::Catalog;
+use skysail_core::cluster::{FrontendView, LoadView, ReplicaView};
+use skysail_core::time::Instant;
+use skysail_proto::ids::{ModelId, ModelName, ModelVersion};
+use tokio::sync::watch;
+
+use super::rate::Rate;
+use crate::clock::Clock;
+use crate::model::ModelTable;
+use crate::model::queue::Load;
+use crate::model::replica::Replica;
+use crate::query::{QueryService, Routes};
+
+/// What does not change while a frontend runs.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Unique to this run.
+    pub id: String,
+    /// Since when it runs.
+    pub started_at: Timestamp,
+    /// Query REST, with the query role.
+    pub query_addr: Option<String>,
+    /// Admin REST, with the control role.
+    pub admin_addr: Option<String>,
+    /// Container RPC as containers dial it, with the query role.
+    pub rpc_addr: Option<String>,
+}
+
+impl Identity {
+    /// What is known before anything was looked at.
+    pub fn first_view(&self) -> FrontendView {
+        FrontendView {
+            id: self.id.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: self.started_at,
+            query_addr: self.query_addr.clone(),
+            admin_addr: self.admin_addr.clone(),
+            rpc_addr: self.rpc_addr.clone(),
+            ..FrontendView::default()
+        }
+    }
+}
+
+/// Looks at this frontend.
+pub struct Observer {
+    identity: Identity,
+    queries: Arc<QueryService>,
+    models: Arc<ModelTable>,
+    catalogs: watch::Receiver<Option<Arc<Catalog>>>,
+    clock: Clock,
+    /// Inputs answered by replica, by their streams.
+    answered: HashMap<u64, Rate>,
+    /// Queries asked of each version.
+    arrived: HashMap<ModelId, Rate>,
+    /// The version of each model that was said to answer, and since when it does not any more.
+    said: BTreeMap<ModelName, Said>,
+}
+
+/// A version that was said to answer.
+struct Said {
+    version: ModelVersion,
+    left_since: Option<Instant>,
+}
+
+/// A version is said to answer for at most as long after queries are routed to another.
+const LINGER: Duration = Duration::from_secs(10);
+
+impl Observer {
+    /// An observer of these.
+    pub fn new(
+        identity: Identity,
+        queries: Arc<QueryService>,
+        models: Arc<ModelTable>,
+        catalogs: watch::Receiver<Option<Arc<Catalog>>>,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            identity,
+            queries,
+            models,
+            catalogs,
+            clock,
+            answered: HashMap::new(),
+            arrived: HashMap::new(),
+            said: BTreeMap::new(),
+        }
+    }
+
+    /// What it sees now.
+    pub fn look(&mut self) -> FrontendView {
+        let now = self.clock.now();
+        let routes = self.queries.routes();
+        let loads = self.models.loads();
+        let replicas = self.models.replicas().all();
+        FrontendView {
+            generation: routes.generation().clone(),
+            serving: self.serving(&routes, &loads, now),
+            replicas: self.replicas(&replicas, now),
+            hung: self.models.replicas().hung(),
+            load: self.load(&loads, &replicas, now),
+            draining: self.queries.is_draining(),
+            ..self.identity.first_view()
+        }
+    }
+
+    /// The version of each model that answers.
+    ///
+    /// One that has been relieved is still said to while queries wait for it: once no frontend says so any
+    /// more, its replicas may be stopped.
+    fn serving(
+        &mut self,
+        routes: &Routes,
+        loads: &[(ModelId, Load)],
+        now: Instant,
+    ) -> BTreeMap<ModelName, ModelVersion> {
+        let waiting: HashMap<_, _> = loads.iter().map(|(id, load)| (id, load.queued > 0)).collect();
+        let mut before = std::mem::take(&mut self.said);
+        for (name, version) in routes.serving() {
+            let fresh = Said {
+                version: version.clone(),
+                left_since: None,
+            };
+            let said = match before.remove(name) {
+                Some(said) if said.version != *version => {
+                    let since = said.left_since.unwrap_or(now);
+                    let id = ModelId::new(name.clone(), said.version.clone());
+                    let lingers = waiting.get(&id) == Some(&true) && now.saturating_since(since) < LINGER;
+                    let still = Said {
+                        left_since: Some(since),
+                        ..said
+                    };
+                    if lingers { still } else { fresh }
+                }
+                _ => fresh,
+            };
+            self.said.insert(name.clone(), said);
+        }
+        let said = self.said.iter();
+        said.map(|(name, said)| (name.clone(), said.version.clone()))
+            .collect()
+    }
+
+    fn replicas(&mut self, replicas: &[Arc<Replica>], now: Instant) -> Vec<ReplicaView> {
+        let mut answered = std::mem::take(&mut self.answered);
+        let views = replicas.iter().map(|replica| {
+            let inputs = replica.inputs.load(Ordering::Relaxed);
+            let mut rate = answered
+                .remove(&replica.stream)
+                .unwrap_or_else(|| Rate::from(inputs, now));
+            let view = replica_view(replica, rate.per_second(inputs, now));
+            self.answered.insert(replica.stream, rate);
+            view
+        });
+        views.collect()
+    }
+
+    /// What is asked of each version that has a replica, or is asked.
+    fn load(&mut self, loads: &[(ModelId, Load)], replicas: &[Arc<Replica>], now: Instant) -> Vec<LoadView> {
+        let objectives = self.objectives();
+        let mut arrived = std::mem::take(&mut self.arrived);
+        let mut views = Vec::new();
+        for (model, load) in loads {
+            let mut rate = arrived
+                .remove(model)
+                .unwrap_or_else(|| Rate::from(load.arrived, now));
+            let arrivals_per_second = rate.per_second(load.arrived, now);
+            self.arrived.insert(model.clone(), rate);
+            let is_attached = replicas
+                .iter()
+                .any(|replica| replica.registration.model == *model);
+            if is_attached || arrivals_per_second > 0.0 || load.queued > 0 {
+                views.push(LoadView {
+                    model: model.clone(),
+                    arrivals_per_second,
+                    queued: load.queued as u64,
+                    slo_micros: objectives.get(&model.name).copied(),
+                });
+            }
+        }
+        views
+    }
+
+    /// The tightest latency objective of the applications that each model is linked to, in microseconds.
+    fn objectives(&self) -> HashMap<ModelName, u64> {
+        let catalog = self.catalogs.borrow().clone().unwrap_or_default();
+        let mut objectives = HashMap::new();
+        for application in catalog.applications.values() {
+            for model in &application.linked_models {
+                let tightest = objectives.entry(model.clone()).or_insert(u64::MAX);
+                *tightest = application.slo_micros.min(*tightest);
+            }
+        }
+        objectives
+    }
+}
+
+fn replica_view(replica: &Replica, inputs_per_second: f64) -> ReplicaView {
+    let registration = &replica.registration;
+    let speed = replica.times.speed();
+    ReplicaView {
+        replica: registration.replica.clone(),
+        model: registration.model.clone(),
+        token: registration.token.clone(),
+        hostname: registration.hostname.clone(),
+        pid: registration.pid,
+        peer: replica.peer.map(|peer| peer.to_string()).unwrap_or_default(),
+        attached_at: replica.attached_at,
+        draining: replica.draining.load(Ordering::Relaxed),
+        overdue: replica.overdue.load(Ordering::Relaxed),
+        in_flight: replica.in_flight.load(Ordering::Relaxed),
+        batches: replica.batches.load(Ordering::Relaxed),
+        inputs: replica.inputs.load(Ordering::Relaxed),
+        inputs_per_second,
+        fixed_micros: speed.fixed_micros,
+        per_input_micros: speed.per_input_micros,
+        p99_micros: speed.p99_micros,
+    }
+}

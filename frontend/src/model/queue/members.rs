@@ -1,0 +1,105 @@
+//! The replicas that take from a queue, as far as each other and those who ask want to know.
+
+use std::time::Duration;
+
+use skysail_core::batch::Other;
+use skysail_core::time::Instant;
+use skysail_proto::deployment::BatchSize;
+
+/// What is let into a queue.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Admission {
+    /// Whatever there is room for.
+    Any,
+    /// What a replica can answer in time, as far as is known.
+    InTime,
+}
+
+impl From<BatchSize> for Admission {
+    /// Only learned batching counts on batch times; the other policies give up what has expired, no more.
+    fn from(batch_size: BatchSize) -> Self {
+        match batch_size {
+            BatchSize::Adaptive => Self::InTime,
+            BatchSize::Aimd | BatchSize::Fixed(_) => Self::Any,
+        }
+    }
+}
+
+/// Queries that would be late with every replica are let through at least this often while one is idle:
+/// that is how a model that has become faster is noticed.
+pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A replica.
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    stream: u64,
+    /// None while it is not counted on.
+    outlook: Option<Other>,
+}
+
+/// All replicas of one queue.
+#[derive(Debug, Default)]
+pub(super) struct Members {
+    all: Vec<Member>,
+    /// When a query was last let through that no replica is expected to answer in time.
+    last_probe: Option<Instant>,
+    /// Scratch: what a policy is told of the other replicas.
+    others: Vec<Other>,
+}
+
+impl Members {
+    /// One more, of which nothing is known.
+    pub(super) fn join(&mut self, stream: u64, now: Instant) {
+        let outlook = Other {
+            free: now,
+            alone: Duration::ZERO,
+        };
+        self.all.push(Member {
+            stream,
+            outlook: Some(outlook),
+        });
+    }
+
+    /// One less.
+    pub(super) fn leave(&mut self, stream: u64) {
+        self.all.retain(|member| member.stream != stream);
+    }
+
+    /// What is now expected of one; none: it is not counted on.
+    pub(super) fn expect(&mut self, stream: u64, outlook: Option<Other>) {
+        let found = self.all.iter_mut().find(|member| member.stream == stream);
+        if let Some(member) = found {
+            member.outlook = outlook;
+        }
+    }
+
+    /// What is expected of the others.
+    pub(super) fn others(&mut self, stream: u64) -> &[Other] {
+        self.others.clear();
+        let others = self.all.iter().filter(|member| member.stream != stream);
+        self.others.extend(others.filter_map(|member| member.outlook));
+        &self.others
+    }
+
+    /// Whether another is expected to be free.
+    pub(super) fn is_another_idle(&mut self, stream: u64, now: Instant) -> bool {
+        self.others(stream).iter().any(|other| other.free <= now)
+    }
+
+    /// Whether no replica is expected to answer by `deadline`, even at once and alone. Of such queries one is
+    /// let through now and then if nothing waits. Where none is counted on, nothing is known: one that stalled
+    /// may go on any moment.
+    pub(super) fn is_hopeless(&mut self, now: Instant, deadline: Instant, nothing_waits: bool) -> bool {
+        let mut outlooks = self.all.iter().filter_map(|member| member.outlook).peekable();
+        let in_time = |outlook: Other| outlook.free.max(now) + outlook.alone <= deadline;
+        if outlooks.peek().is_none() || outlooks.clone().any(in_time) {
+            return false;
+        }
+        let probe_due = self.last_probe.is_none_or(|last| now >= last + PROBE_INTERVAL);
+        if probe_due && nothing_waits && outlooks.any(|outlook| outlook.free <= now) {
+            self.last_probe = Some(now);
+            return false;
+        }
+        true
+    }
+}

@@ -1,0 +1,263 @@
+//! Where a cluster's Redis is, how it is reached, and what to tell a person when it is not.
+
+use std::fmt;
+use std::time::Duration;
+
+use redis::aio::{MultiplexedConnection, PubSubStream};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, ProtocolVersion,
+    RedisError, RedisResult, ServerErrorKind, TlsCertificates,
+};
+use skysail_proto::ids::ClusterName;
+use tokio::time::timeout;
+
+use crate::store::StoreError;
+
+/// The longest wait for a connection, and then for each answer. A Redis that hangs is away.
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A URL or a certificate that leads to no Redis. The URL itself is not repeated: it may hold a password.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidUrl {
+    /// The URL does not name a Redis.
+    #[error(
+        "the Redis URL is not valid ({reason}): write redis://[[USER]:PASSWORD@]HOST[:PORT][/DB], or rediss:// \
+         for TLS, with special characters in the password percent-encoded"
+    )]
+    Url {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The authority's certificates cannot be used.
+    #[error("the certificates to trust cannot be used with this Redis URL: {reason}")]
+    Authority {
+        /// What is wrong with them.
+        reason: String,
+    },
+}
+
+/// Why a request failed.
+pub(super) enum Failure {
+    /// Redis answered, and refused this one.
+    Refused(StoreError),
+    /// The session is over, or shows a store that cannot be used.
+    Over(StoreError),
+}
+
+/// Where a cluster's keys are.
+#[derive(Clone)]
+pub(super) struct Endpoint {
+    client: Client,
+    pub(super) keys: Keys,
+}
+
+#[derive(Clone)]
+pub(super) struct Keys {
+    pub(super) generation: String,
+    pub(super) applications: String,
+    pub(super) models: String,
+    pub(super) query_block: String,
+    pub(super) frontends: String,
+    pub(super) frontend_expiries: String,
+    pub(super) lease: String,
+    pub(super) held_back: String,
+    pub(super) restore: String,
+    pub(super) changes: String,
+}
+
+impl fmt::Display for Endpoint {
+    /// Host and port, without user and password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.client.get_connection_info().addr().fmt(f)
+    }
+}
+
+impl Endpoint {
+    /// `authority` is what to trust instead of the public certificate authorities, in PEM.
+    pub(super) fn new(url: &str, cluster: &ClusterName, authority: Option<&str>) -> Result<Self, InvalidUrl> {
+        let invalid = |error: RedisError| InvalidUrl::Url {
+            reason: error.to_string(),
+        };
+        let info = url.into_connection_info().map_err(invalid)?;
+        // RESP2, which every server and proxy speaks, and no CLIENT SETINFO, which some refuse.
+        let settings = info
+            .redis_settings()
+            .clone()
+            .set_protocol(ProtocolVersion::RESP2)
+            .set_skip_set_lib_name();
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
+        let client = match authority {
+            None => Client::open(info).map_err(invalid)?,
+            Some(pem) => {
+                let certificates = TlsCertificates {
+                    client_tls: None,
+                    root_cert: Some(pem.into()),
+                };
+                Client::build_with_tls(info, certificates).map_err(|error| InvalidUrl::Authority {
+                    reason: error.to_string(),
+                })?
+            }
+        };
+        Ok(Self {
+            client,
+            keys: Keys::of(cluster),
+        })
+    }
+
+    pub(super) async fn connect(&self) -> Result<MultiplexedConnection, StoreError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(RESPONSE_TIMEOUT))
+            .set_response_timeout(Some(RESPONSE_TIMEOUT));
+        self.client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+            .map_err(|error| self.explain_connecting(&error))
+    }
+
+    /// A server of the other kind says nothing, or hangs up: it is told by the silence.
+    fn explain_connecting(&self, error: &RedisError) -> StoreError {
+        let tls = matches!(
+            self.client.get_connection_info().addr(),
+            ConnectionAddr::TcpTls { .. }
+        );
+        let said = if tls && error.is_timeout() {
+            let seconds = RESPONSE_TIMEOUT.as_secs();
+            format!("did not answer within {seconds} s: if it runs, is this its port for TLS?")
+        } else if !tls && error.is_connection_dropped() {
+            "hung up at once: is this its port for TLS (rediss://)?".to_owned()
+        } else {
+            return self.explain(error);
+        };
+        StoreError::Unavailable(self.says(&said))
+    }
+
+    pub(super) async fn subscribe(&self) -> RedisResult<PubSubStream> {
+        let subscribing = async {
+            let mut subscription = self.client.get_async_pubsub().await?;
+            subscription.subscribe(&self.keys.changes).await?;
+            Ok(subscription.into_on_message())
+        };
+        // A connection for messages has no timeouts of its own.
+        timeout(RESPONSE_TIMEOUT, subscribing)
+            .await
+            .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
+    }
+
+    /// What to tell a person about a failure.
+    pub(super) fn explain(&self, error: &RedisError) -> StoreError {
+        let code = server_code(error);
+        let words = error.to_string();
+        let said = match code.as_deref() {
+            _ if error.is_connection_refusal() => "refuses connections: is it running?".into(),
+            _ if error.is_timeout() => format!("did not answer within {} s", RESPONSE_TIMEOUT.as_secs()),
+            _ if error.kind() == ErrorKind::AuthenticationFailed => {
+                "refused to authenticate: are user and password right?".into()
+            }
+            _ if words.contains("invalid peer certificate") => format!(
+                "{words}: name the file of the authority that signed it with --store-ca, and the host as the \
+                 certificate does"
+            ),
+            Some("NOAUTH") => "wants a password: write it into the URL".into(),
+            Some("WRONGTYPE") => return StoreError::Corrupt(self.says(&words)),
+            _ => words,
+        };
+        StoreError::Unavailable(self.says(&said))
+    }
+
+    /// What a failed command means for the session.
+    pub(super) fn failure(&self, error: &RedisError) -> Failure {
+        let explained = self.explain(error);
+        if goes_on_after(error) {
+            Failure::Refused(explained)
+        } else {
+            Failure::Over(explained)
+        }
+    }
+
+    pub(super) fn says(&self, what: &str) -> String {
+        format!("redis at {self}: {what}")
+    }
+
+    pub(super) fn corrupt(&self, what: &str) -> StoreError {
+        StoreError::Corrupt(self.says(what))
+    }
+}
+
+impl Keys {
+    fn of(cluster: &ClusterName) -> Self {
+        let key = |name: &str| format!("{{skysail:{cluster}}}:{name}");
+        Self {
+            generation: key("generation"),
+            applications: key("applications"),
+            models: key("models"),
+            query_block: key("query-block"),
+            frontends: key("frontends"),
+            frontend_expiries: key("frontend-expiries"),
+            lease: key("lease"),
+            held_back: key("held-back"),
+            restore: key("restore"),
+            changes: key("changes"),
+        }
+    }
+}
+
+/// The word an error reply begins with, also inside a transaction.
+fn server_code(error: &RedisError) -> Option<String> {
+    let errors = error.clone().into_server_errors()?;
+    errors.first().map(|(_, error)| error.code().to_owned())
+}
+
+/// Whether Redis answered, and would answer the next request: it is neither gone nor someone's replica now.
+fn goes_on_after(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(kind) if kind != ServerErrorKind::ReadOnly)
+        || error.kind() == ErrorKind::Extension
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(url: &str) -> Result<Endpoint, InvalidUrl> {
+        Endpoint::new(url, &ClusterName::new("blue").unwrap(), None)
+    }
+
+    #[test]
+    fn what_is_shown_of_a_url_holds_no_password() {
+        for good in [
+            "redis://app:s3cret@redis.example:6380/2",
+            "rediss://app:s3cret@redis.example:6380/2",
+        ] {
+            assert_eq!(endpoint(good).unwrap().to_string(), "redis.example:6380");
+        }
+        for bad in [
+            "redis://app:s3cret@redis.example/two",
+            "http://app:s3cret@redis.example",
+            "redis://app:s3cret@redis.example:port",
+            "rediss://app:s3cret@redis.example:port",
+            "redis://app:s3cret@",
+        ] {
+            let error = endpoint(bad).err().expect(bad).to_string();
+            assert!(!error.contains("s3cret") && error.contains("redis://"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_keys_of_a_cluster_share_a_hash_tag() {
+        let keys = endpoint("redis://localhost").unwrap().keys;
+        for key in [
+            keys.generation,
+            keys.applications,
+            keys.models,
+            keys.query_block,
+            keys.frontends,
+            keys.frontend_expiries,
+            keys.lease,
+            keys.held_back,
+            keys.restore,
+            keys.changes,
+        ] {
+            assert!(key.starts_with("{skysail:blue}:"), "{key}");
+        }
+    }
+}

@@ -1,0 +1,46 @@
+-- Ends the doubt about a store that lost something, all or nothing, if its generation still is the one that
+-- was seen: its content is replaced by a frontend's snapshot, or stays. Either way it begins another life,
+-- which says which ones it replaces, so that every frontend that holds one of those follows it.
+--
+-- KEYS: the hashes of the generation, of the applications, of the models and of the newest generation held
+--       back, and the wish to restore it.
+-- ARGV: incarnation and number that were seen, the new incarnation and number, the incarnations that it
+--       replaces, schema, channel, 'restore' or 'accept', then for each document to restore: 2 (application)
+--       or 3 (model), the name, the document.
+-- Returns what happened, as commit.lua does.
+
+local generation, held_back, wish = KEYS[1], KEYS[4], KEYS[5]
+local schema, channel, how = ARGV[6], ARGV[7], ARGV[8]
+local first_document = 9
+
+for i = 1, 4 do
+  local kind = redis.call('TYPE', KEYS[i]).ok
+  if kind ~= 'hash' and kind ~= 'none' then
+    return { 'unreadable', 'key ' .. KEYS[i] .. ' is a ' .. kind .. ', not a hash' }
+  end
+end
+
+local stored = redis.call('HMGET', generation, 'incarnation', 'number', 'schema')
+local incarnation, number = stored[1] or '', tonumber(stored[2] or '0') or 0
+if tonumber(stored[3] or schema) > tonumber(schema) then
+  return { 'newer', stored[3] }
+end
+if incarnation ~= ARGV[1] or number ~= tonumber(ARGV[2]) then
+  return { 'conflict', incarnation, string.format('%.0f', number) }
+end
+
+-- The rehearsal, as in commit.lua.
+redis.call('HSET', generation, 'schema', schema)
+redis.call('HDEL', KEYS[2], '')
+redis.call('DEL', wish)
+
+if how == 'restore' then
+  redis.call('DEL', KEYS[2], KEYS[3])
+  for i = first_document, #ARGV, 3 do
+    redis.call('HSET', KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2])
+  end
+end
+redis.call('HSET', generation, 'incarnation', ARGV[3], 'number', ARGV[4], 'replaces', ARGV[5])
+redis.call('DEL', held_back)
+redis.pcall('PUBLISH', channel, ARGV[3] .. ' ' .. ARGV[4])
+return { 'committed', ARGV[3], ARGV[4] }
