@@ -39,7 +39,6 @@ fn any_scenario(noises: &'static [Noise]) -> impl Strategy<Value = Scenario> {
             queries: 300,
             max_batch: NonZeroU32::new(max_batch).unwrap(),
             fleet: Fleet::Beside,
-            fleet: Fleet::Beside,
         }
     })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use skysail_container_rpc::server::{Demand, NewBatch, Refusal, ReplicaStream, StreamError};
 use skysail_container_rpc::session::Event;
-use skysail_core::batch::{BatchPolicy, LatencyModel, Other, Overhead, Patience};
+use skysail_core::batch::{BatchPolicy, LatencyModel, Other, Overhead, Patience, Pause};
 use skysail_core::query::{DefaultReason, Failure};
 use skysail_core::time::Instant;
 use skysail_proto::container::{self, BatchResult, InputError, InputErrorKind, batch_result};
@@ -37,6 +37,8 @@ pub(super) struct Batcher {
     pub(super) latency: LatencyModel,
     /// What was learned of the way there and back.
     pub(super) overhead: Overhead,
+    /// What was learned of how long other frontends keep the container.
+    pub(super) pause: Pause,
     pub(super) clock: Clock,
     /// The batches in the container's hands.
     pub(super) sent: Sent,
@@ -218,9 +220,11 @@ impl Batcher {
                 now,
                 start,
                 overhead: self.overhead.allowance(),
+                pause: self.pause.expected(),
                 max_bytes: MAX_BATCH_BYTES,
             });
             if taken.tasks.is_empty() {
+                self.pause.passes();
                 return self.stream.return_credits();
             }
             self.send(taken, now, start)?;
@@ -253,6 +257,7 @@ impl Batcher {
                     expected: predicted,
                 };
                 self.sent.insert(id, batch);
+                self.pause.ends(now);
                 Ok(())
             }
             Err(error) => {
@@ -297,6 +302,10 @@ impl Batcher {
             return;
         };
         self.learn(&result, &batch);
+        if self.sent.is_empty() {
+            let waits = !self.model.queue.is_empty();
+            self.pause.begins(self.clock.now(), waits);
+        }
         let SentBatch { tasks, size, .. } = batch;
         self.replica.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.replica.batches.fetch_add(1, Ordering::Relaxed);

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use skysail_container_rpc::server::Refusal;
 use skysail_container_rpc::session::Registration;
+use skysail_core::cluster::ReplicaView;
 use skysail_proto::ids::{ModelId, ReplicaId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -45,6 +46,38 @@ impl Replica {
     /// Whether it can be counted on.
     pub fn takes_work(&self) -> bool {
         !self.draining.load(Ordering::Relaxed) && !self.overdue.load(Ordering::Relaxed)
+    }
+}
+
+impl Replica {
+    /// What other frontends are told of it.
+    pub fn view(&self) -> ReplicaView {
+        let Registration {
+            model,
+            replica,
+            token,
+            hostname,
+            pid,
+            ..
+        } = &self.registration;
+        ReplicaView {
+            replica: replica.clone(),
+            model: model.clone(),
+            token: token.clone(),
+            hostname: hostname.clone(),
+            pid: *pid,
+            peer: self.peer.map(|peer| peer.to_string()).unwrap_or_default(),
+            attached_at: self.attached_at,
+            draining: self.draining.load(Ordering::Relaxed),
+            overdue: false,
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            batches: self.batches.load(Ordering::Relaxed),
+            inputs: self.inputs.load(Ordering::Relaxed),
+            inputs_per_second: 0.0,
+            fixed_micros: 0.0,
+            per_input_micros: 0.0,
+            p99_micros: 0,
+        }
     }
 }
 
