@@ -115,6 +115,9 @@ impl AdminService {
 
     /// Checks against the newest snapshot and writes, until nobody writes in between.
     async fn change(&self, check: impl Fn(&Catalog) -> Checked) -> Result<Arc<Catalog>, AdminError> {
+        if let Some(sentence) = self.report.waits_for_a_person() {
+            return Err(AdminError::new(ErrorCode::Unavailable, sentence));
+        }
         let _turn = self.turns.lock().await;
         let mut conflict = None;
         for _ in 0..ATTEMPTS {
