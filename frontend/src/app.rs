@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skysail_core::catalog::Generation;
-use skysail_core::reconcile::{Patience, Placement};
+use skysail_core::reconcile::Patience;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -22,11 +22,12 @@ use crate::config::{Config, RuntimeKind, StoreLocation, without_password};
 use crate::control_thread::ControlThread;
 use crate::health::Health;
 use crate::http::{BodyReader, Limits};
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
 use crate::query::QueryService;
 use crate::query::http::{QueryApi, QueryServer};
-use crate::reconcile::{Parts, Reconciler, Report};
+use crate::reconcile::{Parts, Reconciler, Report, Rollouts};
 use crate::runtime::docker::DockerRuntime;
 use crate::runtime::process::ProcessRuntime;
 use crate::runtime::{ContainerRuntime, RuntimeError};
@@ -193,11 +194,12 @@ impl App {
             admin_server: JoinSet::new(),
             background: JoinSet::new(),
             announcer: JoinSet::new(),
+            leadership: JoinSet::new(),
             closing: closing.clone(),
         };
         let followed = self.spawn_followers(&mut ending.background, &closing.background);
         let views = self.spawn_membership(&mut ending, followed.clone());
-        let report = self.spawn_reconciler(&mut ending.background, &closing.background);
+        let report = self.spawn_control(&mut ending, &views);
         self.spawn_rpc(&mut ending.background, &closing.background);
         let _control = self.spawn_http(&mut ending, followed, views, report);
 
@@ -301,28 +303,36 @@ impl App {
         }
     }
 
-    fn spawn_reconciler(&self, tasks: &mut JoinSet<()>, closing: &CancellationToken) -> Arc<Report> {
-        let Some(runtime) = self.runtime.shared() else {
-            return Arc::default();
+    /// The tasks of the control role: who acts, what runs, and the end of rollouts.
+    fn spawn_control(&self, ending: &mut Ending, views: &observed::Views) -> Arc<Report> {
+        let report = Arc::<Report>::default();
+        if !self.config.roles.control {
+            return report;
+        }
+        let closing = &ending.closing.background;
+        let leadership = Arc::new(Leadership::new(self.store.clone(), self.identity.id.clone()));
+        ending.leadership.spawn(leadership.clone().run(closing.clone()));
+        let rollouts = Rollouts {
+            store: self.store.clone(),
+            views: views.announced.clone(),
+            leadership: leadership.clone(),
+            report: report.clone(),
         };
-        let (reconciler, report) = Reconciler::new(Parts {
-            runtime,
-            catalog: self.store.watch(),
-            replicas: self.models.replicas().clone(),
-            placement: Placement {
+        ending.background.spawn(rollouts.run(closing.clone()));
+        if let Some(runtime) = self.runtime.shared() {
+            let reconciler = Reconciler::new(Parts {
+                runtime,
+                catalog: self.store.watch(),
+                views: views.announced.clone(),
+                leadership,
                 cluster: self.config.cluster.clone(),
-                frontends: vec![self.addresses.advertised.clone()],
-            },
-            // Without the query role no container attaches here, so none is missed.
-            patience: if self.config.roles.query {
-                Patience::default()
-            } else {
-                Patience::UNLIMITED
-            },
-            clock: self.clock,
-            stop_grace: CONTAINER_GRACE,
-        });
-        tasks.spawn(reconciler.run(closing.clone()));
+                patience: Patience::default(),
+                clock: self.clock,
+                stop_grace: CONTAINER_GRACE,
+                report: report.clone(),
+            });
+            ending.background.spawn(reconciler.run(closing.clone()));
+        }
         report
     }
 

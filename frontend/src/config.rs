@@ -404,10 +404,11 @@ impl Reader {
 
     fn finish(mut self, config: Config) -> Result<Config, Mistakes> {
         let alone = config.roles.control && !config.roles.query;
-        if alone && config.runtime != RuntimeKind::None && config.rpc_advertise.is_none() {
-            let advice = "name the query frontend that containers shall dial, with --rpc-advertise HOST:PORT";
+        if alone && config.runtime != RuntimeKind::None && matches!(config.store, StoreLocation::Embedded(_))
+        {
+            let advice = "name a store that query frontends share, as in --store redis://HOST:6379/0";
             self.mistakes.push(format!(
-                "--roles is `control`, so no container can attach here: {advice}"
+                "--roles is `control`, so queries and containers have nowhere to go: {advice}"
             ));
         }
         self.mistakes.extend(
@@ -678,14 +679,10 @@ mod tests {
     }
 
     #[test]
-    fn a_control_role_without_an_address_for_its_containers_is_a_mistake() {
-        assert!(
-            config(&["--roles", "control"])
-                .unwrap_err()
-                .to_string()
-                .contains("--rpc-advertise")
-        );
-        assert!(config(&["--roles", "control", "--rpc-advertise", "query:7000"]).is_ok());
+    fn a_control_role_alone_with_a_store_of_its_own_is_a_mistake() {
+        let mistakes = config(&["--roles", "control"]).unwrap_err().to_string();
+        assert!(mistakes.contains("--store redis://"), "{mistakes}");
+        assert!(config(&["--roles", "control", "--store", "redis://r:6379/0"]).is_ok());
         assert!(config(&["--roles", "control", "--runtime", "none"]).is_ok());
     }
 

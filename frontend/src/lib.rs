@@ -7,8 +7,8 @@
 //! - [`config`]: the only reader of flags, environment and files.
 //! - the query role: [`query`] (HTTP to typed query to answer), [`model`] (a cache and a queue for
 //!   each version, a batcher for each replica);
-//! - the control role: [`admin`] (requests to desired state), [`reconcile`] (desired state to containers),
-//!   [`runtime`] (what starts them);
+//! - the control role: [`admin`] (requests to desired state), [`leadership`] (which frontend acts),
+//!   [`reconcile`] (desired state to containers), [`runtime`] (what starts them);
 //! - [`store`]: where desired state lives, for both; [`cluster`]: what frontends tell each other through it;
 //! - [`http`], [`open_files`], [`control_thread`], [`health`], [`metrics`], [`clock`], [`logging`],
 //!   [`signals`]: what every server needs.
@@ -23,6 +23,7 @@ pub mod config;
 pub mod control_thread;
 pub mod health;
 pub mod http;
+pub mod leadership;
 pub mod logging;
 pub mod metrics;
 pub mod model;

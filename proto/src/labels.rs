@@ -16,6 +16,8 @@ pub const VERSION: &str = "ai.skysail.version";
 pub const REPLICA: &str = "ai.skysail.replica";
 /// A digest of what the container was started with: one that no longer fits the catalog is replaced.
 pub const SPEC: &str = "ai.skysail.spec";
+/// The token a replica's container was given: unique to this start of it.
+pub const TOKEN: &str = "ai.skysail.token";
 
 /// A frontend's container.
 pub const ROLE_FRONTEND: &str = "frontend";
@@ -38,7 +40,8 @@ pub const ENV_REPLICA_ID: &str = "SKYSAIL_REPLICA_ID";
 pub const ENV_MAX_BATCH: &str = "SKYSAIL_MAX_BATCH";
 /// An input, as JSON, for the model to warm up with.
 pub const ENV_WARM_UP: &str = "SKYSAIL_WARM_UP";
-/// A token to show at registration; empty, and not checked, until there is authentication.
+/// A token to show at registration: unique to one start of a container, which is told apart from the others
+/// in its place by it. Empty in a container started by hand. No proof of anything.
 pub const ENV_TOKEN: &str = "SKYSAIL_TOKEN";
 
 /// The Docker network of a cluster.
@@ -46,9 +49,19 @@ pub fn network_name(cluster: &ClusterName) -> String {
     format!("{cluster}-network")
 }
 
-/// The container of the frontend that `skysail start` runs.
+/// The container of the only frontend that `skysail start` runs, with both roles.
 pub fn frontend_container(cluster: &ClusterName) -> String {
     format!("{cluster}-frontend")
+}
+
+/// The container of one of several frontends that `skysail start` runs, counted from 1; it takes queries only.
+pub fn query_container(cluster: &ClusterName, number: usize) -> String {
+    format!("{cluster}-frontend-{number}")
+}
+
+/// The container of the control role beside several frontends.
+pub fn control_container(cluster: &ClusterName) -> String {
+    format!("{cluster}-control")
 }
 
 /// The container of the Redis that `skysail start` runs.

@@ -1,4 +1,5 @@
-//! A cluster in Docker: a network, a Redis with its volume, and one frontend.
+//! A cluster in Docker: a network, a Redis with its volume, and one frontend, or several and a control role
+//! beside them.
 //!
 //! Labels are the truth: everything made here carries the cluster's, and nothing without it is ever
 //! touched. In reading order: [`mod@start`], [`mod@stop`], [`ports`] (which ones are free), [`engine`] (the few
@@ -61,6 +62,9 @@ pub(crate) enum ClusterError {
         first: &'static str,
         second: &'static str,
     },
+    /// Above the first port there are not as many as are needed.
+    #[error("there are not enough ports for {0} frontends above the first")]
+    TooManyFrontends(usize),
     /// No port is free.
     #[error("cannot find a free port: {0}")]
     NoFreePort(std::io::Error),
@@ -117,6 +121,9 @@ impl ClusterError {
             Self::NetworkUsed { network, .. } => Some(format!(
                 "`docker network disconnect {network} CONTAINER` lets it go; then `skysail stop` again"
             )),
+            Self::TooManyFrontends(_) => Some(
+                "choose lower ones with --query-port N and --rpc-port N, or 0 to let them be found".into(),
+            ),
             Self::NoFreePort(_)
             | Self::NoSignals(_)
             | Self::NotReady { .. }

@@ -1,6 +1,7 @@
 //! Bringing a cluster up: all of it, or nothing.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use bollard::models::{
@@ -13,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 use super::engine::{Container, Engine, Ownership};
-use super::ports::{PortChoice, claim, taken};
+use super::ports::{PortChoice, claim, taken, upwards};
 use super::stop::remove_containers;
 use super::{ClusterError, KEEP_DATA_LABEL, RPC_PORT};
 use crate::advice::listed;
@@ -42,8 +43,13 @@ pub(crate) struct StartPlan {
     pub(crate) cluster: ClusterName,
     pub(crate) redis_image: String,
     pub(crate) frontend_image: String,
+    /// How many frontends take queries. One has the control role as well; beside several there is another
+    /// container for that.
+    pub(crate) frontends: NonZeroUsize,
+    /// The first frontend's, with those of the others above it.
     pub(crate) query_port: PortChoice,
     pub(crate) admin_port: PortChoice,
+    /// The first frontend's, with those of the others above it.
     pub(crate) rpc_port: PortChoice,
     /// Whether a plain `stop` is to leave the data.
     pub(crate) keep_data: bool,
@@ -52,11 +58,80 @@ pub(crate) struct StartPlan {
 }
 
 /// Where a cluster listens on this machine.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Addresses {
-    pub(crate) query_port: u16,
+    /// One for each frontend that takes queries.
+    pub(crate) query_ports: Vec<u16>,
     pub(crate) admin_port: u16,
-    pub(crate) rpc_port: u16,
+    /// One for each frontend that takes queries.
+    pub(crate) rpc_ports: Vec<u16>,
+}
+
+impl Addresses {
+    /// Finds the ports of a plan, all of them free and different.
+    fn claim(plan: &StartPlan) -> Result<Self, ClusterError> {
+        let count = plan.frontends.get();
+        let query = upwards(plan.query_port, count, &[plan.admin_port, plan.rpc_port]);
+        let others: Vec<_> = query.iter().copied().chain([plan.admin_port]).collect();
+        let rpc = upwards(plan.rpc_port, count, &others);
+        if query.len() < count || rpc.len() < count {
+            return Err(ClusterError::TooManyFrontends(count));
+        }
+        let choices: Vec<_> = query.into_iter().chain([plan.admin_port]).chain(rpc).collect();
+        let ports = claim(&choices)?;
+        Ok(Self {
+            query_ports: ports[..count].to_vec(),
+            admin_port: ports[count],
+            rpc_ports: ports[count + 1..].to_vec(),
+        })
+    }
+}
+
+/// A container with a frontend in it.
+#[derive(Debug)]
+struct Frontend {
+    name: String,
+    /// With the query role: the ports of query REST and container RPC on this machine.
+    query: Option<(u16, u16)>,
+    /// With the control role: the port of admin REST. It is given Docker's socket.
+    admin: Option<u16>,
+}
+
+impl Frontend {
+    /// The frontends of a cluster, in the order in which they are started: the control role, which starts
+    /// containers for them, comes last.
+    fn all(cluster: &ClusterName, addresses: &Addresses) -> Vec<Self> {
+        let query = addresses
+            .query_ports
+            .iter()
+            .copied()
+            .zip(addresses.rpc_ports.iter().copied());
+        if let [only] = query.clone().collect::<Vec<_>>()[..] {
+            return vec![Self {
+                name: labels::frontend_container(cluster),
+                query: Some(only),
+                admin: Some(addresses.admin_port),
+            }];
+        }
+        let control = Self {
+            name: labels::control_container(cluster),
+            query: None,
+            admin: Some(addresses.admin_port),
+        };
+        let numbered = query.zip(1..).map(|(ports, number)| Self {
+            name: labels::query_container(cluster, number),
+            query: Some(ports),
+            admin: None,
+        });
+        numbered.chain([control]).collect()
+    }
+
+    /// Which of its ports inside is published by which.
+    fn published(&self) -> Vec<(u16, u16)> {
+        let query = self.query.map(|(query, rpc)| [(query, query), (RPC_PORT, rpc)]);
+        let admin = self.admin.map(|admin| (admin, admin));
+        query.into_iter().flatten().chain(admin).collect()
+    }
 }
 
 /// What was made so far and is removed again if the rest fails. What was there before is not in it.
@@ -76,19 +151,15 @@ pub(crate) async fn start(
 ) -> Result<Addresses, ClusterError> {
     let mut interrupt = Interrupt::listen()?;
     refuse_existing(engine, &plan.cluster).await?;
-    let [query_port, admin_port, rpc_port] = claim([plan.query_port, plan.admin_port, plan.rpc_port])?;
-    let addresses = Addresses {
-        query_port,
-        admin_port,
-        rpc_port,
-    };
+    let addresses = Addresses::claim(plan)?;
+    let frontends = Frontend::all(&plan.cluster, &addresses);
     // Before anything is made, because this is what fails most often, and what takes longest.
     interrupt.or(have_images(engine, plan, progress)).await?;
     let mut made = Made::default();
     let outcome = async {
-        bring_up(engine, plan, addresses, &mut made, progress).await?;
+        bring_up(engine, plan, &frontends, &mut made, progress).await?;
         progress.say(&format!("waiting for cluster {} to be ready", plan.cluster), None);
-        let ready = until_ready(engine, &plan.cluster, addresses, plan.at_most);
+        let ready = until_ready(engine, &plan.cluster, &frontends, plan.at_most);
         interrupt.or(ready).await
     };
     match outcome.await {
@@ -133,7 +204,7 @@ async fn have_images(engine: &Engine, plan: &StartPlan, progress: &mut Progress)
 async fn bring_up(
     engine: &Engine,
     plan: &StartPlan,
-    addresses: Addresses,
+    frontends: &[Frontend],
     made: &mut Made,
     progress: &mut Progress,
 ) -> Result<(), ClusterError> {
@@ -144,11 +215,13 @@ async fn bring_up(
     progress.say(&format!("starting cluster {cluster}: Redis"), None);
     let redis = labels::redis_container(cluster);
     run_container(engine, cluster, &redis, redis_body(plan, &network), made).await?;
-    progress.say(&format!("starting cluster {cluster}: frontend"), None);
-    let frontend = labels::frontend_container(cluster);
-    let body = frontend_body(plan, addresses, engine.socket(), &network);
-    let started = run_container(engine, cluster, &frontend, body, made).await;
-    started.map_err(|error| explain_port(error, plan))
+    for frontend in frontends {
+        progress.say(&format!("starting cluster {cluster}: {}", frontend.name), None);
+        let body = frontend_body(plan, frontend, engine.socket(), &network);
+        let started = run_container(engine, cluster, &frontend.name, body, made).await;
+        started.map_err(|error| explain_port(error, plan, frontend))?;
+    }
+    Ok(())
 }
 
 /// The id of the network that the cluster's containers join.
@@ -286,25 +359,22 @@ fn redis_body(plan: &StartPlan, network: &str) -> ContainerCreateBody {
     }
 }
 
-fn frontend_body(plan: &StartPlan, addresses: Addresses, socket: &str, network: &str) -> ContainerCreateBody {
+fn frontend_body(plan: &StartPlan, frontend: &Frontend, socket: &str, network: &str) -> ContainerCreateBody {
     let cluster = &plan.cluster;
-    let socket = Mount {
+    let socket = frontend.admin.map(|_| Mount {
         target: Some("/var/run/docker.sock".into()),
         source: Some(socket.to_owned()),
         typ: Some(MountType::BIND),
         ..Default::default()
-    };
-    let published = [
-        (addresses.query_port, addresses.query_port),
-        (addresses.admin_port, addresses.admin_port),
-        (RPC_PORT, addresses.rpc_port),
-    ];
-    let mut host_config = host_config(network, vec![socket]);
-    host_config.port_bindings = Some(published.map(binding).into());
+    });
+    let published = frontend.published();
+    let mut host_config = host_config(network, socket.into_iter().collect());
+    host_config.port_bindings = Some(published.iter().copied().map(binding).collect());
+    let exposed = published.iter().map(|&(inside, _)| container_port(inside));
     ContainerCreateBody {
         image: Some(plan.frontend_image.clone()),
-        cmd: Some(frontend_arguments(cluster, addresses)),
-        exposed_ports: Some(published.map(|(inside, _)| container_port(inside)).into()),
+        cmd: Some(frontend_arguments(cluster, frontend)),
+        exposed_ports: Some(exposed.collect()),
         labels: Some(role_labels(cluster, labels::ROLE_FRONTEND)),
         host_config: Some(host_config),
         ..Default::default()
@@ -313,18 +383,27 @@ fn frontend_body(plan: &StartPlan, addresses: Addresses, socket: &str, network: 
 
 /// Query and admin listen inside on the numbers they are published by, so that the addresses which the
 /// admin API names are right outside as well.
-fn frontend_arguments(cluster: &ClusterName, addresses: Addresses) -> Vec<String> {
+fn frontend_arguments(cluster: &ClusterName, frontend: &Frontend) -> Vec<String> {
     let redis = labels::redis_container(cluster);
-    let frontend = labels::frontend_container(cluster);
-    let pairs = [
+    let mut pairs = vec![
         ("--store", format!("redis://{redis}:6379/0")),
-        ("--runtime", "docker".into()),
         ("--cluster", cluster.to_string()),
-        ("--query-addr", format!("0.0.0.0:{}", addresses.query_port)),
-        ("--admin-addr", format!("0.0.0.0:{}", addresses.admin_port)),
-        ("--rpc-addr", format!("0.0.0.0:{RPC_PORT}")),
-        ("--rpc-advertise", format!("{frontend}:{RPC_PORT}")),
     ];
+    let roles = match (frontend.query, frontend.admin) {
+        (Some(_), Some(_)) => "query,control",
+        (Some(_), None) => "query",
+        (None, _) => "control",
+    };
+    pairs.push(("--roles", roles.into()));
+    if let Some((query_port, _)) = frontend.query {
+        pairs.push(("--query-addr", format!("0.0.0.0:{query_port}")));
+        pairs.push(("--rpc-addr", format!("0.0.0.0:{RPC_PORT}")));
+        pairs.push(("--rpc-advertise", format!("{}:{RPC_PORT}", frontend.name)));
+    }
+    if let Some(admin_port) = frontend.admin {
+        pairs.push(("--runtime", "docker".into()));
+        pairs.push(("--admin-addr", format!("0.0.0.0:{admin_port}")));
+    }
     let words = pairs
         .into_iter()
         .flat_map(|(option, value)| [option.to_owned(), value]);
@@ -363,15 +442,22 @@ fn binding((inside, outside): (u16, u16)) -> (String, Option<Vec<PortBinding>>) 
 }
 
 /// Docker's own words on a taken port name neither the option nor a way out.
-fn explain_port(error: ClusterError, plan: &StartPlan) -> ClusterError {
+fn explain_port(error: ClusterError, plan: &StartPlan, frontend: &Frontend) -> ClusterError {
     let ClusterError::Engine { reason, .. } = &error else {
         return error;
     };
     if !reason.contains("already allocated") && !reason.contains("already in use") {
         return error;
     }
-    let names = |choice: &PortChoice| choice.port != 0 && reason.contains(&format!(":{} ", choice.port));
-    let choices = [plan.query_port, plan.admin_port, plan.rpc_port];
+    let chosen = |port, choice: PortChoice| {
+        // A port that was found is not the person's to change; the next attempt finds another.
+        (choice.port != 0).then_some(PortChoice { port, ..choice })
+    };
+    let query = frontend.query.and_then(|(port, _)| chosen(port, plan.query_port));
+    let rpc = frontend.query.and_then(|(_, port)| chosen(port, plan.rpc_port));
+    let admin = frontend.admin.and_then(|port| chosen(port, plan.admin_port));
+    let names = |choice: &PortChoice| reason.contains(&format!(":{} ", choice.port));
+    let choices = query.into_iter().chain(admin).chain(rpc);
     choices.into_iter().find(names).map_or(error, taken)
 }
 
@@ -398,47 +484,60 @@ impl Interrupt {
     }
 }
 
-/// Waits until the frontend can serve queries and its admin API answers.
+/// Waits until every frontend can serve queries, and the admin API answers and sees them all.
 async fn until_ready(
     engine: &Engine,
     cluster: &ClusterName,
-    addresses: Addresses,
+    frontends: &[Frontend],
     at_most: Duration,
 ) -> Result<(), ClusterError> {
     let deadline = Instant::now() + at_most;
-    let query = QueryClient::new(local_url(addresses.query_port));
-    let admin = AdminClient::new(local_url(addresses.admin_port));
     loop {
-        let Err(missing) = look(&query, &admin).await else {
+        let Err((frontend, missing)) = look(frontends).await else {
             return Ok(());
         };
-        if let Some((container, what)) = unstable(engine, cluster).await? {
+        if let Some((container, what)) = unstable(engine, cluster, frontends).await? {
             return Err(not_ready(engine, &container, what).await);
         }
         if Instant::now() >= deadline {
             let at_most = humantime::format_duration(at_most);
-            let what = format!("the frontend is not ready after {at_most}: {missing}");
-            return Err(not_ready(engine, &labels::frontend_container(cluster), what).await);
+            let what = format!(
+                "{} is not ready after {at_most}: {missing}",
+                called(frontend, frontends)
+            );
+            return Err(not_ready(engine, &frontend.name, what).await);
         }
         sleep(POLL).await;
     }
 }
 
 /// The container of a cluster that does not stay up, and how it ends. Redis is looked at first: without
-/// it the frontend is well and waits.
-async fn unstable(engine: &Engine, cluster: &ClusterName) -> Result<Option<(String, String)>, ClusterError> {
-    let watched = [
-        ("Redis", labels::redis_container(cluster)),
-        ("the frontend", labels::frontend_container(cluster)),
-    ];
-    for (what, name) in watched {
+/// it the frontends are well and wait.
+async fn unstable(
+    engine: &Engine,
+    cluster: &ClusterName,
+    frontends: &[Frontend],
+) -> Result<Option<(String, String)>, ClusterError> {
+    let redis = ("Redis".to_owned(), labels::redis_container(cluster));
+    let frontends = frontends
+        .iter()
+        .map(|frontend| (called(frontend, frontends), frontend.name.clone()));
+    for (what, name) in [redis].into_iter().chain(frontends) {
         let container = engine.inspect(&name).await?;
         if container.restart_count.unwrap_or(0) >= RESTARTS {
             let code = container.state.and_then(|state| state.exit_code);
-            return Ok(Some((name, exit_words(what, code))));
+            return Ok(Some((name, exit_words(&what, code))));
         }
     }
     Ok(None)
+}
+
+/// What a frontend is called before a person: the only one needs no name.
+fn called(frontend: &Frontend, all: &[Frontend]) -> String {
+    match all {
+        [_] => "the frontend".into(),
+        _ => format!("frontend {}", frontend.name),
+    }
 }
 
 async fn not_ready(engine: &Engine, container: &str, what: String) -> ClusterError {
@@ -446,9 +545,32 @@ async fn not_ready(engine: &Engine, container: &str, what: String) -> ClusterErr
     ClusterError::NotReady { what, log }
 }
 
-async fn look(query: &QueryClient, admin: &AdminClient) -> Result<(), ClientError> {
-    query.ready().await?;
-    admin.status().await.map(drop)
+/// The first frontend with which something is missing, and what.
+async fn look(frontends: &[Frontend]) -> Result<(), (&Frontend, String)> {
+    for frontend in frontends {
+        let looked = async {
+            if let Some((query_port, _)) = frontend.query {
+                QueryClient::new(local_url(query_port)).ready().await?;
+            }
+            let Some(admin_port) = frontend.admin else {
+                return Ok(frontends.len());
+            };
+            let status = AdminClient::new(local_url(admin_port)).status().await?.read()?;
+            Ok(status.frontends.len())
+        };
+        match looked.await {
+            Ok(seen) if seen >= frontends.len() => {}
+            Ok(seen) => {
+                let missing = format!("it sees {seen} of {} frontends", frontends.len());
+                return Err((frontend, missing));
+            }
+            Err(error) => {
+                let error: ClientError = error;
+                return Err((frontend, error.to_string()));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn exit_words(what: &str, code: Option<i64>) -> String {
@@ -474,7 +596,11 @@ impl Made {
 
     async fn try_undo(&self, engine: &Engine, cluster: &ClusterName) -> Result<(), ClusterError> {
         // A frontend that found kept data may have begun to start replicas.
-        let started_replicas = self.containers.contains(&labels::frontend_container(cluster));
+        let control = [
+            labels::frontend_container(cluster),
+            labels::control_container(cluster),
+        ];
+        let started_replicas = control.iter().any(|name| self.containers.contains(name));
         let is_ours = |container: &Container| {
             let replica = container.role == labels::ROLE_REPLICA;
             self.containers.contains(&container.name) || (replica && started_replicas)
@@ -500,6 +626,7 @@ mod tests {
             cluster: "blue".parse().unwrap(),
             redis_image: "redis:7-alpine".into(),
             frontend_image: "skysail/frontend:0.1.0".into(),
+            frontends: NonZeroUsize::MIN,
             query_port: port(1337, "--query-port"),
             admin_port: port(1338, "--admin-port"),
             rpc_port: port(7000, "--rpc-port"),
@@ -508,32 +635,81 @@ mod tests {
         }
     }
 
-    fn addresses() -> Addresses {
+    fn addresses(frontends: usize) -> Addresses {
         Addresses {
-            query_port: 1337,
+            query_ports: [1337, 1339][..frontends].to_vec(),
             admin_port: 1338,
-            rpc_port: 7001,
+            rpc_ports: [7001, 7002][..frontends].to_vec(),
         }
     }
 
+    fn frontends(count: usize) -> Vec<Frontend> {
+        Frontend::all(&plan().cluster, &addresses(count))
+    }
+
     #[test]
-    fn the_frontend_is_told_its_store_its_runtime_and_its_addresses() {
-        let arguments = frontend_arguments(&plan().cluster, addresses()).join(" ");
-        let expected = "--store redis://blue-redis:6379/0 --runtime docker --cluster blue \
-                        --query-addr 0.0.0.0:1337 --admin-addr 0.0.0.0:1338 --rpc-addr 0.0.0.0:7000 \
-                        --rpc-advertise blue-frontend:7000";
-        assert_eq!(arguments, expected);
+    fn a_frontend_is_told_its_store_its_roles_its_runtime_and_its_addresses() {
+        let told = |frontend: &Frontend| frontend_arguments(&plan().cluster, frontend).join(" ");
+        let store = "--store redis://blue-redis:6379/0 --cluster blue";
+        let [only] = &frontends(1)[..] else {
+            panic!("one container");
+        };
+        assert_eq!(only.name, "blue-frontend");
+        let expected = format!(
+            "{store} --roles query,control --query-addr 0.0.0.0:1337 --rpc-addr 0.0.0.0:7000 \
+             --rpc-advertise blue-frontend:7000 --runtime docker --admin-addr 0.0.0.0:1338"
+        );
+        assert_eq!(told(only), expected);
+
+        let [first, second, control] = &frontends(2)[..] else {
+            panic!("three containers");
+        };
+        let names = [&*first.name, &*second.name, &*control.name];
+        assert_eq!(names, ["blue-frontend-1", "blue-frontend-2", "blue-control"]);
+        let expected = format!(
+            "{store} --roles query --query-addr 0.0.0.0:1339 --rpc-addr 0.0.0.0:7000 \
+             --rpc-advertise blue-frontend-2:7000"
+        );
+        assert_eq!(told(second), expected);
+        let expected = format!("{store} --roles control --runtime docker --admin-addr 0.0.0.0:1338");
+        assert_eq!(told(control), expected);
     }
 
     #[test]
     fn ports_are_published_on_this_machine_only() {
-        let body = frontend_body(&plan(), addresses(), "/run/docker.sock", "net");
+        let body = frontend_body(&plan(), &frontends(1)[0], "/run/docker.sock", "net");
         let bindings = body.host_config.unwrap().port_bindings.unwrap();
         for (inside, outside) in [("1337/tcp", "1337"), ("1338/tcp", "1338"), ("7000/tcp", "7001")] {
             let host = &bindings[inside].as_ref().unwrap()[0];
             assert_eq!(host.host_ip.as_deref(), Some("127.0.0.1"));
             assert_eq!(host.host_port.as_deref(), Some(outside));
         }
+    }
+
+    #[test]
+    fn only_the_control_role_is_given_dockers_socket() {
+        for (frontend, given) in frontends(2).iter().zip([false, false, true]) {
+            let body = frontend_body(&plan(), frontend, "/run/docker.sock", "net");
+            let host_config = body.host_config.unwrap();
+            assert_eq!(!host_config.mounts.unwrap().is_empty(), given, "{frontend:?}");
+            let bindings = host_config.port_bindings.unwrap();
+            assert_eq!(bindings.contains_key("1338/tcp"), given, "{frontend:?}");
+            assert_eq!(bindings.contains_key("7000/tcp"), !given, "{frontend:?}");
+        }
+    }
+
+    #[test]
+    fn every_frontend_has_ports_of_its_own() {
+        let mut plan = plan();
+        plan.frontends = 3.try_into().unwrap();
+        plan.query_port.port = 0;
+        plan.admin_port.port = 0;
+        plan.rpc_port.port = 0;
+        let found = Addresses::claim(&plan).unwrap();
+        assert_eq!((found.query_ports.len(), found.rpc_ports.len()), (3, 3));
+        plan.query_port.port = 65534;
+        let refused = Addresses::claim(&plan).unwrap_err();
+        assert!(matches!(refused, ClusterError::TooManyFrontends(3)), "{refused}");
     }
 
     #[test]
@@ -572,7 +748,7 @@ mod tests {
             reason: reason.into(),
         };
         let taken = "Bind for 127.0.0.1:1338 failed: port is already allocated";
-        let explained = explain_port(refusal(taken), &plan());
+        let explained = explain_port(refusal(taken), &plan(), &frontends(1)[0]);
         assert!(matches!(
             explained,
             ClusterError::PortTaken {
@@ -580,7 +756,7 @@ mod tests {
                 option: "--admin-port"
             }
         ));
-        let other = explain_port(refusal("no space left on device"), &plan());
+        let other = explain_port(refusal("no space left on device"), &plan(), &frontends(1)[0]);
         assert!(matches!(other, ClusterError::Engine { .. }));
     }
 }

@@ -1,11 +1,13 @@
 //! `skysail start` and `skysail stop`: a whole cluster in Docker.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use clap::Args;
 use skysail_proto::ids::ClusterName;
 
 use super::Session;
+use crate::advice::listed;
 use crate::arguments::parse_duration;
 use crate::client::AdminClient;
 use crate::cluster::{self, Addresses, Engine, PortChoice, Removed, StartPlan, VolumeRule, local_url};
@@ -22,6 +24,10 @@ const START_EXAMPLES: &str = "\
 Examples:
   skysail start
   skysail start --cluster blue --query-port 0 --admin-port 0 --rpc-port 0
+  skysail start --frontends 2                # takes queries on 1337 and 1339
+
+With one frontend there is one container, which does everything. With several, each takes queries in a
+container of its own, and another has the control role and, alone, Docker's socket.
 
 The cluster runs until `skysail stop`, also across restarts of Docker. Its ports are open on this
 machine only. What it knows is kept in a Docker volume, which `skysail stop` removes.";
@@ -43,13 +49,18 @@ pub(crate) struct StartArguments {
     /// The image of the frontend
     #[arg(long, value_name = "IMAGE", default_value = FRONTEND_IMAGE)]
     frontend_image: String,
-    /// The port of the query API on this machine; 0 finds a free one
+    /// Frontends that take queries, so that one may fail
+    #[arg(long, value_name = "N", default_value = "1")]
+    frontends: NonZeroUsize,
+    /// The port of the query API on this machine, of several frontends the first one's: the others take those
+    /// above it that the cluster has no other use for; 0 finds free ones
     #[arg(long, value_name = "N", default_value_t = 1337)]
     query_port: u16,
     /// The port of the admin API on this machine; 0 finds a free one
     #[arg(long, value_name = "N", default_value_t = ADMIN_PORT)]
     admin_port: u16,
-    /// The port for containers started by hand on this machine; 0 finds a free one
+    /// The port for containers started by hand on this machine, of several frontends the first one's; 0 finds
+    /// free ones
     #[arg(long, value_name = "N", default_value_t = 7000)]
     rpc_port: u16,
     /// Keep the data when this cluster is stopped
@@ -82,7 +93,7 @@ pub(super) async fn start(session: &Session, arguments: StartArguments) -> Resul
     let status = admin.status().await?;
     session
         .output
-        .answer(&status, |_| welcome(&plan.cluster, addresses))
+        .answer(&status, |_| welcome(&plan.cluster, &addresses))
 }
 
 fn plan(arguments: StartArguments) -> StartPlan {
@@ -91,6 +102,7 @@ fn plan(arguments: StartArguments) -> StartPlan {
         cluster: arguments.cluster,
         redis_image: arguments.redis_image,
         frontend_image: arguments.frontend_image,
+        frontends: arguments.frontends,
         query_port: choice(arguments.query_port, "--query-port"),
         admin_port: choice(arguments.admin_port, "--admin-port"),
         rpc_port: choice(arguments.rpc_port, "--rpc-port"),
@@ -118,19 +130,26 @@ pub(super) async fn stop(session: &Session, arguments: StopArguments) -> Result<
 }
 
 /// Where the cluster is, and how other commands find it.
-fn welcome(cluster: &ClusterName, addresses: Addresses) -> String {
+fn welcome(cluster: &ClusterName, addresses: &Addresses) -> String {
     let Addresses {
-        query_port,
+        query_ports,
         admin_port,
-        rpc_port,
+        rpc_ports,
     } = addresses;
+    let all = |ports: &[u16], scheme: &str| {
+        let urls: Vec<_> = ports
+            .iter()
+            .map(|port| format!("{scheme}127.0.0.1:{port}"))
+            .collect();
+        listed(&urls)
+    };
     let mut lines = vec![
         format!("cluster {cluster} is ready"),
-        format!("  query API:     http://127.0.0.1:{query_port}"),
+        format!("  query API:     {}", all(query_ports, "http://")),
         format!("  admin API:     http://127.0.0.1:{admin_port}"),
-        format!("  container RPC: 127.0.0.1:{rpc_port}"),
+        format!("  container RPC: {}", all(rpc_ports, "")),
     ];
-    if admin_port != ADMIN_PORT {
+    if *admin_port != ADMIN_PORT {
         lines.push(format!(
             "commands find it with: export SKYSAIL_ADMIN_URL=http://127.0.0.1:{admin_port}"
         ));
@@ -172,13 +191,18 @@ mod tests {
     #[test]
     fn a_cluster_on_other_ports_says_how_commands_find_it() {
         let mut addresses = Addresses {
-            query_port: 1337,
+            query_ports: vec![1337, 1339],
             admin_port: 1338,
-            rpc_port: 7000,
+            rpc_ports: vec![7000, 7001],
         };
-        assert!(!welcome(&cluster(), addresses).contains("SKYSAIL_ADMIN_URL"));
+        let said = welcome(&cluster(), &addresses);
+        assert!(!said.contains("SKYSAIL_ADMIN_URL"), "{said}");
+        assert!(
+            said.contains("http://127.0.0.1:1337, http://127.0.0.1:1339"),
+            "{said}"
+        );
         addresses.admin_port = 4242;
-        assert!(welcome(&cluster(), addresses).contains("SKYSAIL_ADMIN_URL=http://127.0.0.1:4242"));
+        assert!(welcome(&cluster(), &addresses).contains("SKYSAIL_ADMIN_URL=http://127.0.0.1:4242"));
     }
 
     #[test]

@@ -22,7 +22,7 @@ mod status;
 /// What can be asked of `skysail`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Bring up a cluster in Docker: network, Redis and a frontend
+    /// Bring up a cluster in Docker: network, Redis and one frontend or several
     Start(cluster::StartArguments),
     /// Remove every container, network and volume of a cluster, and nothing else
     Stop(cluster::StopArguments),

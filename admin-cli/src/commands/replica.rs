@@ -56,6 +56,7 @@ pub(super) fn replica_table(
 ) -> Option<String> {
     let header = [
         "REPLICA",
+        "MODEL",
         "STATE",
         "RUNS AS",
         "HOST",
@@ -88,9 +89,10 @@ fn runs(container: &Container, replica: &Replica) -> bool {
     }
 }
 
-fn attached_row(replica: &Replica, now: Timestamp) -> [String; 11] {
+fn attached_row(replica: &Replica, now: Timestamp) -> [String; 12] {
     [
         replica.replica.to_string(),
+        format!("{}:{}", replica.model, replica.version),
         state_word(replica.state).into(),
         runs_as(replica),
         replica.hostname.clone(),
@@ -106,16 +108,16 @@ fn attached_row(replica: &Replica, now: Timestamp) -> [String; 11] {
 }
 
 /// A container without a replica: it is starting, or it has ended.
-fn container_row(container: &Container) -> [String; 11] {
+fn container_row(container: &Container) -> [String; 12] {
     let state = match container.state.as_str() {
         "running" => "not attached",
         other => other,
     };
-    let mut row = [const { String::new() }; 11];
+    let mut row = [const { String::new() }; 12];
     row[0] = container.replica.to_string();
-    row[1] = state.to_owned();
-    row[2].clone_from(&container.container);
-    row[4] = "0".into();
+    row[2] = state.to_owned();
+    row[3].clone_from(&container.container);
+    row[5] = "0".into();
     row
 }
 
@@ -212,6 +214,7 @@ pub(super) mod tests {
             .collect();
         let expected = [
             "iris-model_1_0",
+            "iris-model:1",
             "ready",
             "pid 4242",
             "box",

@@ -51,6 +51,7 @@ mod tests {
             arrivals: &Arrivals::default(),
             latency: &LatencyModel::default(),
             others: &[],
+            pause: Duration::ZERO,
         };
         let mut policy = Natural::new(NonZeroU32::new(3).unwrap());
         for (deadline, expected) in [(1, 1), (9, 2), (9, 3), (9, 3)] {

@@ -13,7 +13,7 @@ use fastrand::Rng;
 use skysail_container_rpc::credit::{Arrival, Credits, Step, StreamId};
 use skysail_container_rpc::sample::BatchTimeSample;
 use skysail_core::arrivals::Arrivals;
-use skysail_core::batch::{BatchPolicy, LatencyModel, Other, Overhead, Situation};
+use skysail_core::batch::{BatchPolicy, LatencyModel, Other, Overhead, Pause, Situation};
 use skysail_core::query::DefaultReason;
 use skysail_core::queue::{Bounds, DeadlineQueue, Deadlines};
 use skysail_core::time::Instant;
@@ -132,6 +132,7 @@ struct Batcher {
     alone: bool,
     announced: Option<Instant>,
     sent: VecDeque<Sent>,
+    pause: Pause,
 }
 
 /// A credit in a frontend's hands.
@@ -160,6 +161,7 @@ impl Batcher {
             alone: false,
             announced: None,
             sent: VecDeque::new(),
+            pause: Pause::default(),
         }
     }
 
@@ -303,7 +305,9 @@ impl Cluster {
     }
 
     fn answer(&mut self, link: Link, took: Duration, inside: Duration) {
-        let batcher = &mut self.frontends[link.frontend].batchers[link.container];
+        let frontend = &mut self.frontends[link.frontend];
+        let waits = !frontend.queue.is_empty();
+        let batcher = &mut frontend.batchers[link.container];
         let batch = batcher
             .sent
             .pop_front()
@@ -314,6 +318,9 @@ impl Cluster {
         batcher
             .overhead
             .observe(self.now.saturating_since(batch.at), inside);
+        if batcher.sent.is_empty() {
+            batcher.pause.begins(self.now, waits);
+        }
         let in_time = batch.deadlines.iter().filter(|&&due| self.now <= due).count();
         self.tally.in_time += in_time;
         self.tally
@@ -347,6 +354,7 @@ impl Cluster {
             self.batcher(link).announced = None;
             let (deadlines, pressed) = self.take(link);
             if deadlines.is_empty() {
+                self.batcher(link).pause.passes();
                 return self.return_credits(link);
             }
             self.send_batch(link, deadlines, pressed);
@@ -372,6 +380,7 @@ impl Cluster {
             arrivals: &frontend.arrivals,
             latency: &batcher.latency,
             others: &others,
+            pause: batcher.pause.expected(),
         };
         let queue = &mut frontend.queue;
         while !queue.is_empty() {
@@ -411,6 +420,7 @@ impl Cluster {
             .pop_front()
             .expect("the caller looked; this is a bug");
         let predicted = batcher.latency.predict(inputs);
+        batcher.pause.ends(now);
         batcher.sent.push_back(Sent {
             deadlines: deadlines.clone(),
             pressed,

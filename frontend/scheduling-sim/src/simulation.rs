@@ -313,6 +313,7 @@ impl Simulation {
                 arrivals: &self.arrivals,
                 latency,
                 others: &others,
+                pause: Duration::ZERO,
             };
             let decision = policy.decide(&self.queue, &situation);
             let pressed = decision.take < self.queue.len();

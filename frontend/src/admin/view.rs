@@ -148,6 +148,7 @@ impl AdminService {
                 .map(|why| format!("the metadata store is away: {why}")),
         );
         problems.extend(runtime_error.clone());
+        problems.extend(self.report.problems());
         problems.extend(problems_of_frontends(&observed, Timestamp::now()));
         problems.extend(self.problems_of_models(&catalog, &observed));
         problems.extend(problems_of_applications(&catalog));

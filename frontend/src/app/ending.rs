@@ -35,6 +35,8 @@ pub(super) struct Ending {
     pub(super) background: JoinSet<()>,
     /// Takes its announcement back when the background closes.
     pub(super) announcer: JoinSet<()>,
+    /// Gives the control role's lease back when the background closes.
+    pub(super) leadership: JoinSet<()>,
     pub(super) closing: Closing,
 }
 
@@ -64,6 +66,9 @@ impl Ending {
             warn!("containers were cut off");
         }
         self.closing.background.cancel();
+        if timeout_at(end, joined(&mut self.leadership)).await.is_err() {
+            warn!("the control role's lease was not given back; it ends by itself");
+        }
         if let Runtime::Process(processes) = &self.runtime {
             processes
                 .shutdown(end.saturating_duration_since(Instant::now()))

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::FutureExt;
 use skysail_container_rpc::server::{Demand, NewBatch, Refusal, ReplicaStream, StreamError};
 use skysail_container_rpc::session::Event;
-use skysail_core::batch::{BatchPolicy, LatencyModel, Other, Overhead, Patience};
+use skysail_core::batch::{BatchPolicy, LatencyModel, Other, Overhead, Patience, Pause};
 use skysail_core::query::{DefaultReason, Failure};
 use skysail_core::time::Instant;
 use skysail_proto::container::{self, BatchResult, InputError, InputErrorKind, batch_result};
@@ -36,6 +37,8 @@ pub(super) struct Batcher {
     pub(super) latency: LatencyModel,
     /// What was learned of the way there and back.
     pub(super) overhead: Overhead,
+    /// What was learned of how long other frontends keep the container.
+    pub(super) pause: Pause,
     pub(super) clock: Clock,
     /// The batches in the container's hands.
     pub(super) sent: Sent,
@@ -90,6 +93,7 @@ impl Batcher {
         let mut draining = false;
         let model = self.model.clone();
         let mut look = Look::default();
+        let mut others = self.table.changed();
         if let Err(error) = self.name_other_frontends() {
             return Ended::Lost(error);
         }
@@ -126,6 +130,15 @@ impl Batcher {
                 }
                 () = model.queue.work(), if takes_work => {}
                 () = look.due() => {
+                    if let Err(error) = self.hear_what_is_here().await {
+                        return Ended::Lost(error);
+                    }
+                    if self.look_at_the_time() {
+                        return Ended::Hung;
+                    }
+                }
+                // Another may have come, or go on, that can take over what this one sits on.
+                Ok(()) = others.changed(), if self.overdue => {
                     if self.look_at_the_time() {
                         return Ended::Hung;
                     }
@@ -150,15 +163,25 @@ impl Batcher {
         self.stream.name_frontends(&addresses)
     }
 
+    /// Hears what has come already. After a stall of this whole machine the timers go off first, and every
+    /// replica seems to be overdue whose answer is here.
+    async fn hear_what_is_here(&mut self) -> Result<(), StreamError> {
+        tokio::task::yield_now().await;
+        while let Some(event) = self.stream.next().now_or_never() {
+            self.handle(event?);
+        }
+        Ok(())
+    }
+
     /// Hands on what the container has had for too long; says whether it is to be given up.
     fn look_at_the_time(&mut self) -> bool {
         let now = self.clock.now();
         self.set_overdue(now);
         if self.overdue {
             // Until it answers, nobody counts on it; the others are not to leave to it what comes back.
-            self.expect(now + NOT_SOON);
+            self.model.queue.expect(self.replica.stream, None);
         }
-        if self.overdue && self.model.replicas() > 1 {
+        if self.overdue && self.table.ready(&self.model.id) > 0 {
             let tasks = self.sent.hand_back();
             if !tasks.is_empty() {
                 let replica = &self.replica.registration.replica;
@@ -180,9 +203,8 @@ impl Batcher {
     /// Tells the others, and those who ask, when this replica is expected to be free.
     fn expect(&self, free: Instant) {
         let alone = self.latency.predict(1).unwrap_or_default();
-        self.model
-            .queue
-            .expect(self.replica.stream, Other { free, alone });
+        let outlook = Other { free, alone };
+        self.model.queue.expect(self.replica.stream, Some(outlook));
     }
 
     /// Sends batches while there are credits and queries; then announces or returns what is left of either.
@@ -198,9 +220,11 @@ impl Batcher {
                 now,
                 start,
                 overhead: self.overhead.allowance(),
+                pause: self.pause.expected(),
                 max_bytes: MAX_BATCH_BYTES,
             });
             if taken.tasks.is_empty() {
+                self.pause.passes();
                 return self.stream.return_credits();
             }
             self.send(taken, now, start)?;
@@ -233,6 +257,7 @@ impl Batcher {
                     expected: predicted,
                 };
                 self.sent.insert(id, batch);
+                self.pause.ends(now);
                 Ok(())
             }
             Err(error) => {
@@ -277,6 +302,10 @@ impl Batcher {
             return;
         };
         self.learn(&result, &batch);
+        if self.sent.is_empty() {
+            let waits = !self.model.queue.is_empty();
+            self.pause.begins(self.clock.now(), waits);
+        }
         let SentBatch { tasks, size, .. } = batch;
         self.replica.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.replica.batches.fetch_add(1, Ordering::Relaxed);
@@ -317,12 +346,11 @@ impl Batcher {
         let inside = model_time + Duration::from_micros(result.wait_micros);
         self.overhead.observe(now.saturating_since(batch.sent_at), inside);
         self.set_overdue(now);
-        self.expect(self.sent.free_at(now));
+        if !self.overdue {
+            self.expect(self.sent.free_at(now));
+        }
     }
 }
-
-/// A replica that hangs is not counted on for as long.
-const NOT_SOON: Duration = Duration::from_secs(3600);
 
 /// What a container that hangs will read, should it wake up.
 fn hung() -> Refusal {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use skysail_container_rpc::server::{Arrival, Reception, Refusal};
 use skysail_container_rpc::session::Registration;
-use skysail_core::batch::{LatencyModel, Overhead, policy_for};
+use skysail_core::batch::{LatencyModel, Overhead, Pause, policy_for};
 use skysail_core::catalog::{Catalog, Version};
 use skysail_core::query::{DefaultReason, Outcome};
 use skysail_core::queue::Bounds;
@@ -228,7 +228,7 @@ impl ModelTable {
         let handles = versions.iter().map(|(id, handle)| (id.clone(), handle.clone()));
         let versions = Versions {
             handles: handles.collect(),
-            ready: self.replicas.ready(),
+            ready: self.replicas.all_ready(),
         };
         (versions, Gone(gone))
     }
@@ -382,6 +382,7 @@ impl Reception for ModelTable {
             policy: policy_for(model.spec.batch_size, model.spec.max_batch),
             latency,
             overhead: Overhead::default(),
+            pause: Pause::default(),
             model,
             replica: leaving.replica.clone(),
             stream,

@@ -232,8 +232,8 @@ impl TaskQueue {
         self.demand.notify_waiters();
     }
 
-    /// What is now expected of a replica.
-    pub fn expect(&self, stream: u64, outlook: Other) {
+    /// What is now expected of a replica; none: it is not counted on until something is.
+    pub fn expect(&self, stream: u64, outlook: Option<Other>) {
         self.waiting.lock().members.expect(stream, outlook);
     }
 

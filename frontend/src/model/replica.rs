@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use skysail_container_rpc::server::Refusal;
 use skysail_container_rpc::session::Registration;
+use skysail_core::cluster::ReplicaView;
 use skysail_proto::ids::{ModelId, ReplicaId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -45,6 +46,38 @@ impl Replica {
     /// Whether it can be counted on.
     pub fn takes_work(&self) -> bool {
         !self.draining.load(Ordering::Relaxed) && !self.overdue.load(Ordering::Relaxed)
+    }
+}
+
+impl Replica {
+    /// What other frontends are told of it.
+    pub fn view(&self) -> ReplicaView {
+        let Registration {
+            model,
+            replica,
+            token,
+            hostname,
+            pid,
+            ..
+        } = &self.registration;
+        ReplicaView {
+            replica: replica.clone(),
+            model: model.clone(),
+            token: token.clone(),
+            hostname: hostname.clone(),
+            pid: *pid,
+            peer: self.peer.map(|peer| peer.to_string()).unwrap_or_default(),
+            attached_at: self.attached_at,
+            draining: self.draining.load(Ordering::Relaxed),
+            overdue: false,
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            batches: self.batches.load(Ordering::Relaxed),
+            inputs: self.inputs.load(Ordering::Relaxed),
+            inputs_per_second: 0.0,
+            fixed_micros: 0.0,
+            per_input_micros: 0.0,
+            p99_micros: 0,
+        }
     }
 }
 
@@ -167,8 +200,17 @@ impl ReplicaTable {
         self.len() == 0
     }
 
+    /// How many replicas of a version can be counted on.
+    pub fn ready(&self, model: &ModelId) -> usize {
+        let attached = self.attached.lock();
+        let of_it = attached
+            .values()
+            .filter(|found| found.replica.registration.model == *model);
+        of_it.filter(|found| found.replica.takes_work()).count()
+    }
+
     /// How many replicas of each version can be counted on.
-    pub fn ready(&self) -> HashMap<ModelId, u32> {
+    pub fn all_ready(&self) -> HashMap<ModelId, u32> {
         let mut ready = HashMap::new();
         for found in self.attached.lock().values() {
             if found.replica.takes_work() {
@@ -238,11 +280,13 @@ mod tests {
     fn replicas_that_drain_or_are_overdue_are_not_counted_on() {
         let table = ReplicaTable::default();
         let ready = || {
-            table
-                .ready()
-                .get(&"m:1".parse().unwrap())
-                .copied()
-                .unwrap_or_default()
+            let model = "m:1".parse().unwrap();
+            let ready = table.ready(&model);
+            assert_eq!(
+                table.all_ready().get(&model).map_or(0, |&count| count as usize),
+                ready
+            );
+            ready
         };
         let (first, _orders) = table.attach(registration("a"), None);
         let (second, _more_orders) = table.attach(registration("b"), None);

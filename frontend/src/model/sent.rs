@@ -72,6 +72,10 @@ impl Sent {
         self.batches.remove(&id)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
     /// When the container is expected to be done with all of them; `now` if it should be.
     pub(super) fn free_at(&self, now: Instant) -> Instant {
         let last = self.batches.values().next_back();

@@ -11,6 +11,7 @@ use skysail_proto::ids::{ModelId, ReplicaId};
 use tracing::{info, warn};
 
 use super::report::Report;
+use crate::leadership::Leadership;
 use crate::runtime::{ContainerRuntime, ContainerState, ContainerStatus, ReplicaSpec, RuntimeError};
 
 /// Log lines kept of a container that failed.
@@ -19,9 +20,15 @@ const LAST_LINES: usize = 20;
 /// How long to wait for those lines: the container has ended, they are there or they are not.
 const LOG_TIME: Duration = Duration::from_secs(3);
 
+/// How long a container may take to end that nobody is served by: nothing in it is worth waiting for.
+const SHORT_GRACE: Duration = Duration::from_secs(1);
+
+/// How long a container is left alone with which nothing could be done.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// What came of an action.
 pub(super) enum Applied {
-    /// It is done.
+    /// It is done, or was left: this frontend does not act any more.
     Done,
     /// A container of this version failed, or could not be started: pause before the next.
     Failed(ModelId),
@@ -30,6 +37,8 @@ pub(super) enum Applied {
 /// Has what actions need.
 pub(super) struct Applier {
     pub(super) runtime: Arc<dyn ContainerRuntime>,
+    /// Asked before each thing that the runtime is told to do.
+    pub(super) leadership: Arc<Leadership>,
     pub(super) report: Arc<Report>,
     pub(super) stop_grace: Duration,
 }
@@ -44,6 +53,10 @@ impl Applier {
     }
 
     async fn start(&self, spec: ReplicaSpec) -> Applied {
+        if !self.may_act().await {
+            return Applied::Done;
+        }
+        let spec = spec.with_token(fresh_token());
         info!(
             container = spec.container,
             image = spec.image,
@@ -69,24 +82,22 @@ impl Applier {
             model,
             ..
         } = found;
-        info!(container, ?reason, "container stopping");
-        if let StopReason::NotAttached { was_attached } = reason {
-            let sentence = if was_attached {
-                "it lost its connection to the frontend and did not come back"
-            } else {
-                "it runs but did not connect to the frontend in time"
-            };
-            let mut failure = failure(replica, sentence.into(), false);
-            failure.log = self.last_lines(&container).await;
-            self.report.failed(&model, failure);
+        let Some(why) = failing(reason) else {
+            if self.may_act().await {
+                info!(container, ?reason, "container stopping");
+                self.end(&container, self.stop_grace).await;
+            }
+            return Applied::Done;
+        };
+        let mut failure = failure(replica, why.into(), false);
+        failure.log = self.last_lines(&container).await;
+        if !self.may_act().await {
+            return Applied::Done;
         }
-        if let Err(error) = self.runtime.stop(&container, self.stop_grace).await {
-            warn!(container, %error, "container not stopped");
-        }
-        match reason {
-            StopReason::NotAttached { .. } => Applied::Failed(model),
-            StopReason::NotWanted | StopReason::Outdated => Applied::Done,
-        }
+        warn!(container, why, "container stopping");
+        self.report.failed(&model, failure);
+        self.end(&container, SHORT_GRACE).await;
+        Applied::Failed(model)
     }
 
     async fn bury(&self, status: ContainerStatus) -> Applied {
@@ -104,15 +115,33 @@ impl Applier {
             Some(detail) => format!("the container ended: {detail}"),
             None => format!("the container ended with exit code {code}"),
         };
-        warn!(container, code, "container ended");
         let mut failure = failure(replica, reason, false);
         failure.exit_code = Some(code);
         failure.log = self.last_lines(&container).await;
-        self.report.failed(&model, failure);
-        if let Err(error) = self.runtime.stop(&container, Duration::ZERO).await {
-            warn!(container, %error, "container not removed");
+        if !self.may_act().await {
+            return Applied::Done;
         }
+        warn!(container, code, reason = failure.reason, "container ended");
+        self.report.failed(&model, failure);
+        self.end(&container, Duration::ZERO).await;
         Applied::Failed(model)
+    }
+
+    /// Whether this frontend still acts as the control role; asked before each thing the runtime is told to
+    /// do, and after whatever takes time.
+    async fn may_act(&self) -> bool {
+        let acts = self.leadership.confirm().await.is_some();
+        if !acts {
+            tokio::time::sleep(RETRY).await;
+        }
+        acts
+    }
+
+    async fn end(&self, container: &str, grace: Duration) {
+        if let Err(error) = self.runtime.stop(container, grace).await {
+            warn!(container, %error, "container not stopped; trying again");
+            tokio::time::sleep(RETRY).await;
+        }
     }
 
     async fn last_lines(&self, container: &str) -> Vec<String> {
@@ -126,6 +155,24 @@ impl Applier {
             .flatten()
             .unwrap_or_default()
     }
+}
+
+/// What is wrong with a container that is stopped for this reason, if anything.
+fn failing(reason: StopReason) -> Option<&'static str> {
+    match reason {
+        StopReason::NotWanted | StopReason::Outdated => None,
+        StopReason::NotAttached { was_attached: true } => {
+            Some("it lost its connections to the frontends and did not come back")
+        }
+        StopReason::NotAttached { was_attached: false } => {
+            Some("it runs but did not connect to a frontend in time")
+        }
+        StopReason::Hung => Some("it hung: a batch was not answered for far longer than its model ever took"),
+    }
+}
+
+fn fresh_token() -> String {
+    format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
 }
 
 fn failure(replica: ReplicaId, reason: String, permanent: bool) -> Failure {

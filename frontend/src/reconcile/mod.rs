@@ -3,47 +3,63 @@
 //! A pass takes no input, so a crash between any two steps is repaired by the next. At most one action is
 //! at work on a container at a time; those of different containers do not wait for each other, so that an
 //! image that takes minutes to pull delays nobody else.
+//!
+//! Several frontends may run it: all observe, so that another can go on where one ends, and only the one that
+//! acts as the control role ([`Leadership`]) does anything.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use skysail_core::catalog::Catalog;
-use skysail_core::reconcile::{Action, History, Observed, Patience, Placement, plan};
+use skysail_core::catalog::{Catalog, Version};
+use skysail_core::cluster::FrontendView;
+use skysail_core::reconcile::{
+    Action, AtWork, Doubt, History, Observed, Patience, Placement, Plan, Work, doubt, plan,
+};
 use skysail_core::time::Instant;
+use skysail_proto::ids::{ClusterName, ModelId};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::clock::Clock;
-use crate::model::replica::ReplicaTable;
+use crate::leadership::Leadership;
 use crate::runtime::ContainerRuntime;
 
 mod apply;
+mod observe;
 mod report;
+mod rollout;
+#[cfg(test)]
+mod tests;
 
 use apply::{Applied, Applier};
 
+pub use observe::ClusterView;
 pub use report::{Report, VersionReport};
+pub use rollout::Rollouts;
 
 /// How often to look even if nothing seems to have changed.
 const TICK: Duration = Duration::from_secs(10);
 
-/// How soon to look again after the runtime could not be asked.
+/// How soon to look again after the runtime could not be asked, or the catalog not be believed.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How long frontends may follow different catalogs until a person is told: a catalog takes a moment to reach
+/// them all, and the view of a frontend that was killed a few seconds to be forgotten.
+const DIFFERENCE: Duration = Duration::from_secs(10);
 
 /// Keeps desired replicas running.
 pub struct Reconciler {
-    runtime: Arc<dyn ContainerRuntime>,
-    catalog: watch::Receiver<Option<Arc<Catalog>>>,
-    replicas: Arc<ReplicaTable>,
-    placement: Placement,
-    clock: Clock,
-    stop_grace: Duration,
+    parts: Parts,
     history: Arc<Mutex<History>>,
     report: Arc<Report>,
+    /// The catalog of the last pass.
+    before: Option<Arc<Catalog>>,
+    /// Since when frontends follow different catalogs.
+    differs_since: Option<Instant>,
 }
 
 /// What a reconciler is made of.
@@ -52,58 +68,58 @@ pub struct Parts {
     pub runtime: Arc<dyn ContainerRuntime>,
     /// Desired state.
     pub catalog: watch::Receiver<Option<Arc<Catalog>>>,
-    /// What is attached.
-    pub replicas: Arc<ReplicaTable>,
-    /// Where containers belong and whom they dial.
-    pub placement: Placement,
+    /// What all live frontends see, this one included.
+    pub views: watch::Receiver<Arc<Vec<FrontendView>>>,
+    /// Whether this frontend is the one to act.
+    pub leadership: Arc<Leadership>,
+    /// The cluster that containers belong to.
+    pub cluster: ClusterName,
     /// How long things may take.
     pub patience: Patience,
     /// The time.
     pub clock: Clock,
     /// How long a container may take to end when asked.
     pub stop_grace: Duration,
+    /// Where it is told what there is.
+    pub report: Arc<Report>,
+}
+
+/// The actions at work, and what they are at work on.
+#[derive(Default)]
+struct Actions {
+    running: JoinSet<(String, Applied)>,
+    at_work: BTreeMap<String, AtWork>,
 }
 
 impl Reconciler {
-    /// A reconciler, and where it reports what it sees.
-    pub fn new(parts: Parts) -> (Self, Arc<Report>) {
-        let Parts {
-            runtime,
-            catalog,
-            replicas,
-            placement,
-            patience,
-            clock,
-            stop_grace,
-        } = parts;
-        let report = Arc::new(Report::default());
-        let history = Arc::new(Mutex::new(History::new(patience)));
-        let reconciler = Self {
-            runtime,
-            catalog,
-            replicas,
-            placement,
-            clock,
-            stop_grace,
-            history,
-            report: report.clone(),
-        };
-        (reconciler, report)
+    /// A reconciler.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            history: Arc::new(Mutex::new(History::new(parts.patience))),
+            report: parts.report.clone(),
+            parts,
+            before: None,
+            differs_since: None,
+        }
     }
 
     /// Runs until `shutdown`; actions at work are then let go (they are idempotent).
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut actions = JoinSet::new();
-        let mut busy = BTreeSet::new();
-        let (runtime_changed, mut replicas_changed) = (self.runtime.changes(), self.replicas.changed());
+        let mut actions = Actions::default();
+        let mut acting = self.parts.leadership.changes();
+        let runtime_changed = self.parts.runtime.changes();
         loop {
-            let look_again = self.pass(&mut actions, &mut busy).await;
+            acting.mark_unchanged();
+            let views = self.parts.views.borrow_and_update().clone();
+            let seen = ClusterView::of(&views);
+            let look_again = self.pass(&views, &seen, &mut actions).await;
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                Some(done) = actions.join_next() => self.finish(done, &mut busy),
-                changed = self.catalog.changed() => if changed.is_err() { return },
+                Some(done) = actions.running.join_next() => self.finish(done, &mut actions.at_work),
+                changed = self.parts.catalog.changed() => if changed.is_err() { return },
                 () = runtime_changed.notified() => {}
-                _ = replicas_changed.changed() => {}
+                changed = news(&mut self.parts.views, &seen) => if changed.is_err() { return },
+                changed = acting.changed() => if changed.is_err() { return },
                 () = self.report.wake.notified() => {}
                 () = tokio::time::sleep(look_again) => {}
             }
@@ -111,81 +127,183 @@ impl Reconciler {
     }
 
     /// Observes, plans, and sets the actions to work; returns how soon to look again.
-    async fn pass(
-        &mut self,
-        actions: &mut JoinSet<(String, Applied)>,
-        busy: &mut BTreeSet<String>,
-    ) -> Duration {
-        let Some(catalog) = self.catalog.borrow_and_update().clone() else {
+    async fn pass(&mut self, views: &[FrontendView], seen: &ClusterView, actions: &mut Actions) -> Duration {
+        let Some(catalog) = self.parts.catalog.borrow_and_update().clone() else {
             return TICK;
         };
-        let containers = match self.runtime.list().await {
+        let containers = match self.parts.runtime.list().await {
             Ok(containers) => containers,
             Err(error) => {
                 if self.report.set_runtime_error(Some(error.to_string())) {
-                    warn!(%error, "containers cannot be listed");
+                    warn!(%error, "containers cannot be listed; those that run go on");
                 }
                 return RETRY;
             }
         };
-        self.report.set_runtime_error(None);
+        if self.report.set_runtime_error(None) {
+            info!("containers can be listed again");
+        }
         self.report.set_containers(&containers);
         self.report.keep_only(&catalog);
-        self.report.recovered(&catalog, &self.replicas.ids());
-        let now = self.clock.now();
+        self.report.recovered(&catalog, seen);
+        let now = self.parts.clock.now();
+        let doubted = self.is_doubted(&catalog, views, containers.len(), now);
         let observed = Observed {
             containers,
-            attached: self.replicas.ids(),
-            busy: busy.clone(),
+            attached: seen.attached.clone(),
+            hung: seen.hung.clone(),
+            at_work: actions.at_work.clone(),
         };
-        let plan = self.plan(&catalog, &observed, now);
+        let plan = self.plan(&catalog, &observed, seen, now);
+        let acting = self.parts.leadership.acting().is_some();
+        self.report.set_acting(acting);
+        self.report
+            .set_no_frontend(seen.rpc_addresses.is_empty() && wants_containers(&catalog));
+        if doubted {
+            return RETRY;
+        }
+        if !acting {
+            return TICK;
+        }
         for action in plan.actions {
-            let container = container_of(&action).to_owned();
-            busy.insert(container.clone());
-            let applier = self.applier();
-            actions.spawn(async move { (container, applier.apply(action).await) });
+            self.set_to_work(action, actions);
         }
         plan.look_again
             .map_or(TICK, |then| then.saturating_since(now).min(TICK))
     }
 
-    fn plan(&self, catalog: &Catalog, observed: &Observed, now: Instant) -> skysail_core::reconcile::Plan {
+    /// Whether this catalog is not to be acted on. A difference between frontends is told of once it lasts.
+    fn is_doubted(
+        &mut self,
+        catalog: &Catalog,
+        views: &[FrontendView],
+        containers: usize,
+        now: Instant,
+    ) -> bool {
+        let found = doubt(catalog, views, containers);
+        let differs = matches!(found, Some(Doubt::Differs(_)));
+        let since = self.differs_since.filter(|_| differs).unwrap_or(now);
+        self.differs_since = differs.then_some(since);
+        let doubted = found.is_some();
+        let told = match found {
+            Some(Doubt::Lost(why)) => Some(why),
+            Some(Doubt::Differs(why)) => Some(why).filter(|_| now.saturating_since(since) >= DIFFERENCE),
+            None => None,
+        };
+        let why = told.clone();
+        if self.report.set_waits_for_a_person(told)
+            && let Some(why) = why
+        {
+            error!(why, "a person has to decide");
+        }
+        doubted
+    }
+
+    fn plan(
+        &mut self,
+        catalog: &Arc<Catalog>,
+        observed: &Observed,
+        seen: &ClusterView,
+        now: Instant,
+    ) -> Plan {
+        let before = self.before.replace(catalog.clone());
+        let placement = Placement {
+            cluster: self.parts.cluster.clone(),
+            frontends: seen.rpc_addresses.clone(),
+        };
         let mut history = self.history.lock();
         for model in self.report.take_forgiven() {
             history.forgive(&model);
         }
-        history.keep_only(catalog);
-        history.observe(observed, now);
-        plan(catalog, observed, &history, &self.placement, now)
-    }
-
-    fn applier(&self) -> Applier {
-        Applier {
-            runtime: self.runtime.clone(),
-            report: self.report.clone(),
-            stop_grace: self.stop_grace,
+        for model in before.iter().flat_map(|before| asked_for_anew(before, catalog)) {
+            history.forgive(&model);
         }
+        history.keep_only(catalog);
+        history.observe(observed, &placement, now);
+        plan(catalog, observed, &history, &placement, now)
     }
 
-    fn finish(&self, done: Result<(String, Applied), tokio::task::JoinError>, busy: &mut BTreeSet<String>) {
+    fn set_to_work(&self, action: Action, actions: &mut Actions) {
+        let (container, at_work) = work_of(&action);
+        actions.at_work.insert(container.clone(), at_work);
+        let applier = Applier {
+            runtime: self.parts.runtime.clone(),
+            leadership: self.parts.leadership.clone(),
+            report: self.report.clone(),
+            stop_grace: self.parts.stop_grace,
+        };
+        actions
+            .running
+            .spawn(async move { (container, applier.apply(action).await) });
+    }
+
+    fn finish(
+        &self,
+        done: Result<(String, Applied), tokio::task::JoinError>,
+        at_work: &mut BTreeMap<String, AtWork>,
+    ) {
         let (container, outcome) = match done {
             Ok(done) => done,
             Err(error) => {
-                // Its container stays busy, which is safer than acting on it again: a restart repairs it.
+                // Its container stays at work, which is safer than acting on it again: a restart repairs it.
                 error!(%error, "an action on a container ended in a panic; this is a bug");
                 return;
             }
         };
-        busy.remove(&container);
+        at_work.remove(&container);
         if let Applied::Failed(model) = outcome {
-            self.history.lock().failed(&model, self.clock.now());
+            self.history.lock().failed(&model, self.parts.clock.now());
         }
     }
 }
 
-fn container_of(action: &Action) -> &str {
-    match action {
-        Action::Start(spec) => &spec.container,
-        Action::Stop { found, .. } | Action::Bury(found) => &found.container,
+/// Waits until frontends together see something else than `seen`: what each announces every second is news to
+/// nobody here.
+async fn news(
+    views: &mut watch::Receiver<Arc<Vec<FrontendView>>>,
+    seen: &ClusterView,
+) -> Result<(), watch::error::RecvError> {
+    loop {
+        views.changed().await?;
+        if ClusterView::of(&views.borrow_and_update()) != *seen {
+            return Ok(());
+        }
     }
+}
+
+fn work_of(action: &Action) -> (String, AtWork) {
+    let (container, model, work) = match action {
+        Action::Start(spec) => (&spec.container, &spec.model, Work::Starting),
+        Action::Stop { found, .. } | Action::Bury(found) => (&found.container, &found.model, Work::Ending),
+    };
+    let model = model.clone();
+    (container.clone(), AtWork { model, work })
+}
+
+fn replicas_of(version: &Version) -> u32 {
+    let deployment = version.spec.deployment.as_ref();
+    deployment.map_or(0, |deployment| deployment.replicas)
+}
+
+fn wants_containers(catalog: &Catalog) -> bool {
+    catalog.versions().any(|(_, version)| replicas_of(version) > 0)
+}
+
+/// The versions that a person registered anew or scaled, at whichever frontend: they want it tried now.
+fn asked_for_anew(before: &Catalog, catalog: &Catalog) -> Vec<ModelId> {
+    let follows_the_load = |version: &Version| {
+        let deployment = version.spec.deployment.as_ref();
+        deployment.is_some_and(|deployment| deployment.autoscale.is_some())
+    };
+    let is_anew = |model: &ModelId, version: &Version| {
+        before.version(model).is_some_and(|before| {
+            let scaled = replicas_of(before) != replicas_of(version) && !follows_the_load(version);
+            before.registered_at != version.registered_at || scaled
+        })
+    };
+    catalog
+        .versions()
+        .filter(|(model, version)| is_anew(model, version))
+        .map(|(model, _)| model)
+        .collect()
 }

@@ -8,6 +8,7 @@ use skysail_proto::admin::{Container, Failure};
 use skysail_proto::ids::{ModelId, ReplicaId};
 use tokio::sync::Notify;
 
+use super::observe::ClusterView;
 use crate::runtime::{ContainerState, ContainerStatus};
 
 /// Written by the reconciler, read by the admin API.
@@ -19,6 +20,9 @@ pub struct Report {
 
 #[derive(Debug, Default)]
 struct State {
+    acting: bool,
+    waits_for_a_person: Option<String>,
+    no_frontend: bool,
     runtime_error: Option<String>,
     containers: Vec<ContainerStatus>,
     versions: BTreeMap<ModelId, VersionReport>,
@@ -39,6 +43,32 @@ pub struct VersionReport {
 }
 
 impl Report {
+    /// Whether this frontend acts as the cluster's control role. Only then it knows of failures, and of what
+    /// containers wait for.
+    pub fn acting(&self) -> bool {
+        self.state.lock().acting
+    }
+
+    /// What a person has to decide before anything is started or stopped, or written to the store: it lost
+    /// something. In a sentence that names the remedy.
+    pub fn waits_for_a_person(&self) -> Option<String> {
+        self.state.lock().waits_for_a_person.clone()
+    }
+
+    /// What keeps containers from being started, other than the runtime; a sentence each.
+    pub fn problems(&self) -> Vec<String> {
+        let state = self.state.lock();
+        let no_frontend = state.no_frontend.then(|| {
+            "no query frontend is alive: containers would have nothing to dial, so none is started".to_owned()
+        });
+        state
+            .waits_for_a_person
+            .iter()
+            .cloned()
+            .chain(no_frontend)
+            .collect()
+    }
+
     /// Why the runtime does not answer, if it does not.
     pub fn runtime_error(&self) -> Option<String> {
         self.state.lock().runtime_error.clone()
@@ -116,16 +146,32 @@ impl Report {
     }
 
     /// Takes note of the versions whose replicas are all attached: their failures are over.
-    pub(super) fn recovered(&self, catalog: &Catalog, attached: &BTreeSet<ReplicaId>) {
+    pub(super) fn recovered(&self, catalog: &Catalog, seen: &ClusterView) {
         for (model, report) in &mut self.state.lock().versions {
             let deployment = catalog
                 .version(model)
                 .and_then(|version| version.spec.deployment.as_ref());
-            let replicas = deployment.map_or(0, |deployment| deployment.replicas);
-            if (0..replicas).all(|ordinal| attached.contains(&ReplicaId::of(model, ordinal))) {
+            let replicas = deployment.map_or(0, |deployment| deployment.replicas as usize);
+            if seen.replicas_of(model) >= replicas {
                 report.failing = false;
             }
         }
+    }
+
+    pub(super) fn set_acting(&self, acting: bool) {
+        self.state.lock().acting = acting;
+    }
+
+    /// Returns whether this is news.
+    pub(super) fn set_waits_for_a_person(&self, why: Option<String>) -> bool {
+        let mut state = self.state.lock();
+        let news = state.waits_for_a_person.is_some() != why.is_some();
+        state.waits_for_a_person = why;
+        news
+    }
+
+    pub(super) fn set_no_frontend(&self, none: bool) {
+        self.state.lock().no_frontend = none;
     }
 
     pub(super) fn set_progress(&self, model: &ModelId, words: Option<&str>) {

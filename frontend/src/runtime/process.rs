@@ -4,7 +4,8 @@
 //! each, so that a Ctrl-C in the terminal reaches the frontend alone, which drains them. None outlives it:
 //! they die with the thread that started them (`spawner`), also when the frontend is killed.
 //!
-//! Not here: limits of CPU and memory (a warning says so), and isolation of any kind. What a child itself
+//! Not here: limits of CPU and memory (they have no effect, and a warning says so), GPUs (a deployment that
+//! asks for some is refused), and isolation of any kind. What a child itself
 //! starts dies with it when it is stopped or exits, but not when the frontend is killed.
 
 use std::collections::BTreeMap;
@@ -121,6 +122,12 @@ impl Drop for ProcessRuntime {
 #[async_trait]
 impl ContainerRuntime for ProcessRuntime {
     async fn start(&self, spec: &ReplicaSpec, _progress: &Progress) -> Result<(), RuntimeError> {
+        if let Some(gpus) = spec.gpus {
+            return Err(RuntimeError::Image(format!(
+                "the process runtime gives out no GPUs ({gpus} asked for): a process sees all of the machine's; \
+                 deploy without --gpus, or use the docker runtime"
+            )));
+        }
         self.warn_of_limits(spec);
         let (children, spec) = (self.children.clone(), spec.clone());
         let started = self.spawner.run(move || children.start(spec)).await;
@@ -224,6 +231,7 @@ impl Container {
             replica: self.spec.replica.clone(),
             model: self.spec.model.clone(),
             spec_digest: self.spec.digest.clone(),
+            token: self.spec.token.clone(),
             pid: (state == ContainerState::Running).then(|| self.pid.as_raw_nonzero().get().cast_unsigned()),
             state,
         }

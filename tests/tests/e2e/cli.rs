@@ -18,6 +18,8 @@ cases! {
     tables_have_a_line_for_each_thing;
     an_application_is_registered_changed_linked_and_deleted;
     versions_are_switched_scaled_stopped_and_deleted;
+    a_version_that_never_becomes_ready_leaves_the_old_one_answering;
+    a_version_that_is_stopped_becomes_current_once_it_is_scaled;
     a_registered_model_answers_once_a_container_started_by_hand_attaches;
     a_deployment_carries_all_its_options;
     a_deployment_warms_its_containers_up_before_they_take_queries;
@@ -25,6 +27,7 @@ cases! {
     a_container_that_exits_at_once_fails_a_deployment_with_its_last_lines;
     a_deployment_that_need_not_be_waited_for_is_accepted_at_once;
     logs_are_followed_to_the_last_line;
+    a_log_that_is_followed_goes_on_with_replicas_that_come;
     a_version_without_a_log_is_told_apart_from_a_mistake;
     an_input_is_an_argument_a_file_or_standard_input;
     bytes_come_from_a_file_as_they_are;
@@ -204,7 +207,8 @@ async fn tables_have_a_line_for_each_thing() {
         &[
             "iris-model:1 (current)",
             "2 of 2",
-            "running",
+            "ready",
+            "Answers:",
             "Linked applications:",
         ],
     );
@@ -289,6 +293,71 @@ async fn versions_are_switched_scaled_stopped_and_deleted() {
     skysail.done("model delete iris-model:1").await;
     let error = skysail.refused("model show iris-model:1").await;
     assert_says(&error, &["no version `1`", "versions: 2"]);
+}
+
+async fn a_version_that_never_becomes_ready_leaves_the_old_one_answering() {
+    let (cluster, skysail) = with_iris().await;
+    let deploy = format!(
+        "model deploy iris-model:2 --image {} --input-type doubles --env SYNTHETIC_MODE=nonsense --replace",
+        program("synthetic")
+    );
+    let said = skysail.refused(&deploy).await;
+    assert_says(
+        &said,
+        &["iris-model:2 fails", "SYNTHETIC_MODE", "model show iris-model:2"],
+    );
+    let page = skysail.done("model show iris-model").await;
+    assert_says(
+        &page,
+        &[
+            "Answers:               version 1",
+            "version 1 to 2, at 0 of 1 frontends; then the other versions are stopped",
+            "`iris-model:2` has 0 of 1 replicas",
+            "`iris-model:1` answers until it is ready",
+            "SYNTHETIC_MODE",
+        ],
+    );
+    assert_eq!(
+        cluster.predict("iris", json!([7.9, 4.4, 6.9, 2.5])).await,
+        "virginica"
+    );
+    let error = skysail.refused("model delete iris-model:1").await;
+    assert_says(&error, &["`iris-model:1` answers until `iris-model:2` is ready"]);
+
+    let back = skysail.done("model set-version iris-model:1").await;
+    assert_says(&back, &["answers with version 1"]);
+    skysail.done("model delete iris-model:2").await;
+    assert_eq!(
+        cluster.predict("iris", json!([7.9, 4.4, 6.9, 2.5])).await,
+        "virginica"
+    );
+}
+
+async fn a_version_that_is_stopped_becomes_current_once_it_is_scaled() {
+    let (cluster, skysail) = with_iris().await;
+    let deploy = format!(
+        "model deploy iris-model:2 --image {} --input-type doubles",
+        program("iris-svm")
+    );
+    skysail.done(&deploy).await;
+    skysail.done("model stop iris-model:1").await;
+    let said = skysail.say("model set-version iris-model:1").await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_says(&said.out, &["turns to version 1"]);
+    assert_says(
+        &said.err,
+        &["note:", "`skysail model scale iris-model:1 N` starts it"],
+    );
+    let status = skysail.done("status").await;
+    assert_says(&status, &["`skysail model scale iris-model:1 N` starts it"]);
+    assert_eq!(
+        cluster.predict("iris", json!([7.9, 4.4, 6.9, 2.5])).await,
+        "virginica"
+    );
+
+    skysail.done("model scale iris-model:1 2 --wait").await;
+    let switched = skysail.done("model set-version iris-model:1").await;
+    assert_says(&switched, &["answers with version 1"]);
 }
 
 async fn a_registered_model_answers_once_a_container_started_by_hand_attaches() {
@@ -429,6 +498,21 @@ async fn logs_are_followed_to_the_last_line() {
     assert!(last.starts_with("synthetic_1_0 | "), "{last}");
     let ended = follower.end().await;
     assert!(ended.success(), "{ended}");
+}
+
+async fn a_log_that_is_followed_goes_on_with_replicas_that_come() {
+    let (cluster, skysail) = with_iris().await;
+    let mut follower = skysail.start("model logs iris-model --follow");
+    follower.log().line("iris-model_1_1 | ").await;
+    skysail.done("model scale iris-model 3 --wait").await;
+    follower.log().line("iris-model_1_2 | ").await;
+    skysail.done("model scale iris-model 1 --wait").await;
+    follower.log().line("iris-model_1_2 -- the container ").await;
+    skysail.done("model stop iris-model").await;
+    follower.log().line("iris-model_1_0 -- the container ").await;
+    let ended = follower.end().await;
+    assert!(ended.success(), "{ended}");
+    cluster.attached("iris-model", 0).await;
 }
 
 async fn a_version_without_a_log_is_told_apart_from_a_mistake() {

@@ -17,6 +17,7 @@ cases! {
     the_demonstration_works_from_start_to_stop: Docker, Redis;
     a_frontend_that_crashes_comes_back_with_all_it_knew: Docker, Redis;
     kept_data_is_there_again_after_the_next_start: Docker, Redis;
+    several_frontends_serve_what_one_control_role_looks_after: Docker, Redis;
     a_cluster_is_not_started_twice: Docker, Redis;
     of_starts_at_once_exactly_one_succeeds: Docker, Redis;
     a_start_that_is_interrupted_leaves_nothing: Docker, Redis;
@@ -53,10 +54,9 @@ async fn start(docker: &DockerCluster, options: &str) -> Started {
     assert_eq!(said.code, Some(0), "{said:?}");
     let at = |api: &str| -> SocketAddr {
         let line = said.out.lines().find(|line| line.contains(api));
-        let addr = line
-            .and_then(|line| line.rsplit_once("http://"))
-            .map(|(_, addr)| addr);
-        addr.and_then(|addr| addr.parse().ok())
+        // The first of several.
+        let addr = line.and_then(|line| line.split("http://").nth(1));
+        addr.and_then(|addr| addr.trim_end_matches([',', ' ']).parse().ok())
             .unwrap_or_else(|| panic!("{api} is not named: {said:?}"))
     };
     let admin = at("admin API");
@@ -261,6 +261,57 @@ async fn kept_data_is_there_again_after_the_next_start() {
     let again = start(&docker, "").await;
     again.three_attached().await;
     again.tells_irises_apart().await;
+    stop(&docker).await;
+    assert_eq!(docker.holdings().await, Holdings::default());
+}
+
+async fn several_frontends_serve_what_one_control_role_looks_after() {
+    let docker = DockerCluster::new();
+    let started = start(&docker, " --frontends 2").await;
+    started.serve_iris().await;
+    let name = docker.name();
+    let frontends = ["-control", "-frontend-1", "-frontend-2", "-redis"];
+    let holdings = docker.holdings().await.containers;
+    for part in frontends {
+        assert!(
+            holdings.contains(&format!("{name}{part}")),
+            "{part}: {holdings:?}"
+        );
+    }
+    let status = started.skysail.done("status").await;
+    for part in ["control (acting)", "3 replicas attached", "All is well"] {
+        assert!(status.contains(part), "{part}: {status}");
+    }
+    let named: Value = started.admin.get("/api/v1/status").await.expect(200);
+    let addresses = named["frontends"].as_array().expect("an array").iter();
+    let ports: Vec<_> = addresses
+        .filter_map(|frontend| frontend["query_addr"].as_str()?.rsplit_once(':')?.1.parse().ok())
+        .collect();
+    assert_eq!(ports.len(), 2, "{named}");
+    let ask = async |port: u16| {
+        let body = json!({ "input": [7.9, 4.4, 6.9, 2.5] });
+        let queries = Rest::at(SocketAddr::from(([127, 0, 0, 1], port)));
+        queries.post("/iris/predict", body).await.expect(200)["output"].clone()
+    };
+    for &port in &ports {
+        assert_eq!(ask(port).await, "virginica", "at {port}");
+        assert!(status.contains(&format!("http://127.0.0.1:{port}")), "{status}");
+    }
+
+    // The one that is left answers, and the command finds it by itself.
+    docker.crash(&format!("{name}-frontend-1")).await;
+    let predicted = started.skysail.done("predict iris [4.3,2.0,1.0,0.1]").await;
+    assert_eq!(predicted.trim(), "setosa");
+    docker.crash(&format!("{name}-control")).await;
+    wait::until("all to be well again", PATIENCE, async || {
+        let said = started.skysail.say("status").await;
+        said.out.contains("All is well") && said.out.matches("query").count() > 1
+    })
+    .await;
+    for &port in &ports {
+        assert_eq!(ask(port).await, "virginica", "at {port}");
+    }
+    started.skysail.done("model scale iris-model 2 --wait").await;
     stop(&docker).await;
     assert_eq!(docker.holdings().await, Holdings::default());
 }

@@ -19,6 +19,7 @@ mod cluster;
 mod docker;
 mod failing_models;
 mod faults;
+mod frontends;
 mod heals;
 mod idle;
 mod isolation;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         .area("with_redis", with_redis::CASES)
         .area("start_up", start_up::CASES)
         .area("by_hand", by_hand::CASES)
+        .area("frontends", frontends::CASES)
         .area("idle", idle::CASES)
         .area("store_redis", store_redis::CASES)
         .area("runtime_process", runtime_process::CASES);

@@ -84,6 +84,7 @@ mod tests {
                 arrivals: &arrivals,
                 latency: &LatencyModel::default(),
                 others: &[],
+                pause: Duration::ZERO,
             },
         )
     }

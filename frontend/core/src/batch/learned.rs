@@ -125,8 +125,10 @@ impl Learned {
             arrivals,
             latency,
             others,
+            pause,
         } = situation;
         let outlook = &mut self.outlook;
+        outlook.pause = pause.as_secs_f64();
         outlook.expect_batches(latency);
         outlook.others.clear();
         let alone = latency.typical(1);
@@ -316,6 +318,7 @@ mod tests {
             arrivals: &arrivals,
             latency,
             others,
+            pause: Duration::ZERO,
         };
         Learned::new(NonZeroU32::new(64).unwrap()).decide(&queue(due), &situation)
     }
@@ -378,6 +381,7 @@ mod tests {
             arrivals: &arrivals,
             latency: &known(),
             others: &[],
+            pause: Duration::ZERO,
         };
         let queue = queue(std::iter::once(107).chain([900; 10]));
         let decision = Learned::new(NonZeroU32::new(64).unwrap()).decide(&queue, &situation);
@@ -433,6 +437,7 @@ mod tests {
                 arrivals: &arrivals,
                 latency,
                 others: &[],
+                pause: Duration::ZERO,
             };
             let Decision { give_up, take, .. } = policy.decide(&queue, &situation);
             for _ in 0..give_up + take {

@@ -17,6 +17,7 @@ mod learned;
 mod line;
 mod outlook;
 mod patience;
+mod pause;
 mod ratios;
 
 pub use aimd::Aimd;
@@ -24,6 +25,7 @@ pub use fixed::FixedSize;
 pub use latency::LatencyModel;
 pub use learned::Learned;
 pub use patience::{Overhead, Patience};
+pub use pause::Pause;
 
 /// What to do with the head of the queue: first give up, then take.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -47,6 +49,8 @@ pub struct Situation<'a> {
     pub latency: &'a LatencyModel,
     /// The other replicas that share the queue.
     pub others: &'a [Other],
+    /// How long other frontends' batches keep the replica between two of this queue's.
+    pub pause: Duration,
 }
 
 /// What a policy is told of another replica.

@@ -48,6 +48,8 @@ pub(super) struct Outlook {
     pub(super) due: Vec<f64>,
     /// The other replicas.
     pub(super) others: Vec<Server>,
+    /// How long it is others' turn between two batches of this queue.
+    pub(super) pause: f64,
     /// How far is looked ahead.
     pub(super) horizon: f64,
     /// The largest batch.
@@ -135,7 +137,7 @@ impl Outlook {
             // A batch that ends beyond the horizon counts for its part within.
             let within = ((self.horizon - now) / took).clamp(0.0, 1.0);
             answered += within * in_time as f64 / POINTS as f64;
-            servers[server].free = now + took;
+            servers[server].free = now + took + self.pause;
             if self.others.is_empty() {
                 head = begin + cut.taken;
             } else {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use skysail_proto::ids::ModelId;
 
-use super::{ContainerState, Observed};
+use super::{ContainerState, ContainerStatus, Observed, Placement};
 use crate::backoff::Backoff;
 use crate::catalog::Catalog;
 use crate::time::Instant;
@@ -24,13 +24,6 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// Containers that nobody sees attach are left alone; failures are still paused for.
-    pub const UNLIMITED: Self = Self {
-        startup: Duration::MAX,
-        reattach: Duration::MAX,
-        ..Self::USUAL
-    };
-
     const USUAL: Self = Self {
         startup: Duration::from_secs(300),
         reattach: Duration::from_secs(10),
@@ -63,13 +56,20 @@ struct Missing {
     was_attached: bool,
 }
 
+/// One start of a container: a name alone is another container's by and by.
+type Start = (String, String);
+
+fn start_of(container: &ContainerStatus) -> Start {
+    (container.container.clone(), container.token.clone())
+}
+
 /// Remembered from pass to pass; forgotten with the process, at no harm.
 #[derive(Clone, Debug)]
 pub struct History {
     patience: Patience,
     failures: BTreeMap<ModelId, Failures>,
-    missing: BTreeMap<String, Missing>,
-    known: BTreeMap<String, bool>,
+    missing: BTreeMap<Start, Missing>,
+    known: BTreeMap<Start, bool>,
     passes: u64,
 }
 
@@ -88,22 +88,24 @@ impl History {
     /// Takes note of what is attached; call it once a pass, before planning.
     ///
     /// A container already running at the first pass was started by an earlier life of the frontend: it
-    /// has to find its way back, not to load.
-    pub fn observe(&mut self, observed: &Observed, now: Instant) {
+    /// has to find its way back, not to load. While no query frontend lives, nobody's patience wears out.
+    pub fn observe(&mut self, observed: &Observed, placement: &Placement, now: Instant) {
         let first_pass = self.passes == 0;
         self.passes += 1;
-        let running = |container: &&super::ContainerStatus| container.state == ContainerState::Running;
+        let unseen = placement.frontends.is_empty();
+        let running = |container: &&ContainerStatus| container.state == ContainerState::Running;
         let mut missing = BTreeMap::new();
         let mut known = BTreeMap::new();
         for container in observed.containers.iter().filter(running) {
-            let name = &container.container;
-            let attached = observed.attached.contains(&container.replica);
-            let was_attached = attached || first_pass || self.known.get(name).copied().unwrap_or(false);
-            known.insert(name.clone(), was_attached);
+            let start = start_of(container);
+            let attached = observed.is_attached(container);
+            let was_attached = attached || first_pass || self.known.get(&start).copied().unwrap_or(false);
             if !attached {
-                let since = self.missing.get(name).map_or(now, |missing| missing.since);
-                missing.insert(name.clone(), Missing { since, was_attached });
+                let before = self.missing.get(&start).filter(|_| !unseen);
+                let since = before.map_or(now, |missing| missing.since);
+                missing.insert(start.clone(), Missing { since, was_attached });
             }
+            known.insert(start, was_attached);
         }
         self.missing = missing;
         self.known = known;
@@ -147,8 +149,8 @@ impl History {
     }
 
     /// When the patience with a running container ends, if it is without a stream.
-    pub(super) fn given_up_at(&self, container: &str) -> Option<Instant> {
-        let missing = self.missing.get(container)?;
+    pub(super) fn given_up_at(&self, container: &ContainerStatus) -> Option<Instant> {
+        let missing = self.missing.get(&start_of(container))?;
         let patience = if missing.was_attached {
             self.patience.reattach
         } else {
@@ -158,7 +160,7 @@ impl History {
     }
 
     /// Whether a running container ever had a stream, as far as is known.
-    pub fn was_attached(&self, container: &str) -> bool {
-        self.known.get(container).copied().unwrap_or(false)
+    pub(super) fn was_attached(&self, container: &ContainerStatus) -> bool {
+        self.known.get(&start_of(container)).copied().unwrap_or(false)
     }
 }

@@ -1,17 +1,21 @@
 //! The plan: a pure function of what is wanted, what there is, what is remembered and the time.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use skysail_proto::ids::ModelId;
 
-use super::{ContainerState, ContainerStatus, History, Observed, Placement, ReplicaSpec, replica_spec};
-use crate::catalog::{Catalog, Version};
+use super::{ContainerState, ContainerStatus, History, Observed, Placement, ReplicaSpec};
+use crate::catalog::Catalog;
 use crate::time::Instant;
+
+mod census;
+
+use census::Census;
 
 /// One thing to do. All are idempotent: names are deterministic, and what is gone is not missed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Start this container.
+    /// Start this container, with a token of its own.
     Start(Box<ReplicaSpec>),
     /// Stop this container and remove it.
     Stop {
@@ -36,6 +40,8 @@ pub enum StopReason {
         /// Whether it ever was.
         was_attached: bool,
     },
+    /// It lives, but a frontend waited for a batch's answer in vain.
+    Hung,
 }
 
 /// What to do now, and when to look again if nothing happens.
@@ -51,9 +57,22 @@ impl Plan {
     fn look_again_at(&mut self, then: Instant) {
         self.look_again = Some(self.look_again.map_or(then, |earlier| earlier.min(then)));
     }
+
+    fn stop(&mut self, found: &ContainerStatus, reason: StopReason) {
+        self.actions.push(Action::Stop {
+            found: found.clone(),
+            reason,
+        });
+    }
 }
 
 /// Plans the step from `observed` towards `desired`.
+///
+/// Each version is planned by itself. It has as many containers as it wants, in the lowest free places, and
+/// [`SURGE`](super::SURGE) more while one is replaced: what does not fit any more counts for nothing, so its
+/// replacement starts beside it. What serves is stopped only where as many as are wanted, or as serve now,
+/// are left to serve. Without a live query frontend nobody knows what serves: then nothing is started, and
+/// nothing stopped but what a person does not want at all.
 pub fn plan(
     desired: &Catalog,
     observed: &Observed,
@@ -61,79 +80,43 @@ pub fn plan(
     placement: &Placement,
     now: Instant,
 ) -> Plan {
-    let wanted: Vec<(ModelId, &Version, ReplicaSpec)> = desired
-        .versions()
-        .flat_map(|(model, version)| {
-            let replicas = version
-                .spec
-                .deployment
-                .as_ref()
-                .map_or(0, |deployment| deployment.replicas);
-            (0..replicas).filter_map(move |ordinal| {
-                let spec = replica_spec(placement, &model, version, ordinal)?;
-                Some((model.clone(), version, spec))
-            })
-        })
-        .collect();
-
     let mut plan = Plan::default();
-    let idle = observed
-        .containers
-        .iter()
-        .filter(|found| !observed.busy.contains(&found.container));
-    for found in idle {
-        let spec = wanted
-            .iter()
-            .map(|(_, _, spec)| spec)
-            .find(|spec| spec.container == found.container);
-        match &found.state {
-            ContainerState::Exited { .. } => plan.actions.push(Action::Bury(found.clone())),
-            ContainerState::Running => judge_running(&mut plan, found, spec, history, now),
+    for found in &observed.containers {
+        let ended = matches!(found.state, ContainerState::Exited { .. });
+        if ended && !observed.at_work.contains_key(&found.container) {
+            plan.actions.push(Action::Bury(found.clone()));
         }
     }
 
-    let taken: BTreeSet<&str> = observed
-        .containers
-        .iter()
-        .map(|found| found.container.as_str())
-        .collect();
-    for (model, _, spec) in wanted {
-        if taken.contains(spec.container.as_str()) || observed.busy.contains(&spec.container) {
-            continue;
-        }
-        match history.not_before(&model) {
-            Some(then) if now < then => plan.look_again_at(then),
-            _ => plan.actions.push(Action::Start(Box::new(spec))),
+    let mut found: BTreeMap<&ModelId, Vec<&ContainerStatus>> = BTreeMap::new();
+    for container in &observed.containers {
+        found.entry(&container.model).or_default().push(container);
+    }
+    for (model, version) in desired.versions() {
+        let found = found.remove(&model).unwrap_or_default();
+        let census = Census {
+            placement,
+            observed,
+            history,
+            now,
+            model: &model,
+            version,
+            found: &found,
+        };
+        census.plan(&mut plan);
+    }
+    // What is left belongs to versions that nobody registered.
+    for container in found.into_values().flatten() {
+        if runs_idle(container, observed) {
+            plan.stop(container, StopReason::NotWanted);
         }
     }
     plan
 }
 
-/// Decides about one running container: wanted as it is, or to be stopped.
-fn judge_running(
-    plan: &mut Plan,
-    found: &ContainerStatus,
-    spec: Option<&ReplicaSpec>,
-    history: &History,
-    now: Instant,
-) {
-    let reason = match (spec, history.given_up_at(&found.container)) {
-        (None, _) => StopReason::NotWanted,
-        (Some(spec), _) if spec.digest != found.spec_digest => StopReason::Outdated,
-        (Some(_), Some(then)) if then <= now => StopReason::NotAttached {
-            was_attached: history.was_attached(&found.container),
-        },
-        (Some(_), waiting) => {
-            if let Some(then) = waiting {
-                plan.look_again_at(then);
-            }
-            return;
-        }
-    };
-    plan.actions.push(Action::Stop {
-        found: found.clone(),
-        reason,
-    });
+/// Whether a container runs, and no action is at work on it.
+fn runs_idle(container: &ContainerStatus, observed: &Observed) -> bool {
+    container.state == ContainerState::Running && !observed.at_work.contains_key(&container.container)
 }
 
 #[cfg(test)]

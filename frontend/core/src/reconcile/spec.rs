@@ -14,7 +14,8 @@ use crate::catalog::Version;
 pub struct Placement {
     /// The cluster they belong to.
     pub cluster: ClusterName,
-    /// The frontends they dial, as host:port.
+    /// The query frontends that live now and that they dial, as host:port. Without any there is nothing to
+    /// dial, and nobody to say what is attached.
     pub frontends: Vec<String>,
 }
 
@@ -38,6 +39,7 @@ pub fn replica_spec(
         gpus: deployment.gpus,
         memory_bytes: deployment.memory_bytes,
         digest: digest(version, deployment),
+        token: String::new(),
     })
 }
 
@@ -132,6 +134,21 @@ mod tests {
             spec(r#"{"image": "i", "replicas": 1, "warm_up": [1, 2.5], "env": {"SKYSAIL_MAX_BATCH": "99"}}"#);
         assert_eq!(spec.env[labels::ENV_MAX_BATCH], "8");
         assert_eq!(spec.env[labels::ENV_WARM_UP], "[1,2.5]");
+    }
+
+    #[test]
+    fn a_token_reaches_the_container_and_is_no_part_of_the_digest() {
+        let spec = spec(r#"{"image": "i", "replicas": 1}"#);
+        assert_eq!(
+            (spec.token.as_str(), spec.env[labels::ENV_TOKEN].as_str()),
+            ("", "")
+        );
+        let started = spec.clone().with_token("abc".into());
+        assert_eq!(
+            (started.token.as_str(), started.env[labels::ENV_TOKEN].as_str()),
+            ("abc", "abc")
+        );
+        assert_eq!(started.digest, spec.digest);
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug)]
 struct Member {
     stream: u64,
-    outlook: Other,
+    /// None while it is not counted on.
+    outlook: Option<Other>,
 }
 
 /// All replicas of one queue.
@@ -53,7 +54,10 @@ impl Members {
             free: now,
             alone: Duration::ZERO,
         };
-        self.all.push(Member { stream, outlook });
+        self.all.push(Member {
+            stream,
+            outlook: Some(outlook),
+        });
     }
 
     /// One less.
@@ -61,8 +65,8 @@ impl Members {
         self.all.retain(|member| member.stream != stream);
     }
 
-    /// What is now expected of one.
-    pub(super) fn expect(&mut self, stream: u64, outlook: Other) {
+    /// What is now expected of one; none: it is not counted on.
+    pub(super) fn expect(&mut self, stream: u64, outlook: Option<Other>) {
         let found = self.all.iter_mut().find(|member| member.stream == stream);
         if let Some(member) = found {
             member.outlook = outlook;
@@ -73,26 +77,26 @@ impl Members {
     pub(super) fn others(&mut self, stream: u64) -> &[Other] {
         self.others.clear();
         let others = self.all.iter().filter(|member| member.stream != stream);
-        self.others.extend(others.map(|member| member.outlook));
+        self.others.extend(others.filter_map(|member| member.outlook));
         &self.others
     }
 
     /// Whether another is expected to be free.
-    pub(super) fn is_another_idle(&self, stream: u64, now: Instant) -> bool {
-        let is_idle = |member: &Member| member.stream != stream && member.outlook.free <= now;
-        self.all.iter().any(is_idle)
+    pub(super) fn is_another_idle(&mut self, stream: u64, now: Instant) -> bool {
+        self.others(stream).iter().any(|other| other.free <= now)
     }
 
     /// Whether no replica is expected to answer by `deadline`, even at once and alone. Of such queries one is
-    /// let through now and then if nothing waits.
+    /// let through now and then if nothing waits. Where none is counted on, nothing is known: one that stalled
+    /// may go on any moment.
     pub(super) fn is_hopeless(&mut self, now: Instant, deadline: Instant, nothing_waits: bool) -> bool {
-        let in_time = |member: &Member| member.outlook.free.max(now) + member.outlook.alone <= deadline;
-        if self.all.is_empty() || self.all.iter().any(in_time) {
+        let mut outlooks = self.all.iter().filter_map(|member| member.outlook).peekable();
+        let in_time = |outlook: Other| outlook.free.max(now) + outlook.alone <= deadline;
+        if outlooks.peek().is_none() || outlooks.clone().any(in_time) {
             return false;
         }
         let probe_due = self.last_probe.is_none_or(|last| now >= last + PROBE_INTERVAL);
-        let is_idle = |member: &Member| member.outlook.free <= now;
-        if probe_due && nothing_waits && self.all.iter().any(is_idle) {
+        if probe_due && nothing_waits && outlooks.any(|outlook| outlook.free <= now) {
             self.last_probe = Some(now);
             return false;
         }

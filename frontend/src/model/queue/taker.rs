@@ -25,6 +25,8 @@ pub struct Taker<'a> {
     pub start: Instant,
     /// What to allow for the way there and back.
     pub overhead: Duration,
+    /// How long other frontends' batches are expected to keep it between two from here.
+    pub pause: Duration,
     /// The most bytes of inputs.
     pub max_bytes: usize,
 }
@@ -44,6 +46,7 @@ impl<'a> Taker<'a> {
             now,
             start: now,
             overhead: Duration::ZERO,
+            pause: Duration::ZERO,
             max_bytes: usize::MAX,
         }
     }
@@ -79,6 +82,7 @@ impl State {
             arrivals: &self.arrivals,
             latency: taker.latency,
             others: self.members.others(taker.stream),
+            pause: taker.pause,
         };
         let mut taken = Taken::default();
         while !self.queue.is_empty() {
@@ -98,7 +102,7 @@ impl State {
         {
             let free = taker.start + took;
             let alone = taker.latency.predict(1).unwrap_or_default();
-            self.members.expect(taker.stream, Other { free, alone });
+            self.members.expect(taker.stream, Some(Other { free, alone }));
         }
         taken
     }

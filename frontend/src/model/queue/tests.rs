@@ -182,7 +182,7 @@ fn member(queue: &TaskQueue, free: u64, alone: u64) {
         free: at(free),
         alone: Duration::from_nanos(alone),
     };
-    queue.expect(1, outlook);
+    queue.expect(1, Some(outlook));
 }
 
 #[test]
@@ -196,6 +196,22 @@ fn what_no_replica_can_answer_in_time_is_refused_on_arrival() {
     let _unknown_may_be_faster = queue.push(at(0), at(14), input()).unwrap();
 }
 
+#[test]
+fn while_no_replica_is_counted_on_queries_wait_for_one() {
+    let queue = queue(10);
+    member(&queue, 5, 10);
+    queue.expect(1, None);
+    let _may_still_be_answered = queue.push(at(0), at(14), input()).unwrap();
+    queue.join(2, at(0));
+    let outlook = Other {
+        free: at(5),
+        alone: Duration::from_nanos(10),
+    };
+    queue.expect(2, Some(outlook));
+    let refused = queue.push(at(0), at(14), input()).unwrap_err();
+    assert_eq!(refused.reason, DefaultReason::PredictedLate);
+}
+
 #[tokio::test]
 async fn what_a_replica_leaves_to_others_wakes_them_once_and_not_itself_for_ever() {
     let queue = queue(10);
@@ -205,7 +221,7 @@ async fn what_a_replica_leaves_to_others_wakes_them_once_and_not_itself_for_ever
     };
     for (stream, outlook) in [(1, outlook(0, 1000)), (2, outlook(0, 10))] {
         queue.join(stream, at(0));
-        queue.expect(stream, outlook);
+        queue.expect(stream, Some(outlook));
     }
     let _ticket = queue.push(at(0), at(100), input()).unwrap();
     queue.work().await;

@@ -1,18 +1,18 @@
-//! Rules of the plan, one by one, and that planning and applying leads to what is wanted from anywhere.
+//! Rules of the plan, one by one; `simulated` has what holds of all of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use proptest::prelude::*;
 use skysail_proto::deployment::{BatchSize, Deployment, VersionSpec};
-use skysail_proto::ids::ReplicaId;
 use skysail_proto::value::InputType;
 
 use super::*;
-use crate::catalog::{Change, Generation, Model};
-use crate::reconcile::Patience;
+use crate::catalog::{Change, Generation, Model, Version};
+use crate::reconcile::{AtWork, Patience, Work, replica_spec};
+
+mod simulated;
 
 const PATIENCE: Patience = Patience {
     startup: Duration::from_secs(300),
@@ -77,6 +77,7 @@ fn started(spec: &ReplicaSpec) -> ContainerStatus {
         replica: spec.replica.clone(),
         model: spec.model.clone(),
         spec_digest: spec.digest.clone(),
+        token: spec.token.clone(),
         state: ContainerState::Running,
         pid: None,
     }
@@ -84,14 +85,17 @@ fn started(spec: &ReplicaSpec) -> ContainerStatus {
 
 fn running(model: &str, image: &str, ordinal: u32) -> ContainerStatus {
     let id: ModelId = format!("{model}:1").parse().unwrap();
-    started(&replica_spec(&placement(), &id, &version(image, 1), ordinal).unwrap())
+    let spec = replica_spec(&placement(), &id, &version(image, 1), ordinal).unwrap();
+    let token = format!("token of {}", spec.container);
+    started(&spec.with_token(token))
+}
+
+fn attachment(container: &ContainerStatus) -> (skysail_proto::ids::ReplicaId, String) {
+    (container.replica.clone(), container.token.clone())
 }
 
 fn observed(containers: Vec<ContainerStatus>) -> Observed {
-    let attached = containers
-        .iter()
-        .map(|container| container.replica.clone())
-        .collect();
+    let attached = containers.iter().map(attachment).collect();
     Observed {
         containers,
         attached,
@@ -101,6 +105,11 @@ fn observed(containers: Vec<ContainerStatus>) -> Observed {
 
 fn plan_at(catalog: &Catalog, observed: &Observed, history: &History, seconds: u64) -> Plan {
     plan(catalog, observed, history, &placement(), at(seconds))
+}
+
+fn at_work(work: Work) -> AtWork {
+    let model = "m:1".parse().unwrap();
+    AtWork { model, work }
 }
 
 fn history() -> History {
@@ -162,21 +171,145 @@ fn what_nobody_asks_for_is_stopped() {
     );
 }
 
+/// The plan in short: `+2` starts place 2, `-0` stops it, `!0` buries it.
+fn steps(plan: &Plan) -> Vec<String> {
+    let place = |container: &str| container.rsplit('_').next().unwrap().to_owned();
+    let step = |action: &Action| match action {
+        Action::Start(spec) => format!("+{}", place(&spec.container)),
+        Action::Stop { found, .. } => format!("-{}", place(&found.container)),
+        Action::Bury(found) => format!("!{}", place(&found.container)),
+    };
+    plan.actions.iter().map(step).collect()
+}
+
+fn steps_of(catalog: &Catalog, observed: &Observed) -> Vec<String> {
+    steps(&plan_at(catalog, observed, &history(), 0))
+}
+
 #[test]
-fn a_container_of_another_image_is_stopped_before_its_place_is_filled_again() {
-    let plan = plan_at(
-        &catalog(&[("m", "new", 1)]),
-        &observed(vec![running("m", "old", 0)]),
-        &history(),
-        0,
+fn an_outdated_container_serves_until_its_replacement_does() {
+    let catalog = catalog(&[("m", "new", 1)]);
+    let mut found = observed(vec![running("m", "old", 0)]);
+    assert_eq!(steps_of(&catalog, &found), ["+1"]);
+    let replacement = running("m", "new", 1);
+    found.containers.push(replacement.clone());
+    assert_eq!(steps_of(&catalog, &found), [""; 0]);
+    found.attached.insert(attachment(&replacement));
+    assert_eq!(steps_of(&catalog, &found), ["-0"]);
+}
+
+#[test]
+fn many_outdated_containers_are_replaced_one_after_the_other() {
+    let catalog = catalog(&[("m", "new", 3)]);
+    let mut found = observed((0..3).map(|ordinal| running("m", "old", ordinal)).collect());
+    assert_eq!(steps_of(&catalog, &found), ["+3"]);
+    let replacement = running("m", "new", 3);
+    found.attached.insert(attachment(&replacement));
+    found.containers.push(replacement);
+    assert_eq!(steps_of(&catalog, &found), ["-2"]);
+    // Until it has ended it takes the room of the next.
+    found.at_work.insert("test_m_1_2".into(), at_work(Work::Ending));
+    assert_eq!(steps_of(&catalog, &found), [""; 0]);
+    found.at_work.clear();
+    let gone = found.containers.remove(2);
+    found.attached.remove(&attachment(&gone));
+    assert_eq!(steps_of(&catalog, &found), ["+2"]);
+}
+
+#[test]
+fn an_outdated_container_that_does_not_serve_goes_at_once() {
+    let found = Observed {
+        attached: BTreeSet::new(),
+        ..observed(vec![running("m", "old", 0)])
+    };
+    assert_eq!(steps_of(&catalog(&[("m", "new", 1)]), &found), ["-0", "+1"]);
+}
+
+#[test]
+fn a_container_that_hangs_is_stopped_and_replaced_beside_it() {
+    let mut found = observed(vec![running("m", "i", 0), running("m", "i", 1)]);
+    found.hung.insert(found.containers[0].token.clone());
+    let plan = plan_at(&catalog(&[("m", "i", 2)]), &found, &history(), 0);
+    assert_eq!(steps(&plan), ["-0", "+2"]);
+    let reason = StopReason::Hung;
+    assert!(matches!(&plan.actions[0], Action::Stop { reason: given, .. } if *given == reason));
+}
+
+#[test]
+fn a_container_without_a_token_never_hangs() {
+    let mut found = observed(vec![running("m", "i", 0)]);
+    found.containers[0].token = String::new();
+    found.hung.insert(String::new());
+    found.attached = found.containers.iter().map(attachment).collect();
+    assert_eq!(steps_of(&catalog(&[("m", "i", 1)]), &found), [""; 0]);
+}
+
+#[test]
+fn a_stream_with_another_containers_token_is_not_this_ones_and_one_without_is() {
+    let mut found = observed(vec![running("m", "i", 0)]);
+    let id = found.containers[0].replica.clone();
+    found.attached = [(id.clone(), "another".to_owned())].into();
+    assert!(!found.is_attached(&found.containers[0]));
+    found.attached = [(id, String::new())].into();
+    assert!(found.is_attached(&found.containers[0]));
+}
+
+#[test]
+fn scaling_down_takes_what_does_not_serve_and_then_the_highest_places() {
+    let catalog = catalog(&[("m", "i", 2)]);
+    let mut found = observed((0..5).map(|ordinal| running("m", "i", ordinal)).collect());
+    assert_eq!(steps_of(&catalog, &found), ["-4", "-3", "-2"]);
+    for idle in [0, 2] {
+        found.attached.remove(&attachment(&found.containers[idle]));
+    }
+    assert_eq!(steps_of(&catalog, &found), ["-2", "-0", "-4"]);
+}
+
+#[test]
+fn scaling_up_starts_all_that_is_missing_at_once() {
+    let found = observed(vec![running("m", "i", 0)]);
+    let steps = steps_of(&catalog(&[("m", "i", 5)]), &found);
+    assert_eq!(steps, ["+1", "+2", "+3", "+4"]);
+}
+
+#[test]
+fn starts_at_work_are_counted_before_they_are_listed() {
+    let mut found = Observed::default();
+    found.at_work.insert("test_m_1_0".into(), at_work(Work::Starting));
+    assert_eq!(steps_of(&catalog(&[("m", "i", 2)]), &found), ["+1"]);
+}
+
+#[test]
+fn without_a_query_frontend_nothing_is_started_or_judged_and_a_stopped_version_still_stops() {
+    let nobody = Placement {
+        frontends: vec![],
+        ..placement()
+    };
+    let absent = Observed {
+        attached: BTreeSet::new(),
+        ..observed(vec![
+            running("m", "old", 0),
+            running("off", "i", 0),
+            running("gone", "i", 1),
+        ])
+    };
+    let catalog = catalog(&[("m", "new", 2), ("off", "i", 0)]);
+    let mut history = history();
+    history.observe(&absent, &nobody, at(0));
+    history.observe(&absent, &nobody, at(100));
+    assert_eq!(
+        steps(&plan(&catalog, &absent, &history, &nobody, at(100))),
+        ["-0", "-1"]
     );
-    assert!(matches!(
-        plan.actions[..],
-        [Action::Stop {
-            reason: StopReason::Outdated,
-            ..
-        }]
-    ));
+    // Once one lives, the patience begins.
+    let fitting = Observed {
+        containers: vec![running("m", "new", 0), running("m", "new", 1)],
+        ..absent
+    };
+    history.observe(&fitting, &nobody, at(100));
+    history.observe(&fitting, &placement(), at(101));
+    let plan = plan_at(&catalog, &fitting, &history, 105);
+    assert_eq!((steps(&plan), plan.look_again), (vec![], Some(at(110))));
 }
 
 #[test]
@@ -245,13 +378,17 @@ fn one_models_failures_are_not_in_the_way_of_another() {
 }
 
 #[test]
-fn a_container_at_work_is_left_alone() {
-    let mut found = Observed::default();
-    found.busy.insert("test_m_1_0".into());
-    assert_eq!(
-        plan_at(&catalog(&[("m", "i", 1)]), &found, &history(), 0),
-        Plan::default()
-    );
+fn a_container_at_work_is_left_alone_and_one_that_ends_may_be_replaced_beside_it() {
+    let catalog = catalog(&[("m", "i", 1)]);
+    let mut found = observed(vec![running("m", "i", 0)]);
+    found.at_work.insert("test_m_1_0".into(), at_work(Work::Ending));
+    assert_eq!(steps_of(&catalog, &found), ["+1"]);
+    // One that failed is buried first: only that tells of the pause to make.
+    found.containers[0].state = ContainerState::Exited {
+        code: 1,
+        detail: None,
+    };
+    assert_eq!(steps_of(&catalog, &found), [""; 0]);
 }
 
 #[test]
@@ -264,8 +401,8 @@ fn a_lost_stream_is_given_ten_seconds_and_a_starting_container_five_minutes() {
     };
 
     let mut lost = history();
-    lost.observe(&present, at(0));
-    lost.observe(&absent, at(1));
+    lost.observe(&present, &placement(), at(0));
+    lost.observe(&absent, &placement(), at(1));
     assert_eq!(
         plan_at(&catalog, &absent, &lost, 1),
         Plan {
@@ -276,12 +413,12 @@ fn a_lost_stream_is_given_ten_seconds_and_a_starting_container_five_minutes() {
     let reason = StopReason::NotAttached { was_attached: true };
     assert!(matches!(
         &plan_at(&catalog, &absent, &lost, 11).actions[..],
-        [Action::Stop { reason: given, .. }] if *given == reason
+        [Action::Stop { reason: given, .. }, Action::Start(_)] if *given == reason
     ));
 
     let mut starting = history();
-    starting.observe(&Observed::default(), at(0));
-    starting.observe(&absent, at(1));
+    starting.observe(&Observed::default(), &placement(), at(0));
+    starting.observe(&absent, &placement(), at(1));
     assert_eq!(
         plan_at(&catalog, &absent, &starting, 12).look_again,
         Some(at(301))
@@ -289,7 +426,7 @@ fn a_lost_stream_is_given_ten_seconds_and_a_starting_container_five_minutes() {
     let reason = StopReason::NotAttached { was_attached: false };
     assert!(matches!(
         &plan_at(&catalog, &absent, &starting, 301).actions[..],
-        [Action::Stop { reason: given, .. }] if *given == reason
+        [Action::Stop { reason: given, .. }, Action::Start(_)] if *given == reason
     ));
 }
 
@@ -300,72 +437,25 @@ fn a_container_from_before_this_frontend_has_ten_seconds_to_come_back() {
         ..observed(vec![running("m", "i", 0)])
     };
     let mut history = history();
-    history.observe(&absent, at(0));
+    history.observe(&absent, &placement(), at(0));
     assert_eq!(
         plan_at(&catalog(&[("m", "i", 1)]), &absent, &history, 0).look_again,
         Some(at(10))
     );
 }
 
-/// Applies a plan as a perfect runtime would.
-fn apply(plan: &Plan, observed: &mut Observed) {
-    for action in &plan.actions {
-        match action {
-            Action::Start(spec) => {
-                assert!(
-                    observed
-                        .containers
-                        .iter()
-                        .all(|found| found.container != spec.container)
-                );
-                observed.containers.push(started(spec));
-                observed.attached.insert(spec.replica.clone());
-            }
-            Action::Stop { found, .. } => remove(observed, &found.container),
-            Action::Bury(status) => remove(observed, &status.container),
-        }
-    }
-}
-
-fn remove(observed: &mut Observed, container: &str) {
-    observed.containers.retain(|found| found.container != container);
-    let left: BTreeSet<ReplicaId> = observed
-        .containers
-        .iter()
-        .map(|found| found.replica.clone())
-        .collect();
-    observed.attached.retain(|replica| left.contains(replica));
-}
-
-fn any_container() -> impl Strategy<Value = ContainerStatus> {
-    let model = proptest::sample::select(vec!["a", "b", "gone"]);
-    let image = proptest::sample::select(vec!["old", "new"]);
-    (model, image, 0u32..5, proptest::option::of(0i64..3)).prop_map(|(model, image, ordinal, exit)| {
-        let mut status = running(model, image, ordinal);
-        if let Some(code) = exit {
-            status.state = ContainerState::Exited { code, detail: None };
-        }
-        status
-    })
-}
-
-proptest! {
-    #[test]
-    fn from_anywhere_planning_and_applying_leads_to_what_is_wanted(
-        found in proptest::collection::vec(any_container(), 0..12),
-        (a, b) in (0u32..5, 0u32..5),
-    ) {
-        let mut unique = BTreeMap::new();
-        for container in found {
-            unique.insert(container.container.clone(), container);
-        }
-        let catalog = catalog(&[("a", "new", a), ("b", "new", b)]);
-        let mut observed = observed(unique.into_values().collect());
-        for _ in 0..2 {
-            let plan = plan_at(&catalog, &observed, &history(), 0);
-            apply(&plan, &mut observed);
-        }
-        prop_assert_eq!(plan_at(&catalog, &observed, &history(), 0), Plan::default());
-        prop_assert_eq!(observed.containers.len() as u32, a + b);
-    }
+#[test]
+fn another_container_of_the_same_name_is_given_its_own_time() {
+    let catalog = catalog(&[("m", "i", 1)]);
+    let first = observed(vec![running("m", "i", 0)]);
+    let mut history = history();
+    history.observe(&first, &placement(), at(0));
+    let mut second = Observed {
+        attached: BTreeSet::new(),
+        ..first
+    };
+    second.containers[0].token = "another".into();
+    history.observe(&second, &placement(), at(1));
+    // It was never attached: it may be loading.
+    assert_eq!(plan_at(&catalog, &second, &history, 12).look_again, Some(at(301)));
 }

@@ -1,0 +1,201 @@
+//! One version's containers, counted: which of them fit, serve, are too many, and how many are missing.
+
+use std::cmp::Reverse;
+
+use skysail_proto::ids::ModelId;
+use skysail_proto::labels;
+
+use super::{Plan, StopReason, runs_idle};
+use crate::catalog::Version;
+use crate::reconcile::plan::Action;
+use crate::reconcile::{
+    ContainerState, ContainerStatus, History, Observed, Placement, SURGE, Work, replica_spec,
+};
+use crate::time::Instant;
+
+/// What is known of one registered version and its containers.
+pub(super) struct Census<'a> {
+    pub(super) placement: &'a Placement,
+    pub(super) observed: &'a Observed,
+    pub(super) history: &'a History,
+    pub(super) now: Instant,
+    pub(super) model: &'a ModelId,
+    pub(super) version: &'a Version,
+    /// Its containers, running or ended.
+    pub(super) found: &'a [&'a ContainerStatus],
+}
+
+/// How a running container that no action is at work on is to be judged.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Verdict {
+    /// As wanted.
+    Fits,
+    /// To go, and of no use until then.
+    Useless(StopReason),
+    /// To go, but it serves until then.
+    Outdated,
+}
+
+impl Census<'_> {
+    /// Adds this version's actions to the plan.
+    pub(super) fn plan(&self, plan: &mut Plan) {
+        let Some(digest) = self.digest().filter(|_| self.wanted() > 0) else {
+            for found in self.idle() {
+                plan.stop(found, StopReason::NotWanted);
+            }
+            return;
+        };
+        if self.placement.frontends.is_empty() {
+            return;
+        }
+        let judged: Vec<(&ContainerStatus, Verdict)> = self
+            .idle()
+            .map(|found| (found, self.judge(found, &digest, plan)))
+            .collect();
+        self.stop(&judged, plan);
+        let fitting = judged.iter().filter(|(_, verdict)| *verdict == Verdict::Fits);
+        self.start(fitting.count(), plan);
+    }
+
+    fn wanted(&self) -> usize {
+        let deployment = self.version.spec.deployment.as_ref();
+        deployment.map_or(0, |deployment| deployment.replicas as usize)
+    }
+
+    fn digest(&self) -> Option<String> {
+        replica_spec(self.placement, self.model, self.version, 0).map(|spec| spec.digest)
+    }
+
+    fn idle(&self) -> impl Iterator<Item = &ContainerStatus> {
+        self.found
+            .iter()
+            .copied()
+            .filter(|found| runs_idle(found, self.observed))
+    }
+
+    fn judge(&self, found: &ContainerStatus, digest: &str, plan: &mut Plan) -> Verdict {
+        if self.observed.is_hung(found) {
+            return Verdict::Useless(StopReason::Hung);
+        }
+        let attached = self.observed.is_attached(found);
+        if found.spec_digest != digest {
+            return if attached {
+                Verdict::Outdated
+            } else {
+                Verdict::Useless(StopReason::Outdated)
+            };
+        }
+        match self.history.given_up_at(found).filter(|_| !attached) {
+            Some(then) if then <= self.now => Verdict::Useless(StopReason::NotAttached {
+                was_attached: self.history.was_attached(found),
+            }),
+            Some(then) => {
+                plan.look_again_at(then);
+                Verdict::Fits
+            }
+            None => Verdict::Fits,
+        }
+    }
+
+    /// Stops what is of no use at once; what is outdated or too many only as far as enough others serve.
+    fn stop(&self, judged: &[(&ContainerStatus, Verdict)], plan: &mut Plan) {
+        let mut spare = self.serving().saturating_sub(self.wanted());
+        let mut outdated = Vec::new();
+        let mut fitting = Vec::new();
+        for &(found, verdict) in judged {
+            match verdict {
+                Verdict::Useless(reason) => plan.stop(found, reason),
+                Verdict::Outdated => outdated.push(found),
+                Verdict::Fits => fitting.push(found),
+            }
+        }
+        let too_many = (fitting.len() + self.at_work(Work::Starting)).saturating_sub(self.wanted());
+        // Those that do not serve first, then the highest places.
+        outdated.sort_by_key(|found| Reverse(self.ordinal(found)));
+        fitting.sort_by_key(|found| (self.observed.is_attached(found), Reverse(self.ordinal(found))));
+        let outdated = outdated.into_iter().map(|found| (found, StopReason::Outdated));
+        let fitting = fitting.into_iter().take(too_many);
+        for (found, reason) in outdated.chain(fitting.map(|found| (found, StopReason::NotWanted))) {
+            if self.observed.is_attached(found) {
+                if spare == 0 {
+                    continue;
+                }
+                spare -= 1;
+            }
+            plan.stop(found, reason);
+        }
+    }
+
+    /// Starts what is missing, within the surge, unless a pause after a failure is not over yet.
+    fn start(&self, fitting: usize, plan: &mut Plan) {
+        let limit = self.wanted() + SURGE as usize;
+        let missing = self
+            .wanted()
+            .saturating_sub(fitting + self.at_work(Work::Starting) + self.unburied());
+        let starts = missing.min(limit.saturating_sub(self.running()));
+        if starts == 0 {
+            return;
+        }
+        if let Some(then) = self.history.not_before(self.model)
+            && self.now < then
+        {
+            return plan.look_again_at(then);
+        }
+        let free = (0..).take(limit).filter(|ordinal| !self.is_taken(*ordinal));
+        let specs =
+            free.filter_map(|ordinal| replica_spec(self.placement, self.model, self.version, ordinal));
+        plan.actions
+            .extend(specs.take(starts).map(|spec| Action::Start(Box::new(spec))));
+    }
+
+    /// Containers that answer queries, and are not about to end.
+    fn serving(&self) -> usize {
+        let serves = |found: &&&ContainerStatus| {
+            found.state == ContainerState::Running
+                && self.observed.is_attached(found)
+                && !self.observed.is_hung(found)
+                && self.work_on(found) != Some(Work::Ending)
+        };
+        self.found.iter().filter(serves).count()
+    }
+
+    /// Containers that run, or are about to: also those that are being stopped, which still take room.
+    fn running(&self) -> usize {
+        let runs = |found: &&&ContainerStatus| {
+            found.state == ContainerState::Running && self.work_on(found) != Some(Work::Starting)
+        };
+        self.found.iter().filter(runs).count() + self.at_work(Work::Starting)
+    }
+
+    /// Containers that ended and are not buried. Each keeps its replacement waiting: only its burial tells
+    /// that it failed, and of the pause to make.
+    fn unburied(&self) -> usize {
+        let ended = |found: &&&ContainerStatus| {
+            matches!(found.state, ContainerState::Exited { .. })
+                && self.work_on(found) != Some(Work::Starting)
+        };
+        self.found.iter().filter(ended).count()
+    }
+
+    fn work_on(&self, found: &ContainerStatus) -> Option<Work> {
+        self.observed
+            .at_work
+            .get(&found.container)
+            .map(|at_work| at_work.work)
+    }
+
+    fn at_work(&self, work: Work) -> usize {
+        let mine = |at_work: &&crate::reconcile::AtWork| at_work.model == *self.model && at_work.work == work;
+        self.observed.at_work.values().filter(mine).count()
+    }
+
+    fn ordinal(&self, found: &ContainerStatus) -> Option<u32> {
+        found.replica.ordinal_in(self.model)
+    }
+
+    fn is_taken(&self, ordinal: u32) -> bool {
+        let replica = skysail_proto::ids::ReplicaId::of(self.model, ordinal);
+        let name = labels::replica_container(&self.placement.cluster, &replica);
+        self.observed.at_work.contains_key(&name) || self.found.iter().any(|found| found.container == name)
+    }
+}

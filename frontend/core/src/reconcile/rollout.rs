@@ -1,0 +1,147 @@
+//! The end of a rollout: once every query frontend answers with the new version.
+
+use crate::catalog::{Catalog, Change, Model};
+use crate::cluster::FrontendView;
+
+/// Ends the rollouts that every live query frontend has followed to their end, and stops the other versions
+/// of those that asked for it.
+///
+/// A frontend that drains counts too: what waits in it may still be for the old version. One that follows an
+/// older catalog does not know of the rollout yet, whatever it answers with. Without a query frontend nobody
+/// has switched.
+pub fn finished(catalog: &Catalog, views: &[FrontendView]) -> Vec<Change> {
+    let frontends: Vec<&FrontendView> = views.iter().filter(|view| view.rpc_addr.is_some()).collect();
+    let up_to_date = |view: &&FrontendView| {
+        view.generation.incarnation == catalog.generation.incarnation
+            && view.generation.number >= catalog.generation.number
+    };
+    if frontends.is_empty() || !frontends.iter().all(up_to_date) {
+        return Vec::new();
+    }
+    let switched = |model: &Model| {
+        let current = Some(&model.current_version);
+        frontends
+            .iter()
+            .all(|view| view.serving.get(&model.name) == current)
+    };
+    let rolling = catalog.models.values().filter(|model| model.rollout.is_some());
+    rolling
+        .filter(|model| switched(model))
+        .map(|model| Change::PutModel(ended(model)))
+        .collect()
+}
+
+/// The model once its rollout is over.
+fn ended(model: &Model) -> Model {
+    let mut model = model.clone();
+    let replace = model.rollout.take().is_some_and(|rollout| rollout.replace);
+    if replace {
+        let others = model
+            .versions
+            .iter_mut()
+            .filter(|(version, _)| **version != model.current_version);
+        for deployment in others.filter_map(|(_, version)| version.spec.deployment.as_mut()) {
+            deployment.replicas = 0;
+            deployment.autoscale = None;
+        }
+    }
+    model
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::{Generation, Rollout};
+
+    fn generation(number: u64) -> Generation {
+        Generation {
+            incarnation: "i".into(),
+            number,
+        }
+    }
+
+    fn model(rollout: Option<Rollout>) -> Model {
+        let version = |replicas: u32| {
+            format!(
+                r#"{{"input_type": "doubles", "registered_at": "1970-01-01T00:00:00Z",
+                     "deployment": {{"image": "i", "replicas": {replicas}, "autoscale": {{"min": 1, "max": 4}}}}}}"#
+            )
+        };
+        let model = format!(
+            r#"{{"name": "m", "current_version": "2", "versions": {{"1": {}, "2": {}}}}}"#,
+            version(3),
+            version(2)
+        );
+        let model: Model = serde_json::from_str(&model).unwrap();
+        Model { rollout, ..model }
+    }
+
+    fn catalog(replace: bool) -> Catalog {
+        let rollout = Rollout {
+            from: "1".parse().unwrap(),
+            replace,
+        };
+        Catalog::default().with(&[Change::PutModel(model(Some(rollout)))], generation(7))
+    }
+
+    fn view(serving: &str, number: u64) -> FrontendView {
+        FrontendView {
+            rpc_addr: Some("127.0.0.1:7000".into()),
+            generation: generation(number),
+            serving: [("m".parse().unwrap(), serving.parse().unwrap())].into(),
+            ..FrontendView::default()
+        }
+    }
+
+    #[test]
+    fn a_rollout_ends_once_every_query_frontend_has_switched() {
+        let ended = vec![Change::PutModel(model(None))];
+        let control_only = FrontendView::default();
+        let catalog = catalog(false);
+        assert_eq!(
+            finished(&catalog, &[view("2", 7), view("2", 9), control_only.clone()]),
+            ended
+        );
+        let not_yet = [
+            vec![view("2", 7), view("1", 7)],
+            vec![view("2", 7), view("2", 6)],
+            vec![FrontendView {
+                generation: Generation {
+                    incarnation: "another".into(),
+                    number: 9,
+                },
+                ..view("2", 7)
+            }],
+            vec![FrontendView {
+                draining: true,
+                ..view("1", 7)
+            }],
+            vec![control_only],
+            vec![],
+        ];
+        for views in not_yet {
+            assert_eq!(finished(&catalog, &views), [], "{views:?}");
+        }
+    }
+
+    #[test]
+    fn a_replacing_rollout_stops_the_other_versions_and_only_those() {
+        let changes = finished(&catalog(true), &[view("2", 7)]);
+        let [Change::PutModel(model)] = &changes[..] else {
+            panic!("{changes:?}")
+        };
+        let replicas = |version: &str| {
+            let deployment = model.versions[version].spec.deployment.as_ref();
+            let deployment = deployment.unwrap();
+            (deployment.replicas, deployment.autoscale.is_some())
+        };
+        assert_eq!((replicas("1"), replicas("2")), ((0, false), (2, true)));
+        assert_eq!(model.rollout, None);
+    }
+
+    #[test]
+    fn a_model_without_a_rollout_is_left_alone() {
+        let catalog = Catalog::default().with(&[Change::PutModel(model(None))], generation(7));
+        assert_eq!(finished(&catalog, &[view("2", 7)]), []);
+    }
+}

@@ -1,0 +1,168 @@
+//! Who acts as the control role: one frontend of a cluster at a time, by a lease in the metadata store.
+//!
+//! The lease has to be renewed, and whoever has it counts the time itself, from before it asked: a frontend
+//! that was paused, or that the store does not answer, stops acting before another can begin. That alone would
+//! do if nothing took time between a look at the clock and an action; so the store is asked once more before
+//! each action ([`Leadership::confirm`]), and refuses writes under a lease that is not the newest.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use skysail_core::cluster::Lease;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::store::{Leased, MetadataStore};
+
+/// How long a lease holds unless it is renewed. With [`RENEWAL`] it bounds how long nobody acts after the
+/// frontend that did is killed.
+const TTL: Duration = Duration::from_secs(3);
+
+/// How often it is renewed, and how often others ask for it.
+const RENEWAL: Duration = Duration::from_secs(1);
+
+/// How soon the frontend that acted asks again when the store did not answer. The store comes back with the
+/// lease free: who has containers running should be first.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// How much sooner than the store this frontend takes its lease to have ended: clocks run differently fast.
+const MARGIN: Duration = Duration::from_millis(500);
+
+/// How long the store may take to answer.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// This frontend's part in who acts.
+pub struct Leadership {
+    store: Arc<dyn MetadataStore>,
+    id: String,
+    term: watch::Sender<Option<Term>>,
+    /// Whether it was this frontend that acted last, as far as it knows.
+    acted_last: AtomicBool,
+}
+
+/// A lease, and until when it holds by this frontend's own clock.
+#[derive(Clone, Debug)]
+pub struct Term {
+    lease: Lease,
+    until: Instant,
+}
+
+/// What came of asking for the lease.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Asked {
+    Held,
+    HeldByAnother,
+    NoAnswer,
+}
+
+impl Leadership {
+    /// That of frontend `id`, which does not act before [`Self::run`].
+    pub fn new(store: Arc<dyn MetadataStore>, id: String) -> Self {
+        Self {
+            store,
+            id,
+            term: watch::Sender::new(None),
+            acted_last: AtomicBool::new(false),
+        }
+    }
+
+    /// The lease under which this frontend acts now, if it does. Asks its clock only.
+    pub fn acting(&self) -> Option<Lease> {
+        let term = self.term.borrow();
+        let term = term.as_ref().filter(|term| Instant::now() < term.until)?;
+        Some(term.lease.clone())
+    }
+
+    /// The same, once the store has confirmed it: to be asked before each action. Renews the lease.
+    pub async fn confirm(&self) -> Option<Lease> {
+        self.acting()?;
+        match self.ask().await {
+            Asked::Held => self.acting(),
+            Asked::HeldByAnother | Asked::NoAnswer => None,
+        }
+    }
+
+    /// Changes whenever this frontend begins or ceases to act. A frontend that was paused may cease without a
+    /// change: [`Self::acting`] says so.
+    pub fn changes(&self) -> watch::Receiver<Option<Term>> {
+        self.term.subscribe()
+    }
+
+    /// Takes the lease whenever it is free and keeps it until `shutdown`; gives it back then, so that another
+    /// acts at once.
+    pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        while shutdown.run_until_cancelled(self.round()).await.is_some() {}
+        self.resign().await;
+    }
+
+    /// Asks once, and waits until it is time to ask again.
+    async fn round(&self) {
+        let pause = match self.ask().await {
+            Asked::NoAnswer if self.acted_last.load(Ordering::Relaxed) => RETRY,
+            _ => RENEWAL,
+        };
+        if self.acting().is_none() && self.term.borrow().is_some() {
+            self.cease("the metadata store did not renew its lease");
+        }
+        // Frontends that were started together need not ask together for ever.
+        tokio::time::sleep(pause.mul_f64(0.8 + 0.2 * fastrand::f64())).await;
+    }
+
+    async fn ask(&self) -> Asked {
+        let asked = Instant::now();
+        match tokio::time::timeout(ANSWER, self.store.take_lease(&self.id, TTL)).await {
+            Ok(Ok(Leased::Held(lease))) => {
+                self.begin(lease, asked + TTL - MARGIN);
+                Asked::Held
+            }
+            Ok(Ok(Leased::HeldBy(other))) => {
+                self.acted_last.store(false, Ordering::Relaxed);
+                if self.term.borrow().is_some() {
+                    self.cease(&format!("frontend {other} has the lease"));
+                }
+                Asked::HeldByAnother
+            }
+            Ok(Err(error)) => {
+                debug!(%error, "the control role's lease was not taken");
+                Asked::NoAnswer
+            }
+            Err(_elapsed) => Asked::NoAnswer,
+        }
+    }
+
+    fn begin(&self, lease: Lease, until: Instant) {
+        self.acted_last.store(true, Ordering::Relaxed);
+        self.term.send_if_modified(|term| {
+            let same = term.as_ref().filter(|term| term.lease == lease);
+            // Answers may overtake each other.
+            let until = same.map_or(until, |term| term.until.max(until));
+            let news = same.is_none();
+            if news {
+                info!(number = lease.number, "acting as the control role");
+            }
+            *term = Some(Term { lease, until });
+            news
+        });
+    }
+
+    fn cease(&self, why: &str) {
+        warn!(why, "no longer acting as the control role");
+        self.term.send_replace(None);
+    }
+
+    async fn resign(&self) {
+        let Some(term) = self.term.send_replace(None) else {
+            return;
+        };
+        let released = tokio::time::timeout(ANSWER, self.store.release_lease(&term.lease)).await;
+        if !matches!(released, Ok(Ok(()))) {
+            debug!("the control role's lease was not given back; it ends by itself");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! Two frontends, one lease, and a store that can be away, under a paused clock.
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use skysail_core::catalog::{Catalog, Change, Generation};
+use tokio::task::JoinHandle;
+use tokio::time::advance;
+
+use super::*;
+use crate::store::{Announced, Settle, StoreError, StoreHealth};
+
+/// A store of nothing but a lease.
+#[derive(Default)]
+struct LeaseStore {
+    away: AtomicBool,
+    lease: Mutex<Option<(Lease, Instant)>>,
+}
+
+#[async_trait]
+impl MetadataStore for LeaseStore {
+    async fn take_lease(&self, holder: &str, ttl: Duration) -> Result<Leased, StoreError> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(StoreError::Unavailable("it is away".into()));
+        }
+        let mut held = self.lease.lock();
+        let before = held.take();
+        let number = match &before {
+            Some((lease, until)) if *until > Instant::now() && lease.holder != holder => {
+                let other = lease.holder.clone();
+                *held = before;
+                return Ok(Leased::HeldBy(other));
+            }
+            Some((lease, _)) if lease.holder == holder => lease.number,
+            Some((lease, _)) => lease.number + 1,
+            None => 1,
+        };
+        let lease = Lease {
+            holder: holder.into(),
+            number,
+        };
+        *held = Some((lease.clone(), Instant::now() + ttl));
+        Ok(Leased::Held(lease))
+    }
+
+    async fn release_lease(&self, lease: &Lease) -> Result<(), StoreError> {
+        let mut held = self.lease.lock();
+        if let Some((_, until)) = held.as_mut().filter(|(found, _)| found == lease) {
+            *until = Instant::now();
+        }
+        Ok(())
+    }
+
+    async fn commit_under(
+        &self,
+        _lease: Option<&Lease>,
+        _changes: Vec<Change>,
+        _expected: &Generation,
+    ) -> Result<Arc<Catalog>, StoreError> {
+        unreachable!("nobody writes")
+    }
+
+    fn watch(&self) -> watch::Receiver<Option<Arc<Catalog>>> {
+        unreachable!("nobody reads")
+    }
+
+    fn health(&self) -> watch::Receiver<StoreHealth> {
+        unreachable!("nobody asks")
+    }
+
+    async fn next_query_block(&self) -> Result<u64, StoreError> {
+        unreachable!("nobody asks")
+    }
+
+    async fn announce(&self, _id: &str, _document: String, _ttl: Duration) -> Result<(), StoreError> {
+        unreachable!("nobody announces")
+    }
+
+    async fn withdraw(&self, _id: &str) -> Result<(), StoreError> {
+        unreachable!("nobody announces")
+    }
+
+    fn announced(&self) -> watch::Receiver<Announced> {
+        unreachable!("nobody announces")
+    }
+
+    async fn settle(&self, _how: Settle) -> Result<Arc<Catalog>, StoreError> {
+        unreachable!("nothing is lost")
+    }
+}
+
+fn frontend(store: &Arc<LeaseStore>, id: &str) -> Arc<Leadership> {
+    Arc::new(Leadership::new(store.clone(), id.into()))
+}
+
+/// Runs one in the background until its token is cancelled, or the task aborted as by a kill.
+fn run(frontend: &Arc<Leadership>) -> (JoinHandle<()>, CancellationToken) {
+    let shutdown = CancellationToken::new();
+    (tokio::spawn(frontend.clone().run(shutdown.clone())), shutdown)
+}
+
+async fn acts(frontend: &Leadership) {
+    let mut changes = frontend.changes();
+    let begun = changes.wait_for(Option::is_some).await;
+    begun.expect("it is there");
+    assert!(frontend.acting().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_acts_at_a_time_and_another_takes_over_within_five_seconds_of_its_death() {
+    let store = Arc::default();
+    let (first, second) = (frontend(&store, "first"), frontend(&store, "second"));
+    let (killed, _) = run(&first);
+    acts(&first).await;
+    let (_running, _shutdown) = run(&second);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(first.acting().is_some() && second.acting().is_none());
+
+    killed.abort();
+    let takes_over = tokio::time::timeout(Duration::from_secs(5), acts(&second));
+    takes_over.await.expect("the other takes over");
+    assert!(first.acting().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_ends_gives_its_lease_back() {
+    let store = Arc::default();
+    let (first, second) = (frontend(&store, "first"), frontend(&store, "second"));
+    let (ended, shutdown) = run(&first);
+    acts(&first).await;
+    shutdown.cancel();
+    ended.await.expect("it ends");
+    assert_eq!(second.ask().await, Asked::Held);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_paused_knows_by_its_own_clock_that_it_acts_no_longer() {
+    let store = Arc::default();
+    let (first, second) = (frontend(&store, "first"), frontend(&store, "second"));
+    assert_eq!(first.ask().await, Asked::Held);
+    advance(TTL - MARGIN - Duration::from_millis(1)).await;
+    assert!(first.acting().is_some());
+    advance(Duration::from_millis(1)).await;
+    assert!(first.acting().is_none());
+    assert!(first.confirm().await.is_none());
+    // All that before the store would let another act.
+    assert_eq!(second.ask().await, Asked::HeldByAnother);
+    advance(MARGIN).await;
+    assert_eq!(second.ask().await, Asked::Held);
+    assert!(second.confirm().await.is_some_and(|lease| lease.number == 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_confirmed_once_another_has_the_lease() {
+    let store: Arc<LeaseStore> = Arc::default();
+    let (first, second) = (frontend(&store, "first"), frontend(&store, "second"));
+    assert_eq!(first.ask().await, Asked::Held);
+    // Its clock says that it acts, but the store has forgotten.
+    *store.lease.lock() = None;
+    assert_eq!(second.ask().await, Asked::Held);
+    assert!(first.acting().is_some());
+    assert!(first.confirm().await.is_none());
+    assert!(first.acting().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_store_nobody_acts_for_long_and_with_it_one_does_again() {
+    let store: Arc<LeaseStore> = Arc::default();
+    let (first, second) = (frontend(&store, "first"), frontend(&store, "second"));
+    let _running = (run(&first), run(&second));
+    acts(&first).await;
+    store.away.store(true, Ordering::Relaxed);
+    assert!(first.confirm().await.is_none());
+    let mut changes = first.changes();
+    let ceased = changes.wait_for(Option::is_none).await;
+    drop(ceased.expect("it is there"));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(first.acting().is_none() && second.acting().is_none());
+
+    store.away.store(false, Ordering::Relaxed);
+    let either = async {
+        tokio::select! {
+            () = acts(&first) => {}
+            () = acts(&second) => {}
+        }
+    };
+    tokio::time::timeout(RENEWAL, either)
+        .await
+        .expect("one acts again");
+}

@@ -1,0 +1,337 @@
+//! The whole loop, over a runtime and views that the tests hold in their hands.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use futures::stream::{self, BoxStream, StreamExt};
+use skysail_core::catalog::{Change, Model};
+use skysail_core::cluster::ReplicaView;
+use tokio::sync::Notify;
+
+use super::*;
+use crate::runtime::{ContainerState, ContainerStatus, Progress, ReplicaSpec, RuntimeError};
+use crate::store::MetadataStore;
+use crate::store::embedded::EmbeddedStore;
+
+/// A runtime of lists. Nothing in it happens by itself.
+#[derive(Default)]
+struct FakeRuntime {
+    away: AtomicBool,
+    containers: Mutex<Vec<ContainerStatus>>,
+    changes: Arc<Notify>,
+    /// Changes with everything that the reconciler does to it.
+    done: watch::Sender<Vec<String>>,
+}
+
+impl FakeRuntime {
+    fn answers(&self) -> Result<(), RuntimeError> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(RuntimeError::Unavailable("it is away".into()));
+        }
+        Ok(())
+    }
+
+    fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::Relaxed);
+        self.changes.notify_one();
+    }
+
+    fn token_of(&self, container: &str) -> String {
+        let containers = self.containers.lock();
+        let found = containers.iter().find(|found| found.container == container);
+        found.expect("it is there").token.clone()
+    }
+
+    /// Waits until this was done to it.
+    async fn has_done(&self, what: &str) {
+        let mut done = self.done.subscribe();
+        let found = done.wait_for(|done| done.iter().any(|step| step == what));
+        drop(within(found).await.expect("it is there"));
+    }
+}
+
+#[async_trait]
+impl ContainerRuntime for FakeRuntime {
+    async fn start(&self, spec: &ReplicaSpec, _progress: &Progress) -> Result<(), RuntimeError> {
+        self.answers()?;
+        self.containers.lock().push(ContainerStatus {
+            container: spec.container.clone(),
+            replica: spec.replica.clone(),
+            model: spec.model.clone(),
+            spec_digest: spec.digest.clone(),
+            token: spec.token.clone(),
+            state: ContainerState::Running,
+            pid: None,
+        });
+        self.done
+            .send_modify(|done| done.push(format!("start {}", spec.container)));
+        Ok(())
+    }
+
+    async fn stop(&self, container: &str, grace: Duration) -> Result<(), RuntimeError> {
+        self.answers()?;
+        self.containers
+            .lock()
+            .retain(|found| found.container != container);
+        self.done
+            .send_modify(|done| done.push(format!("stop {container} {}s", grace.as_secs())));
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<ContainerStatus>, RuntimeError> {
+        self.answers()?;
+        Ok(self.containers.lock().clone())
+    }
+
+    async fn logs(
+        &self,
+        _container: &str,
+        _tail: usize,
+        _follow: bool,
+    ) -> Result<BoxStream<'static, String>, RuntimeError> {
+        Ok(stream::iter(["the last line".to_owned()]).boxed())
+    }
+
+    fn changes(&self) -> Arc<Notify> {
+        self.changes.clone()
+    }
+}
+
+/// A reconciler that runs, and all it looks at.
+struct Bench {
+    runtime: Arc<FakeRuntime>,
+    store: Arc<dyn MetadataStore>,
+    views: watch::Sender<Arc<Vec<FrontendView>>>,
+    leadership: Arc<Leadership>,
+    report: Arc<Report>,
+    shutdown: CancellationToken,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    /// With a live query frontend to which nothing is attached. Nobody acts yet.
+    fn new(runtime: FakeRuntime) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn MetadataStore> =
+            Arc::new(EmbeddedStore::open(folder.path().join("metadata.redb")).unwrap());
+        let bench = Self {
+            runtime: Arc::new(runtime),
+            views: watch::Sender::new(Arc::new(vec![view(vec![])])),
+            leadership: Arc::new(Leadership::new(store.clone(), "f".into())),
+            report: Arc::default(),
+            shutdown: CancellationToken::new(),
+            store,
+            _folder: folder,
+        };
+        let reconciler = Reconciler::new(Parts {
+            runtime: bench.runtime.clone(),
+            catalog: bench.store.watch(),
+            views: bench.views.subscribe(),
+            leadership: bench.leadership.clone(),
+            cluster: "test".parse().unwrap(),
+            patience: Patience::default(),
+            clock: Clock::start(),
+            stop_grace: Duration::from_secs(10),
+            report: bench.report.clone(),
+        });
+        tokio::spawn(reconciler.run(bench.shutdown.clone()));
+        bench
+    }
+
+    fn act(&self) {
+        tokio::spawn(self.leadership.clone().run(self.shutdown.clone()));
+    }
+
+    async fn deploy(&self, replicas: u32) {
+        let model = format!(
+            r#"{{"name": "m", "current_version": "1", "versions": {{"1": {{"input_type": "doubles",
+                 "registered_at": "1970-01-01T00:00:00Z", "deployment": {{"image": "i", "replicas": {replicas}}}}}}}}}"#
+        );
+        let model: Model = serde_json::from_str(&model).unwrap();
+        let catalog = self.store.watch().borrow().clone().unwrap();
+        let put = vec![Change::PutModel(model)];
+        self.store.commit(put, &catalog.generation).await.unwrap();
+    }
+
+    /// All that runs attaches to the query frontend, but for those.
+    fn attach_all_but(&self, absent: &[&str], hung: Vec<String>) {
+        let containers = self.runtime.containers.lock();
+        let present = containers
+            .iter()
+            .filter(|found| !absent.contains(&found.container.as_str()));
+        let view = FrontendView {
+            hung,
+            ..view(present.map(attached).collect())
+        };
+        self.views.send_replace(Arc::new(vec![view]));
+    }
+
+    /// Waits until the report satisfies.
+    async fn reports(&self, wanted: impl Fn(&Report) -> bool) {
+        within(async {
+            while !wanted(&self.report) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+fn view(replicas: Vec<ReplicaView>) -> FrontendView {
+    FrontendView {
+        id: "f".into(),
+        rpc_addr: Some("127.0.0.1:7000".into()),
+        replicas,
+        ..FrontendView::default()
+    }
+}
+
+fn attached(container: &ContainerStatus) -> ReplicaView {
+    let view = serde_json::json!({
+        "replica": container.replica, "model": container.model.to_string(), "token": container.token,
+        "hostname": "h", "pid": 1, "attached_at": "1970-01-01T00:00:00Z", "draining": false,
+        "in_flight": 0, "batches": 0, "inputs": 0,
+    });
+    serde_json::from_value(view).unwrap()
+}
+
+/// Fails a test that waits for something that does not come.
+async fn within<T>(wanted: impl Future<Output = T>) -> T {
+    let bound = Duration::from_secs(60);
+    tokio::time::timeout(bound, wanted)
+        .await
+        .expect("it comes in time")
+}
+
+fn model() -> ModelId {
+    "m:1".parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_frontend_that_does_not_act_observes_and_goes_on_once_it_does() {
+    let bench = Bench::new(FakeRuntime::default());
+    bench.deploy(1).await;
+    bench.runtime.containers.lock().push(foreign());
+    bench.runtime.changes.notify_one();
+    bench
+        .reports(|report| report.containers(&foreign().model).len() == 1)
+        .await;
+    assert!(!bench.report.acting());
+    assert!(bench.runtime.done.borrow().is_empty());
+
+    bench.act();
+    bench.runtime.has_done("start test_m_1_0").await;
+    bench.runtime.has_done("stop test_gone_1_0 10s").await;
+    bench.reports(Report::acting).await;
+}
+
+/// A container of this cluster that no catalog asks for.
+fn foreign() -> ContainerStatus {
+    let model: ModelId = "gone:1".parse().unwrap();
+    ContainerStatus {
+        container: "test_gone_1_0".into(),
+        replica: skysail_proto::ids::ReplicaId::of(&model, 0),
+        model,
+        spec_digest: String::new(),
+        token: String::new(),
+        state: ContainerState::Running,
+        pid: None,
+    }
+}
+
+#[tokio::test]
+async fn a_container_that_hangs_is_stopped_with_a_short_grace_and_replaced() {
+    let bench = Bench::new(FakeRuntime::default());
+    bench.act();
+    bench.deploy(2).await;
+    bench.runtime.has_done("start test_m_1_0").await;
+    bench.runtime.has_done("start test_m_1_1").await;
+    bench.attach_all_but(&[], vec![]);
+
+    let token = bench.runtime.token_of("test_m_1_1");
+    assert_ne!(token, bench.runtime.token_of("test_m_1_0"));
+    bench.attach_all_but(&["test_m_1_1"], vec![token]);
+    bench.runtime.has_done("stop test_m_1_1 1s").await;
+    bench.runtime.has_done("start test_m_1_2").await;
+    let failure = bench.report.version(&model()).last_failure.expect("a failure");
+    assert!(failure.reason.starts_with("it hung"), "{failure:?}");
+    assert_eq!(failure.log, ["the last line"]);
+
+    // What took its place is another, and stays.
+    bench.attach_all_but(&[], vec![]);
+    bench.reports(|report| !report.version(&model()).failing).await;
+    assert_eq!(bench.runtime.done.borrow().len(), 4);
+}
+
+#[tokio::test]
+async fn a_runtime_that_goes_away_is_told_of_and_used_again_when_it_is_back() {
+    let bench = Bench::new(FakeRuntime::default());
+    bench.act();
+    bench.deploy(1).await;
+    bench.runtime.has_done("start test_m_1_0").await;
+    bench.attach_all_but(&[], vec![]);
+    bench.runtime.set_away(true);
+    bench.reports(|report| report.runtime_error().is_some()).await;
+
+    // What is asked for meanwhile is done afterwards.
+    bench.deploy(2).await;
+    bench.runtime.set_away(false);
+    bench.runtime.has_done("start test_m_1_1").await;
+    assert_eq!(bench.report.runtime_error(), None);
+}
+
+#[tokio::test]
+async fn an_empty_store_stops_nothing_and_a_person_is_asked() {
+    let runtime = FakeRuntime::default();
+    runtime.containers.lock().push(foreign());
+    let bench = Bench::new(runtime);
+    bench.act();
+    bench
+        .reports(|report| report.acting() && report.waits_for_a_person().is_some())
+        .await;
+    let problems = bench.report.problems();
+    assert!(problems[0].contains("skysail cluster restore"), "{problems:?}");
+    assert!(bench.runtime.done.borrow().is_empty());
+
+    // Once it was written, it is believed.
+    bench.deploy(0).await;
+    bench.runtime.has_done("stop test_gone_1_0 10s").await;
+    assert_eq!(bench.report.waits_for_a_person(), None);
+}
+
+#[tokio::test]
+async fn without_a_query_frontend_nothing_is_started_and_the_report_says_so() {
+    let bench = Bench::new(FakeRuntime::default());
+    bench.act();
+    bench.views.send_replace(Arc::default());
+    bench.deploy(1).await;
+    bench.reports(|report| !report.problems().is_empty()).await;
+    assert!(bench.runtime.done.borrow().is_empty());
+
+    bench.attach_all_but(&[], vec![]);
+    bench.runtime.has_done("start test_m_1_0").await;
+    assert!(bench.report.problems().is_empty());
+}
+
+#[test]
+fn a_version_scaled_by_a_person_is_asked_for_anew_and_one_that_follows_its_load_is_not() {
+    let catalog = |replicas: u32, autoscale: &str| {
+        let model = format!(
+            r#"{{"name": "m", "current_version": "1", "versions": {{"1": {{"input_type": "doubles",
+                 "registered_at": "1970-01-01T00:00:00Z",
+                 "deployment": {{"image": "i", "replicas": {replicas}{autoscale}}}}}}}}}"#
+        );
+        let put = Change::PutModel(serde_json::from_str(&model).unwrap());
+        Catalog::default().with(&[put], skysail_core::catalog::Generation::default())
+    };
+    let auto = r#", "autoscale": {"min": 1, "max": 4}"#;
+    assert_eq!(asked_for_anew(&catalog(1, ""), &catalog(2, "")), [model()]);
+    assert_eq!(asked_for_anew(&catalog(1, ""), &catalog(1, "")), []);
+    assert_eq!(asked_for_anew(&catalog(1, auto), &catalog(2, auto)), []);
+}
