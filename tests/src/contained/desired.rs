@@ -37,7 +37,8 @@ impl ContainedCluster {
             }
         };
         let healed = tokio::time::timeout(HEALS_WITHIN, healed).await;
-        assert!(healed.is_ok(), "not healed in {HEALS_WITHIN:?}: {last:?}");
+        let last = last.unwrap_or_else(|| "it does not answer".to_owned());
+        assert!(healed.is_ok(), "not healed in {HEALS_WITHIN:?}: {last}");
     }
 
     /// The first thing that is not as it should be, in words.
