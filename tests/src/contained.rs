@@ -169,8 +169,10 @@ impl ContainedCluster {
         }
         let versions = format!("/api/v1/models/{}/versions", deployment.model);
         admin.post(&versions, deployment.body()).await.expect(201);
-        let link = format!("/api/v1/applications/{application}/models/{}", deployment.model);
-        admin.put(&link, Value::Null).await.expect(200);
+        for name in [application, desired::PROBE] {
+            let link = format!("/api/v1/applications/{name}/models/{}", deployment.model);
+            admin.put(&link, Value::Null).await.expect(200);
+        }
         for place in 0..self.query.len() {
             answers(&self.queries(place).await, application).await;
         }
