@@ -22,7 +22,7 @@ use crate::config::{Config, RuntimeKind, StoreLocation, without_password};
 use crate::control_thread::ControlThread;
 use crate::health::Health;
 use crate::http::{BodyReader, Limits};
-use crate::leadership::Leadership;
+use crate::leadership::{self, Leadership};
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
 use crate::query::QueryService;
@@ -310,8 +310,11 @@ impl App {
             return report;
         }
         let closing = &ending.closing.background;
-        let leadership = Arc::new(Leadership::new(self.store.clone(), self.identity.id.clone()));
-        ending.leadership.spawn(leadership.clone().run(closing.clone()));
+        let holder = leadership::holder(self.addresses.admin, &self.identity.id);
+        let leadership = Arc::new(Leadership::new(self.store.clone(), holder));
+        // No longer than admin REST is bound: whoever binds it next is the holder then.
+        let resigning = ending.closing.admin.clone();
+        ending.leadership.spawn(leadership.clone().run(resigning));
         let rollouts = Rollouts {
             store: self.store.clone(),
             views: views.announced.clone(),

@@ -17,6 +17,10 @@ use tracing::{debug, info, warn};
 
 use crate::store::{Leased, MetadataStore};
 
+mod place;
+
+pub use place::holder;
+
 /// How long a lease holds unless it is renewed. With [`RENEWAL`] it bounds how long nobody acts after the
 /// frontend that did is killed.
 const TTL: Duration = Duration::from_secs(3);
@@ -37,7 +41,7 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// This frontend's part in who acts.
 pub struct Leadership {
     store: Arc<dyn MetadataStore>,
-    id: String,
+    holder: String,
     term: watch::Sender<Option<Term>>,
     /// Whether it was this frontend that acted last, as far as it knows.
     acted_last: AtomicBool,
@@ -59,11 +63,11 @@ enum Asked {
 }
 
 impl Leadership {
-    /// That of frontend `id`, which does not act before [`Self::run`].
-    pub fn new(store: Arc<dyn MetadataStore>, id: String) -> Self {
+    /// That of `holder`, which does not act before [`Self::run`]. See [`holder()`].
+    pub fn new(store: Arc<dyn MetadataStore>, holder: String) -> Self {
         Self {
             store,
-            id,
+            holder,
             term: watch::Sender::new(None),
             acted_last: AtomicBool::new(false),
         }
@@ -113,7 +117,7 @@ impl Leadership {
 
     async fn ask(&self) -> Asked {
         let asked = Instant::now();
-        match tokio::time::timeout(ANSWER, self.store.take_lease(&self.id, TTL)).await {
+        match tokio::time::timeout(ANSWER, self.store.take_lease(&self.holder, TTL)).await {
             Ok(Ok(Leased::Held(lease))) => {
                 self.begin(lease, asked + TTL - MARGIN);
                 Asked::Held
@@ -121,7 +125,7 @@ impl Leadership {
             Ok(Ok(Leased::HeldBy(other))) => {
                 self.acted_last.store(false, Ordering::Relaxed);
                 if self.term.borrow().is_some() {
-                    self.cease(&format!("frontend {other} has the lease"));
+                    self.cease(&format!("{other} has the lease"));
                 }
                 Asked::HeldByAnother
             }

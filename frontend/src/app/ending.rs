@@ -35,7 +35,7 @@ pub(super) struct Ending {
     pub(super) background: JoinSet<()>,
     /// Takes its announcement back when the background closes.
     pub(super) announcer: JoinSet<()>,
-    /// Gives the control role's lease back when the background closes.
+    /// Gives the control role's lease back when admin REST closes.
     pub(super) leadership: JoinSet<()>,
     pub(super) closing: Closing,
 }
@@ -56,6 +56,12 @@ impl Ending {
         }
         // The admin API stays until then, so that its /readyz can say what is going on.
         self.closing.admin.cancel();
+        if timeout_at(end - reserve, joined(&mut self.leadership))
+            .await
+            .is_err()
+        {
+            warn!("the control role's lease was not given back; it ends by itself");
+        }
         if timeout_at(end - reserve * 3 / 4, joined(&mut self.admin_server))
             .await
             .is_err()
@@ -66,9 +72,6 @@ impl Ending {
             warn!("containers were cut off");
         }
         self.closing.background.cancel();
-        if timeout_at(end, joined(&mut self.leadership)).await.is_err() {
-            warn!("the control role's lease was not given back; it ends by itself");
-        }
         if let Runtime::Process(processes) = &self.runtime {
             processes
                 .shutdown(end.saturating_duration_since(Instant::now()))
