@@ -650,6 +650,33 @@ fn log_lines_are_shown_with_their_replica_and_as_they_are_in_json() {
 }
 
 #[test]
+fn a_lossy_store_is_settled_by_a_word_and_a_refusal_is_told() {
+    let settlement = r#"{"generation": 8, "applications": 2, "models": 1, "given_up_applications": 3,
+        "given_up_models": 0}"#;
+    let refusal = problem(
+        409,
+        "the metadata store has lost nothing: there is nothing to settle",
+    );
+    let server = Script::start(&[
+        ("POST /api/v1/cluster/restore", 200, settlement),
+        ("POST /api/v1/cluster/restore", 409, &refusal),
+        ("POST /api/v1/cluster/accept-empty", 200, settlement),
+    ]);
+    let restored = server.skysail(&["cluster", "restore"]);
+    assert_eq!(
+        text(&restored.stdout),
+        "wrote 2 applications and 1 model back: generation 8\n"
+    );
+    let refused = server.skysail(&["cluster", "restore"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("nothing to settle"));
+    let accepted = server.skysail(&["cluster", "accept-empty"]);
+    assert!(text(&accepted.stdout).contains("gave up 3 applications and 0 models"));
+    let json = server.skysail(&["cluster", "accept-empty", "--output", "json"]);
+    assert_eq!(text(&json.stdout), settlement);
+}
+
+#[test]
 fn without_docker_start_and_stop_say_so() {
     for command in ["start", "stop"] {
         let output = Command::new(env!("CARGO_BIN_EXE_skysail"))

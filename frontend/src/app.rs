@@ -445,7 +445,10 @@ async fn open_store(config: &Config) -> Result<Arc<dyn MetadataStore>, BuildErro
             Ok(Arc::new(opened.map_err(|error| BuildError::Store(error.into()))?))
         }
         StoreLocation::Redis(url) => {
-            let store = RedisStore::connect(url, &config.cluster);
+            let store = match &config.store_ca {
+                None => RedisStore::connect(url, &config.cluster),
+                Some(authority) => RedisStore::connect_trusting(url, &config.cluster, authority),
+            };
             Ok(Arc::new(store.map_err(|error| BuildError::Store(error.into()))?))
         }
     }

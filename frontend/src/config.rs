@@ -29,10 +29,14 @@ struct Flags {
     /// A TOML file with options.
     #[arg(long, env = "SKYSAIL_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where metadata lives: embedded:PATH (one machine) or redis://HOST:PORT/DB
-    /// [default: an embedded store in the user's data folder].
+    /// Where metadata lives: embedded:PATH (one machine), redis://[[USER]:PASSWORD@]HOST:PORT/DB, or
+    /// rediss://… for Redis over TLS [default: an embedded store in the user's data folder].
     #[arg(long, env = "SKYSAIL_STORE", value_name = "STORE")]
     store: Option<String>,
+    /// A PEM file with the certificates of the authority that signed Redis' certificate, for rediss:// only
+    /// [default: the public authorities].
+    #[arg(long, env = "SKYSAIL_STORE_CA", value_name = "FILE")]
+    store_ca: Option<String>,
     /// What starts model containers: process, docker or none [default: process].
     #[arg(long, env = "SKYSAIL_RUNTIME", value_name = "RUNTIME")]
     runtime: Option<String>,
@@ -104,6 +108,8 @@ const EXAMPLES: &str = "Examples:
 pub struct Config {
     /// Where metadata lives.
     pub store: StoreLocation,
+    /// The certificates to trust when the store is reached by TLS, in PEM; none for the public authorities'.
+    pub store_ca: Option<String>,
     /// What starts containers.
     pub runtime: RuntimeKind,
     /// What this server does.
@@ -196,6 +202,7 @@ impl Default for Config {
             .expect("the default is a valid name; this is a bug");
         Self {
             store: StoreLocation::Embedded(data_file(&cluster).unwrap_or_else(|| "skysail.redb".into())),
+            store_ca: None,
             runtime: RuntimeKind::Process,
             roles: Roles {
                 query: true,
@@ -310,6 +317,7 @@ impl Config {
                     );
                     defaults.store
                 }),
+            store_ca: reader.read("store-ca", flags.store_ca, read_certificates),
             runtime: reader
                 .read("runtime", flags.runtime, parse_runtime)
                 .unwrap_or(defaults.runtime),
@@ -411,6 +419,11 @@ impl Reader {
                 "--roles is `control`, so queries and containers have nowhere to go: {advice}"
             ));
         }
+        let by_tls = matches!(&config.store, StoreLocation::Redis(url) if url.starts_with("rediss://"));
+        if config.store_ca.is_some() && !by_tls {
+            self.mistakes
+                .push("--store-ca is for a store reached by TLS: give --store rediss://…".into());
+        }
         self.mistakes.extend(
             self.file
                 .keys()
@@ -511,13 +524,20 @@ fn parse_store(text: &str) -> Result<StoreLocation, String> {
         }
         return Ok(StoreLocation::Embedded(path.into()));
     }
-    if text.starts_with("redis://") {
+    if text.starts_with("redis://") || text.starts_with("rediss://") {
         return Ok(StoreLocation::Redis(text.into()));
     }
-    if text.starts_with("rediss://") {
-        return Err("Redis over TLS is not supported yet: use redis://".into());
+    Err("expected embedded:PATH, redis://HOST:PORT/DB or rediss://HOST:PORT/DB".into())
+}
+
+/// The content of a file of certificates; what they are worth is found out when they are used.
+fn read_certificates(path: &str) -> Result<String, String> {
+    let pem = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    if pem.contains("-----BEGIN CERTIFICATE-----") {
+        Ok(pem)
+    } else {
+        Err("expected a PEM file with certificates (-----BEGIN CERTIFICATE-----)".into())
     }
-    Err("expected embedded:PATH or redis://HOST:PORT/DB".into())
 }
 
 fn parse_runtime(text: &str) -> Result<RuntimeKind, String> {
@@ -693,10 +713,25 @@ mod tests {
             "redis://…@host:6379/0"
         );
         assert_eq!(without_password("redis://host:6379/0"), "redis://host:6379/0");
-        let mistake = config(&["--store", "rediss://user:secret@host"])
+        let mistake = config(&["--store", "mysql://user:secret@host"])
             .unwrap_err()
             .to_string();
         assert!(!mistake.contains("secret"), "{mistake}");
+    }
+
+    #[test]
+    fn certificates_are_for_a_store_reached_by_tls_and_must_be_some() {
+        let file = file("-----BEGIN CERTIFICATE-----\n");
+        let path = file.path().to_str().unwrap();
+        let tls = config(&["--store", "rediss://host", "--store-ca", path]).unwrap();
+        assert_eq!(tls.store, StoreLocation::Redis("rediss://host".into()));
+        assert!(tls.store_ca.is_some());
+        let plain = config(&["--store", "redis://host", "--store-ca", path]);
+        assert!(plain.unwrap_err().to_string().contains("rediss://"));
+        for bad in ["/no/such/file.pem", "/dev/null"] {
+            let mistake = config(&["--store", "rediss://host", "--store-ca", bad]);
+            assert!(mistake.unwrap_err().to_string().contains(bad));
+        }
     }
 
     #[test]

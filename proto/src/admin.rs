@@ -18,6 +18,7 @@
 //! | `GET /api/v1/models/{model}/versions/{version}/logs?tail=N&follow=true` | | [`LogLine`], one JSON object a line |
 //! | `GET /api/v1/replicas` | | `[Replica]` |
 //! | `GET /api/v1/status` | | [`Status`] |
+//! | `POST /api/v1/cluster/restore`, `POST /api/v1/cluster/accept-empty` | | [`Settlement`] |
 //! | `GET /metrics` | | Prometheus text |
 //!
 //! Errors are [`Problem`] documents (RFC 9457).
@@ -427,6 +428,21 @@ pub struct StoreStatus {
     /// Why it is not up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// What became of a metadata store that had lost something.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Settlement {
+    /// The generation that all frontends follow now.
+    pub generation: u64,
+    /// Applications in it.
+    pub applications: u64,
+    /// Models in it.
+    pub models: u64,
+    /// Applications that the answering frontend held and the store does not have.
+    pub given_up_applications: u64,
+    /// Models that the answering frontend held and the store does not have.
+    pub given_up_models: u64,
 }
 
 /// What starts containers.

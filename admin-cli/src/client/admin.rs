@@ -7,7 +7,7 @@ use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::Serialize;
 use skysail_proto::admin::{
     API_PREFIX, Application, ApplicationPatch, CurrentVersion, Model, NewApplication, NewVersion, Replica,
-    ReplicaCount, Status, Version,
+    ReplicaCount, Settlement, Status, Version,
 };
 use skysail_proto::deployment::Replicas;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName};
@@ -158,6 +158,18 @@ impl AdminClient {
 
     pub(crate) async fn replicas(&self) -> Result<Answer<Vec<Replica>>, ClientError> {
         self.get("/replicas").await
+    }
+
+    /// Writes back what the frontends hold and the store lost.
+    pub(crate) async fn restore(&self) -> Result<Answer<Settlement>, ClientError> {
+        self.exchange(self.request(Method::POST, "/cluster/restore"))
+            .await
+    }
+
+    /// Follows a store that lost something as it is.
+    pub(crate) async fn accept_empty(&self) -> Result<Answer<Settlement>, ClientError> {
+        self.exchange(self.request(Method::POST, "/cluster/accept-empty"))
+            .await
     }
 
     async fn get<T>(&self, path: &str) -> Result<Answer<T>, ClientError> {

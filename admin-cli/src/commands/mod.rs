@@ -17,6 +17,7 @@ pub(crate) mod model;
 mod predict;
 mod query_url;
 mod replica;
+mod settle;
 mod status;
 
 /// What can be asked of `skysail`.
@@ -26,6 +27,9 @@ pub(crate) enum Command {
     Start(cluster::StartArguments),
     /// Remove every container, network and volume of a cluster, and nothing else
     Stop(cluster::StopArguments),
+    /// The cluster as a whole: what to do when its metadata store lost something
+    #[command(subcommand)]
+    Cluster(settle::ClusterCommand),
     /// Show the cluster at a glance, and what is not well
     Status(status::StatusArguments),
     /// Applications: what is asked, and how soon it must be answered
@@ -71,6 +75,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Error> {
     match arguments.command {
         Command::Start(arguments) => cluster::start(&session, arguments).await,
         Command::Stop(arguments) => cluster::stop(&session, arguments).await,
+        Command::Cluster(command) => settle::run(&session, command).await,
         Command::Status(arguments) => status::run(&session, &arguments).await,
         Command::App(command) => app::run(&session, command).await,
         Command::Model(command) => model::run(&session, command).await,

@@ -20,7 +20,7 @@ use crate::credit::StreamId;
 use crate::transport::{FRAME_BYTES, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, MESSAGE_BYTES, WINDOW_BYTES};
 
 /// How long a frontend may take to accept a connection, and again to answer a registration.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a frontend may take to end a stream whose last message it was sent.

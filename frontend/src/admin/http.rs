@@ -24,6 +24,7 @@ use super::{AdminError, AdminService};
 use crate::health::Health;
 use crate::http::{self, BodyError, BodyReader};
 use crate::metrics::{self, Metrics};
+use crate::store::Settle;
 
 /// The largest admin body, in bytes.
 pub const BODY_BYTES: usize = 1024 * 1024;
@@ -68,6 +69,8 @@ pub fn router(api: Arc<AdminApi>) -> Router {
         .route("/models/{model}/versions/{version}/replicas", put(scale))
         .route("/models/{model}/versions/{version}/logs", get(logs))
         .route("/replicas", get(list_replicas))
+        .route("/cluster/restore", post(restore))
+        .route("/cluster/accept-empty", post(accept_empty))
         .route("/status", get(status));
     Router::new()
         .nest(API_PREFIX, v1)
@@ -294,6 +297,14 @@ fn json_line(line: &LogLine) -> Bytes {
 
 async fn list_replicas(State(api): Api) -> Response {
     Json(api.service.replicas()).into_response()
+}
+
+async fn restore(State(api): Api) -> Answer {
+    Ok(Json(api.service.settle(Settle::Restore).await?).into_response())
+}
+
+async fn accept_empty(State(api): Api) -> Answer {
+    Ok(Json(api.service.settle(Settle::Accept).await?).into_response())
 }
 
 async fn status(State(api): Api) -> Response {

@@ -74,8 +74,8 @@ struct Log {
     catalog: watch::Receiver<Option<Arc<Catalog>>>,
     id: ModelId,
     lines: SelectAll<BoxStream<'static, Heard>>,
-    /// The containers that are read, with the process ids they had when that began.
-    open: BTreeMap<String, Option<u32>>,
+    /// The containers that are read, with the tokens they had when that began.
+    open: BTreeMap<String, String>,
     /// Those that were, and are no longer.
     before: BTreeMap<String, Past>,
     looks: Interval,
@@ -139,7 +139,7 @@ impl Log {
         let ContainerStatus {
             container: name,
             replica,
-            pid,
+            token,
             ..
         } = container;
         let opened = self.runtime.logs(name, tail, follow).await;
@@ -157,7 +157,7 @@ impl Log {
             })
         });
         self.lines.push(heard.chain(stream::iter([over])).boxed());
-        self.open.insert(name.clone(), *pid);
+        self.open.insert(name.clone(), token.clone());
         Ok(())
     }
 
@@ -184,13 +184,13 @@ impl Log {
 
     /// Takes note that a container is no longer read, and says how it ended, if it did.
     async fn over(&mut self, container: String, replica: ReplicaId) -> Option<LogLine> {
-        let pid = self.open.remove(&container).flatten();
+        let token = self.open.remove(&container);
         let ended = match containers_of(&self.runtime, &self.id).await {
             // The runtime is away: whether the container is, nobody knows.
             Err(_) => None,
             Ok(containers) => {
                 let found = containers.into_iter().find(|found| found.container == container);
-                how_it_ended(found.as_ref(), pid)
+                how_it_ended(found.as_ref(), token.as_deref())
             }
         };
         let past = if ended.is_some() { Past::Ended } else { Past::Lost };
@@ -220,14 +220,14 @@ async fn containers_of(
     Ok(containers)
 }
 
-/// How the container ended that had this process id, by what is found under its name now.
-fn how_it_ended(found: Option<&ContainerStatus>, pid: Option<u32>) -> Option<String> {
+/// How the container ended that had this token, by what is found under its name now.
+fn how_it_ended(found: Option<&ContainerStatus>, token: Option<&str>) -> Option<String> {
     let Some(found) = found else {
         return Some("the container is gone".into());
     };
     match &found.state {
-        ContainerState::Running if found.pid == pid => None,
-        ContainerState::Running => Some("the container was replaced".into()),
+        _ if Some(&*found.token) != token => Some("the container was replaced".into()),
+        ContainerState::Running => None,
         ContainerState::Exited { code, detail: None } => {
             Some(format!("the container exited with code {code}"))
         }
@@ -235,5 +235,40 @@ fn how_it_ended(found: Option<&ContainerStatus>, pid: Option<u32>) -> Option<Str
             code,
             detail: Some(detail),
         } => Some(format!("the container exited with code {code}: {detail}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_container_ended_is_told_apart_from_a_log_that_broke() {
+        let id: ModelId = "m:1".parse().unwrap();
+        let found = |token: &str, state| ContainerStatus {
+            container: "c_m_1_0".into(),
+            replica: ReplicaId::of(&id, 0),
+            model: id.clone(),
+            spec_digest: String::new(),
+            token: token.into(),
+            state,
+            pid: None,
+        };
+        let told = |found: Option<ContainerStatus>| how_it_ended(found.as_ref(), Some("a"));
+        assert_eq!(told(Some(found("a", ContainerState::Running))), None);
+        assert!(
+            told(Some(found("b", ContainerState::Running)))
+                .unwrap()
+                .contains("replaced")
+        );
+        assert!(told(None).unwrap().contains("gone"));
+        let exited = ContainerState::Exited {
+            code: 137,
+            detail: Some("killed: out of memory".into()),
+        };
+        assert_eq!(
+            told(Some(found("a", exited))).unwrap(),
+            "the container exited with code 137: killed: out of memory"
+        );
     }
 }

@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 use crate::model::ModelTable;
 use crate::reconcile::Report;
 use crate::runtime::ContainerRuntime;
-use crate::store::{MetadataStore, StoreError};
+use crate::store::{MetadataStore, StoreError, StoreHealth};
 
+mod cluster;
 pub mod http;
 mod limits;
 mod logs;
@@ -103,16 +104,20 @@ impl AdminService {
     /// The newest snapshot.
     pub fn catalog(&self) -> Result<Arc<Catalog>, AdminError> {
         let newest = self.store.watch().borrow().clone();
-        newest.ok_or_else(|| {
-            AdminError::new(
+        newest.ok_or_else(|| match &*self.store.health().borrow() {
+            StoreHealth::WentBack(sentence) => AdminError::new(ErrorCode::Unavailable, sentence),
+            _ => AdminError::new(
                 ErrorCode::Unavailable,
                 "the metadata store was not read yet: see GET /api/v1/status",
-            )
+            ),
         })
     }
 
     /// Checks against the newest snapshot and writes, until nobody writes in between.
     async fn change(&self, check: impl Fn(&Catalog) -> Checked) -> Result<Arc<Catalog>, AdminError> {
+        if let Some(sentence) = self.report.waits_for_a_person() {
+            return Err(AdminError::new(ErrorCode::Unavailable, sentence));
+        }
         let _turn = self.turns.lock().await;
         let mut conflict = None;
         for _ in 0..ATTEMPTS {

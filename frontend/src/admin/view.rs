@@ -141,14 +141,20 @@ impl AdminService {
         let runtime_error = self.report.runtime_error();
         let info = &self.info;
         let mut problems = Vec::new();
-        problems.extend(
-            store
+        problems.extend(match &*self.store.health().borrow() {
+            // It says so itself.
+            StoreHealth::WentBack(sentence) => Some(sentence.clone()),
+            _ => store
                 .error
                 .as_ref()
                 .map(|why| format!("the metadata store is away: {why}")),
-        );
+        });
         problems.extend(runtime_error.clone());
-        problems.extend(self.report.problems());
+        let paused = self.report.problems();
+        if paused.is_empty() && observed.taking_queries().next().is_none() {
+            problems.push("no frontend takes queries: start one with the query role".into());
+        }
+        problems.extend(paused);
         problems.extend(problems_of_frontends(&observed, Timestamp::now()));
         problems.extend(self.problems_of_models(&catalog, &observed));
         problems.extend(problems_of_applications(&catalog));
@@ -191,9 +197,15 @@ impl AdminService {
         }
     }
 
-    /// Whether a frontend with the control role is the one that acts: the one that answers does.
+    /// Whether a frontend with the control role is the one that acts. This one knows of itself, and of the
+    /// others only that they do not while it does.
     fn control_of(&self, view: &FrontendView) -> Option<Control> {
-        (view.id == self.info.id).then_some(Control::Acting)
+        let is_self = view.id == self.info.id;
+        match self.report.acting() {
+            true if is_self => Some(Control::Acting),
+            false if !is_self || self.runtime.is_none() => None,
+            _ => Some(Control::Standby),
+        }
     }
 
     fn store_status(&self, catalog: &Catalog) -> StoreStatus {
@@ -233,9 +245,6 @@ const SETTLES_WITHIN: SignedDuration = SignedDuration::from_secs(5);
 fn problems_of_frontends(observed: &Observed, now: Timestamp) -> Vec<String> {
     let mut problems = Vec::new();
     let taking: Vec<&FrontendView> = observed.taking_queries().collect();
-    if taking.is_empty() {
-        problems.push("no frontend takes queries: start one with the query role".to_owned());
-    }
     let ending = observed.views().iter().filter(|view| view.draining);
     problems.extend(ending.map(|view| format!("frontend `{}` is ending", view.id)));
     let old_enough = |at: Timestamp| now.duration_since(at) > SETTLES_WITHIN;

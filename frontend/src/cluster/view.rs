@@ -224,3 +224,113 @@ fn replica_view(replica: &Replica, inputs_per_second: f64) -> ReplicaView {
         p99_micros: speed.p99_micros,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use skysail_container_rpc::session::Registration;
+    use skysail_core::catalog::{Change, Rollout};
+    use skysail_core::queue::Bounds;
+    use skysail_proto::ids::ReplicaId;
+    use skysail_proto::value::InputType;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    /// A model `m` of two versions, the second of which relieves the first, behind an application.
+    fn catalog() -> Catalog {
+        let spec = serde_json::json!({ "input_type": "doubles", "registered_at": "2026-01-01T00:00:00Z" });
+        let mut model: skysail_core::catalog::Model = serde_json::from_value(serde_json::json!({
+            "name": "m", "current_version": "2", "versions": { "1": spec, "2": spec },
+        }))
+        .unwrap();
+        model.rollout = Some(Rollout {
+            from: "1".parse().unwrap(),
+            replace: false,
+        });
+        let application = |name: &str, slo_micros: u64| {
+            let application = serde_json::json!({
+                "name": name, "input_type": "doubles", "default_output": "", "slo_micros": slo_micros,
+                "linked_models": ["m"], "registered_at": "2026-01-01T00:00:00Z",
+            });
+            Change::PutApplication(serde_json::from_value(application).unwrap())
+        };
+        let changes = [
+            Change::PutModel(model),
+            application("a", 500),
+            application("b", 300),
+        ];
+        let generation = skysail_core::catalog::Generation {
+            incarnation: "i".to_owned(),
+            number: 7,
+        };
+        Catalog::default().with(&changes, generation)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_view_shows_the_routes_the_load_and_the_tightest_objective() {
+        let clock = Clock::start();
+        let metrics = Arc::<Metrics>::default();
+        let bounds = Bounds {
+            count: 10,
+            bytes: 1000,
+        };
+        let models = Arc::new(ModelTable::new(bounds, 0, metrics.clone(), clock));
+        let queries = Arc::new(QueryService::new(clock));
+        let catalog = Arc::new(catalog());
+        let catalogs = watch::Sender::new(Some(catalog.clone()));
+        let identity = Identity {
+            id: "f".to_owned(),
+            started_at: Timestamp::UNIX_EPOCH,
+            query_addr: None,
+            admin_addr: None,
+            rpc_addr: Some("a:1".to_owned()),
+        };
+        let mut observer = Observer::new(
+            identity,
+            queries.clone(),
+            models.clone(),
+            catalogs.subscribe(),
+            clock,
+        );
+        assert!(observer.look().serving.is_empty());
+
+        let (versions, gone) = models.follow(&catalog);
+        let routes = Routes::resolve(&Routes::default(), &catalog, &versions, &metrics);
+        queries.set_routes(routes);
+        models.close(gone);
+        models.replicas().give_up("token");
+        let registration = Registration {
+            model: "m:1".parse().unwrap(),
+            input_type: InputType::Doubles,
+            replica: ReplicaId::new("r").unwrap(),
+            token: "of r".to_owned(),
+            hostname: String::new(),
+            pid: 1,
+            agent: String::new(),
+            recent_batches: Vec::new(),
+        };
+        let (replica, _orders) = models.replicas().attach(registration, None);
+        observer.look();
+        replica.inputs.store(3, Ordering::Relaxed);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let view = observer.look();
+        assert_eq!(view.generation.number, 7);
+        assert_eq!(view.serving[&"m".parse::<ModelName>().unwrap()].as_str(), "1");
+        assert_eq!(
+            (view.hung, view.rpc_addr),
+            (vec!["token".to_owned()], Some("a:1".to_owned()))
+        );
+        let [load] = &view.load[..] else {
+            panic!("one version has a replica: {:?}", view.load);
+        };
+        assert_eq!(
+            (load.model.to_string(), load.slo_micros),
+            ("m:1".to_owned(), Some(300))
+        );
+        let [replica] = &view.replicas[..] else {
+            panic!("one replica: {:?}", view.replicas);
+        };
+        assert_eq!((replica.token.as_str(), replica.inputs), ("of r", 3));
+        assert!((replica.inputs_per_second - 3.0).abs() < 1e-9, "{replica:?}");
+    }
+}

@@ -8,6 +8,7 @@
 //! - `network`: the cluster's network.
 //! - `pull`: images that are not there yet.
 //! - `events`: what wakes the reconciler.
+//! - `ends`: what events told of containers that ended.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -19,7 +20,7 @@ use async_trait::async_trait;
 use bollard::container::LogOutput;
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary,
-    ContainerSummaryStateEnum, HostConfig, HostConfigLogConfig,
+    ContainerSummaryStateEnum, DeviceRequest, HostConfig, HostConfigLogConfig,
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder, LogsOptionsBuilder,
@@ -36,11 +37,13 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use super::lines::Lines;
 use super::{ContainerRuntime, ContainerState, ContainerStatus, Progress, ReplicaSpec, RuntimeError, exit};
 
+mod ends;
 mod engine;
 mod events;
 mod network;
 mod pull;
 
+use ends::{End, Ends};
 use engine::{Engine, refused, status_of};
 
 /// Where the engine of this machine listens, unless `DOCKER_HOST` says otherwise.
@@ -59,6 +62,12 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// ended in between.
 const START_TAKES: SignedDuration = SignedDuration::from_secs(60);
 
+/// What is said of a container that the kernel killed for its memory.
+const OUT_OF_MEMORY: &str = "killed: out of memory";
+
+/// The exit code of SIGKILL.
+const KILLED: i64 = 137;
+
 /// Containers that are inspected at a time.
 const INSPECTIONS: usize = 8;
 
@@ -71,6 +80,7 @@ pub struct DockerRuntime {
     /// Two starts of one name take turns; names are spread over these by their hash.
     places: [Mutex<()>; 16],
     followers: Followers,
+    ends: Arc<Ends>,
     _events: AbortOnDropHandle<()>,
 }
 
@@ -91,13 +101,15 @@ impl DockerRuntime {
     pub fn connect_to(host: &str, cluster: ClusterName) -> Self {
         let engine = Arc::new(Engine::new(host));
         let changes = Arc::new(Notify::new());
-        let events = events::follow(engine.clone(), cluster.clone(), changes.clone());
+        let ends = Arc::<Ends>::default();
+        let events = events::follow(engine.clone(), cluster.clone(), changes.clone(), ends.clone());
         Self {
             cluster,
             engine,
             changes,
             places: Default::default(),
             followers: Followers::default(),
+            ends,
             _events: AbortOnDropHandle::new(tokio::spawn(events)),
         }
     }
@@ -140,7 +152,7 @@ impl DockerRuntime {
         let Some(found) = self.find(&spec.container).await? else {
             return Ok(false);
         };
-        if found.running {
+        if found.running || found.starting {
             let digest = found.label(labels::SPEC).unwrap_or_default();
             return super::same_or_refuse(spec, digest).map(|()| true);
         }
@@ -153,10 +165,11 @@ impl DockerRuntime {
         let network = network::ensure(docker, &self.cluster).await?;
         let name = CreateContainerOptionsBuilder::new().name(&spec.container).build();
         let body = self.create_body(spec, network);
-        let created = docker
-            .create_container(Some(name), body)
-            .await
-            .map_err(|error| not_created(spec, &error))?;
+        let created = match docker.create_container(Some(name), body).await {
+            Ok(created) => created,
+            Err(error) if status_of(&error) == Some(409) => return self.concede(spec).await,
+            Err(error) => return Err(not_created(spec, &error)),
+        };
         for warning in created.warnings {
             tracing::warn!(
                 container = spec.container,
@@ -172,6 +185,16 @@ impl DockerRuntime {
             return Err(not_started(spec, &error));
         }
         Ok(())
+    }
+
+    /// Somebody else took the name since it was free: another control role, which was paused or is about to
+    /// find that it does not act any more. Its container is as good as ours, and should it fail, the next
+    /// pass sees.
+    async fn concede(&self, spec: &ReplicaSpec) -> Result<(), RuntimeError> {
+        match self.find(&spec.container).await? {
+            Some(found) => super::same_or_refuse(spec, found.label(labels::SPEC).unwrap_or_default()),
+            None => Ok(()),
+        }
     }
 
     fn create_body(&self, spec: &ReplicaSpec, network: String) -> ContainerCreateBody {
@@ -193,6 +216,7 @@ impl DockerRuntime {
                 memory,
                 // No swap on top: a model that swaps misses every deadline, and the limit would be double.
                 memory_swap: memory,
+                device_requests: spec.gpus.map(|gpus| vec![gpus_asked_for(gpus)]),
                 nano_cpus: spec.cpus.map(|cpus| (cpus * 1e9) as i64),
                 log_config: Some(HostConfigLogConfig {
                     typ: Some("json-file".into()),
@@ -253,12 +277,20 @@ impl DockerRuntime {
                 .inspect_container(id, None::<InspectContainerOptions>)
                 .await
             {
-                Ok(found) => state_of(found),
+                Ok(found) => self.state_of(id, found).await,
                 Err(error) if status_of(&error) == Some(404) => return Ok(None),
                 Err(error) => return Err(refused("inspect", &identity.container, &error)),
             }
         };
         Ok(Some(identity.with(state)))
+    }
+
+    async fn state_of(&self, id: &str, found: ContainerInspectResponse) -> ContainerState {
+        let kill = match killed_within_limit(&found) {
+            Some(limit) => Some((self.ends.explain(id).await, limit)),
+            None => None,
+        };
+        state_of(found, kill)
     }
 }
 
@@ -348,12 +380,21 @@ impl ContainerRuntime for DockerRuntime {
 struct Found {
     id: String,
     running: bool,
+    /// Created, and perhaps about to be started by another control role.
+    starting: bool,
     labels: HashMap<String, String>,
 }
 
 impl Found {
     fn of(inspected: ContainerInspectResponse) -> Self {
+        let status = inspected.state.as_ref().and_then(|state| state.status);
+        let created = inspected
+            .created
+            .as_ref()
+            .and_then(|created| created.parse().ok());
         Self {
+            starting: status == Some(ContainerStateStatusEnum::CREATED)
+                && created.is_some_and(may_be_started),
             id: inspected.id.unwrap_or_default(),
             running: inspected.state.and_then(|state| state.running) == Some(true),
             labels: inspected
@@ -407,6 +448,11 @@ impl Identity {
     }
 }
 
+/// Whether whoever created a container at that time may still be about to start it.
+fn may_be_started(created: Timestamp) -> bool {
+    Timestamp::now().duration_since(created) < START_TAKES
+}
+
 /// Whether a container runs, or is on its way to.
 fn may_run(listed: &ContainerSummary) -> bool {
     use ContainerSummaryStateEnum::{CREATED, DEAD, EXITED};
@@ -414,15 +460,15 @@ fn may_run(listed: &ContainerSummary) -> bool {
     match listed.state {
         Some(EXITED | DEAD) => false,
         Some(CREATED) => {
-            let created = Timestamp::from_second(listed.created.unwrap_or_default()).unwrap_or_default();
-            Timestamp::now().duration_since(created) < START_TAKES
+            may_be_started(Timestamp::from_second(listed.created.unwrap_or_default()).unwrap_or_default())
         }
         _ => true,
     }
 }
 
-/// How an inspected container is; it may have been started since it was listed.
-fn state_of(found: ContainerInspectResponse) -> ContainerState {
+/// How an inspected container is; it may have been started since it was listed. `kill` is what is known of
+/// one that was killed within its memory limit.
+fn state_of(found: ContainerInspectResponse, kill: Option<(End, i64)>) -> ContainerState {
     let state = found.state.unwrap_or_default();
     let code = state.exit_code.unwrap_or_default();
     let said = state.error.filter(|error| !error.is_empty());
@@ -431,13 +477,40 @@ fn state_of(found: ContainerInspectResponse) -> ContainerState {
     } else if state.status == Some(ContainerStateStatusEnum::CREATED) {
         Some(said.unwrap_or_else(|| "created, but never started".into()))
     } else if state.oom_killed == Some(true) && code != 0 {
-        Some("killed: out of memory".into())
+        Some(OUT_OF_MEMORY.into())
     } else if said.is_some() {
         said
     } else {
-        return exit::from_code(code);
+        return match (exit::from_code(code), kill) {
+            (ContainerState::Exited { code, .. }, Some((End::OutOfMemory, _))) => ContainerState::Exited {
+                code,
+                detail: Some(OUT_OF_MEMORY.into()),
+            },
+            (
+                ContainerState::Exited {
+                    code,
+                    detail: Some(killed),
+                },
+                Some((End::Unexplained, limit)),
+            ) => ContainerState::Exited {
+                code,
+                detail: Some(format!(
+                    "{killed}, probably out of memory (its limit is {} MiB)",
+                    limit >> 20
+                )),
+            },
+            (ended, _) => ended,
+        };
     };
     ContainerState::Exited { code, detail }
+}
+
+/// The memory limit of a container that SIGKILL ended and of which the engine does not say why.
+fn killed_within_limit(found: &ContainerInspectResponse) -> Option<i64> {
+    let state = found.state.as_ref()?;
+    let killed = state.exit_code == Some(KILLED) && state.running != Some(true);
+    let limit = found.host_config.as_ref()?.memory.filter(|limit| *limit > 0)?;
+    (killed && state.oom_killed != Some(true)).then_some(limit)
 }
 
 /// Docker sends each output as pieces of up to 16 KiB that end anywhere.
@@ -487,6 +560,15 @@ fn whole_seconds(grace: Duration) -> i32 {
     i32::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i32::MAX)
 }
 
+/// As `docker run --gpus N` does: any so many, from whichever driver gives out GPUs.
+fn gpus_asked_for(gpus: u32) -> DeviceRequest {
+    DeviceRequest {
+        count: Some(gpus.into()),
+        capabilities: Some(vec![vec!["gpu".into()]]),
+        ..DeviceRequest::default()
+    }
+}
+
 fn not_created(spec: &ReplicaSpec, error: &bollard::errors::Error) -> RuntimeError {
     match engine::message_of(error, 400).or_else(|| engine::message_of(error, 404)) {
         Some(said) => unusable(spec, said),
@@ -495,6 +577,16 @@ fn not_created(spec: &ReplicaSpec, error: &bollard::errors::Error) -> RuntimeErr
 }
 
 fn not_started(spec: &ReplicaSpec, error: &bollard::errors::Error) -> RuntimeError {
+    if let Some(said) = engine::message_of(error, 500)
+        && spec.gpus.is_some()
+        && said.contains("device driver")
+    {
+        return RuntimeError::Image(format!(
+            "docker has no GPUs to give to image `{}` ({said}): install the NVIDIA Container Toolkit on its host, \
+             or deploy without --gpus",
+            spec.image
+        ));
+    }
     match engine::message_of(error, 400) {
         Some(said) => unusable(spec, said),
         None => refused("start", &spec.container, error),
@@ -541,11 +633,15 @@ mod tests {
     }
 
     fn state_after(state: Inspected) -> (i64, Option<String>) {
+        state_after_kill(state, None)
+    }
+
+    fn state_after_kill(state: Inspected, kill: Option<(End, i64)>) -> (i64, Option<String>) {
         let found = ContainerInspectResponse {
             state: Some(state),
             ..ContainerInspectResponse::default()
         };
-        match state_of(found) {
+        match state_of(found, kill) {
             ContainerState::Exited { code, detail } => (code, detail),
             ContainerState::Running => panic!("it runs"),
         }
@@ -567,11 +663,38 @@ mod tests {
             ..exited(137)
         };
         assert_eq!(state_after(oom), (137, Some("killed: out of memory".into())));
+        let after = |end| state_after_kill(exited(137), Some((end, 16 << 20))).1.unwrap();
+        assert_eq!(after(End::OutOfMemory), "killed: out of memory");
+        assert_eq!(after(End::Killed), "killed by signal 9 (SIGKILL)");
+        assert_eq!(
+            after(End::Unexplained),
+            "killed by signal 9 (SIGKILL), probably out of memory (its limit is 16 MiB)"
+        );
         let said = Inspected {
             error: Some("no such file".into()),
             ..exited(127)
         };
         assert_eq!(state_after(said), (127, Some("no such file".into())));
+    }
+
+    #[test]
+    fn only_a_kill_within_a_limit_that_the_engine_does_not_explain_is_looked_into() {
+        let ended = |code, memory, oom_killed| ContainerInspectResponse {
+            state: Some(Inspected {
+                exit_code: Some(code),
+                oom_killed: Some(oom_killed),
+                ..Inspected::default()
+            }),
+            host_config: Some(HostConfig {
+                memory: Some(memory),
+                ..HostConfig::default()
+            }),
+            ..ContainerInspectResponse::default()
+        };
+        assert_eq!(killed_within_limit(&ended(137, 16 << 20, false)), Some(16 << 20));
+        assert_eq!(killed_within_limit(&ended(137, 16 << 20, true)), None);
+        assert_eq!(killed_within_limit(&ended(137, 0, false)), None);
+        assert_eq!(killed_within_limit(&ended(1, 16 << 20, false)), None);
     }
 
     #[test]

@@ -308,8 +308,12 @@ async fn several_frontends_serve_what_one_control_role_looks_after() {
         said.out.contains("All is well") && said.out.matches("query").count() > 1
     })
     .await;
+    // One that has just started answers with the default until the replicas have dialled it.
     for &port in &ports {
-        assert_eq!(ask(port).await, "virginica", "at {port}");
+        wait::until("both to answer", PATIENCE, async || {
+            ask(port).await == "virginica"
+        })
+        .await;
     }
     started.skysail.done("model scale iris-model 2 --wait").await;
     stop(&docker).await;

@@ -19,6 +19,7 @@ cases! {
     what_a_container_started_ends_with_it;
     a_container_is_a_direct_child_in_a_group_of_its_own;
     an_executable_that_is_none_says_so;
+    gpus_are_refused_with_what_to_do;
     a_dropped_runtime_leaves_no_process;
     shutdown_lets_all_containers_end_in_their_own_way;
 }
@@ -112,6 +113,18 @@ async fn an_executable_that_is_none_says_so() {
             "{error}"
         );
     }
+}
+
+async fn gpus_are_refused_with_what_to_do() {
+    let subject = subject().await;
+    let mut spec = subject.spec("one", "wait");
+    spec.gpus = Some(1);
+    let error = subject.start_spec(&spec).await.expect_err("refused");
+    assert!(
+        matches!(&error, RuntimeError::Image(said) if said.contains("--gpus") && said.contains("docker")),
+        "{error}"
+    );
+    assert_eq!(subject.status(&spec).await, None);
 }
 
 async fn a_dropped_runtime_leaves_no_process() {

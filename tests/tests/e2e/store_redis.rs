@@ -562,6 +562,9 @@ async fn announcements_of_others_outlast_an_outage_and_a_loss() {
     shows(&other, &["a"]).await;
     announce(&one, "one").await.unwrap();
     announce(&other, "other").await.unwrap();
+    let mut watch = one.announced();
+    let both = watch.wait_for(|shown| shown.len() == 2);
+    within("the other's announcement", both).await.unwrap();
 
     server.kill();
     down(&one).await;
@@ -629,6 +632,7 @@ async fn a_redis_that_pauses_is_found_again() {
     let () = server.run("CLIENT PAUSE 5000 ALL");
     let refused = commit(&store, vec![put("b")]).await;
     assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    down(&store).await;
     ready(&store).await;
     commit(&store, vec![put("c")]).await.unwrap();
 }

@@ -18,10 +18,11 @@ use skysail_proto::labels;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::ends::Ends;
 use super::engine::Engine;
 
 /// The changes of state a container can make by itself, or that others can make to it.
-const EVENTS: [&str; 5] = ["die", "destroy", "oom", "pause", "unpause"];
+const EVENTS: [&str; 6] = ["die", "destroy", "kill", "oom", "pause", "unpause"];
 
 /// How much of the past a new stream repeats: enough for what happens between the look and the stream's
 /// beginning, and for clocks that differ a little.
@@ -37,7 +38,8 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from
 const LASTING: Duration = Duration::from_secs(30);
 
 /// Notifies `changes` at every event of the cluster's replicas, and once at every connection. Never ends.
-pub(super) async fn follow(engine: Arc<Engine>, cluster: ClusterName, changes: Arc<Notify>) {
+/// What explains an end is kept in `ends`.
+pub(super) async fn follow(engine: Arc<Engine>, cluster: ClusterName, changes: Arc<Notify>, ends: Arc<Ends>) {
     let mut backoff = BACKOFF;
     let mut away = false;
     loop {
@@ -49,7 +51,7 @@ pub(super) async fn follow(engine: Arc<Engine>, cluster: ClusterName, changes: A
                     tracing::info!("docker is back");
                 }
                 changes.notify_one();
-                notify_of_events(docker, options(&cluster, since), &changes).await;
+                notify_of_events(docker, options(&cluster, since), &changes, &ends).await;
             }
             Err(error) if !away => {
                 tracing::warn!(%error, "docker cannot be reached; trying again");
@@ -64,9 +66,12 @@ pub(super) async fn follow(engine: Arc<Engine>, cluster: ClusterName, changes: A
     }
 }
 
-async fn notify_of_events(docker: &Docker, options: EventsOptions, changes: &Notify) {
+async fn notify_of_events(docker: &Docker, options: EventsOptions, changes: &Notify, ends: &Ends) {
     let events = docker.events(Some(options));
     let ended = events.try_for_each(|event| async {
+        if ends.note(&event) {
+            return Ok(());
+        }
         settle(docker, event).await;
         changes.notify_one();
         Ok(())

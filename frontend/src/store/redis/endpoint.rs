@@ -124,7 +124,7 @@ impl Endpoint {
         let said = if tls && error.is_timeout() {
             let seconds = RESPONSE_TIMEOUT.as_secs();
             format!("did not answer within {seconds} s: if it runs, is this its port for TLS?")
-        } else if !tls && error.is_connection_dropped() {
+        } else if !tls && error.is_connection_dropped() && !error.is_connection_refusal() {
             "hung up at once: is this its port for TLS (rediss://)?".to_owned()
         } else {
             return self.explain(error);
