@@ -181,6 +181,13 @@ impl DockerCluster {
         addresses.next().expect("a container has an address")
     }
 
+    /// Prints the last lines of each container, for a person to find out what went wrong.
+    pub async fn show_logs(&self) {
+        for container in self.containers().await {
+            show_log(&self.docker, &container).await;
+        }
+    }
+
     /// `docker kill`: the container ends at once, and the engine knows that somebody wanted it.
     pub async fn kill(&self, container: &str) {
         let now = KillContainerOptionsBuilder::new().signal("SIGKILL").build();

@@ -44,7 +44,7 @@ pub struct Load {
     pub application: String,
     /// Its latency objective.
     pub slo: Duration,
-    /// Its default output.
+    /// Its default output; no number, which would come back as one.
     pub default_output: String,
     /// Queries a second; they come at random (a Poisson process).
     pub per_second: f64,

@@ -88,6 +88,9 @@ pub(crate) async fn run(arguments: &Arguments) -> Outcome {
     let seconds = begin.elapsed().as_secs_f64();
     let Stage { running, cluster } = stage;
     let account = running.finish().await;
+    if ailment.is_some() {
+        cluster.docker().show_logs().await;
+    }
     drop(cluster);
     Outcome {
         seed,

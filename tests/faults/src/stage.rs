@@ -38,7 +38,7 @@ impl Stage {
         let load = Load {
             application: APPLICATION.to_owned(),
             slo: SLO,
-            default_output: "-1.0".to_owned(),
+            default_output: "unknown".to_owned(),
             per_second: share * CAPACITY * f64::from(REPLICAS),
             seed,
         };

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use reqwest::Method;
 use serde_json::{Value, json};
 use skysail_core::cluster::FrontendView;
@@ -19,6 +19,9 @@ pub(super) const PROBE: &str = "probe";
 
 /// How long a frontend may take to say how it is before it is taken for one that does not answer.
 const SAYS_WITHIN: Duration = Duration::from_secs(2);
+
+/// The engine notes the begin of a container when it hears of it: the program may have looked at its clock before.
+const NOTED_WITHIN: SignedDuration = SignedDuration::from_millis(500);
 
 /// How long a cluster may take until it is as it should be: failing replicas pause for up to a minute.
 const HEALS_WITHIN: Duration = Duration::from_secs(120);
@@ -107,7 +110,9 @@ impl ContainedCluster {
         for (place, container) in self.control().iter().enumerate() {
             began.push((self.began(container).await?, place));
         }
-        let before = began.into_iter().filter(|(began, _)| *began <= started_at);
+        let before = began
+            .into_iter()
+            .filter(|(began, _)| *began <= started_at + NOTED_WITHIN);
         before.max().map(|(_, place)| place)
     }
 
@@ -129,8 +134,8 @@ impl ContainedCluster {
         let views = self.views().await;
         for frontend in self.query().to_vec() {
             let began = self.began(&frontend).await;
-            let view =
-                newest(&views, &frontend).filter(|view| began.is_some_and(|began| began <= view.started_at));
+            let view = newest(&views, &frontend)
+                .filter(|view| began.is_some_and(|began| began <= view.started_at + NOTED_WITHIN));
             let Some(view) = view else {
                 return Some(format!("{frontend} announces nothing"));
             };

@@ -53,7 +53,7 @@ fn load() -> Load {
     Load {
         application: "digests".to_owned(),
         slo: SLO,
-        default_output: "-1.0".to_owned(),
+        default_output: "unknown".to_owned(),
         per_second: 240.0,
         seed: 1,
     }
@@ -160,7 +160,7 @@ async fn redis_is_killed_under_load_and_no_query_notices() {
     cluster.redis.start_again().await;
     let admin = cluster.control.admin();
     until("an admin write to be taken", PATIENCE, async || {
-        let body = json!({ "default_output": "-1.0" }).to_string();
+        let body = json!({ "default_output": "unknown" }).to_string();
         let written = admin.send(reqwest::Method::PATCH, "/api/v1/applications/digests", body);
         written.await.is_ok_and(|reply| reply.status == 200)
     })
