@@ -235,6 +235,7 @@ mod tests {
         let figures = |goodput, bound| Figures {
             goodput,
             bound,
+            scaled: None,
             tally: Tally::default(),
         };
         let summary = Summary::of(&[cell(0.9), cell(1.2)], &[figures(0.9, 1.0), figures(0.3, 0.6)]);
