@@ -16,6 +16,7 @@ use crate::admin::AdminService;
 use crate::admin::http::{AdminApi, BODY_BYTES};
 use crate::admin::observed;
 use crate::admin::view::FrontendInfo;
+use crate::autoscaler::{self, Autoscaler};
 use crate::clock::Clock;
 use crate::cluster::{Announcer, Identity, Membership, Observer};
 use crate::config::{Config, RuntimeKind, StoreLocation, without_password};
@@ -322,6 +323,14 @@ impl App {
             report: report.clone(),
         };
         ending.background.spawn(rollouts.run(closing.clone()));
+        let autoscaler = Autoscaler::new(autoscaler::Parts {
+            store: self.store.clone(),
+            views: views.announced.clone(),
+            leadership: leadership.clone(),
+            report: report.clone(),
+            clock: self.clock,
+        });
+        ending.background.spawn(autoscaler.run(closing.clone()));
         if let Some(runtime) = self.runtime.shared() {
             let reconciler = Reconciler::new(Parts {
                 runtime,

@@ -8,6 +8,7 @@
 //! - the query role: [`query`] (HTTP to typed query to answer), [`model`] (a cache and a queue for
 //!   each version, a batcher for each replica);
 //! - the control role: [`admin`] (requests to desired state), [`leadership`] (which frontend acts),
+//!   [`autoscaler`] (numbers of replicas that follow the load),
 //!   [`reconcile`] (desired state to containers), [`runtime`] (what starts them);
 //! - [`store`]: where desired state lives, for both; [`cluster`]: what frontends tell each other through it;
 //! - [`http`], [`open_files`], [`control_thread`], [`health`], [`metrics`], [`clock`], [`logging`],
@@ -17,6 +18,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod autoscaler;
 pub mod clock;
 pub mod cluster;
 pub mod config;

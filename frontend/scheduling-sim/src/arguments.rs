@@ -30,9 +30,9 @@ Examples:
   scheduling-sim --policy learned --frontends 1,2,4 --replicas 3 --load 0.9,1.2
   scheduling-sim --policy learned --autoscale 1..8 --mean-replicas 2 --arrivals bursty --queries 200000";
 
-/// The arguments of [`ScenarioArguments`]. Named one by one, for the sake of an error that names the one
+/// The arguments that make up a scenario. Named one by one, for the sake of an error that names the one
 /// that was given.
-const SCENARIO: [&str; 9] = [
+const SCENARIO: [&str; 11] = [
     "fixed_ms",
     "per_input_ms",
     "slo_ms",
@@ -42,6 +42,8 @@ const SCENARIO: [&str; 9] = [
     "load",
     "replicas",
     "paces",
+    "frontends",
+    "autoscale",
 ];
 
 /// The most queries of a cell: they are held in memory.
@@ -462,6 +464,27 @@ mod tests {
     }
 
     #[test]
+    fn each_number_of_frontends_is_a_cell() {
+        let cells = parse("--policy learned --frontends 1,4 --delay-ms 2").unwrap();
+        let delay = Duration::from_millis(2);
+        let shared = |frontends| Fleet::Shared(Sharing { frontends, delay });
+        let fleets: Vec<_> = cells.iter().map(|cell| cell.scenario.fleet).collect();
+        assert_eq!(fleets, [shared(1), shared(4)]);
+    }
+
+    #[test]
+    fn a_load_is_also_given_as_the_replicas_that_it_asks_for() {
+        let cells = parse("--policy learned --autoscale 1..8 --mean-replicas 2 --start-seconds 3").unwrap();
+        let scenario = &cells[0].scenario;
+        assert_eq!(scenario.paces.len(), 8);
+        let rate = scenario.load * scenario.capacity();
+        assert!((rate - 2.0 * 800.0 * TARGET_UTILISATION).abs() < 1e-6, "{rate}");
+        let bounds = Autoscale { min: 1, max: 8 };
+        let start = Duration::from_secs(3);
+        assert_eq!(scenario.fleet, Fleet::Scaled(Scaling { bounds, start }));
+    }
+
+    #[test]
     fn a_mistake_is_answered_with_what_to_write() {
         for (mistake, advice) in [
             ("--load 0", "a number from 0.001 to 1000"),
@@ -475,6 +498,15 @@ mod tests {
             ("--max-batch 0", "1..="),
             ("--policy lerned", "learned, reference, aimd"),
             ("--noise loud", "mild, noisy, shift"),
+            ("--autoscale 3..2", "write MIN..MAX"),
+            ("--autoscale 1..8 --replicas 2", "cannot be used with"),
+            ("--autoscale 1..8 --frontends 2", "cannot be used with"),
+            (
+                "--autoscale 1..8 --mean-replicas 2 --load 1",
+                "cannot be used with",
+            ),
+            ("--mean-replicas 2", "--autoscale"),
+            ("--frontends 0", "1..=64"),
             ("--arrivals uniform", "trace:FILE"),
             ("--arrivals trace", "trace:FILE"),
             ("--arrivals trace:/nowhere/trace.csv", "cannot be read"),

@@ -304,10 +304,11 @@ fn is_unequal(paces: &[f64]) -> bool {
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
+    use skysail_proto::deployment::Autoscale;
 
     use super::*;
     use crate::policy::PolicyKind;
-    use crate::scenario::{Scenario, example};
+    use crate::scenario::{Scaling, example};
 
     fn cell(scenario: Scenario) -> (Vec<Cell>, Vec<Figures>) {
         let cell = Cell {
@@ -350,6 +351,44 @@ mod tests {
             ..example()
         };
         assert_eq!(keys(special), expected);
+    }
+
+    #[test]
+    fn frontends_and_scaling_have_keys_of_their_own() {
+        let shared = Sharing {
+            frontends: 2,
+            delay: Duration::from_micros(100),
+        };
+        let shared = keys(Scenario {
+            fleet: Fleet::Shared(shared),
+            ..example()
+        });
+        assert!(shared.contains(&"frontends".to_owned()) && shared.contains(&"delay_ms".to_owned()));
+        let scaling = Scaling {
+            bounds: Autoscale { min: 1, max: 1 },
+            start: Duration::from_secs(2),
+        };
+        let (cells, figures) = cell(Scenario {
+            fleet: Fleet::Scaled(scaling),
+            ..example()
+        });
+        let text = json(&cells, &figures);
+        let report: Value = serde_json::from_str(&text).unwrap();
+        let autoscale = &report["cells"][0]["autoscale"];
+        assert_eq!(autoscale["changes"], 0);
+        let mean = autoscale["mean_replicas"].as_f64().unwrap();
+        assert!((mean - 1.0).abs() < 1e-9, "{mean}");
+        assert_eq!(autoscale["attainment_of_max"], 1.0);
+        // Programs look for these two by name alone.
+        assert_eq!(
+            (text.matches("goodput").count(), text.matches("bound").count()),
+            (1, 1)
+        );
+        let table = table(&cells, &figures);
+        assert!(
+            table.contains("1..1") && table.contains("replica-seconds"),
+            "{table}"
+        );
     }
 
     #[test]

@@ -78,7 +78,7 @@ enum FromFrontend {
     },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 enum FromContainer {
     Credit { sequence: u64, park: bool },
     Recall { sequence: u64 },
@@ -433,7 +433,7 @@ impl Cluster {
             inputs,
             predicted,
         };
-        self.to_container(link, FromFrontend::Batch { arrival, deadlines });
+        self.tell_container(link, FromFrontend::Batch { arrival, deadlines });
     }
 
     /// Returns the credits that may not be parked.
@@ -444,7 +444,7 @@ impl Cluster {
             .partition(|credit| credit.park);
         batcher.credits = parked;
         for credit in returned {
-            self.to_container(link, FromFrontend::Returned(credit.sequence));
+            self.tell_container(link, FromFrontend::Returned(credit.sequence));
         }
     }
 
@@ -459,15 +459,15 @@ impl Cluster {
             return;
         }
         batcher.announced = Some(earliest);
-        self.to_container(link, FromFrontend::Demand(earliest.saturating_since(now)));
+        self.tell_container(link, FromFrontend::Demand(earliest.saturating_since(now)));
     }
 
-    fn to_container(&mut self, link: Link, message: FromFrontend) {
+    fn tell_container(&mut self, link: Link, message: FromFrontend) {
         self.agenda
             .add(self.now + self.delay, Event::ToContainer(link, message));
     }
 
-    fn to_frontend(&mut self, link: Link, message: FromContainer) {
+    fn tell_frontend(&mut self, link: Link, message: FromContainer) {
         self.agenda
             .add(self.now + self.delay, Event::ToFrontend(link, message));
     }
@@ -521,7 +521,7 @@ impl Cluster {
         };
         container.credits.finish(Some(sample), since_start(self.now));
         let waited = batch.started.saturating_since(batch.arrived);
-        self.to_frontend(batch.link, FromContainer::Result { took, waited });
+        self.tell_frontend(batch.link, FromContainer::Result { took, waited });
         self.compute(index);
         self.settle(index);
     }
@@ -540,9 +540,9 @@ impl Cluster {
                     stream,
                     sequence,
                     park,
-                } => self.to_frontend(link(stream), FromContainer::Credit { sequence, park }),
+                } => self.tell_frontend(link(stream), FromContainer::Credit { sequence, park }),
                 Step::Recall { stream, sequence } => {
-                    self.to_frontend(link(stream), FromContainer::Recall { sequence });
+                    self.tell_frontend(link(stream), FromContainer::Recall { sequence });
                 }
                 Step::Wait => return,
                 Step::WaitUntil(at) => {

@@ -235,6 +235,7 @@ mod tests {
         let figures = |goodput, bound| Figures {
             goodput,
             bound,
+            scaled: None,
             tally: Tally::default(),
             scaled: None,
         };

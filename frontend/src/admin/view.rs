@@ -126,7 +126,7 @@ impl AdminService {
             replicas_attached: attached,
             replicas_everywhere: Some(observed.attached_everywhere(id)),
             load: observed.load(id),
-            autoscaling: None,
+            autoscaling: self.report.autoscaling(id),
             containers: self.report.containers(id),
             restarts: report.restarts,
             last_failure: report.last_failure,

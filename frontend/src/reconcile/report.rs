@@ -26,6 +26,7 @@ struct State {
     runtime_error: Option<String>,
     containers: Vec<ContainerStatus>,
     versions: BTreeMap<ModelId, VersionReport>,
+    autoscaling: BTreeMap<ModelId, String>,
     forgiven: BTreeSet<ModelId>,
 }
 
@@ -77,6 +78,17 @@ impl Report {
     /// What is known of one version.
     pub fn version(&self, model: &ModelId) -> VersionReport {
         self.state.lock().versions.get(model).cloned().unwrap_or_default()
+    }
+
+    /// How many replicas the load of a version was last found to need, and why, in words; nothing if the number
+    /// was chosen by hand, or another frontend acts.
+    pub fn autoscaling(&self, model: &ModelId) -> Option<String> {
+        self.state.lock().autoscaling.get(model).cloned()
+    }
+
+    /// Takes note of all such decisions.
+    pub(crate) fn set_autoscaling(&self, decisions: BTreeMap<ModelId, String>) {
+        self.state.lock().autoscaling = decisions;
     }
 
     /// The containers of one version.

@@ -107,7 +107,7 @@ fn what_was_needed_is_kept_for_the_hold_and_let_go_after_it() {
         "{replicas:?}"
     );
     // The smoothed rate faded meanwhile, and so does what is left.
-    assert_eq!(replicas[hold + 5], 4, "{replicas:?}");
+    assert_eq!(replicas[hold + 3], 4, "{replicas:?}");
     assert_eq!(replicas.last(), Some(&1), "{replicas:?}");
 }
 
