@@ -101,19 +101,17 @@ impl ContainedCluster {
         if found.iter().any(|(other, _)| other != id) {
             return None;
         }
-        self.started_before(*started_at).await
+        self.started_nearest(*started_at).await
     }
 
-    /// The candidate for the control role whose container began last before that.
-    async fn started_before(&self, started_at: Timestamp) -> Option<usize> {
-        let mut began = Vec::new();
+    /// The candidate for the control role whose container began nearest to that.
+    async fn started_nearest(&self, started_at: Timestamp) -> Option<usize> {
+        let mut nearest = Vec::new();
         for (place, container) in self.control().iter().enumerate() {
-            began.push((self.began(container).await?, place));
+            let apart = self.began(container).await?.duration_since(started_at).abs();
+            nearest.push((apart, place));
         }
-        let before = began
-            .into_iter()
-            .filter(|(began, _)| *began <= started_at + NOTED_WITHIN);
-        before.max().map(|(_, place)| place)
+        nearest.into_iter().min().map(|(_, place)| place)
     }
 
     /// When a container began to run for the last time, by the engine's clock, which is this machine's.
