@@ -65,6 +65,8 @@ struct Granted {
     sequence: u64,
     park: bool,
     recalled: bool,
+    /// Since when an answer to it is due; a parked one is kept for as long as nobody asks for it.
+    due_since: Option<Duration>,
 }
 
 /// A batch in the container.
@@ -129,7 +131,17 @@ const TRUST: u32 = 4;
 /// much early: a batch decided a little sooner costs less than a model that waits.
 const TIMER_SLACK: Duration = Duration::from_millis(1);
 
+/// A credit that is neither used nor sent back is waited for as long as this many round trips take, and at
+/// least so long, before another frontend gets one: a frontend may be busy.
+const ROUND_TRIPS: u32 = 8;
+const LEAST_PATIENCE: Duration = Duration::from_millis(50);
+
 impl Stream {
+    /// Whether it may get a credit: it takes more, and owes no answer to one that was given up.
+    fn may_be_granted(&self) -> bool {
+        !self.leaving && self.unused.is_none()
+    }
+
     /// The earliest deadline of what waits there, as far as is known; the most urgent of all where nobody
     /// would say.
     fn demand(&self) -> Option<Duration> {
@@ -260,7 +272,14 @@ impl Credits {
     /// What to do now. A credit or recall it names counts as sent.
     pub fn step(&mut self, now: Duration) -> Step {
         if self.granted.is_some() {
-            return self.recall().unwrap_or(Step::Wait);
+            if let Some(recall) = self.recall(now) {
+                return recall;
+            }
+            match self.given_up_at() {
+                None => return Step::Wait,
+                Some(at) if at > now => return Step::WaitUntil(at),
+                Some(_) => self.granted = None,
+            }
         }
         let Some((stream, park)) = self.most_urgent() else {
             return Step::Wait;
@@ -287,6 +306,7 @@ impl Credits {
             sequence,
             park,
             recalled: false,
+            due_since: (!park).then_some(now),
         });
         Step::Grant {
             stream: id,
@@ -295,8 +315,24 @@ impl Credits {
         }
     }
 
+    /// When the credit that is out counts for no more: a frontend that is stopped or cut off neither uses it nor
+    /// sends it back, and others have work. Its stream gets no other before it has answered to this one, so a
+    /// batch sent against it is still taken, however late.
+    fn given_up_at(&self) -> Option<Duration> {
+        let granted = self.granted.as_ref()?;
+        let holder = self.streams.get(&granted.stream)?;
+        let is_wanted = self.streams.iter().any(|(id, stream)| {
+            *id != granted.stream && stream.may_be_granted() && stream.demand().is_some()
+        });
+        let patience = (holder.round_trip.get() * ROUND_TRIPS).max(LEAST_PATIENCE);
+        granted
+            .due_since
+            .filter(|_| is_wanted)
+            .map(|since| since.saturating_add(patience))
+    }
+
     /// Asks the credit that is out back, once, if its stream is being left or another has work for it.
-    fn recall(&mut self) -> Option<Step> {
+    fn recall(&mut self, now: Duration) -> Option<Step> {
         let granted = self.granted.as_mut().filter(|granted| !granted.recalled)?;
         let leaving = self
             .streams
@@ -311,6 +347,7 @@ impl Credits {
             return None;
         }
         granted.recalled = true;
+        granted.due_since.get_or_insert(now);
         if let Some(stream) = self.streams.get_mut(&granted.stream) {
             stream.told_alone = false;
         }
@@ -325,11 +362,12 @@ impl Credits {
         let mut staying = self.streams.iter().filter(|(_, stream)| !stream.leaving);
         let first = staying.next()?;
         let Some(second) = staying.next() else {
-            return Some((*first.0, true));
+            return first.1.may_be_granted().then_some((*first.0, true));
         };
         let with_demand = [first, second]
             .into_iter()
             .chain(staying)
+            .filter(|(_, stream)| stream.may_be_granted())
             .filter_map(|(id, stream)| Some((stream.demand()?, *id)));
         with_demand.min().map(|(_, id)| (id, false))
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use skysail_proto::container::MAX_MESSAGE_BYTES;
 
 /// How often each end asks whether the other is still there.
-pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(1000);
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(800);
 
 /// How long it waits for the answer: with the interval, a dead peer is noticed within two seconds.
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(900);

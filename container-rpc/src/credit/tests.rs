@@ -212,9 +212,33 @@ fn a_parked_credit_is_recalled_once_another_frontend_has_demand() {
         sequence: 1,
     };
     assert_eq!(credits.step(millis(2)), recall);
-    assert_eq!(credits.step(millis(2)), Step::Wait);
+    assert_eq!(
+        credits.step(millis(2)),
+        Step::WaitUntil(millis(2) + LEAST_PATIENCE)
+    );
     credits.returned(A, 1);
     assert_eq!(credits.step(millis(3)), grant(B, 1, false));
+}
+
+#[test]
+fn a_frontend_that_sleeps_on_a_credit_costs_the_others_a_moment() {
+    let mut credits = two_frontends();
+    credits.demand(A, millis(20), millis(0));
+    assert_eq!(credits.step(millis(0)), grant(A, 1, false));
+    assert_eq!(credits.step(millis(900)), Step::Wait, "nobody else wants it");
+    credits.demand(B, millis(20), millis(10));
+    assert_eq!(credits.step(millis(10)), Step::WaitUntil(LEAST_PATIENCE));
+    assert_eq!(credits.step(LEAST_PATIENCE), grant(B, 1, false));
+    credits.returned(B, 1);
+    credits.demand(A, millis(20), millis(60));
+    assert_eq!(
+        credits.step(millis(60)),
+        Step::Wait,
+        "it owes an answer to its first"
+    );
+    assert_eq!(credits.batch(A, arrival(1, millis(1)), millis(70)), Ok(()));
+    credits.finish(took(millis(1)), millis(71));
+    assert_eq!(credits.step(millis(71)), grant(A, 2, false));
 }
 
 #[test]
@@ -401,7 +425,8 @@ struct World {
     frontends: Vec<Frontend>,
     attached: u64,
     computing: usize,
-    /// Batches that crossed a frontend's word of draining may come on top of the two slots.
+    /// Batches that crossed a frontend's word of draining, or came against a credit that was given up, may come
+    /// on top of the two slots.
     crossed: usize,
     now: Duration,
 }
@@ -433,8 +458,32 @@ impl World {
         }
         self.settle();
         let out: usize = self.frontends.iter().map(Frontend::credits_out).sum();
-        assert!(out <= 1, "{out} credits are out");
-        assert!(self.computing + out <= 2 + self.crossed, "{self:?}");
+        assert!(
+            self.frontends.iter().all(|frontend| frontend.credits_out() <= 1),
+            "{self:?}"
+        );
+        let given_up = self
+            .frontends
+            .iter()
+            .filter(|frontend| self.is_given_up(frontend.id))
+            .count();
+        assert!(out <= 1 + given_up, "{out} credits are out");
+        assert!(self.computing + out <= 2 + self.crossed + given_up, "{self:?}");
+    }
+
+    /// Whether this frontend sleeps on a credit that counts for no more.
+    fn is_given_up(&self, id: StreamId) -> bool {
+        let owes = self
+            .credits
+            .streams
+            .get(&id)
+            .is_some_and(|stream| stream.unused.is_some());
+        let counts = self
+            .credits
+            .granted
+            .as_ref()
+            .is_some_and(|granted| granted.stream == id);
+        owes && !counts
     }
 
     fn attach(&mut self) {
@@ -465,8 +514,10 @@ impl World {
 
     fn receive(&mut self, index: usize) {
         let Some(index) = self.pick(index) else { return };
-        let frontend = &mut self.frontends[index];
+        let frontend = &self.frontends[index];
         let (id, draining) = (frontend.id, frontend.draining);
+        let on_top = draining || self.is_given_up(id);
+        let frontend = &mut self.frontends[index];
         match frontend.outgoing.pop_front() {
             None => {}
             Some(ToContainer::Demand) => self.credits.demand(id, millis(10), self.now),
@@ -477,7 +528,7 @@ impl World {
                 };
                 self.credits.batch(id, arrival, self.now).unwrap();
                 self.computing += 1;
-                self.crossed += usize::from(draining);
+                self.crossed += usize::from(on_top);
             }
             Some(ToContainer::Returned { sequence }) => self.credits.returned(id, sequence),
             Some(ToContainer::Draining) => self.credits.frontend_drains(id),
