@@ -269,6 +269,7 @@ impl App {
         ending: &mut Ending,
         followed: watch::Receiver<Generation>,
     ) -> observed::Views {
+        self.queries.set_settling(self.config.roles.query);
         let (own, seen) = watch::channel(self.identity.first_view());
         let observer = Observer::new(
             self.identity.clone(),
@@ -289,6 +290,7 @@ impl App {
         let (membership, views) = Membership::new(
             self.store.announced(),
             seen,
+            self.queries.clone(),
             self.models.clone(),
             self.metrics.clone(),
         );

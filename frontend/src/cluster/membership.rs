@@ -2,25 +2,34 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use skysail_core::cluster::{FrontendView, container_addresses, living};
+use skysail_proto::ids::ModelId;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
+use crate::query::QueryService;
 use crate::store::Announced;
 
 /// The views of all live frontends, this one's included and always fresh.
 pub type Views = Arc<Vec<FrontendView>>;
+
+/// How long a frontend that has begun waits for replicas that others have.
+const SETTLES_WITHIN: Duration = Duration::from_secs(3);
 
 /// Follows what frontends announce, and tells containers where the query frontends are.
 pub struct Membership {
     announced: watch::Receiver<Announced>,
     own: watch::Receiver<FrontendView>,
     views: watch::Sender<Views>,
+    queries: Arc<QueryService>,
     models: Arc<ModelTable>,
     metrics: Arc<Metrics>,
+    started: Instant,
     /// Frontends whose announcements cannot be read: each is told once.
     unreadable: BTreeSet<String>,
 }
@@ -30,6 +39,7 @@ impl Membership {
     pub fn new(
         announced: watch::Receiver<Announced>,
         own: watch::Receiver<FrontendView>,
+        queries: Arc<QueryService>,
         models: Arc<ModelTable>,
         metrics: Arc<Metrics>,
     ) -> (Self, watch::Receiver<Views>) {
@@ -39,8 +49,10 @@ impl Membership {
             announced,
             own,
             views,
+            queries,
             models,
             metrics,
+            started: Instant::now(),
             unreadable: BTreeSet::new(),
         };
         (membership, seen)
@@ -77,9 +89,33 @@ impl Membership {
         views.push(own);
         let views = living(views);
         self.tell_changes(&views, &id);
+        if self.queries.is_settling() {
+            // What others announced is known once this frontend's own announcement has been taken.
+            let knows_others = announced.contains_key(&id);
+            self.settle(knows_others, &views, &id);
+        }
         self.metrics.set_frontends(views.len());
         self.models.name_frontends(container_addresses(&views));
         self.views.send_replace(Arc::new(views));
+    }
+
+    /// A frontend that is started beside others is not ready before their replicas have come to it too: a
+    /// balancer that sent it queries would get defaults for them. They dial within a second; one that cannot is
+    /// not waited for.
+    fn settle(&self, knows_others: bool, views: &[FrontendView], own: &str) {
+        let (ours, others): (Vec<_>, Vec<_>) = views.iter().partition(|view| view.id == own);
+        let has = |model: &ModelId| {
+            ours.iter()
+                .any(|view| view.replicas.iter().any(|found| found.model == *model))
+        };
+        let serving = others
+            .iter()
+            .filter(|view| !view.draining)
+            .flat_map(|view| &view.replicas);
+        let all_have_come = serving.into_iter().all(|replica| has(&replica.model));
+        if (knows_others && all_have_come) || self.started.elapsed() > SETTLES_WITHIN {
+            self.queries.set_settling(false);
+        }
     }
 
     fn tell_changes(&self, now: &[FrontendView], own: &str) {
@@ -110,6 +146,7 @@ impl Membership {
 mod tests {
     use std::collections::BTreeMap;
 
+    use skysail_core::cluster::ReplicaView;
     use skysail_core::queue::Bounds;
 
     use super::*;
@@ -139,8 +176,10 @@ mod tests {
         let own = watch::Sender::new(view("own", "a:1"));
         let metrics = Arc::<Metrics>::default();
         let bounds = Bounds { count: 1, bytes: 1 };
+        let queries = Arc::new(QueryService::new(Clock::start()));
         let models = Arc::new(ModelTable::new(bounds, 0, metrics.clone(), Clock::start()));
-        let (membership, views) = Membership::new(announced.subscribe(), own.subscribe(), models, metrics);
+        let (membership, views) =
+            Membership::new(announced.subscribe(), own.subscribe(), queries, models, metrics);
         (membership, announced, own, views)
     }
 
@@ -177,5 +216,37 @@ mod tests {
         membership.follow();
         assert_eq!(ids(&views), ["own"]);
         assert!(membership.unreadable.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frontend_beside_others_settles_once_their_models_have_come_or_time_is_up() {
+        let replica: ReplicaView = serde_json::from_str(
+            r#"{"replica": "m_1_0", "model": "m:1", "hostname": "", "pid": 1, "draining": false,
+                "attached_at": "2026-01-01T00:00:00Z", "in_flight": 0, "batches": 0, "inputs": 0}"#,
+        )
+        .unwrap();
+        let with_replica = |view: FrontendView| FrontendView {
+            replicas: vec![replica.clone()],
+            ..view
+        };
+        for comes in [true, false] {
+            let (mut membership, announced, own, _views) = membership(BTreeMap::new());
+            let queries = membership.queries.clone();
+            queries.set_settling(true);
+            membership.follow();
+            assert!(queries.is_settling(), "it knows nothing of others yet");
+            let known = [view("own", "a:1"), with_replica(view("b", "a:2"))];
+            let known = known.map(|view| (view.id.clone(), document(&view)));
+            announced.send_replace(Arc::new(known.into()));
+            membership.follow();
+            assert!(queries.is_settling());
+            if comes {
+                own.send_replace(with_replica(view("own", "a:1")));
+            } else {
+                tokio::time::advance(SETTLES_WITHIN + Duration::from_millis(1)).await;
+            }
+            membership.follow();
+            assert!(!queries.is_settling());
+        }
     }
 }

@@ -159,6 +159,7 @@ pub struct QueryService {
     routes: ArcSwapOption<Routes>,
     ids: QueryIds,
     clock: Clock,
+    settling: AtomicBool,
     draining: AtomicBool,
 }
 
@@ -169,6 +170,7 @@ impl QueryService {
             routes: ArcSwapOption::empty(),
             ids: QueryIds::default(),
             clock,
+            settling: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }
     }
@@ -188,6 +190,16 @@ impl QueryService {
         &self.ids
     }
 
+    /// Says in readiness that replicas are on their way here, until they have come.
+    pub fn set_settling(&self, settling: bool) {
+        self.settling.store(settling, Ordering::Relaxed);
+    }
+
+    /// Whether replicas are on their way here.
+    pub fn is_settling(&self) -> bool {
+        self.settling.load(Ordering::Relaxed)
+    }
+
     /// Says in readiness that no new query should come.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
@@ -203,8 +215,11 @@ impl QueryService {
         if self.is_draining() {
             return Some("the frontend is draining");
         }
-        let ready = self.routes.load().is_some() && self.ids.are_there();
-        (!ready).then_some("the metadata store was not read yet")
+        if self.routes.load().is_none() || !self.ids.are_there() {
+            return Some("the metadata store was not read yet");
+        }
+        self.is_settling()
+            .then_some("replicas that other frontends have are on their way to this one")
     }
 
     /// An application's route.
