@@ -237,7 +237,6 @@ mod tests {
             bound,
             scaled: None,
             tally: Tally::default(),
-            scaled: None,
         };
         let summary = Summary::of(&[cell(0.9), cell(1.2)], &[figures(0.9, 1.0), figures(0.3, 0.6)]);
         assert_eq!(summary.parts, ["none", "poisson", "0.9", "1.2", "all"]);

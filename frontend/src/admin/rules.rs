@@ -70,10 +70,13 @@ pub(super) fn register_version(
         )));
     }
     check_linked_types(catalog, name, new)?;
-    let version = Version {
+    let mut version = Version {
         spec: new.spec(),
         registered_at: Timestamp::now(),
     };
+    if let Some(before) = catalog.models.get(name).and_then(|model| model.current()) {
+        start_as_large(&mut version, before);
+    }
     let mut model = match catalog.models.get(name) {
         Some(model) => Model::clone(model),
         None => Model {
@@ -86,6 +89,20 @@ pub(super) fn register_version(
     model.versions.insert(new.version.clone(), version);
     turn_to(&mut model, &new.version, new.replace, observed);
     Ok(vec![Change::PutModel(model)])
+}
+
+/// A version whose replicas follow the load takes over the load of the one before: it starts with as many, within
+/// its bounds, and not with the fewest.
+fn start_as_large(version: &mut Version, before: &Version) {
+    let Some(deployment) = &mut version.spec.deployment else {
+        return;
+    };
+    if let (Some(bounds), Some(before)) = (deployment.autoscale, &before.spec.deployment) {
+        deployment.replicas = before
+            .replicas
+            .max(deployment.replicas)
+            .clamp(bounds.min, bounds.max);
+    }
 }
 
 /// Another version, which is to answer as soon as it is ready.
@@ -481,5 +498,18 @@ mod tests {
             let deployment = version.spec.deployment.as_ref().unwrap();
             assert_eq!((deployment.replicas, deployment.autoscale), expected);
         }
+    }
+
+    #[test]
+    fn a_version_that_follows_the_load_starts_with_as_many_replicas_as_the_one_before() {
+        let mut world = World::with_version_1();
+        world.take(scale(&world.catalog, &"m:1".parse().unwrap(), Replicas::Fixed(6)));
+        let mut new = new_version("2", false);
+        if let Some(deployment) = &mut new.deployment {
+            deployment.autoscale = Some(Autoscale { min: 1, max: 4 });
+        }
+        world.take(register_version(&world.catalog, &name(), &new, &world.observed()));
+        let version = world.catalog.version(&"m:2".parse().unwrap()).unwrap();
+        assert_eq!(version.spec.deployment.as_ref().unwrap().replicas, 4);
     }
 }
