@@ -127,7 +127,7 @@ impl Autoscaler {
             }
             words.insert(
                 version.id.clone(),
-                format!("{} replicas: {}", decision.replicas, decision.reason),
+                format!("{} wanted: {}", decision.replicas, decision.reason),
             );
             if decision.replicas != version.replicas {
                 let (id, from) = (version.id, version.replicas);
@@ -336,7 +336,7 @@ mod tests {
         assert_eq!((world.replicas("1"), world.replicas("by-hand")), (3, 1));
         let words = world.words("m:1").unwrap();
         assert!(
-            words.starts_with("3 replicas: 1200.0 queries/s need 2.50"),
+            words.starts_with("3 wanted: 1200.0 queries/s need 2.50"),
             "{words}"
         );
         assert_eq!(world.words("m:by-hand"), None);
