@@ -29,7 +29,7 @@ struct Flags {
     /// A TOML file with options.
     #[arg(long, env = "SKYSAIL_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where metadata lives: embedded:PATH (one machine), redis://[[USER]:PASSWORD@]HOST:PORT/DB, or
+    /// Where metadata lives: embedded:PATH (one machine), redis://USER:PASSWORD@HOST:PORT/DB, or
     /// rediss://… for Redis over TLS [default: an embedded store in the user's data folder].
     #[arg(long, env = "SKYSAIL_STORE", value_name = "STORE")]
     store: Option<String>,

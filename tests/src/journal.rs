@@ -215,6 +215,11 @@ impl Journal {
                 self.note_answer(question, body);
                 self.settle(question)
             }
+            // One that has just begun says so: to be asked again, as a balancer does.
+            End::Replied { status: 503, .. } if self.was_disturbed(attempt) => {
+                self.account.retried += 1;
+                Verdict::AskAgain
+            }
             End::Replied { status, body } => {
                 self.account.failed += 1;
                 self.find(format!("query {} got {status}: {body}", question.number));
@@ -472,11 +477,21 @@ mod tests {
             frontend,
             ..attempt(Duration::ZERO, End::Broken("reset".into()))
         };
+        let not_ready = Attempt {
+            frontend: 0,
+            ..attempt(
+                Duration::ZERO,
+                End::Replied {
+                    status: 503,
+                    body: String::new(),
+                },
+            )
+        };
         let mut journal = journal();
         journal.disturb(0);
-        for number in [1, 2] {
+        for (number, end) in [(1, broken(0)), (2, not_ready)] {
             journal.ask(&question(number));
-            assert_eq!(journal.note(&question(number), &broken(0)), Verdict::AskAgain);
+            assert_eq!(journal.note(&question(number), &end), Verdict::AskAgain);
         }
         assert_eq!(
             journal.note(&question(1), &reply(&right(&question(1)))),

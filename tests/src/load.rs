@@ -174,7 +174,10 @@ impl Sender {
         for _ in 0..TRIES {
             let (frontend, addr) = self.choose(question.number, last);
             let attempt = self.ask(&question, frontend, addr).await;
-            if matches!(attempt.end, End::Broken(_) | End::Silence) {
+            if matches!(
+                attempt.end,
+                End::Broken(_) | End::Silence | End::Replied { status: 503, .. }
+            ) {
                 self.shun(frontend);
             }
             if self.shared.journal.lock().note(&question, &attempt) == Verdict::Settled {

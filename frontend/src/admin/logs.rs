@@ -1,6 +1,6 @@
 //! The logs of a version's containers, as one stream of lines.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +44,7 @@ impl AdminService {
             lines: SelectAll::new(),
             open: BTreeMap::new(),
             before: BTreeMap::new(),
+            ends: VecDeque::new(),
             looks: interval(LOOK),
         };
         log.looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -78,6 +79,8 @@ struct Log {
     open: BTreeMap<String, String>,
     /// Those that were, and are no longer.
     before: BTreeMap<String, Past>,
+    /// Ends that are yet to be told.
+    ends: VecDeque<LogLine>,
     looks: Interval,
 }
 
@@ -95,8 +98,12 @@ enum Heard {
 enum Past {
     /// It ended: whatever runs under its name later is another.
     Ended,
-    /// It may still run: only what it writes from now on is news.
-    Lost,
+    /// It may still run, and then only what it writes from now on is news; or its end is yet to be seen.
+    Lost {
+        replica: ReplicaId,
+        /// The token it had.
+        token: Option<String>,
+    },
 }
 
 impl Heard {
@@ -111,6 +118,9 @@ impl Heard {
 impl Log {
     async fn next(mut self) -> Option<(LogLine, Self)> {
         loop {
+            if let Some(line) = self.ends.pop_front() {
+                return Some((line, self));
+            }
             tokio::select! {
                 Some(heard) = self.lines.next() => match heard {
                     Heard::Line(line) => return Some((line, self)),
@@ -122,7 +132,7 @@ impl Log {
                 },
                 _ = self.looks.tick() => {
                     self.look().await;
-                    if self.open.is_empty() && !self.is_wanted() {
+                    if self.ends.is_empty() && self.open.is_empty() && !self.is_wanted() {
                         return None;
                     }
                 }
@@ -168,17 +178,36 @@ impl Log {
         };
         let there: BTreeSet<&String> = containers.iter().map(|found| &found.container).collect();
         self.before
-            .retain(|container, past| there.contains(container) || matches!(past, Past::Lost));
+            .retain(|container, past| there.contains(container) || matches!(past, Past::Lost { .. }));
+        self.tell_ends(&containers);
         for container in &containers {
             let runs = container.state == ContainerState::Running;
             let tail = match self.before.get(&container.container) {
                 _ if self.open.contains_key(&container.container) => continue,
                 Some(Past::Ended) if !runs => continue,
                 Some(Past::Ended) | None => FROM_ITS_BEGINNING,
-                Some(Past::Lost) => 0,
+                Some(Past::Lost { .. }) => 0,
             };
             // What cannot be read now may be next time.
             let _ = self.open(container, tail, true).await;
+        }
+    }
+
+    /// A log may end a moment before its container is seen to have: its end is told when it is.
+    fn tell_ends(&mut self, containers: &[ContainerStatus]) {
+        for (container, past) in &mut self.before {
+            let Past::Lost { replica, token } = past else {
+                continue;
+            };
+            let found = containers.iter().find(|found| found.container == *container);
+            if let Some(line) = how_it_ended(found, token.as_deref()) {
+                self.ends.push_back(LogLine {
+                    replica: replica.clone(),
+                    line,
+                    ended: true,
+                });
+                *past = Past::Ended;
+            }
         }
     }
 
@@ -193,7 +222,13 @@ impl Log {
                 how_it_ended(found.as_ref(), token.as_deref())
             }
         };
-        let past = if ended.is_some() { Past::Ended } else { Past::Lost };
+        let past = match ended {
+            Some(_) => Past::Ended,
+            None => Past::Lost {
+                replica: replica.clone(),
+                token,
+            },
+        };
         self.before.insert(container, past);
         Some(LogLine {
             replica,

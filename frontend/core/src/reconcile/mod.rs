@@ -2,7 +2,7 @@
 //!
 //! A pass observes, [`plan()`]s and applies, and takes no other input: whatever was interrupted, the next
 //! pass finds and repairs. [`History`] remembers what no observation shows: how often a model failed, and
-//! since when a container is without its stream. [`finished`] ends rollouts, and [`doubt`] holds all of it
+//! since when a container is without its stream. [`finished`] ends rollouts, and [`doubt()`] holds all of it
 //! back where the catalog itself may have lost something.
 
 use std::collections::{BTreeMap, BTreeSet};
