@@ -477,6 +477,8 @@ mod tests {
             frontend,
             ..attempt(Duration::ZERO, End::Broken("reset".into()))
         };
+        let mut journal = journal();
+        journal.disturb(0);
         let not_ready = Attempt {
             frontend: 0,
             ..attempt(
@@ -487,8 +489,6 @@ mod tests {
                 },
             )
         };
-        let mut journal = journal();
-        journal.disturb(0);
         for (number, end) in [(1, broken(0)), (2, not_ready)] {
             journal.ask(&question(number));
             assert_eq!(journal.note(&question(number), &end), Verdict::AskAgain);
