@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::env;
 use std::fs;
 use std::thread;
+use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
@@ -241,24 +242,34 @@ fn is_process_of(pid: i32, container: &str) -> bool {
     fs::read_to_string(format!("/proc/{pid}/mountinfo")).is_ok_and(|mounts| mounts.contains(container))
 }
 
+/// How long the engine may take to make what it was asked for just before: a test that is interrupted does not
+/// wait for it.
+const UNDER_WAY: Duration = Duration::from_millis(300);
+
 async fn remove(name: &str, show_logs: bool) {
     let docker = engine();
-    let mut doomed = containers(&docker, CLUSTER, name).await;
+    remove_what_is_there(&docker, name, show_logs).await;
+    tokio::time::sleep(UNDER_WAY).await;
+    remove_what_is_there(&docker, name, false).await;
+}
+
+async fn remove_what_is_there(docker: &Docker, name: &str, show_logs: bool) {
+    let mut doomed = containers(docker, CLUSTER, name).await;
     // Frontends first: they would start again what is removed.
     doomed.sort_by_key(|container| container.role != "frontend");
-    doomed.extend(containers(&docker, STRANGER, name).await);
+    doomed.extend(containers(docker, STRANGER, name).await);
     for container in doomed {
         if show_logs {
-            show_log(&docker, &container).await;
+            show_log(docker, &container).await;
         }
-        remove_container(&docker, &container.id).await;
+        remove_container(docker, &container.id).await;
     }
     // Looked at again: until its end a frontend may have started another replica.
-    for container in containers(&docker, CLUSTER, name).await {
-        remove_container(&docker, &container.id).await;
+    for container in containers(docker, CLUSTER, name).await {
+        remove_container(docker, &container.id).await;
     }
     for label in [CLUSTER, STRANGER] {
-        let left = holdings(&docker, label, name).await;
+        let left = holdings(docker, label, name).await;
         for network in left.networks {
             docker
                 .remove_network(&network)
