@@ -8,7 +8,22 @@ shopt -s inherit_errexit
 # A user's PATH often lacks the folders that dockerd and service live in.
 PATH="$PATH:/usr/sbin:/sbin"
 
-say() { printf '==> %s\n' "$*" >&2; }
+# Begins a stage. Where SKYSAIL_STAGES names a file, the time is noted there for print_stages.
+say() {
+    printf '==> %s\n' "$*" >&2
+    [[ -z ${SKYSAIL_STAGES:-} ]] || printf '%s\t%s\n' "$(date +%s)" "$*" >>"$SKYSAIL_STAGES"
+}
+
+# Prints how long each stage took, in seconds, and all together.
+print_stages() {
+    awk -F '\t' -v now="$(date +%s)" '
+        NR == 1 { first = $1 }
+        NR > 1 { printf "    %5d s  %s\n", $1 - began, stage }
+        { began = $1; stage = $2 }
+        END { if (NR) printf "    %5d s  %s\n    %5d s  in all\n", now - began, stage, now - first }
+    ' "$SKYSAIL_STAGES" >&2
+}
+
 warn() { printf 'warning: %s\n' "$*" >&2; }
 die() {
     printf 'error: %s\n' "$*" >&2
