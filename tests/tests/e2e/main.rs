@@ -23,6 +23,7 @@ mod frontends;
 mod heals;
 mod idle;
 mod isolation;
+mod metrics;
 mod overload;
 mod queries;
 mod quickstart;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         .area("cache", cache::CASES)
         .area("batching", batching::CASES)
         .area("admin", admin::CASES)
+        .area("metrics", metrics::CASES)
         .area("failing_models", failing_models::CASES)
         .area("heals", heals::CASES)
         .area("faults", faults::CASES)
