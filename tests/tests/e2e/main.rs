@@ -23,6 +23,7 @@ mod frontends;
 mod heals;
 mod idle;
 mod isolation;
+mod large_outputs;
 mod metrics;
 mod overload;
 mod queries;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         .area("overload", overload::CASES)
         .area("queries", queries::CASES)
         .area("cache", cache::CASES)
+        .area("large_outputs", large_outputs::CASES)
         .area("batching", batching::CASES)
         .area("admin", admin::CASES)
         .area("metrics", metrics::CASES)
