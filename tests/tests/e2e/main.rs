@@ -16,6 +16,7 @@ mod by_hand;
 mod cache;
 mod cli;
 mod cluster;
+mod connections;
 mod docker;
 mod failing_models;
 mod faults;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         .area("docker", docker::CASES)
         .area("isolation", isolation::CASES)
         .area("overload", overload::CASES)
+        .area("connections", connections::CASES)
         .area("queries", queries::CASES)
         .area("cache", cache::CASES)
         .area("large_outputs", large_outputs::CASES)
