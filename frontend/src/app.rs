@@ -9,7 +9,6 @@ use skysail_core::reconcile::Patience;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
 use crate::admin::AdminService;
@@ -376,11 +375,7 @@ impl App {
         let info = self.info();
         let closing = ending.closing.clone();
         let timeouts = self.config.timeouts;
-        let bodies = |limit| BodyReader {
-            limit,
-            timeout: timeouts.client,
-            tasks: TaskTracker::new(),
-        };
+        let bodies = |limit| BodyReader::new(limit, timeouts.client);
         if let Some(listener) = self.listeners.query {
             let api = QueryApi {
                 service: self.queries,

@@ -58,7 +58,7 @@ struct Flags {
     /// The address containers are told to dial [default: the one container RPC is bound to].
     #[arg(long, env = "SKYSAIL_RPC_ADVERTISE", value_name = "HOST:PORT")]
     rpc_advertise: Option<String>,
-    /// The largest query body, in bytes [default: 33554432].
+    /// The largest query body, in bytes, also once it is inflated [default: 33554432].
     #[arg(long, env = "SKYSAIL_BODY_LIMIT", value_name = "BYTES")]
     body_limit: Option<String>,
     /// Connections to query REST that may be open at once; for a further one the one that has idled longest is

@@ -19,7 +19,9 @@ use tracing::warn;
 mod activity;
 mod body;
 mod connection;
+pub mod encoding;
 mod idlest;
+pub mod misread;
 mod warden;
 
 pub use body::{BodyError, BodyReader, RequestBody};
