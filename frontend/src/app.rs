@@ -392,6 +392,7 @@ impl App {
             let limits = Limits {
                 connections: self.config.max_connections,
                 timeouts,
+                refused: Vec::new(),
             };
             ending
                 .query_server
@@ -419,6 +420,7 @@ impl App {
             let limits = Limits {
                 connections: ADMIN_CONNECTIONS,
                 timeouts,
+                refused: self.config.model_networks.clone(),
             };
             let serve = http::serve(listener, router, limits, closing.admin);
             ending.admin_server.spawn_on(serve, self.control.handle());

@@ -1,6 +1,7 @@
 //! The HTTP server under both REST APIs: HTTP/1.1 and h2c on one port, bounds on what clients may take of
 //! it, and a graceful end.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,9 +21,11 @@ use tracing::warn;
 mod activity;
 mod body;
 mod connection;
+mod model_network;
 mod warden;
 
 pub use body::{BodyError, BodyReader, RequestBody};
+pub use model_network::ModelNetwork;
 pub use warden::Timeouts;
 
 use activity::Activity;
@@ -54,13 +57,15 @@ impl Answers for Router {
 }
 
 /// What clients may take of a server.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections open at once. Further ones wait in the system's backlog until one closes; who waits
     /// there holds nothing of ours.
     pub connections: usize,
     /// How long they may keep it waiting.
     pub timeouts: Timeouts,
+    /// The networks of model containers, whose connections are closed before anything is read.
+    pub refused: Vec<ModelNetwork>,
 }
 
 /// Serves until `shutdown`, then stops accepting, closes idle connections and waits for the answers under
@@ -72,9 +77,9 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let connections = Connections::new(answers, limits.timeouts);
-    let mut door = Door::new(listener, limits.connections);
     let mut warden = Warden::new(limits.timeouts);
     let mut looks = interval(limits.timeouts.look_every());
+    let mut door = Door::new(listener, limits);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut open = JoinSet::new();
     loop {
@@ -106,15 +111,17 @@ struct Door {
     listener: TcpListener,
     places: Arc<Semaphore>,
     limit: usize,
+    refused: Vec<ModelNetwork>,
     said: Option<Instant>,
 }
 
 impl Door {
-    fn new(listener: TcpListener, limit: usize) -> Self {
+    fn new(listener: TcpListener, limits: Limits) -> Self {
         Self {
             listener,
-            places: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
-            limit,
+            places: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
+            limit: limits.connections,
+            refused: limits.refused,
             said: None,
         }
     }
@@ -124,6 +131,11 @@ impl Door {
         loop {
             let place = self.place().await;
             match self.listener.accept().await {
+                Ok((_, peer)) if self.refuses(peer.ip()) => {
+                    if self.may_say() {
+                        warn!(%peer, "connection from the model containers' network refused");
+                    }
+                }
                 // Answers are small and complete: they go out at once.
                 Ok((stream, _)) if stream.set_nodelay(true).is_ok() => return (stream, place),
                 Ok(_) => {}
@@ -136,6 +148,10 @@ impl Door {
                 }
             }
         }
+    }
+
+    fn refuses(&self, peer: IpAddr) -> bool {
+        self.refused.iter().any(|network| network.is_model(peer))
     }
 
     async fn place(&mut self) -> OwnedSemaphorePermit {

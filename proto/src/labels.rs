@@ -44,9 +44,14 @@ pub const ENV_WARM_UP: &str = "SKYSAIL_WARM_UP";
 /// in its place by it. Empty in a container started by hand. No proof of anything.
 pub const ENV_TOKEN: &str = "SKYSAIL_TOKEN";
 
-/// The Docker network of a cluster.
+/// The Docker network of a cluster's model containers, which its frontends are on as well.
 pub fn network_name(cluster: &ClusterName) -> String {
     format!("{cluster}-network")
+}
+
+/// The Docker network of a cluster that `skysail start` brought up which only Redis and the frontends are on.
+pub fn private_network_name(cluster: &ClusterName) -> String {
+    format!("{cluster}-private")
 }
 
 /// The container of the only frontend that `skysail start` runs, with both roles.
