@@ -149,12 +149,11 @@ impl App {
         let store = open_store(&config).await?;
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::default());
-        let models = Arc::new(ModelTable::new(
-            config.queue_bounds,
-            config.cache_bytes,
-            metrics.clone(),
-            clock,
-        ));
+        let models = ModelTable::new(config.queue_bounds, config.cache_bytes, metrics.clone(), clock);
+        let models = Arc::new(match addresses.rpc_is_local() {
+            true => models.on_this_machine_only(),
+            false => models,
+        });
         let queries = Arc::new(QueryService::new(clock));
         let health = Arc::new(Health::new(queries.clone(), store.health()));
         let identity = addresses.identity(&config);

@@ -31,6 +31,7 @@ fn spec() -> VersionSpec {
         max_batch: 64.try_into().unwrap(),
         cache: true,
         deployment: None,
+        open: false,
     }
 }
 
@@ -43,7 +44,7 @@ fn table(cache_bytes: u64) -> ModelTable {
         count: 100,
         bytes: usize::MAX,
     };
-    ModelTable::new(bounds, cache_bytes, Arc::default(), Clock::start())
+    ModelTable::new(bounds, cache_bytes, Arc::default(), Clock::start()).on_this_machine_only()
 }
 
 /// Follows the catalog and returns the version's handle; what is gone is closed.
