@@ -60,3 +60,83 @@ fn refusal(model: &ModelId, registration: &Registration) -> Refusal {
         reason: format!("{found}: start it with the one that `skysail model show {model} --token` prints"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use skysail_core::container_token::{join_token, start_token};
+    use skysail_proto::ids::ReplicaId;
+
+    use super::super::tests::{handle_of, spec};
+    use super::*;
+
+    const KEY: Secret = Secret::new([7; Secret::BYTES]);
+
+    fn id() -> ModelId {
+        "model:1".parse().unwrap()
+    }
+
+    fn subject(id: &ModelId) -> Subject<'_> {
+        Subject {
+            model: id,
+            registered_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    /// What becomes of a container that shows this token, for a version that is open or not, at a frontend that is
+    /// reached from this machine only or not.
+    fn admitted(token: &str, open: bool, on_this_machine_only: bool) -> Result<String, Refusal> {
+        let mut spec = spec();
+        spec.open = open;
+        let admission = Admission {
+            key: Some(KEY),
+            on_this_machine_only,
+        };
+        let registration = Registration {
+            model: id(),
+            input_type: spec.input_type,
+            replica: ReplicaId::new("r").unwrap(),
+            token: token.to_owned(),
+            hostname: String::new(),
+            pid: 1,
+            agent: String::new(),
+            recent_batches: Vec::new(),
+        };
+        admission.admit(&handle_of(spec), &registration)
+    }
+
+    #[test]
+    fn a_version_that_anybody_can_reach_asks_for_a_token_unless_it_is_open() {
+        for (open, on_this_machine_only, taken) in [
+            (false, false, false),
+            (true, false, true),
+            (false, true, true),
+            (true, true, true),
+        ] {
+            for token in ["", "a.b"] {
+                let admitted = admitted(token, open, on_this_machine_only);
+                assert_eq!(admitted.is_ok(), taken, "{open} {on_this_machine_only} {token}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_remedy_and_not_the_token() {
+        for token in ["", "secret.deadbeef"] {
+            let refusal = admitted(token, false, false).unwrap_err();
+            assert_eq!(refusal.code, ErrorCode::PermissionDenied);
+            let reason = refusal.reason;
+            assert!(reason.contains("skysail model show model:1 --token"), "{reason}");
+            assert!(!reason.contains("secret"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn only_a_start_token_names_a_start() {
+        let (id, replica) = (id(), ReplicaId::new("r").unwrap());
+        let started = start_token(&KEY, &id, &replica, "abc");
+        assert_eq!(admitted(&started, false, false), Ok("abc".to_owned()));
+        let joined = join_token(&KEY, subject(&id));
+        assert_eq!(admitted(&joined, false, false), Ok(String::new()));
+    }
+}

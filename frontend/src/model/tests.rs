@@ -24,7 +24,7 @@ fn catalog(spec: &VersionSpec, registered_at: i64) -> Catalog {
     Catalog::default().with(&[Change::PutModel(model)], Generation::default())
 }
 
-fn spec() -> VersionSpec {
+pub(super) fn spec() -> VersionSpec {
     VersionSpec {
         input_type: InputType::Doubles,
         batch_size: skysail_proto::deployment::BatchSize::default(),
@@ -33,6 +33,11 @@ fn spec() -> VersionSpec {
         deployment: None,
         open: false,
     }
+}
+
+/// The handle of a version with this specification, registered at the Unix epoch.
+pub(super) fn handle_of(spec: VersionSpec) -> ModelHandle {
+    table(0).handle(id(), spec, Timestamp::UNIX_EPOCH)
 }
 
 fn id() -> ModelId {

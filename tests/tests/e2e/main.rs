@@ -23,6 +23,7 @@ mod frontends;
 mod heals;
 mod idle;
 mod isolation;
+mod join;
 mod overload;
 mod queries;
 mod quickstart;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         .area("with_redis", with_redis::CASES)
         .area("start_up", start_up::CASES)
         .area("by_hand", by_hand::CASES)
+        .area("join", join::CASES)
         .area("frontends", frontends::CASES)
         .area("idle", idle::CASES)
         .area("store_redis", store_redis::CASES)
