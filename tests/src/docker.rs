@@ -10,13 +10,14 @@ use std::time::Duration;
 use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum,
-    HostConfig, NetworkCreateRequest, VolumeCreateRequest,
+    ContainerCreateBody, ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, HostConfig,
+    NetworkCreateRequest, VolumeCreateRequest,
 };
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
-    ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, LogsOptionsBuilder,
-    RemoveContainerOptionsBuilder, RemoveVolumeOptions, StartContainerOptions,
+    CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder, InspectContainerOptions,
+    KillContainerOptionsBuilder, ListContainersOptionsBuilder, ListNetworksOptionsBuilder,
+    ListVolumesOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions,
+    StartContainerOptions,
 };
 use futures::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
@@ -221,7 +222,11 @@ impl DockerCluster {
             }),
             ..ContainerCreateBody::default()
         };
-        let created = self.docker.create_container(None, body).await.expect("a container");
+        let created = self
+            .docker
+            .create_container(None, body)
+            .await
+            .expect("a container");
         let id = created.id;
         let started = self.docker.start_container(&id, None::<StartContainerOptions>);
         started.await.expect("it can be started");
@@ -246,7 +251,10 @@ impl DockerCluster {
     pub async fn log(&self, container: &str) -> String {
         let options = LogsOptionsBuilder::new().stdout(true).stderr(true).build();
         let pieces = self.docker.logs(container, Some(options));
-        pieces.map(|piece| piece.expect("its log").to_string()).collect().await
+        pieces
+            .map(|piece| piece.expect("its log").to_string())
+            .collect()
+            .await
     }
 
     /// `docker kill`: the container ends at once, and the engine knows that somebody wanted it.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::Serialize;
 use skysail_proto::admin::{
-    API_PREFIX, Application, ApplicationPatch, CurrentVersion, JoinToken, Model, NewApplication, NewVersion, Replica,
-    ReplicaCount, Settlement, Status, Version,
+    API_PREFIX, Application, ApplicationPatch, CurrentVersion, JoinToken, Model, NewApplication, NewVersion,
+    Replica, ReplicaCount, Settlement, Status, Version,
 };
 use skysail_proto::deployment::Replicas;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName};

@@ -250,7 +250,10 @@ impl Engine {
             ..Default::default()
         };
         let body = bollard::body_full(archive.into());
-        let put = self.docker.upload_to_container(container, Some(options), body).await;
+        let put = self
+            .docker
+            .upload_to_container(container, Some(options), body)
+            .await;
         put.map_err(failed(&format!("put files into container {container}")))
     }
 

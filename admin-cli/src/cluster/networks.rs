@@ -76,11 +76,7 @@ async fn have_network(
     Ok(network)
 }
 
-async fn oldest(
-    engine: &Engine,
-    name: &str,
-    cluster: &ClusterName,
-) -> Result<Option<Network>, ClusterError> {
+async fn oldest(engine: &Engine, name: &str, cluster: &ClusterName) -> Result<Option<Network>, ClusterError> {
     let networks = engine.networks_named(name, cluster).await?;
     if networks.iter().any(|network| !network.ours) {
         return Err(name_taken("network", name.to_owned(), cluster));

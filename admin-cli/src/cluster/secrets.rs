@@ -66,7 +66,9 @@ impl Secrets {
 /// 32 random bytes, which need no quoting anywhere.
 fn random_hex() -> String {
     let random = ring::rand::generate::<[u8; 32]>(&ring::rand::SystemRandom::new());
-    let bytes = random.expect("the system has random numbers; this is a bug").expose();
+    let bytes = random
+        .expect("the system has random numbers; this is a bug")
+        .expose();
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -345,7 +345,11 @@ fn redis_body(plan: &StartPlan, networks: &Networks) -> ContainerCreateBody {
     };
     ContainerCreateBody {
         image: Some(plan.redis_image.clone()),
-        cmd: Some(["--appendonly", "yes", "--include", REDIS_FILE].map(str::to_owned).into()),
+        cmd: Some(
+            ["--appendonly", "yes", "--include", REDIS_FILE]
+                .map(str::to_owned)
+                .into(),
+        ),
         // Redis writes where it is started, and not every image starts it on the volume.
         working_dir: Some("/data".into()),
         labels: Some(labels),

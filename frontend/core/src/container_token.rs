@@ -168,7 +168,16 @@ mod tests {
         let token = start_token(&KEY, &model("m:1"), &replica("r"), "abc");
         let cut = &token[..token.len() - 2];
         let longer = format!("{token}00");
-        for bad in ["", ".", "abc", "abc.", ".abc", cut, &longer, &token.replace('.', "")] {
+        for bad in [
+            "",
+            ".",
+            "abc",
+            "abc.",
+            ".abc",
+            cut,
+            &longer,
+            &token.replace('.', ""),
+        ] {
             assert_eq!(checked(&KEY, "m:1", "r", bad), None, "{bad}");
         }
     }

@@ -34,7 +34,11 @@ pub(super) fn with_key(catalog: &Catalog, mut changes: Vec<Change>) -> Vec<Chang
 
 fn fresh_key() -> Secret {
     let random = ring::rand::generate(&ring::rand::SystemRandom::new());
-    Secret::new(random.expect("the system has random numbers; this is a bug").expose())
+    Secret::new(
+        random
+            .expect("the system has random numbers; this is a bug")
+            .expose(),
+    )
 }
 
 impl AdminService {

@@ -56,7 +56,8 @@ pub(super) fn check_deployment(new: &NewVersion) -> Result<(), AdminError> {
         return Ok(());
     };
     if new.open {
-        let detail = "open is for a version whose containers attach by themselves: leave it out, or the deployment";
+        let detail =
+            "open is for a version whose containers attach by themselves: leave it out, or the deployment";
         return Err(invalid(detail.into()));
     }
     check_replicas(deployment.replicas)?;

@@ -105,7 +105,15 @@ mod tests {
 
     #[test]
     fn what_is_no_subnet_is_refused() {
-        for bad in ["", "172.18.0.1", "172.18.0.1/33", "fd00::1/129", "172.18.0/16", "blue/16", "172.18.0.1/-1"] {
+        for bad in [
+            "",
+            "172.18.0.1",
+            "172.18.0.1/33",
+            "fd00::1/129",
+            "172.18.0/16",
+            "blue/16",
+            "172.18.0.1/-1",
+        ] {
             assert_eq!(bad.parse::<ModelNetwork>(), Err(InvalidNetwork), "{bad}");
         }
     }

@@ -30,6 +30,7 @@ use crate::metrics::{Metrics, VersionMetrics};
 mod admission;
 mod batcher;
 pub mod cache;
+mod delivery;
 pub mod queue;
 pub mod replica;
 mod sent;
@@ -237,7 +238,10 @@ impl ModelTable {
         };
         let gone = versions.values().filter(is_gone).cloned().collect();
         *versions = next;
-        self.admission.lock().key.clone_from(&catalog.settings.container_key);
+        self.admission
+            .lock()
+            .key
+            .clone_from(&catalog.settings.container_key);
         self.followed.store(true, Ordering::Relaxed);
         let handles = versions.iter().map(|(id, handle)| (id.clone(), handle.clone()));
         let versions = Versions {

@@ -65,7 +65,10 @@ impl Applier {
             return Applied::Done;
         }
         let Some(key) = self.key() else {
-            warn!(container = spec.container, "container not started: no key for tokens");
+            warn!(
+                container = spec.container,
+                "container not started: no key for tokens"
+            );
             self.report
                 .failed(&spec.model, failure(spec.replica, NO_KEY.into(), false));
             return Applied::Failed(spec.model);

@@ -81,7 +81,9 @@ const BOUND: Duration = Duration::from_secs(5);
 /// none.
 async fn ask(address: &str) -> String {
     let exchange = async {
-        let mut stream = TcpStream::connect(address).await.map_err(|error| format!("not reached, {error}"))?;
+        let mut stream = TcpStream::connect(address)
+            .await
+            .map_err(|error| format!("not reached, {error}"))?;
         let request = format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         let _ = stream.write_all(request.as_bytes()).await;
         let mut answer = Vec::new();
@@ -94,7 +96,10 @@ async fn ask(address: &str) -> String {
         })
     };
     let answer = timeout(BOUND, exchange).await;
-    answer.map_or_else(|_| "not reached in time".to_owned(), |answer| answer.unwrap_or_else(|why| why))
+    answer.map_or_else(
+        |_| "not reached in time".to_owned(),
+        |answer| answer.unwrap_or_else(|why| why),
+    )
 }
 
 /// Touches as many MiB of memory as it is told.

@@ -181,7 +181,10 @@ async fn addresses(docker: &DockerCluster, container: &str) -> Vec<String> {
     let networks = settings
         .and_then(|settings| settings.networks)
         .unwrap_or_default();
-    networks.into_values().filter_map(|network| network.ip_address).collect()
+    networks
+        .into_values()
+        .filter_map(|network| network.ip_address)
+        .collect()
 }
 
 async fn a_model_container_reaches_container_rpc_and_neither_redis_nor_the_admin_api() {
@@ -200,18 +203,30 @@ async fn a_model_container_reaches_container_rpc_and_neither_redis_nor_the_admin
         );
         let admin_port = started.admin_port;
         let mut closed = vec![format!("{redis}:6379")];
-        closed.extend(addresses(&docker, &redis).await.iter().map(|ip| format!("{ip}:6379")));
+        closed.extend(
+            addresses(&docker, &redis)
+                .await
+                .iter()
+                .map(|ip| format!("{ip}:6379")),
+        );
         closed.push(format!("{admin}:{admin_port}"));
         let admins = addresses(&docker, &admin).await;
         assert_eq!(admins.len(), 2, "{admins:?}");
         closed.extend(admins.iter().map(|ip| format!("{ip}:{admin_port}")));
         let open = format!("{rpc}:7000");
-        let asks: Vec<_> = closed.iter().chain([&open]).map(|at| format!("ask {at}")).collect();
+        let asks: Vec<_> = closed
+            .iter()
+            .chain([&open])
+            .map(|at| format!("ask {at}"))
+            .collect();
         let network = format!("{name}-network");
         let said = docker.run_script(image.name(), &network, &asks.join("\n")).await;
         let becomes = |of: &str| {
-            let line = said.lines().find_map(|line| line.strip_prefix(&format!("{of}: ")));
-            line.unwrap_or_else(|| panic!("{of} was not asked: {said}")).to_owned()
+            let line = said
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("{of}: ")));
+            line.unwrap_or_else(|| panic!("{of} was not asked: {said}"))
+                .to_owned()
         };
         for at in &closed {
             let outcome = becomes(at);
@@ -228,7 +243,10 @@ async fn a_model_container_reaches_container_rpc_and_neither_redis_nor_the_admin
         let said = docker
             .run_script(image.name(), &private, &format!("ask {redis}:6379"))
             .await;
-        assert!(said.contains("NOAUTH") || said.contains("-ERR") || said.contains("closed"), "{said}");
+        assert!(
+            said.contains("NOAUTH") || said.contains("-ERR") || said.contains("closed"),
+            "{said}"
+        );
         assert_secrets_are_files(&docker).await;
         stop(&docker).await;
         assert_eq!(docker.holdings().await, Holdings::default());

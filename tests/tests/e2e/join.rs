@@ -47,7 +47,10 @@ fn noop(replica: &str, token: &str) -> ByHand {
 async fn is_refused(container: &mut Program, model: &str) {
     let told = container.log().line("refused this container").await;
     assert!(told.contains("SKYSAIL_TOKEN"), "{told}");
-    assert!(told.contains(&format!("skysail model show {model} --token")), "{told}");
+    assert!(
+        told.contains(&format!("skysail model show {model} --token")),
+        "{told}"
+    );
     assert!(container.ended().is_none(), "it may be registered as open yet");
 }
 
@@ -57,9 +60,18 @@ async fn a_version_that_others_can_reach_takes_who_shows_its_token() {
     let registered = command.done("model register model:1 --input-type doubles").await;
     let token = command.done("model show model:1 --token").await.trim().to_owned();
     assert!(token.contains('.'), "{token}");
-    assert!(registered.contains(&format!("SKYSAIL_TOKEN={token}")), "{registered}");
+    assert!(
+        registered.contains(&format!("SKYSAIL_TOKEN={token}")),
+        "{registered}"
+    );
     assert_eq!(command.done("model show model --token").await.trim(), token);
-    for path in ["/models", "/models/model", "/models/model/versions/1", "/status", "/replicas"] {
+    for path in [
+        "/models",
+        "/models/model",
+        "/models/model/versions/1",
+        "/status",
+        "/replicas",
+    ] {
         let body = cluster.admin().get(&format!("/api/v1{path}")).await;
         assert!(!body.text.contains(&token), "{path}: {}", body.text);
     }
@@ -100,7 +112,8 @@ async fn an_open_version_takes_anybody() {
         .await;
     assert!(!registered.contains("TOKEN"), "{registered}");
     assert_eq!(command.done("model show model:1 --token").await.trim(), "");
-    let _containers = ["", "of.another"].map(|token| cluster.by_hand(&noop(&format!("r{}", token.len()), token)));
+    let _containers =
+        ["", "of.another"].map(|token| cluster.by_hand(&noop(&format!("r{}", token.len()), token)));
     cluster.attached("model", 2).await;
 
     let mut body = Deployment::of("noop").named("other", "1").body();
@@ -133,7 +146,12 @@ async fn on_loopback_a_version_without_containers_is_open_and_one_with_them_is_n
         is_refused(&mut impostor, "model:1").await;
     }
     let helper = cluster.by_hand(&noop("helper", &of_another));
-    assert!(cluster.attached("model", 2).await.contains(&own_now(&cluster, id).await));
+    assert!(
+        cluster
+            .attached("model", 2)
+            .await
+            .contains(&own_now(&cluster, id).await)
+    );
     assert_eq!(own_now(&cluster, id).await["pid"], own["pid"]);
     drop(helper);
 }

@@ -17,8 +17,8 @@ use bollard::query_parameters::{
     InspectContainerOptions, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
     ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
 };
-use futures::future::BoxFuture;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use skysail_frontend::runtime::conformance::{PROMISES, Promise, Subject};
 use skysail_frontend::runtime::docker::DockerRuntime;
@@ -47,7 +47,10 @@ async fn image() -> String {
         .get_or_init(async || Mutex::new(Some(TestImage::make().await)))
         .await;
     let made = made.lock();
-    made.as_ref().expect("no test runs after the end").name().to_owned()
+    made.as_ref()
+        .expect("no test runs after the end")
+        .name()
+        .to_owned()
 }
 
 /// With what every runtime promises, and what only this one does.
