@@ -23,15 +23,20 @@ mod frontends;
 mod heals;
 mod idle;
 mod isolation;
+mod logs;
+mod orphans;
 mod overload;
 mod queries;
 mod quickstart;
 mod restart;
 mod runtime_docker;
 mod runtime_process;
+mod signals;
 mod start_up;
 mod store_embedded;
 mod store_redis;
+mod terminal;
+mod variables;
 mod with_redis;
 
 fn main() -> ExitCode {
@@ -58,6 +63,11 @@ fn main() -> ExitCode {
         .area("by_hand", by_hand::CASES)
         .area("frontends", frontends::CASES)
         .area("idle", idle::CASES)
+        .area("logs", logs::CASES)
+        .area("signals", signals::CASES)
+        .area("orphans", orphans::CASES)
+        .area("terminal", terminal::CASES)
+        .area("variables", variables::CASES)
         .area("store_redis", store_redis::CASES)
         .area("runtime_process", runtime_process::CASES);
     // What has several implementations has one list of promises, and each a test of each.
