@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::admin::AdminService;
 use crate::admin::http::{AdminApi, BODY_BYTES};
@@ -26,6 +26,7 @@ use crate::http::{BodyReader, Limits};
 use crate::leadership::{self, Leadership};
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
+use crate::orphans::{self, Orphans};
 use crate::query::QueryService;
 use crate::query::http::{QueryApi, QueryServer};
 use crate::reconcile::{Parts, Reconciler, Report, Rollouts};
@@ -204,6 +205,7 @@ impl App {
         let followed = self.spawn_followers(&mut ending.background, &closing.background);
         let views = self.spawn_membership(&mut ending, followed.clone());
         let report = self.spawn_control(&mut ending, &views);
+        self.spawn_reaper(&mut ending.background, &closing.background);
         self.spawn_rpc(&mut ending.background, &closing.background);
         let _control = self.spawn_http(&mut ending, followed, views, report);
 
@@ -354,6 +356,28 @@ impl App {
                 .spawn_on(reconciler.run(closing.clone()), self.control.handle());
         }
         report
+    }
+
+    /// The task that reaps orphans, where they come to this process.
+    fn spawn_reaper(&self, tasks: &mut JoinSet<()>, closing: &CancellationToken) {
+        let _inside = self.control.handle().enter();
+        let mut orphans = match Orphans::watch() {
+            Ok(Some(orphans)) => orphans,
+            Ok(None) => return,
+            Err(error) => return warn!(%error, "orphans are not reaped"),
+        };
+        let runtime = self.runtime.clone();
+        let reap = async move {
+            loop {
+                match &runtime {
+                    Runtime::Process(processes) => processes.reap_orphans().await,
+                    // The frontend has no children of its own.
+                    Runtime::Docker(_) | Runtime::None => orphans::reap(|_| false),
+                }
+                orphans.ended().await;
+            }
+        };
+        tasks.spawn_on(until(closing, reap), self.control.handle());
     }
 
     fn spawn_rpc(&mut self, tasks: &mut JoinSet<()>, closing: &CancellationToken) {

@@ -16,6 +16,7 @@ use bollard::query_parameters::{
 };
 use futures::StreamExt;
 use jiff::Timestamp;
+use skysail_process::variables;
 use skysail_proto::ids::ClusterName;
 use skysail_proto::labels;
 use tokio::time::timeout;
@@ -86,7 +87,7 @@ pub(super) enum Ownership {
 impl Engine {
     /// Connects, and settles on an API version that both sides know.
     pub(crate) async fn connect() -> Result<Self, ClusterError> {
-        let socket = socket_path(std::env::var("DOCKER_HOST").ok())?;
+        let socket = socket_path(variables::read("DOCKER_HOST"))?;
         let unreachable = |reason: String| ClusterError::NoDocker {
             address: socket.clone(),
             reason,

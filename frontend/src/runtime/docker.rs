@@ -660,6 +660,23 @@ mod tests {
         assert_eq!(lines, ["one", "tw"]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn of_a_flood_the_last_lines_are_kept_and_what_was_kept_before_is_told_whole() {
+        // The engine sends a piece for each line.
+        let flood = (0..1_000_000).map(|_| out("y\n")).chain([out("the end")]);
+        let followed: Vec<_> = in_lines(stream::iter(flood.clone().collect::<Vec<_>>()), LOG_FILES)
+            .collect()
+            .await;
+        assert!(followed.iter().any(|line| line.contains("left out here")));
+        assert!(followed.len() < 300_000, "{} lines", followed.len());
+        assert_eq!(followed.last().unwrap(), "the end");
+
+        let read: Vec<_> = in_lines(stream::iter(flood.collect::<Vec<_>>()), usize::MAX)
+            .collect()
+            .await;
+        assert_eq!(read.len(), 1_000_001);
+    }
+
     fn state_after(state: Inspected) -> (i64, Option<String>) {
         state_after_kill(state, None)
     }
