@@ -65,7 +65,7 @@ struct Flags {
     /// there, other than the gateway's own, as which those of published ports come [default: none].
     #[arg(long, env = "SKYSAIL_MODEL_NETWORK", value_name = "IP/PREFIX,…")]
     model_network: Option<String>,
-    /// The largest query body, in bytes [default: 33554432].
+    /// The largest query body, in bytes, also once it is inflated [default: 33554432].
     #[arg(long, env = "SKYSAIL_BODY_LIMIT", value_name = "BYTES")]
     body_limit: Option<String>,
     /// Connections to query REST that may be open at once; for a further one the one that has idled longest is

@@ -20,8 +20,10 @@ use tracing::warn;
 mod activity;
 mod body;
 mod connection;
+pub mod encoding;
 mod idlest;
 mod model_network;
+pub mod misread;
 mod warden;
 
 pub use body::{BodyError, BodyReader, RequestBody};

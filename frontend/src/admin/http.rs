@@ -19,10 +19,12 @@ use skysail_proto::admin::{
 };
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
+use skysail_proto::json;
 
 use super::{AdminError, AdminService};
 use crate::health::Health;
-use crate::http::{self, BodyError, BodyReader};
+use crate::http::encoding::Encodings;
+use crate::http::{self, BodyError, BodyReader, misread};
 use crate::metrics::{Format, Metrics};
 use crate::store::Settle;
 
@@ -110,22 +112,36 @@ struct JsonBody<T>(T);
 impl<T: serde::de::DeserializeOwned> FromRequest<Arc<AdminApi>> for JsonBody<T> {
     type Rejection = AdminError;
     async fn from_request(request: Request, api: &Arc<AdminApi>) -> Result<Self, AdminError> {
-        let read = api.bodies.read(request.into_body()).await;
-        let bytes = read.map_err(|error| {
+        let bytes = read_body(request, &api.bodies).await.map_err(|error| {
             let code = match error {
-                BodyError::TooLarge(_) => ErrorCode::TooLarge,
+                BodyError::TooLarge(_) | BodyError::InflatedTooLarge(_) => ErrorCode::TooLarge,
+                BodyError::Encoding(_) => ErrorCode::Unsupported,
                 BodyError::TooSlow { .. } => ErrorCode::TooSlow,
                 BodyError::Broken(_) => ErrorCode::InvalidArgument,
             };
             AdminError::new(code, error.to_string())
         })?;
-        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+        let parsed = json::each_member_once(&bytes).and_then(|()| serde_json::from_slice(&bytes));
+        parsed.map(Self).map_err(|error| {
             let words: String = error.to_string().chars().take(QUOTED_CHARS).collect();
-            AdminError::new(
-                ErrorCode::InvalidArgument,
-                format!("the body is not what was expected: {words}"),
-            )
+            let mut detail = format!("the body is not what was expected: {words}");
+            if let Some(advice) = misread::advice(&bytes).filter(|_| !error.is_data()) {
+                detail.extend(["; ", advice]);
+            }
+            AdminError::new(ErrorCode::InvalidArgument, detail)
         })
+    }
+}
+
+async fn read_body(request: Request, bodies: &BodyReader) -> Result<Bytes, BodyError> {
+    let encodings = Encodings::of(request.headers());
+    let body = request.into_body();
+    match encodings {
+        Ok(encodings) => bodies.decode(encodings, bodies.read(body).await?).await,
+        Err(error) => {
+            bodies.discard(body);
+            Err(error)
+        }
     }
 }
 

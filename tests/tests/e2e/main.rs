@@ -11,7 +11,9 @@ mod admin;
 mod bad_input;
 mod batching;
 mod bench;
+
 mod benchmarks;
+mod bodies;
 mod by_hand;
 mod cache;
 mod cli;
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
     let mut suite = Suite::default()
         .area("quickstart", quickstart::CASES)
         .area("bad_input", bad_input::CASES)
+        .area("bodies", bodies::CASES)
         .area("cli", cli::CASES)
         .area("bench", bench::CASES)
         .area("benchmarks", benchmarks::CASES)
