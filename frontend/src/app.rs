@@ -9,7 +9,8 @@ use skysail_core::reconcile::Patience;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
 
 use crate::admin::AdminService;
 use crate::admin::http::{AdminApi, BODY_BYTES};
@@ -25,6 +26,7 @@ use crate::http::{BodyReader, Limits};
 use crate::leadership::{self, Leadership};
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
+use crate::orphans::{self, Orphans};
 use crate::query::QueryService;
 use crate::query::http::{QueryApi, QueryServer};
 use crate::reconcile::{Parts, Reconciler, Report, Rollouts};
@@ -140,7 +142,11 @@ impl App {
     pub async fn build(mut config: Config) -> Result<Self, BuildError> {
         config.max_connections = open_files::make_room(config.max_connections, ADMIN_CONNECTIONS);
         let control = ControlThread::start().map_err(BuildError::ControlThread)?;
-        let runtime = Runtime::new(&config)?;
+        let runtime = {
+            // What containers print is read on the control thread, and so is what the engine tells.
+            let _inside = control.handle().enter();
+            Runtime::new(&config)?
+        };
         let mut listeners = Listeners::bind(&config, &runtime).await?;
         let admin = listeners.admin.take().map(|listener| control.adopt(listener));
         listeners.admin = admin.transpose().map_err(BuildError::ControlThread)?;
@@ -148,12 +154,11 @@ impl App {
         let store = open_store(&config).await?;
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::default());
-        let models = Arc::new(ModelTable::new(
-            config.queue_bounds,
-            config.cache_bytes,
-            metrics.clone(),
-            clock,
-        ));
+        let models = ModelTable::new(config.queue_bounds, config.cache_bytes, metrics.clone(), clock);
+        let models = Arc::new(match addresses.rpc_is_local() {
+            true => models.on_this_machine_only(),
+            false => models,
+        });
         let queries = Arc::new(QueryService::new(clock));
         let health = Arc::new(Health::new(queries.clone(), store.health()));
         let identity = addresses.identity(&config);
@@ -200,6 +205,7 @@ impl App {
         let followed = self.spawn_followers(&mut ending.background, &closing.background);
         let views = self.spawn_membership(&mut ending, followed.clone());
         let report = self.spawn_control(&mut ending, &views);
+        self.spawn_reaper(&mut ending.background, &closing.background);
         self.spawn_rpc(&mut ending.background, &closing.background);
         let _control = self.spawn_http(&mut ending, followed, views, report);
 
@@ -344,9 +350,34 @@ impl App {
                 stop_grace: CONTAINER_GRACE,
                 report: report.clone(),
             });
-            ending.background.spawn(reconciler.run(closing.clone()));
+            // Beside the logs, which it reads: an engine's answer is handled by the thread that asked.
+            ending
+                .background
+                .spawn_on(reconciler.run(closing.clone()), self.control.handle());
         }
         report
+    }
+
+    /// The task that reaps orphans, where they come to this process.
+    fn spawn_reaper(&self, tasks: &mut JoinSet<()>, closing: &CancellationToken) {
+        let _inside = self.control.handle().enter();
+        let mut orphans = match Orphans::watch() {
+            Ok(Some(orphans)) => orphans,
+            Ok(None) => return,
+            Err(error) => return warn!(%error, "orphans are not reaped"),
+        };
+        let runtime = self.runtime.clone();
+        let reap = async move {
+            loop {
+                match &runtime {
+                    Runtime::Process(processes) => processes.reap_orphans().await,
+                    // The frontend has no children of its own.
+                    Runtime::Docker(_) | Runtime::None => orphans::reap(|_| false),
+                }
+                orphans.ended().await;
+            }
+        };
+        tasks.spawn_on(until(closing, reap), self.control.handle());
     }
 
     fn spawn_rpc(&mut self, tasks: &mut JoinSet<()>, closing: &CancellationToken) {
@@ -387,6 +418,7 @@ impl App {
             let limits = Limits {
                 connections: self.config.max_connections,
                 timeouts,
+                refused: Vec::new(),
             };
             ending
                 .query_server
@@ -414,6 +446,7 @@ impl App {
             let limits = Limits {
                 connections: ADMIN_CONNECTIONS,
                 timeouts,
+                refused: self.config.model_networks.clone(),
             };
             let serve = http::serve(listener, router, limits, closing.admin);
             ending.admin_server.spawn_on(serve, self.control.handle());

@@ -11,12 +11,14 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 use skysail_core::queue::Bounds;
+use skysail_process::log::Format;
+use skysail_process::variables;
 use skysail_proto::ids::ClusterName;
 use tracing_subscriber::filter::EnvFilter;
 
-use crate::http::Timeouts;
+use crate::http::{ModelNetwork, Timeouts};
 
 /// Skysail's server: answers queries by their deadline, and keeps replicas running.
 ///
@@ -55,9 +57,14 @@ struct Flags {
     /// Container RPC [default: 127.0.0.1:7000].
     #[arg(long, env = "SKYSAIL_RPC_ADDR", value_name = "IP:PORT")]
     rpc_addr: Option<String>,
-    /// The address containers are told to dial [default: the one container RPC is bound to].
+    /// The one address at which containers are told to dial this frontend [default: the one container RPC
+    /// is bound to].
     #[arg(long, env = "SKYSAIL_RPC_ADVERTISE", value_name = "HOST:PORT")]
     rpc_advertise: Option<String>,
+    /// Subnets of model containers, by their gateways (172.18.0.1/16,…): admin REST refuses connections from
+    /// there, other than the gateway's own, as which those of published ports come [default: none].
+    #[arg(long, env = "SKYSAIL_MODEL_NETWORK", value_name = "IP/PREFIX,…")]
+    model_network: Option<String>,
     /// The largest query body, in bytes, also once it is inflated [default: 33554432].
     #[arg(long, env = "SKYSAIL_BODY_LIMIT", value_name = "BYTES")]
     body_limit: Option<String>,
@@ -100,8 +107,9 @@ struct Flags {
 
 const EXAMPLES: &str = "Examples:
   skysail-frontend
-  skysail-frontend --store embedded:/var/lib/skysail/metadata.redb --runtime docker
-  skysail-frontend --store redis://127.0.0.1:6379/0 --runtime none --query-addr 0.0.0.0:1337";
+  skysail-frontend --store embedded:/var/lib/skysail/store.redb --runtime docker
+  skysail-frontend --store redis://127.0.0.1:6379/0 --runtime none \\
+      --query-addr 0.0.0.0:1337";
 
 /// Everything that can be configured, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -124,6 +132,8 @@ pub struct Config {
     pub rpc_addr: SocketAddr,
     /// What containers dial, if it is not the bound address.
     pub rpc_advertise: Option<String>,
+    /// Where model containers are, from which admin REST takes no connections.
+    pub model_networks: Vec<ModelNetwork>,
     /// The largest query body, in bytes.
     pub body_limit: usize,
     /// Connections to query REST that may be open at once.
@@ -141,7 +151,7 @@ pub struct Config {
     /// What is logged.
     pub log_level: String,
     /// How it is logged.
-    pub log_format: LogFormat,
+    pub log_format: Format,
 }
 
 /// Where metadata lives.
@@ -184,15 +194,6 @@ pub struct Roles {
     pub control: bool,
 }
 
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For collectors.
-    Json,
-}
-
 impl Default for Config {
     /// The defaults, with an embedded store in the user's data folder, or in the working directory if
     /// there is none.
@@ -213,6 +214,7 @@ impl Default for Config {
             admin_addr: local(1338),
             rpc_addr: local(7000),
             rpc_advertise: None,
+            model_networks: Vec::new(),
             body_limit: 32 * 1024 * 1024,
             max_connections: 10_000,
             timeouts: Timeouts {
@@ -229,7 +231,7 @@ impl Default for Config {
             grace: Duration::from_secs(10),
             worker_threads: default_workers(),
             log_level: "info".into(),
-            log_format: LogFormat::Text,
+            log_format: Format::Text,
         }
     }
 }
@@ -284,15 +286,18 @@ impl Config {
     /// Reads flags, environment and file. `--help`, `--version` and unknown flags end the process, as is
     /// usual.
     pub fn from_process() -> Result<Self, Mistakes> {
-        Self::from_flags(Flags::parse())
+        let matches = command().get_matches();
+        let flags = Flags::from_arg_matches(&matches);
+        Self::from_flags(flags.map_err(|error| Mistakes(vec![error.to_string()]))?)
     }
 
     /// Reads these arguments (the first is the program's name), the environment and the file.
     pub fn from_args(
         args: impl IntoIterator<Item = impl Into<std::ffi::OsString> + Clone>,
     ) -> Result<Self, Mistakes> {
-        let flags = Flags::try_parse_from(args).map_err(|error| Mistakes(vec![error.to_string()]))?;
-        Self::from_flags(flags)
+        let matches = command().try_get_matches_from(args);
+        let flags = matches.and_then(|matches| Flags::from_arg_matches(&matches));
+        Self::from_flags(flags.map_err(|error| Mistakes(vec![error.to_string()]))?)
     }
 
     fn from_flags(flags: Flags) -> Result<Self, Mistakes> {
@@ -335,6 +340,9 @@ impl Config {
                 .read("rpc-addr", flags.rpc_addr, parse_addr)
                 .unwrap_or(defaults.rpc_addr),
             rpc_advertise: reader.read("rpc-advertise", flags.rpc_advertise, parse_host_port),
+            model_networks: reader
+                .read("model-network", flags.model_network, parse_networks)
+                .unwrap_or(defaults.model_networks),
             body_limit: reader
                 .read("body-limit", flags.body_limit, parse_positive)
                 .unwrap_or(defaults.body_limit),
@@ -377,6 +385,11 @@ impl Config {
     }
 }
 
+/// The command line. A variable of the environment that is set but empty is one that is not set.
+fn command() -> clap::Command {
+    variables::without_blank(Flags::command())
+}
+
 /// Reads one option after the other and keeps the mistakes.
 struct Reader {
     file: BTreeMap<String, String>,
@@ -390,7 +403,7 @@ impl Reader {
         flag: Option<String>,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
-        // An empty variable of the environment is one that is not set.
+        // An empty option on the command line is one that is not given, too.
         let flag = flag.filter(|text| !text.trim().is_empty());
         let (text, place) = match (flag, self.file.remove(name)) {
             (Some(text), _) => (
@@ -441,15 +454,28 @@ fn read_file(path: &Path, mistakes: &mut Vec<String>) -> BTreeMap<String, String
     let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
     let table = read.and_then(|text| text.parse::<toml::Table>().map_err(|error| error.to_string()));
     match table {
-        Ok(table) => table
-            .into_iter()
-            .map(|(name, value)| (name.replace('_', "-"), written(value)))
-            .collect(),
+        Ok(table) => options_of(table, mistakes),
         Err(why) => {
             mistakes.push(format!("--config is `{}`: {why}", path.display()));
             BTreeMap::new()
         }
     }
+}
+
+/// The options of a file by their names with dashes; an underscore is as good, but not beside the other
+/// spelling, because one of the two values would be ignored.
+fn options_of(table: toml::Table, mistakes: &mut Vec<String>) -> BTreeMap<String, String> {
+    let mut options = BTreeMap::new();
+    for (spelling, value) in table {
+        let name = spelling.replace('_', "-");
+        if options.insert(name.clone(), written(value)).is_some() {
+            let other = name.replace('-', "_");
+            mistakes.push(format!(
+                "`{name}` and `{other}` in the file are one option: keep one of the two"
+            ));
+        }
+    }
+    options
 }
 
 fn written(value: toml::Value) -> String {
@@ -490,7 +516,11 @@ fn parse_addr(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "expected IP:PORT, as in 127.0.0.1:1337 or [::1]:1337".into())
 }
 
+/// One address, not a list: a container reaches each frontend at the one address that frontend advertises.
 fn parse_host_port(text: &str) -> Result<String, String> {
+    if text.contains([',', ' ']) {
+        return Err("expected one address, HOST:PORT: each frontend of a cluster advertises its own".into());
+    }
     let good = text.rsplit_once(':').is_some_and(|(host, port)| {
         !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) && !host.contains('/')
     });
@@ -499,6 +529,10 @@ fn parse_host_port(text: &str) -> Result<String, String> {
     } else {
         Err("expected HOST:PORT, as in frontend.example:7000".into())
     }
+}
+
+fn parse_networks(text: &str) -> Result<Vec<ModelNetwork>, String> {
+    text.split(',').map(|one| parse_str(one.trim())).collect()
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -575,10 +609,10 @@ fn parse_log_level(text: &str) -> Result<String, String> {
     Ok(text.into())
 }
 
-fn parse_log_format(text: &str) -> Result<LogFormat, String> {
+fn parse_log_format(text: &str) -> Result<Format, String> {
     match text {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
         _ => Err("expected text or json".into()),
     }
 }
@@ -676,6 +710,30 @@ mod tests {
     }
 
     #[test]
+    fn an_option_in_both_spellings_is_a_mistake() {
+        let file = file("body-limit = 1\nbody_limit = 2\n");
+        let mistakes = config(&["--config", file.path().to_str().unwrap()]).unwrap_err();
+        let mistakes = mistakes.to_string();
+        assert!(
+            mistakes.contains("`body-limit` and `body_limit`") && mistakes.contains("keep one"),
+            "{mistakes}"
+        );
+    }
+
+    #[test]
+    fn one_address_is_advertised() {
+        let advertised = config(&["--rpc-advertise", "one.example:7000"])
+            .unwrap()
+            .rpc_advertise;
+        assert_eq!(advertised.as_deref(), Some("one.example:7000"));
+        assert!(config(&["--rpc-advertise", "[::1]:7000"]).is_ok());
+        for several in ["one:7000,two:7000", "one:7000, two:7000", "one:7000 two:7000"] {
+            let mistake = config(&["--rpc-advertise", several]).unwrap_err().to_string();
+            assert!(mistake.contains("expected one address"), "{mistake}");
+        }
+    }
+
+    #[test]
     fn the_cache_can_be_sized_and_switched_off() {
         assert_eq!(config(&[]).unwrap().cache_bytes, 64 << 20);
         assert_eq!(config(&["--cache-bytes", "1000"]).unwrap().cache_bytes, 1000);
@@ -732,6 +790,16 @@ mod tests {
             let mistake = config(&["--store", "rediss://host", "--store-ca", bad]);
             assert!(mistake.unwrap_err().to_string().contains(bad));
         }
+    }
+
+    #[test]
+    fn the_networks_of_models_are_subnets() {
+        let networks = config(&["--model-network", "172.18.0.1/16, fd00::1/64"]).unwrap();
+        assert_eq!(networks.model_networks.len(), 2);
+        let mistake = config(&["--model-network", "172.18.0.1"])
+            .unwrap_err()
+            .to_string();
+        assert!(mistake.contains("172.18.0.1/16"), "{mistake}");
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub enum ErrorCode {
     TooSlow,
     /// The caller did not show the token that was asked for.
     Unauthenticated,
+    /// The caller showed who it is, and may not do this.
+    PermissionDenied,
     /// It cannot be done now; it may work later.
     Unavailable,
     /// A defect of ours.
@@ -31,6 +33,7 @@ impl ErrorCode {
         match self {
             Self::InvalidArgument => 400,
             Self::Unauthenticated => 401,
+            Self::PermissionDenied => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::TooSlow => 408,
@@ -49,6 +52,7 @@ impl ErrorCode {
                 tonic::Code::InvalidArgument
             }
             Self::Unauthenticated => tonic::Code::Unauthenticated,
+            Self::PermissionDenied => tonic::Code::PermissionDenied,
             Self::NotFound => tonic::Code::NotFound,
             Self::Conflict => tonic::Code::FailedPrecondition,
             Self::TooLarge => tonic::Code::ResourceExhausted,
@@ -63,6 +67,7 @@ impl ErrorCode {
         match self {
             Self::InvalidArgument => "Invalid request",
             Self::Unauthenticated => "Not authenticated",
+            Self::PermissionDenied => "Not permitted",
             Self::NotFound => "Not found",
             Self::MethodNotAllowed => "Method not allowed",
             Self::Conflict => "Conflict",

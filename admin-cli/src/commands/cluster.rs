@@ -35,7 +35,9 @@ machine only. What it knows is kept in a Docker volume, which `skysail stop` rem
 const STOP_EXAMPLES: &str = "\
 Examples:
   skysail stop
-  skysail stop --cluster blue --keep-data     # `skysail start --cluster blue` knows everything again";
+  skysail stop --cluster blue --keep-data
+
+After --keep-data, `skysail start --cluster blue` knows everything again.";
 
 #[derive(Args, Debug)]
 #[command(after_help = START_EXAMPLES)]
@@ -124,7 +126,7 @@ pub(super) async fn stop(session: &Session, arguments: StopArguments) -> Result<
     };
     if session.output.is_json() {
         let json = serde_json::to_string(&removed).expect("names can always be written; this is a bug");
-        return session.output.line(&json);
+        return session.output.body(format!("{json}\n").as_bytes());
     }
     session.output.done(&farewell(&arguments.cluster, &removed))
 }

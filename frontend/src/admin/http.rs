@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
-use axum::http::header::{CONTENT_TYPE, LOCATION, VARY};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, VARY};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
@@ -69,6 +69,7 @@ pub fn router(api: Arc<AdminApi>) -> Router {
             get(show_version).delete(delete_version),
         )
         .route("/models/{model}/versions/{version}/replicas", put(scale))
+        .route("/models/{model}/versions/{version}/token", get(show_token))
         .route("/models/{model}/versions/{version}/logs", get(logs))
         .route("/replicas", get(list_replicas))
         .route("/cluster/restore", post(restore))
@@ -223,17 +224,23 @@ async fn register_version(
     let id = ModelId::new(name.clone(), new.version.clone());
     let catalog = api.service.register_version(&name, new).await?;
     let location = format!("{API_PREFIX}/models/{name}/versions/{}", id.version);
-    Ok((
-        StatusCode::CREATED,
-        [(LOCATION, location)],
-        Json(api.service.version(&catalog, &id)?),
-    )
-        .into_response())
+    let mut version = api.service.version(&catalog, &id)?;
+    if version.spec.deployment.is_none() {
+        let token = api.service.join_token(&catalog, &id)?.token;
+        version.token = Some(token).filter(|token| !token.is_empty());
+    }
+    Ok((StatusCode::CREATED, [(LOCATION, location)], Json(version)).into_response())
 }
 
 async fn show_version(State(api): Api, Named((name, version)): Named<(ModelName, ModelVersion)>) -> Answer {
     let catalog = api.service.catalog()?;
     Ok(Json(api.service.version(&catalog, &ModelId::new(name, version))?).into_response())
+}
+
+async fn show_token(State(api): Api, Named((name, version)): Named<(ModelName, ModelVersion)>) -> Answer {
+    let catalog = api.service.catalog()?;
+    let token = api.service.join_token(&catalog, &ModelId::new(name, version))?;
+    Ok(([(CACHE_CONTROL, "no-store")], Json(token)).into_response())
 }
 
 async fn delete_version(State(api): Api, Named((name, version)): Named<(ModelName, ModelVersion)>) -> Answer {

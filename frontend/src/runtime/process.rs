@@ -26,10 +26,12 @@ use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use super::{ContainerRuntime, ContainerState, ContainerStatus, Progress, ReplicaSpec, RuntimeError, exit};
-use crate::runtime::lines::Lines;
+use crate::orphans;
+use crate::runtime::intake::{self, Intake};
 
 mod log;
 mod spawner;
@@ -44,6 +46,9 @@ const INHERITED: [&str; 6] = ["PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR
 /// How long a child's last words are waited for once it has ended. They are in the pipe already; only a
 /// grandchild that left the process group can hold it open longer.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Bytes of an output that are read at once.
+const PIECE: usize = 16 * 1024;
 
 /// How long SIGKILL may take: longer means that the kernel itself is stuck.
 const KILL_TAKES: Duration = Duration::from_secs(5);
@@ -97,6 +102,15 @@ impl ProcessRuntime {
             .into_iter()
             .filter_map(Result::err)
             .for_each(|error| tracing::warn!(%error, "container not stopped"));
+    }
+
+    /// Reaps the orphans among the frontend's children, of which these containers are none. On the thread that
+    /// starts containers, so that each one is known once it can have ended.
+    pub async fn reap_orphans(&self) {
+        let children = self.children.clone();
+        self.spawner
+            .run(move || orphans::reap(|pid| children.includes(pid)))
+            .await;
     }
 
     fn warn_of_limits(&self, spec: &ReplicaSpec) {
@@ -173,6 +187,15 @@ impl Children {
         self.by_name.lock().values().cloned().collect()
     }
 
+    /// Whether `pid` is a container's that was not asked yet how it ended.
+    fn includes(&self, pid: Pid) -> bool {
+        let by_name = self.by_name.lock();
+        let mut waited_for = by_name
+            .values()
+            .filter(|container| !container.reaped.load(Ordering::Acquire));
+        waited_for.any(|container| container.pid == pid)
+    }
+
     fn get(&self, name: &str) -> Option<Arc<Container>> {
         self.by_name.lock().get(name).cloned()
     }
@@ -231,7 +254,7 @@ impl Container {
             replica: self.spec.replica.clone(),
             model: self.spec.model.clone(),
             spec_digest: self.spec.digest.clone(),
-            token: self.spec.token.clone(),
+            start: self.spec.start.clone(),
             pid: (state == ContainerState::Running).then(|| self.pid.as_raw_nonzero().get().cast_unsigned()),
             state,
         }
@@ -260,15 +283,26 @@ impl Container {
 
     async fn keep_lines(&self, output: Option<impl AsyncRead + Unpin>) {
         let Some(mut output) = output else { return };
-        let mut lines = Lines::default();
-        let mut piece = vec![0; 4096];
-        // An output that cannot be read is treated like one that ended: the child itself is watched apart.
-        while let Ok(read @ 1..) = output.read(&mut piece).await {
-            lines.push(&piece[..read], |line| self.log.push(&line));
+        // More at once than is kept would be forgotten the moment it is taken in.
+        let mut intake = Intake::new(log::MAX_BYTES, Instant::now());
+        let mut piece = vec![0; PIECE];
+        loop {
+            let mut lines = Vec::new();
+            match until_due(&intake, output.read(&mut piece)).await {
+                Some(Ok(read @ 1..)) => intake.push(&piece[..read], Instant::now(), &mut lines),
+                None => intake.look(Instant::now(), &mut lines),
+                // An output that cannot be read is treated like one that ended: the child itself is watched
+                // apart.
+                Some(Ok(0) | Err(_)) => break,
+            }
+            self.log.push(lines);
+            if intake.pauses() {
+                sleep(intake::PAUSE).await;
+            }
         }
-        if let Some(line) = lines.finish() {
-            self.log.push(&line);
-        }
+        let mut lines = Vec::new();
+        intake.finish(&mut lines);
+        self.log.push(lines);
     }
 
     /// Returns once the child has ended: by itself on SIGTERM, or after `grace` by SIGKILL.
@@ -304,6 +338,14 @@ impl Container {
         if !self.reaped.load(Ordering::Acquire) {
             let _ = rustix::process::kill_process_group(self.pid, signal);
         }
+    }
+}
+
+/// What is read, unless the intake is due first.
+async fn until_due<T>(intake: &Intake, read: impl Future<Output = T>) -> Option<T> {
+    match intake.due() {
+        Some(due) => tokio::time::timeout_at(due, read).await.ok(),
+        None => Some(read.await),
     }
 }
 
