@@ -11,7 +11,7 @@
 //!   well-behaved client sends.
 //! - [`load`]: a sustained load on several frontends; [`journal`] judges what becomes of each query.
 //! - [`program`]: a child process with its log; [`binaries`] finds the programs.
-//! - [`redis`]: a Redis server that can be killed, frozen and emptied.
+//! - [`redis`]: a Redis server that can be killed, frozen and emptied; [`late`]: a way to it that takes long.
 //! - [`wait`]: waiting for a state, with a bound.
 
 pub mod binaries;
@@ -22,6 +22,7 @@ pub mod docker;
 pub mod frontends;
 pub mod http2;
 pub mod journal;
+pub mod late;
 pub mod load;
 pub mod program;
 pub mod redis;

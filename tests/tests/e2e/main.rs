@@ -23,6 +23,7 @@ mod frontends;
 mod heals;
 mod idle;
 mod isolation;
+mod lost_parts;
 mod overload;
 mod queries;
 mod quickstart;
@@ -32,6 +33,7 @@ mod runtime_process;
 mod start_up;
 mod store_embedded;
 mod store_redis;
+mod unwell_redis;
 mod with_redis;
 
 fn main() -> ExitCode {
@@ -59,6 +61,8 @@ fn main() -> ExitCode {
         .area("frontends", frontends::CASES)
         .area("idle", idle::CASES)
         .area("store_redis", store_redis::CASES)
+        .area("lost_parts", lost_parts::CASES)
+        .area("unwell_redis", unwell_redis::CASES)
         .area("runtime_process", runtime_process::CASES);
     // What has several implementations has one list of promises, and each a test of each.
     suite = store_embedded::keeps_promises(suite);
