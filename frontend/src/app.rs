@@ -154,12 +154,11 @@ impl App {
         let store = open_store(&config).await?;
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::default());
-        let models = Arc::new(ModelTable::new(
-            config.queue_bounds,
-            config.cache_bytes,
-            metrics.clone(),
-            clock,
-        ));
+        let models = ModelTable::new(config.queue_bounds, config.cache_bytes, metrics.clone(), clock);
+        let models = Arc::new(match addresses.rpc_is_local() {
+            true => models.on_this_machine_only(),
+            false => models,
+        });
         let queries = Arc::new(QueryService::new(clock));
         let health = Arc::new(Health::new(queries.clone(), store.health()));
         let identity = addresses.identity(&config);
@@ -407,11 +406,7 @@ impl App {
         let info = self.info();
         let closing = ending.closing.clone();
         let timeouts = self.config.timeouts;
-        let bodies = |limit| BodyReader {
-            limit,
-            timeout: timeouts.client,
-            tasks: TaskTracker::new(),
-        };
+        let bodies = |limit| BodyReader::new(limit, timeouts.client);
         if let Some(listener) = self.listeners.query {
             let api = QueryApi {
                 service: self.queries,
@@ -423,6 +418,7 @@ impl App {
             let limits = Limits {
                 connections: self.config.max_connections,
                 timeouts,
+                refused: Vec::new(),
             };
             ending
                 .query_server
@@ -450,6 +446,7 @@ impl App {
             let limits = Limits {
                 connections: ADMIN_CONNECTIONS,
                 timeouts,
+                refused: self.config.model_networks.clone(),
             };
             let serve = http::serve(listener, router, limits, closing.admin);
             ending.admin_server.spawn_on(serve, self.control.handle());

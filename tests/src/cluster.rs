@@ -512,6 +512,13 @@ impl TestCluster {
         self.admin().get(&path).await.expect(200)
     }
 
+    /// What a container of a version that is started by hand shows; empty where the version is open.
+    pub async fn join_token(&self, model: &str, version: &str) -> String {
+        let path = format!("/api/v1/models/{model}/versions/{version}/token");
+        let shown = self.admin().get(&path).await.expect(200);
+        shown["token"].as_str().expect("a token").to_owned()
+    }
+
     /// Asks an application and returns the reply, whatever it is.
     pub async fn query(&self, application: &str, body: Value) -> Reply {
         self.queries()

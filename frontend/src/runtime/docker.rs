@@ -242,7 +242,7 @@ impl DockerRuntime {
             (labels::VERSION, spec.model.version.as_str()),
             (labels::REPLICA, spec.replica.as_str()),
             (labels::SPEC, spec.digest.as_str()),
-            (labels::TOKEN, spec.token.as_str()),
+            (labels::START, spec.start.as_str()),
         ];
         labels.map(|(name, value)| (name.into(), value.into())).into()
     }
@@ -421,7 +421,7 @@ struct Identity {
     replica: ReplicaId,
     model: ModelId,
     spec_digest: String,
-    token: String,
+    start: String,
 }
 
 impl Identity {
@@ -436,7 +436,7 @@ impl Identity {
             replica: label(labels::REPLICA)?.parse().ok()?,
             model: ModelId::new(model, version),
             spec_digest: label(labels::SPEC).unwrap_or_default().to_owned(),
-            token: label(labels::TOKEN).unwrap_or_default().to_owned(),
+            start: label(labels::START).unwrap_or_default().to_owned(),
         })
     }
 
@@ -446,7 +446,7 @@ impl Identity {
             replica: self.replica,
             model: self.model,
             spec_digest: self.spec_digest,
-            token: self.token,
+            start: self.start,
             state,
             // The id on the host would tell nothing: the engine may be on another machine.
             pid: None,

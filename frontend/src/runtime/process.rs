@@ -254,7 +254,7 @@ impl Container {
             replica: self.spec.replica.clone(),
             model: self.spec.model.clone(),
             spec_digest: self.spec.digest.clone(),
-            token: self.spec.token.clone(),
+            start: self.spec.start.clone(),
             pid: (state == ContainerState::Running).then(|| self.pid.as_raw_nonzero().get().cast_unsigned()),
             state,
         }

@@ -6,8 +6,12 @@ use std::env;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -85,6 +89,7 @@ async fn run(command: &str, argument: &str) -> io::Result<Option<ExitCode>> {
         "wait" => std::future::pending().await,
         "abort" => std::process::abort(),
         "fill" => fill(argument),
+        "ask" => println!("{argument}: {}", ask(argument).await),
         "exit" => {
             return Ok(Some(
                 argument.parse().map_or(ExitCode::FAILURE, |code: u8| code.into()),
@@ -99,6 +104,34 @@ async fn end_at(mut signal: Signal, text: String) {
     signal.recv().await;
     println!("{text}");
     std::process::exit(0);
+}
+
+/// How long an answer may take: whatever drops what it is sent never gives one.
+const BOUND: Duration = Duration::from_secs(5);
+
+/// What becomes of an HTTP request for the path `/` to `host:port`: the first line of the answer, or why there is
+/// none.
+async fn ask(address: &str) -> String {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address)
+            .await
+            .map_err(|error| format!("not reached, {error}"))?;
+        let request = format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let _ = stream.write_all(request.as_bytes()).await;
+        let mut answer = Vec::new();
+        // What came before the connection broke counts.
+        let _ = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        Ok::<_, String>(match answer.lines().next() {
+            Some(line) => format!("answered {line}"),
+            None => "closed without an answer".to_owned(),
+        })
+    };
+    let answer = timeout(BOUND, exchange).await;
+    answer.map_or_else(
+        |_| "not reached in time".to_owned(),
+        |answer| answer.unwrap_or_else(|why| why),
+    )
 }
 
 /// Prints as many MiB as it is told, in short lines.

@@ -11,7 +11,9 @@ mod admin;
 mod bad_input;
 mod batching;
 mod bench;
+
 mod benchmarks;
+mod bodies;
 mod by_hand;
 mod cache;
 mod cli;
@@ -24,6 +26,7 @@ mod frontends;
 mod heals;
 mod idle;
 mod isolation;
+mod join;
 mod large_outputs;
 mod logs;
 mod metrics;
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     let mut suite = Suite::default()
         .area("quickstart", quickstart::CASES)
         .area("bad_input", bad_input::CASES)
+        .area("bodies", bodies::CASES)
         .area("cli", cli::CASES)
         .area("bench", bench::CASES)
         .area("benchmarks", benchmarks::CASES)
@@ -67,6 +71,7 @@ fn main() -> ExitCode {
         .area("with_redis", with_redis::CASES)
         .area("start_up", start_up::CASES)
         .area("by_hand", by_hand::CASES)
+        .area("join", join::CASES)
         .area("frontends", frontends::CASES)
         .area("idle", idle::CASES)
         .area("logs", logs::CASES)
