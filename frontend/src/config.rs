@@ -91,7 +91,8 @@ struct Flags {
     /// asked before; 0 asks the model every time [default: 67108864].
     #[arg(long, env = "SKYSAIL_CACHE_BYTES", value_name = "BYTES")]
     cache_bytes: Option<String>,
-    /// How long SIGTERM may take: in-flight queries are answered and containers told [default: 10s].
+    /// How long an end by SIGTERM, SIGINT, SIGQUIT or SIGHUP may take: in-flight queries are answered and
+    /// containers told [default: 10s].
     #[arg(long, env = "SKYSAIL_GRACE", value_name = "DURATION")]
     grace: Option<String>,
     /// Threads that serve queries [default: 1 on up to two cores, otherwise half of the cores].
