@@ -292,7 +292,7 @@ impl App {
             draining: ending.closing.queries.clone(),
         };
         let (membership, views) = Membership::new(
-            self.store.announced(),
+            (self.store.announced(), self.store.watch()),
             seen,
             self.queries.clone(),
             self.models.clone(),
