@@ -32,9 +32,9 @@ use crate::reconcile::{Parts, Reconciler, Report, Rollouts};
 use crate::runtime::docker::DockerRuntime;
 use crate::runtime::process::ProcessRuntime;
 use crate::runtime::{ContainerRuntime, RuntimeError};
+use crate::store::MetadataStore;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::redis::RedisStore;
-use crate::store::{MetadataStore, StoreHealth};
 use crate::{admin, http, open_files};
 
 mod ending;
@@ -258,7 +258,7 @@ impl App {
         let (mut health, metrics) = (self.store.health(), self.metrics.clone());
         spawn_until(tasks, closing, async move {
             loop {
-                metrics.set_store_up(*health.borrow_and_update() == StoreHealth::Up);
+                metrics.set_store_up(health.borrow_and_update().is_up());
                 if health.changed().await.is_err() {
                     return;
                 }
