@@ -22,8 +22,8 @@ mod body;
 mod connection;
 pub mod encoding;
 mod idlest;
-mod model_network;
 pub mod misread;
+mod model_network;
 mod warden;
 
 pub use body::{BodyError, BodyReader, RequestBody};

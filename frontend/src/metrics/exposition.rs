@@ -124,16 +124,15 @@ fn to_text(page: &str) -> String {
             false => line,
         };
         let mut words = comment.splitn(3, ' ');
-        match (words.next(), words.next(), words.next()) {
-            (Some(keyword @ ("HELP" | "TYPE")), Some(name), Some(rest)) => {
-                let suffix = match described_by.trim_end().ends_with(" counter") {
-                    true => "_total",
-                    false => "",
-                };
-                text.extend(["# ", keyword, " ", name, suffix, " ", rest]);
-            }
-            // UNIT and EOF.
-            _ => {}
+        // Not UNIT and EOF.
+        if let (Some(keyword @ ("HELP" | "TYPE")), Some(name), Some(rest)) =
+            (words.next(), words.next(), words.next())
+        {
+            let suffix = match described_by.trim_end().ends_with(" counter") {
+                true => "_total",
+                false => "",
+            };
+            text.extend(["# ", keyword, " ", name, suffix, " ", rest]);
         }
     }
     text
