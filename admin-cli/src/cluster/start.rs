@@ -378,6 +378,8 @@ fn frontend_body(
     ContainerCreateBody {
         image: Some(plan.frontend_image.clone()),
         cmd: Some(frontend_arguments(cluster, frontend, &networks.gateways)),
+        // The image names a store of its own there, which would win over the file; an empty variable is none.
+        env: Some(vec!["SKYSAIL_STORE=".into()]),
         exposed_ports: Some(exposed.collect()),
         labels: Some(role_labels(cluster, labels::ROLE_FRONTEND)),
         host_config: Some(host_config),
