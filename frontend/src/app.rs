@@ -9,7 +9,6 @@ use skysail_core::reconcile::Patience;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
 use crate::admin::AdminService;
@@ -379,7 +378,6 @@ impl App {
         let bodies = |limit| BodyReader {
             limit,
             timeout: timeouts.client,
-            tasks: TaskTracker::new(),
         };
         if let Some(listener) = self.listeners.query {
             let api = QueryApi {

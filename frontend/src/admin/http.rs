@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::http::header::{CONTENT_TYPE, LOCATION};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
@@ -334,18 +334,16 @@ async fn readyz(State(api): Api) -> Response {
     (status, Json(readiness)).into_response()
 }
 
-async fn not_found(State(api): Api, request: Request) -> AdminError {
+async fn not_found(uri: Uri) -> AdminError {
     let detail = format!(
         "nothing is at {}; the API is below {API_PREFIX}",
-        shown_path(request.uri())
+        shown_path(&uri)
     );
-    api.bodies.discard(request.into_body());
     AdminError::new(ErrorCode::NotFound, detail)
 }
 
-async fn method_not_allowed(State(api): Api, request: Request) -> AdminError {
-    let detail = format!("{} does not take {}", shown_path(request.uri()), request.method());
-    api.bodies.discard(request.into_body());
+async fn method_not_allowed(uri: Uri, method: Method) -> AdminError {
+    let detail = format!("{} does not take {method}", shown_path(&uri));
     AdminError::new(ErrorCode::MethodNotAllowed, detail)
 }
 

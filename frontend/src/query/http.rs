@@ -15,7 +15,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use hyper::Request;
-use hyper::body::Incoming;
 use serde::Serialize;
 use skysail_proto::value::{InputType, Output};
 
@@ -23,7 +22,7 @@ use super::error::QueryError;
 use super::request::PredictRequest;
 use super::{Answered, QueryService, Reply};
 use crate::health::Health;
-use crate::http::{self, Answers, BodyReader};
+use crate::http::{self, Answers, BodyReader, Upload};
 
 /// From this size on a body is parsed on a thread of its own: it would keep every other query waiting.
 const LARGE_BODY_BYTES: usize = 256 * 1024;
@@ -65,7 +64,7 @@ impl QueryServer {
 }
 
 impl Answers for QueryServer {
-    async fn answer(&self, request: Request<Incoming>) -> Response {
+    async fn answer(&self, request: Request<Upload>) -> Response {
         let (head, body) = request.into_parts();
         match plain_application(&head) {
             Some(application) => match answer(&self.api, application, &head.headers, body).await {
@@ -104,9 +103,7 @@ async fn predict(
     request: AxumRequest,
 ) -> Result<Response, QueryError> {
     let Ok(Path(application)) = path else {
-        let path = shown_path(request.uri());
-        api.bodies.discard(request.into_body());
-        return Err(QueryError::UnknownPath(path));
+        return Err(QueryError::UnknownPath(shown_path(request.uri())));
     };
     let (head, body) = request.into_parts();
     answer(&api, &application, &head.headers, body).await
@@ -119,13 +116,7 @@ async fn answer(
     body: impl http::RequestBody,
 ) -> Result<Response, QueryError> {
     let route = api.service.route(application);
-    let (route, slo) = match route.and_then(|route| Ok((route, slo_of(headers)?))) {
-        Ok(understood) => understood,
-        Err(error) => {
-            api.bodies.discard(body);
-            return Err(error);
-        }
-    };
+    let (route, slo) = route.and_then(|route| Ok((route, slo_of(headers)?)))?;
     let body = api.bodies.read(body).await?;
     let arrival = api.service.now();
     let mut request = parse(route.application.input_type, body, api.most_inputs).await?;
@@ -245,16 +236,12 @@ async fn readyz(State(api): State<Arc<QueryApi>>) -> Response {
     json(status, &readiness)
 }
 
-async fn not_found(State(api): State<Arc<QueryApi>>, request: AxumRequest) -> QueryError {
-    let path = shown_path(request.uri());
-    api.bodies.discard(request.into_body());
-    QueryError::UnknownPath(path)
+async fn not_found(uri: Uri) -> QueryError {
+    QueryError::UnknownPath(shown_path(&uri))
 }
 
-async fn method_not_allowed(State(api): State<Arc<QueryApi>>, request: AxumRequest) -> QueryError {
-    let (path, method) = (shown_path(request.uri()), request.method().to_string());
-    api.bodies.discard(request.into_body());
-    QueryError::Method(path, method)
+async fn method_not_allowed(uri: Uri, method: Method) -> QueryError {
+    QueryError::Method(shown_path(&uri), method.to_string())
 }
 
 /// A path, as far as it is worth repeating.
