@@ -1,4 +1,5 @@
-//! Desired state: applications, models, their versions and links, as an immutable snapshot.
+//! Desired state: applications, models, their versions and links, and the settings of the cluster, as an
+//! immutable snapshot.
 //!
 //! A snapshot is replaced, never changed. Writers compute [`Change`]s against the snapshot they read and
 //! commit them with its [`Generation`]; a store takes them only if that is still the current one, so every
@@ -13,6 +14,10 @@ use serde::{Deserialize, Serialize};
 use skysail_proto::deployment::VersionSpec;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
 use skysail_proto::value::{InputType, Output};
+
+mod settings;
+
+pub use self::settings::{Secret, Settings};
 
 /// Which snapshot of which life of a store.
 ///
@@ -112,6 +117,8 @@ pub enum Change {
     PutModel(Model),
     /// Forgets a model with all its versions.
     DeleteModel(ModelName),
+    /// Replaces the settings of the cluster, all of them.
+    PutSettings(Settings),
 }
 
 /// A snapshot of all desired state.
@@ -123,6 +130,8 @@ pub struct Catalog {
     pub applications: BTreeMap<ApplicationName, Arc<Application>>,
     /// Models by name.
     pub models: BTreeMap<ModelName, Arc<Model>>,
+    /// The settings of the cluster; the default ones where none were put.
+    pub settings: Arc<Settings>,
 }
 
 impl Catalog {
@@ -143,6 +152,7 @@ impl Catalog {
                     next.models.insert(model.name.clone(), Arc::new(model.clone()));
                 }
                 Change::DeleteModel(name) => drop(next.models.remove(name)),
+                Change::PutSettings(settings) => next.settings = Arc::new(settings.clone()),
             }
         }
         next

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::{BoxFuture, join_all};
 use jiff::Timestamp;
-use skysail_core::catalog::{Application, Catalog, Change, Generation, Model, Version};
+use skysail_core::catalog::{Application, Catalog, Change, Generation, Model, Secret, Settings, Version};
 use skysail_core::cluster::Lease;
 use skysail_proto::deployment::{BatchSize, DEFAULT_MAX_BATCH, Deployment, VersionSpec};
 use skysail_proto::ids::{ApplicationName, ModelName, ModelVersion};
@@ -84,6 +84,7 @@ pub fn promises() -> Vec<Promise> {
         a_stale_commit_changes_nothing_and_names_both_generations,
         the_snapshot_in_the_way_is_there_after_a_conflict,
         deleting_what_is_not_there_is_no_error,
+        settings_are_there_for_all_handles_and_after_reopening_until_they_are_replaced,
         another_handles_write_wakes_the_watch,
         of_concurrent_writers_one_wins_each_generation_and_no_write_is_lost,
         everything_is_there_after_reopening,
@@ -194,6 +195,36 @@ async fn deleting_what_is_not_there_is_no_error(store: Box<dyn TestedStore>) {
     let catalog = commit(&*handle, changes, &nothing()).await;
     assert_eq!(catalog.generation.number, 1);
     assert!(catalog.applications.is_empty() && catalog.models.is_empty());
+}
+
+async fn settings_are_there_for_all_handles_and_after_reopening_until_they_are_replaced(
+    mut store: Box<dyn TestedStore>,
+) {
+    let (writer, reader) = (store.handle().await, store.handle().await);
+    let mut watch = reader.watch();
+    let mut settings = Settings::default();
+    assert_eq!(*shown(&*writer).await.settings, settings);
+    settings.container_key = Some(Secret::new([7; Secret::BYTES]));
+    let changes = vec![put("a"), Change::PutSettings(settings.clone())];
+    let first = commit(&*writer, changes, &nothing()).await;
+    assert_eq!(*first.settings, settings);
+    // What is written beside them leaves them alone.
+    let second = commit(&*writer, vec![put("b")], &first.generation).await;
+    assert_eq!(*second.settings, settings);
+    let seen = watch.wait_for(|seen| seen.as_ref() == Some(&second));
+    within("the settings of another handle", seen)
+        .await
+        .expect("the store is open");
+    drop((writer, reader));
+    store.reopen().await;
+    let handle = store.handle().await;
+    assert_eq!(shown(&*handle).await, second);
+    let without = vec![Change::PutSettings(Settings::default())];
+    let third = commit(&*handle, without, &second.generation).await;
+    assert_eq!(*third.settings, Settings::default());
+    drop(handle);
+    store.reopen().await;
+    assert_eq!(shown(&*store.handle().await).await, third);
 }
 
 async fn another_handles_write_wakes_the_watch(store: Box<dyn TestedStore>) {

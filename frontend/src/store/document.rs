@@ -1,5 +1,5 @@
 //! How the catalog is written down, the same in every store: one JSON document per application and per
-//! model, under its name.
+//! model, under its name, and one with the settings of the cluster.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use skysail_core::catalog::{Application, Catalog, Change, Generation, Model};
+use skysail_core::catalog::{Application, Catalog, Change, Generation, Model, Settings};
 
-/// Which way of writing documents down this version knows. It grows when an older version could not read
-/// what this one writes; what a newer version wrote is left alone.
-pub(super) const SCHEMA: u32 = 1;
+/// Which layout of a store this version reads and writes. It grows when an older version could not read what
+/// this one writes, or this one not what an older one wrote; a store of any other layout is left alone.
+pub(super) const SCHEMA: u32 = 2;
 
 /// 2026-01-01T00:00:00Z, in seconds since the Unix epoch.
 const QUERY_BLOCK_EPOCH_SECONDS: i64 = 1_767_225_600;
@@ -21,13 +21,18 @@ const QUERY_BLOCK_EPOCH_SECONDS: i64 = 1_767_225_600;
 pub(super) enum Kind {
     Application,
     Model,
+    Settings,
 }
+
+/// The name of the one document of settings.
+const SETTINGS_NAME: &str = "cluster";
 
 impl Kind {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Application => "application",
             Self::Model => "model",
+            Self::Settings => "settings",
         }
     }
 }
@@ -47,6 +52,12 @@ impl<'a> From<&'a Change> for Edit<'a> {
             Change::DeleteApplication(name) => (Kind::Application, name.as_str(), None),
             Change::PutModel(new) => (Kind::Model, new.name.as_str(), Some(write(new))),
             Change::DeleteModel(name) => (Kind::Model, name.as_str(), None),
+            // What is as it would be without a document has none.
+            Change::PutSettings(new) => (
+                Kind::Settings,
+                SETTINGS_NAME,
+                (*new != Settings::default()).then(|| write(new)),
+            ),
         };
         Self { kind, name, document }
     }
@@ -61,6 +72,7 @@ fn write(document: &impl Serialize) -> String {
 pub(super) struct Documents {
     pub(super) applications: Vec<(String, Vec<u8>)>,
     pub(super) models: Vec<(String, Vec<u8>)>,
+    pub(super) settings: Vec<(String, Vec<u8>)>,
 }
 
 impl Documents {
@@ -70,7 +82,19 @@ impl Documents {
             generation,
             applications: read_all(Kind::Application, &self.applications, |a: &Application| &a.name)?,
             models: read_all(Kind::Model, &self.models, |m: &Model| &m.name)?,
+            settings: read_settings(&self.settings)?,
         })
+    }
+}
+
+fn read_settings(written: &[(String, Vec<u8>)]) -> Result<Arc<Settings>, String> {
+    match written {
+        [] => Ok(Arc::default()),
+        [(name, json)] if name == SETTINGS_NAME => serde_json::from_slice(json)
+            .map_err(|error| format!("the document of settings `{name}`: {error}")),
+        _ => Err(format!(
+            "settings have one document, `{SETTINGS_NAME}`, and there are others"
+        )),
     }
 }
 
@@ -100,11 +124,16 @@ where
     Ok(documents)
 }
 
-/// Says that a store is left alone because a newer version wrote it.
-pub(super) fn newer_schema(found: &str) -> String {
-    format!(
-        "it was written by a newer Skysail (schema {found}; this version knows {SCHEMA}): run that version"
-    )
+/// Whether a store of this schema can be used; says what to do about it otherwise.
+pub(super) fn check_schema(found: &str) -> Result<(), String> {
+    let (age, remedy) = match found.parse::<u32>() {
+        Ok(SCHEMA) => return Ok(()),
+        Ok(older) if older < SCHEMA => ("an older", "run that version, or give this one an empty store"),
+        _ => ("a newer", "run that version"),
+    };
+    Err(format!(
+        "it was written by {age} Skysail (schema {found}; this version knows {SCHEMA}) and is left as it is: {remedy}"
+    ))
 }
 
 /// The generation that follows `current`; the first write to a store draws its incarnation.
@@ -145,6 +174,20 @@ mod tests {
         assert_eq!(at("2026-01-01T00:00:59Z"), 0);
         assert_eq!(at("2026-01-02T00:01:00Z"), 24 * 60 + 1);
         assert_eq!(at("2001-01-01T00:00:00Z"), 0, "a clock that was never set");
+    }
+
+    #[test]
+    fn a_store_of_another_schema_is_refused_with_what_to_do() {
+        assert_eq!(check_schema("2"), Ok(()));
+        let older = check_schema("1").unwrap_err();
+        assert!(
+            older.contains("an older Skysail (schema 1") && older.contains("empty store"),
+            "{older}"
+        );
+        for newer in ["3", "400", "new"] {
+            let newer = check_schema(newer).unwrap_err();
+            assert!(newer.contains("a newer Skysail (schema "), "{newer}");
+        }
     }
 
     #[test]

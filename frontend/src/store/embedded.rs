@@ -34,6 +34,8 @@ const ABOUT: TableDefinition<&str, &str> = TableDefinition::new("about");
 const APPLICATIONS: TableDefinition<&str, &str> = TableDefinition::new("applications");
 /// Models with their versions: name → JSON.
 const MODELS: TableDefinition<&str, &str> = TableDefinition::new("models");
+/// The settings of the cluster: one document of JSON.
+const SETTINGS: TableDefinition<&str, &str> = TableDefinition::new("settings");
 
 /// In [`ABOUT`]: which way of writing documents down the file uses, a number.
 const SCHEMA_KEY: &str = "schema";
@@ -79,9 +81,9 @@ pub enum OpenError {
         /// What does not make sense.
         reason: String,
     },
-    /// A newer version wrote it; opening it here could lose what this one does not know.
+    /// A version that writes stores in another way wrote it.
     #[error("the store file {} cannot be opened: {reason}", .path.display())]
-    Newer {
+    OtherSchema {
         /// The file.
         path: PathBuf,
         /// Which schema it has, and what to do.
@@ -318,7 +320,7 @@ enum Refused {
     #[error("it holds none of our tables")]
     Foreign,
     #[error("{0}")]
-    Newer(String),
+    OtherSchema(String),
     #[error("{0}")]
     Unreadable(String),
     #[error(transparent)]
@@ -359,7 +361,7 @@ fn refusal(path: &Path, refused: Refused) -> OpenError {
     let path = path.to_path_buf();
     match refused {
         Refused::Foreign => OpenError::Foreign { path },
-        Refused::Newer(reason) => OpenError::Newer { path, reason },
+        Refused::OtherSchema(reason) => OpenError::OtherSchema { path, reason },
         Refused::Unreadable(reason) => OpenError::Damaged { path, reason },
         Refused::Redb(redb::Error::DatabaseAlreadyOpen) => OpenError::InUse { path },
         // redb's way to say that the file does not begin as its files do.
@@ -382,20 +384,18 @@ fn refusal(path: &Path, refused: Refused) -> OpenError {
 
 /// Checks that the file is ours and of a schema we know; makes an empty one ours.
 fn prepare(database: &Database) -> Result<(), Refused> {
-    let transaction = database.begin_write()?;
-    let tables: Vec<_> = transaction
-        .list_tables()?
-        .map(|table| table.name().to_owned())
-        .collect();
-    if !tables.is_empty() && !tables.iter().any(|name| name == ABOUT.name()) {
+    let transaction = database.begin_read()?;
+    let mut tables = transaction.list_tables()?.peekable();
+    if tables.peek().is_none() {
+        return write_schema(database);
+    }
+    if !tables.any(|table| table.name() == ABOUT.name()) {
         return Err(Refused::Foreign);
     }
     let about = transaction.open_table(ABOUT).map_err(foreign_table)?;
-    let found = read_text(&about, SCHEMA_KEY)?;
-    drop(about);
-    match found {
-        None => write_schema(transaction, &tables),
-        Some(found) => check_schema(&found),
+    match read_text(&about, SCHEMA_KEY)? {
+        None => Err(Refused::Foreign),
+        Some(found) => document::check_schema(&found).map_err(Refused::OtherSchema),
     }
 }
 
@@ -409,25 +409,16 @@ fn foreign_table(error: TableError) -> Refused {
     }
 }
 
-fn write_schema(transaction: redb::WriteTransaction, tables: &[String]) -> Result<(), Refused> {
-    if !tables.is_empty() {
-        return Err(Refused::Foreign);
-    }
+fn write_schema(database: &Database) -> Result<(), Refused> {
+    let transaction = database.begin_write()?;
     transaction
         .open_table(ABOUT)?
         .insert(SCHEMA_KEY, SCHEMA.to_string().as_str())?;
     transaction.open_table(APPLICATIONS)?;
     transaction.open_table(MODELS)?;
+    transaction.open_table(SETTINGS)?;
     transaction.commit()?;
     Ok(())
-}
-
-fn check_schema(found: &str) -> Result<(), Refused> {
-    match found.parse::<u32>() {
-        Ok(schema) if schema <= SCHEMA => Ok(()),
-        Ok(_) => Err(Refused::Newer(document::newer_schema(found))),
-        Err(_) => Err(Refused::Unreadable(format!("its schema is `{found}`"))),
-    }
 }
 
 fn read_catalog(database: &Database) -> Result<Catalog, Refused> {
@@ -441,6 +432,7 @@ fn read_catalog(database: &Database) -> Result<Catalog, Refused> {
     let documents = Documents {
         applications: read_documents(&transaction.open_table(APPLICATIONS)?)?,
         models: read_documents(&transaction.open_table(MODELS)?)?,
+        settings: read_documents(&transaction.open_table(SETTINGS)?)?,
     };
     documents.catalog(generation).map_err(Refused::Unreadable)
 }
@@ -474,10 +466,12 @@ fn write_changes(
     {
         let mut applications = transaction.open_table(APPLICATIONS)?;
         let mut models = transaction.open_table(MODELS)?;
+        let mut settings = transaction.open_table(SETTINGS)?;
         for Edit { kind, name, document } in changes.iter().map(Edit::from) {
             let table = match kind {
                 Kind::Application => &mut applications,
                 Kind::Model => &mut models,
+                Kind::Settings => &mut settings,
             };
             match document {
                 Some(json) => drop(table.insert(name, json.as_str())?),

@@ -8,6 +8,7 @@
 //! | `{skysail:CLUSTER}:generation` | a hash: `incarnation`, `number`, `schema` |
 //! | `{skysail:CLUSTER}:applications` | a hash: name → JSON |
 //! | `{skysail:CLUSTER}:models` | a hash: name → JSON, with all versions |
+//! | `{skysail:CLUSTER}:settings` | a hash: `cluster` → JSON, the settings of the cluster, secrets among them |
 //! | `{skysail:CLUSTER}:query-block` | the last block of query ids that was handed out |
 //! | `{skysail:CLUSTER}:frontends` | a hash: frontend → what it announced, as JSON |
 //! | `{skysail:CLUSTER}:frontend-expiries` | a sorted set: frontend → when that expires |
@@ -601,6 +602,7 @@ fn documents_of(catalog: &Catalog) -> Vec<Change> {
     applications
         .map(|application| Change::PutApplication(application.as_ref().clone()))
         .chain(models.map(|model| Change::PutModel(model.as_ref().clone())))
+        .chain([Change::PutSettings(catalog.settings.as_ref().clone())])
         .collect()
 }
 

@@ -755,9 +755,14 @@ async fn documents_that_cannot_be_read_are_named_and_the_last_snapshot_stays() {
             "HDEL {skysail:blue}:models m",
         ),
         (
-            "HSET {skysail:blue}:generation schema 2",
+            "HSET {skysail:blue}:generation schema 3",
             "newer Skysail",
+            "HSET {skysail:blue}:generation schema 2",
+        ),
+        (
             "HSET {skysail:blue}:generation schema 1",
+            "older Skysail",
+            "HSET {skysail:blue}:generation schema 2",
         ),
         (
             "SET {skysail:blue}:models x",

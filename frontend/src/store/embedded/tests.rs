@@ -137,14 +137,21 @@ fn write_about(path: &Path, key: &str, value: &str) {
 }
 
 #[test]
-fn a_file_of_a_newer_schema_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    write_about(&store_path(&folder), SCHEMA_KEY, "2");
-    let error = refused(&store_path(&folder));
-    assert!(
-        error.contains("newer Skysail (schema 2; this version knows 1)"),
-        "{error}"
-    );
+fn a_file_of_another_schema_is_refused_and_keeps_what_is_in_it() {
+    for (schema, said) in [
+        ("1", "an older Skysail (schema 1; this version knows 2)"),
+        ("3", "a newer Skysail (schema 3; this version knows 2)"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = store_path(&folder);
+        write_about(&path, SCHEMA_KEY, schema);
+        let error = refused(&path);
+        assert!(error.contains(said), "{error}");
+        let database = Database::open(&path).unwrap();
+        let read = database.begin_read().unwrap();
+        let kept = read_text(&read.open_table(ABOUT).unwrap(), SCHEMA_KEY).unwrap();
+        assert_eq!(kept.as_deref(), Some(schema));
+    }
 }
 
 #[test]

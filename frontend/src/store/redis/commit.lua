@@ -1,10 +1,10 @@
 -- Writes all changes, or none, if the catalog's generation still is the expected one.
 --
--- KEYS: the hashes of the generation, of the applications, of the models, of the control role's lease and of
---       the newest generation held back.
+-- KEYS: the hashes of the generation, of the applications, of the models, of the settings, of the control
+--       role's lease and of the newest generation held back.
 -- ARGV: expected incarnation, expected number, incarnation to use if the store has none, schema, channel,
 --       holder ('' for none) and number of the lease that the write is made under,
---       then for each change: 2 (application) or 3 (model), the name, the document ('' removes it).
+--       then for each change: 2 (application), 3 (model) or 4 (settings), the name, the document ('' removes it).
 -- Returns what happened, with details that depend on it.
 --
 -- Redis does not undo what a script wrote before an error, so everything that can fail is tried before
@@ -16,7 +16,7 @@ local fresh_incarnation, schema, channel = ARGV[3], ARGV[4], ARGV[5]
 local first_change = 8
 
 if ARGV[6] ~= '' then
-  local lease = redis.call('HMGET', KEYS[4], 'holder', 'number', 'until')
+  local lease = redis.call('HMGET', KEYS[5], 'holder', 'number', 'until')
   if lease[1] ~= ARGV[6] or lease[2] ~= ARGV[7] then
     return { 'fenced', lease[1] or '' }
   end
@@ -35,14 +35,13 @@ end
 local stored = redis.call('HMGET', generation, 'incarnation', 'number', 'schema', 'replaces')
 local incarnation = stored[1] or ''
 local number = tonumber(stored[2] or '0')
-local stored_schema = tonumber(stored[3] or schema)
-if not number or not stored_schema then
+if not number then
   return { 'unreadable', 'key ' .. generation .. ' holds something else than numbers' }
 end
-if stored_schema > tonumber(schema) then
-  return { 'newer', stored[3] }
+if (stored[3] or schema) ~= schema then
+  return { 'schema', stored[3] }
 end
-if lost(redis.call('HMGET', KEYS[5], 'incarnation', 'number'), incarnation, number, stored[4]) then
+if lost(redis.call('HMGET', KEYS[6], 'incarnation', 'number'), incarnation, number, stored[4]) then
   return { 'held-back' }
 end
 if incarnation ~= expected_incarnation or number ~= expected_number then
@@ -54,6 +53,7 @@ end
 redis.call('HSET', generation, 'schema', schema)
 redis.call('HDEL', KEYS[2], '')
 redis.call('HDEL', KEYS[3], '')
+redis.call('HDEL', KEYS[4], '')
 
 if incarnation == '' then
   incarnation = fresh_incarnation

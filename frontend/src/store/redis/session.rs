@@ -150,17 +150,19 @@ impl Session {
     /// The whole catalog, read in one transaction, and what it is to others.
     pub(super) async fn snapshot(&mut self) -> Result<(Stored, Catalog), StoreError> {
         let keys = &self.endpoint.keys;
-        let (about, applications, models): (About, Hash, Hash) = redis::pipe()
+        let (about, applications, models, settings): (About, Hash, Hash, Hash) = redis::pipe()
             .atomic()
             .add_command(self.about_command())
             .hgetall(&keys.applications)
             .hgetall(&keys.models)
+            .hgetall(&keys.settings)
             .query_async(&mut self.connection)
             .await
             .map_err(|error| self.endpoint.explain(&error))?;
         let documents = Documents {
             applications: by_name(applications),
             models: by_name(models),
+            settings: by_name(settings),
         };
         let stored = self.read_about(about)?;
         let catalog = documents
@@ -178,10 +180,8 @@ impl Session {
     }
 
     fn read_about(&self, (incarnation, number, schema, replaces): About) -> Result<Stored, StoreError> {
-        if let Some(schema) = schema
-            && !schema.parse::<u32>().is_ok_and(|schema| schema <= SCHEMA)
-        {
-            return Err(self.endpoint.corrupt(&document::newer_schema(&schema)));
+        if let Some(schema) = schema {
+            document::check_schema(&schema).map_err(|reason| self.endpoint.corrupt(&reason))?;
         }
         let replaces = replaces.unwrap_or_default();
         Ok(Stored {
@@ -219,10 +219,11 @@ impl Session {
         let mut command = redis::cmd("EVAL");
         command
             .arg(COMMIT)
-            .arg(5)
+            .arg(6)
             .arg(&keys.generation)
             .arg(&keys.applications)
             .arg(&keys.models)
+            .arg(&keys.settings)
             .arg(&keys.lease)
             .arg(&keys.held_back)
             .arg(&expected.incarnation)
@@ -249,10 +250,11 @@ impl Session {
         let mut command = redis::cmd("EVAL");
         command
             .arg(SETTLE)
-            .arg(5)
+            .arg(6)
             .arg(&keys.generation)
             .arg(&keys.applications)
             .arg(&keys.models)
+            .arg(&keys.settings)
             .arg(&keys.held_back)
             .arg(&keys.restore)
             .arg(&seen.incarnation)
@@ -302,7 +304,10 @@ impl Session {
                  `skysail cluster accept-empty`"
                     .into(),
             ))),
-            ["newer", schema] => Err(self.unusable(&document::newer_schema(schema))),
+            ["schema", found] => match document::check_schema(found) {
+                Ok(()) => Err(self.unusable("a script refused a schema that it knows")),
+                Err(reason) => Err(self.unusable(&reason)),
+            },
             ["unreadable", reason] => Err(self.unusable(reason)),
             _ => Err(self.unusable(&format!("a script answered {reply:?}"))),
         }
@@ -410,6 +415,7 @@ fn add_documents(command: &mut redis::Cmd, changes: &[Change]) {
         let key = match kind {
             Kind::Application => 2,
             Kind::Model => 3,
+            Kind::Settings => 4,
         };
         command.arg(key).arg(name).arg(document.unwrap_or_default());
     }
