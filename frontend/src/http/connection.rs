@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::activity::{Activity, Answer, Closing, Open, State};
-use super::upload::{Rest, Upload};
+use super::upload::Upload;
 use super::warden::Timeouts;
 use super::{Answers, CLOSES};
 
