@@ -18,8 +18,10 @@ use crate::commands::Command;
 const EXAMPLES: &str = "\
 Examples:
   skysail start
-  skysail app register iris --input-type doubles --default-output=-1.0 --slo 100ms
-  skysail model deploy iris-model:1 --image skysail/iris-svm --input-type doubles --replicas 3
+  skysail app register iris --input-type doubles --default-output=-1.0 \\
+      --slo 100ms
+  skysail model deploy iris-model:1 --image skysail/iris-svm \\
+      --input-type doubles --replicas 3
   skysail app link iris iris-model
   skysail predict iris '[7.9, 4.4, 6.9, 2.5]'
   skysail bench iris --rate 500
@@ -380,6 +382,25 @@ mod tests {
             panic!("{command:?}");
         };
         assert!(!deploy.waits());
+    }
+
+    /// The examples in the help of a command and of its subcommands: the indented lines after the options.
+    fn examples(command: &clap::Command, found: &mut Vec<String>) {
+        let help = command.get_after_help().map(ToString::to_string);
+        let lines = help.iter().flat_map(|help| help.lines());
+        found.extend(lines.filter(|line| line.starts_with("  ")).map(str::to_owned));
+        for subcommand in command.get_subcommands() {
+            examples(subcommand, found);
+        }
+    }
+
+    #[test]
+    fn no_example_is_too_wide_for_a_terminal_of_80_columns() {
+        let mut found = Vec::new();
+        examples(&Arguments::command(), &mut found);
+        assert!(found.len() > 20, "{found:?}");
+        let broken: Vec<_> = found.iter().filter(|line| line.chars().count() > 80).collect();
+        assert!(broken.is_empty(), "clap would break these lines: {broken:#?}");
     }
 
     #[test]

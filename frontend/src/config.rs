@@ -55,15 +55,16 @@ struct Flags {
     /// Container RPC [default: 127.0.0.1:7000].
     #[arg(long, env = "SKYSAIL_RPC_ADDR", value_name = "IP:PORT")]
     rpc_addr: Option<String>,
-    /// The address containers are told to dial [default: the one container RPC is bound to].
+    /// The one address at which containers are told to dial this frontend [default: the one container RPC
+    /// is bound to].
     #[arg(long, env = "SKYSAIL_RPC_ADVERTISE", value_name = "HOST:PORT")]
     rpc_advertise: Option<String>,
     /// The largest query body, in bytes [default: 33554432].
     #[arg(long, env = "SKYSAIL_BODY_LIMIT", value_name = "BYTES")]
     body_limit: Option<String>,
-    /// Connections to query REST that may be open at once; further ones wait to be accepted, so ask
-    /// /healthz of admin REST, which has 1000 of its own [default: 10000, or what the limit on open files
-    /// allows].
+    /// Connections to query REST that may be open at once; for a further one the one that has idled longest is
+    /// closed, and while each has a request in flight it waits. So ask /healthz of admin REST, which has 1000 of
+    /// its own [default: 10000, or what the limit on open files allows].
     #[arg(long, env = "SKYSAIL_MAX_CONNECTIONS", value_name = "N")]
     max_connections: Option<String>,
     /// How long a client may take to send its first request or the rest of a request's head, may pause
@@ -100,8 +101,9 @@ struct Flags {
 
 const EXAMPLES: &str = "Examples:
   skysail-frontend
-  skysail-frontend --store embedded:/var/lib/skysail/metadata.redb --runtime docker
-  skysail-frontend --store redis://127.0.0.1:6379/0 --runtime none --query-addr 0.0.0.0:1337";
+  skysail-frontend --store embedded:/var/lib/skysail/store.redb --runtime docker
+  skysail-frontend --store redis://127.0.0.1:6379/0 --runtime none \\
+      --query-addr 0.0.0.0:1337";
 
 /// Everything that can be configured, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -441,15 +443,28 @@ fn read_file(path: &Path, mistakes: &mut Vec<String>) -> BTreeMap<String, String
     let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
     let table = read.and_then(|text| text.parse::<toml::Table>().map_err(|error| error.to_string()));
     match table {
-        Ok(table) => table
-            .into_iter()
-            .map(|(name, value)| (name.replace('_', "-"), written(value)))
-            .collect(),
+        Ok(table) => options_of(table, mistakes),
         Err(why) => {
             mistakes.push(format!("--config is `{}`: {why}", path.display()));
             BTreeMap::new()
         }
     }
+}
+
+/// The options of a file by their names with dashes; an underscore is as good, but not beside the other
+/// spelling, because one of the two values would be ignored.
+fn options_of(table: toml::Table, mistakes: &mut Vec<String>) -> BTreeMap<String, String> {
+    let mut options = BTreeMap::new();
+    for (spelling, value) in table {
+        let name = spelling.replace('_', "-");
+        if options.insert(name.clone(), written(value)).is_some() {
+            let other = name.replace('-', "_");
+            mistakes.push(format!(
+                "`{name}` and `{other}` in the file are one option: keep one of the two"
+            ));
+        }
+    }
+    options
 }
 
 fn written(value: toml::Value) -> String {
@@ -490,7 +505,11 @@ fn parse_addr(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "expected IP:PORT, as in 127.0.0.1:1337 or [::1]:1337".into())
 }
 
+/// One address, not a list: a container reaches each frontend at the one address that frontend advertises.
 fn parse_host_port(text: &str) -> Result<String, String> {
+    if text.contains([',', ' ']) {
+        return Err("expected one address, HOST:PORT: each frontend of a cluster advertises its own".into());
+    }
     let good = text.rsplit_once(':').is_some_and(|(host, port)| {
         !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) && !host.contains('/')
     });
@@ -673,6 +692,30 @@ mod tests {
                 control: false
             }
         );
+    }
+
+    #[test]
+    fn an_option_in_both_spellings_is_a_mistake() {
+        let file = file("body-limit = 1\nbody_limit = 2\n");
+        let mistakes = config(&["--config", file.path().to_str().unwrap()]).unwrap_err();
+        let mistakes = mistakes.to_string();
+        assert!(
+            mistakes.contains("`body-limit` and `body_limit`") && mistakes.contains("keep one"),
+            "{mistakes}"
+        );
+    }
+
+    #[test]
+    fn one_address_is_advertised() {
+        let advertised = config(&["--rpc-advertise", "one.example:7000"])
+            .unwrap()
+            .rpc_advertise;
+        assert_eq!(advertised.as_deref(), Some("one.example:7000"));
+        assert!(config(&["--rpc-advertise", "[::1]:7000"]).is_ok());
+        for several in ["one:7000,two:7000", "one:7000, two:7000", "one:7000 two:7000"] {
+            let mistake = config(&["--rpc-advertise", several]).unwrap_err().to_string();
+            assert!(mistake.contains("expected one address"), "{mistake}");
+        }
     }
 
     #[test]

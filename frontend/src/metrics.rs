@@ -16,8 +16,9 @@ use prometheus_client::registry::{Registry, Unit};
 use skysail_core::query::DefaultReason;
 use skysail_proto::ids::{ApplicationName, ModelId};
 
-/// The content type of [`Metrics::render`].
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+mod exposition;
+
+pub use exposition::Format;
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct ApplicationLabels {
@@ -288,11 +289,11 @@ impl Metrics {
         self.frontends.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// All metrics as Prometheus text.
-    pub fn render(&self) -> String {
+    /// All metrics, in this format.
+    pub fn render(&self, format: Format) -> String {
         let mut page = String::new();
         text::encode(&mut page, &self.registry.lock()).expect("writing to a string does not fail");
-        page
+        format.write(page)
     }
 }
 
@@ -360,8 +361,11 @@ mod tests {
         version.cache().set_size(2, 300);
         metrics.set_store_up(true);
         metrics.set_frontends(2);
-        let page = metrics.render();
+        let page = metrics.render(Format::Text);
         for line in [
+            "# HELP skysail_queries_total Queries answered.",
+            "# TYPE skysail_queries_total counter",
+            "# TYPE skysail_query_latency_seconds histogram",
             "skysail_queries_total{application=\"iris\"} 1",
             "skysail_defaults_total{application=\"iris\",reason=\"no_replica\"} 1",
             "skysail_query_latency_seconds_count{application=\"iris\"} 1",
@@ -386,6 +390,6 @@ mod tests {
         let name = "iris".parse().unwrap();
         metrics.application(&name);
         metrics.forget_application(&name);
-        assert!(!metrics.render().contains("iris"));
+        assert!(!metrics.render(Format::Text).contains("iris"));
     }
 }

@@ -19,7 +19,7 @@
 //! | `GET /api/v1/replicas` | | `[Replica]` |
 //! | `GET /api/v1/status` | | [`Status`] |
 //! | `POST /api/v1/cluster/restore`, `POST /api/v1/cluster/accept-empty` | | [`Settlement`] |
-//! | `GET /metrics` | | Prometheus text |
+//! | `GET /metrics` | | Prometheus text, or OpenMetrics where `Accept` asks for it |
 //!
 //! Errors are [`Problem`] documents (RFC 9457).
 

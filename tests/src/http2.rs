@@ -33,6 +33,11 @@ impl Http2 {
         Self { requests, addr }
     }
 
+    /// Whether the server has closed the connection, or asked to hang up.
+    pub fn is_closed(&self) -> bool {
+        self.requests.is_closed() || !self.requests.is_ready()
+    }
+
     /// `GET`.
     pub async fn get(&self, path: &str) -> Reply {
         self.send("GET", path, Full::default().boxed()).await

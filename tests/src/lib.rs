@@ -11,6 +11,7 @@
 //!   well-behaved client sends.
 //! - [`load`]: a sustained load on several frontends; [`journal`] judges what becomes of each query.
 //! - [`program`]: a child process with its log; [`binaries`] finds the programs.
+//! - [`promtool`]: Prometheus' own linter of metrics.
 //! - [`redis`]: a Redis server that can be killed, frozen and emptied.
 //! - [`wait`]: waiting for a state, with a bound.
 
@@ -24,6 +25,7 @@ pub mod http2;
 pub mod journal;
 pub mod load;
 pub mod program;
+pub mod promtool;
 pub mod redis;
 pub mod rest;
 pub mod skysail;

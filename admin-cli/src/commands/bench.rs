@@ -38,7 +38,8 @@ Examples:
   skysail bench iris --rate 500
   skysail bench iris --rate 2000 --duration 1m --arrivals bursty --plot iris.svg
   skysail bench iris --rate 100 --input '[7.9, 4.4, 6.9, 2.5]' --slo 20ms
-  skysail bench iris --rate 300 --arrivals trace:arrivals.csv --output json | jq .goodput
+  skysail bench iris --rate 300 --arrivals trace:arrivals.csv --output json \\
+      | jq .goodput
 
 Queries are sent on a clock of their own, whatever becomes of those before them (an open loop), and
 timed from the moment at which they were due. Goodput is the share of the offered queries that the

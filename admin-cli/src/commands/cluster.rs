@@ -35,7 +35,9 @@ machine only. What it knows is kept in a Docker volume, which `skysail stop` rem
 const STOP_EXAMPLES: &str = "\
 Examples:
   skysail stop
-  skysail stop --cluster blue --keep-data     # `skysail start --cluster blue` knows everything again";
+  skysail stop --cluster blue --keep-data
+
+After --keep-data, `skysail start --cluster blue` knows everything again.";
 
 #[derive(Args, Debug)]
 #[command(after_help = START_EXAMPLES)]

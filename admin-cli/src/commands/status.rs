@@ -27,7 +27,7 @@ const TICK: Duration = Duration::from_secs(1);
 const EXAMPLES: &str = "\
 Examples:
   skysail status
-  skysail status --watch                     # with all replicas, again every second, until Ctrl-C
+  skysail status --watch       # with all replicas, every second, until Ctrl-C
   skysail status --output json | jq .problems";
 
 #[derive(Args, Debug)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
-use axum::http::header::{CONTENT_TYPE, LOCATION};
+use axum::http::header::{CONTENT_TYPE, LOCATION, VARY};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
@@ -23,7 +23,7 @@ use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
 use super::{AdminError, AdminService};
 use crate::health::Health;
 use crate::http::{self, BodyError, BodyReader};
-use crate::metrics::{self, Metrics};
+use crate::metrics::{Format, Metrics};
 use crate::store::Settle;
 
 /// The largest admin body, in bytes.
@@ -311,13 +311,11 @@ async fn status(State(api): Api) -> Response {
     Json(api.service.status()).into_response()
 }
 
-async fn show_metrics(State(api): Api) -> Response {
+async fn show_metrics(State(api): Api, headers: HeaderMap) -> Response {
     api.service.models.refresh_gauges();
-    (
-        [(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE))],
-        api.metrics.render(),
-    )
-        .into_response()
+    let format = Format::accepted(&headers);
+    let headers = [(CONTENT_TYPE, format.content_type()), (VARY, "accept")];
+    (headers, api.metrics.render(format)).into_response()
 }
 
 async fn healthz(State(api): Api) -> Response {

@@ -151,6 +151,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Clock;
+    use crate::metrics::Format;
 
     fn view(id: &str, rpc_addr: &str) -> FrontendView {
         FrontendView {
@@ -196,7 +197,12 @@ mod tests {
         own.send_replace(view("own", "fresh:1"));
         membership.follow();
         assert_eq!(*views.borrow().as_slice(), [view("own", "fresh:1")]);
-        assert!(membership.metrics.render().contains("skysail_frontends 1"));
+        assert!(
+            membership
+                .metrics
+                .render(Format::Text)
+                .contains("skysail_frontends 1")
+        );
     }
 
     #[tokio::test]

@@ -29,7 +29,7 @@ use super::{Answers, CLOSES};
 const HTTP2_STREAMS: u32 = 1000;
 
 /// How long a connection that is to close may wait for its client, in which nothing happens.
-const CLOSING_TIME: Duration = Duration::from_secs(1);
+pub(super) const CLOSING_TIME: Duration = Duration::from_secs(1);
 
 /// Serves connections of one server.
 #[derive(Clone)]
@@ -133,7 +133,7 @@ impl AsyncRead for Counted {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if buffer.filled().len() > before {
-            self.activity.read();
+            self.activity.read(&buffer.filled()[before..]);
         }
         read
     }

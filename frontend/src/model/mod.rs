@@ -29,6 +29,7 @@ use crate::metrics::{Metrics, VersionMetrics};
 
 mod batcher;
 pub mod cache;
+mod delivery;
 pub mod queue;
 pub mod replica;
 mod sent;

@@ -8,6 +8,7 @@ use skysail_proto::value::{InputType, Output};
 
 use super::queue::{Taker, Task};
 use super::*;
+use crate::metrics::Format;
 
 /// A catalog of one model with one version of this spec, registered at this second.
 fn catalog(spec: &VersionSpec, registered_at: i64) -> Catalog {
@@ -166,7 +167,7 @@ async fn the_metrics_show_what_a_cache_holds_until_its_version_is_deleted() {
     let handle = follow(&table, &catalog(&spec(), 1));
     assert_eq!(predict(&handle).await, Ok(one()));
     table.refresh_gauges();
-    let page = table.metrics.render();
+    let page = table.metrics.render(Format::Text);
     let sample = |name: &str| {
         let line = format!("skysail_cache_{name}{{model=\"model\",version=\"1\"}} ");
         let value = page.lines().find_map(|found| found.strip_prefix(&line));
@@ -179,5 +180,5 @@ async fn the_metrics_show_what_a_cache_holds_until_its_version_is_deleted() {
     assert_eq!(sample("misses_total"), "1");
     let (_, gone) = table.follow(&Catalog::default());
     table.close(gone);
-    assert!(!table.metrics.render().contains("cache_entries{"));
+    assert!(!table.metrics.render(Format::Text).contains("cache_entries{"));
 }

@@ -1,6 +1,5 @@
 //! Query REST: HTTP in, typed query through, JSON out.
 
-use std::borrow::Cow;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
@@ -16,11 +15,11 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use hyper::Request;
 use serde::Serialize;
-use skysail_proto::value::{InputType, Output};
+use skysail_proto::value::InputType;
 
 use super::error::QueryError;
 use super::request::PredictRequest;
-use super::{Answered, QueryService, Reply};
+use super::{QueryService, written};
 use crate::health::Health;
 use crate::http::{self, Answers, BodyReader, Upload};
 
@@ -122,7 +121,7 @@ async fn answer(
     let mut request = parse(route.application.input_type, body, api.most_inputs).await?;
     request.tighten(slo);
     let reply = api.service.predict(&route, request, arrival).await?;
-    Ok(json(StatusCode::OK, &Written::from(&reply)))
+    Ok(of_json(StatusCode::OK, written::body(&reply)))
 }
 
 /// The objective in the header, for clients whose body is written by somebody else.
@@ -165,54 +164,13 @@ async fn parse(input_type: InputType, body: Bytes, most_inputs: usize) -> Result
     })
 }
 
-/// A reply as it is written.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Written<'a> {
-    One(WrittenAnswer<'a>),
-    Many {
-        batch_predictions: Vec<WrittenAnswer<'a>>,
-    },
-}
-
-#[derive(Serialize)]
-struct WrittenAnswer<'a> {
-    query_id: u64,
-    output: &'a Output,
-    default: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    default_explanation: Option<Cow<'static, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    default_reason: Option<&'static str>,
-}
-
-impl<'a> From<&'a Reply> for Written<'a> {
-    fn from(reply: &'a Reply) -> Self {
-        match reply {
-            Reply::One(answered) => Self::One(answered.into()),
-            Reply::Many(answered) => Self::Many {
-                batch_predictions: answered.iter().map(Into::into).collect(),
-            },
-        }
-    }
-}
-
-impl<'a> From<&'a Answered> for WrittenAnswer<'a> {
-    fn from(answered: &'a Answered) -> Self {
-        let failure = answered.answer.failure.as_ref();
-        Self {
-            query_id: answered.query_id,
-            output: &answered.answer.output,
-            default: failure.is_some(),
-            default_explanation: failure.map(|failure| failure.explanation()),
-            default_reason: failure.map(|failure| failure.reason.word()),
-        }
-    }
-}
-
 fn json(status: StatusCode, value: &impl Serialize) -> Response {
     let body = serde_json::to_vec(value).expect("replies are made of what JSON can hold; this is a bug");
-    let mut response = Response::new(Body::from(body));
+    of_json(status, body.into())
+}
+
+fn of_json(status: StatusCode, body: Body) -> Response {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response
         .headers_mut()

@@ -23,6 +23,7 @@ pub mod error;
 pub mod http;
 pub mod ids;
 pub mod request;
+mod written;
 
 use error::QueryError;
 use ids::QueryIds;

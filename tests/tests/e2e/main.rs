@@ -16,6 +16,7 @@ mod by_hand;
 mod cache;
 mod cli;
 mod cluster;
+mod connections;
 mod docker;
 mod failing_models;
 mod faults;
@@ -23,6 +24,8 @@ mod frontends;
 mod heals;
 mod idle;
 mod isolation;
+mod large_outputs;
+mod metrics;
 mod overload;
 mod queries;
 mod quickstart;
@@ -45,10 +48,13 @@ fn main() -> ExitCode {
         .area("docker", docker::CASES)
         .area("isolation", isolation::CASES)
         .area("overload", overload::CASES)
+        .area("connections", connections::CASES)
         .area("queries", queries::CASES)
         .area("cache", cache::CASES)
+        .area("large_outputs", large_outputs::CASES)
         .area("batching", batching::CASES)
         .area("admin", admin::CASES)
+        .area("metrics", metrics::CASES)
         .area("failing_models", failing_models::CASES)
         .area("heals", heals::CASES)
         .area("faults", faults::CASES)

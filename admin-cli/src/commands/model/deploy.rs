@@ -17,13 +17,16 @@ use crate::error::Error;
 
 const DEPLOY_EXAMPLES: &str = "\
 Examples:
-  skysail model deploy iris-model:1 --image skysail/iris-svm --input-type doubles --replicas 3
-  skysail model deploy resnet:2 --image resnet:2 --input-type bytes --cpus 2 --memory 4g \\
-      --env OMP_NUM_THREADS=2 --max-batch 32
+  skysail model deploy iris-model:1 --image skysail/iris-svm \\
+      --input-type doubles --replicas 3
+  skysail model deploy resnet:2 --image resnet:2 --input-type bytes \\
+      --cpus 2 --memory 4g --env OMP_NUM_THREADS=2 --max-batch 32
   skysail model deploy iris-model:2 --image iris-svm:2 --input-type doubles \\
       --warm-up '[5.8, 3.0, 3.7, 1.2]'
-  skysail model deploy iris-model:3 --image iris-svm:3 --input-type doubles --replicas auto:1..8 --replace
-  skysail model deploy iris-model:1 --image ./target/release/iris-svm --input-type doubles
+  skysail model deploy iris-model:3 --image iris-svm:3 --input-type doubles \\
+      --replicas auto:1..8 --replace
+  skysail model deploy iris-model:1 --image ./target/release/iris-svm \\
+      --input-type doubles
 
 With the process runtime the image is the path of an executable. A version is never changed: deploy
 another. The one that answers goes on until as many replicas of the new one are attached as are
@@ -34,8 +37,8 @@ wanted, or as the old one has; one that never becomes ready leaves the old one w
 const REGISTER_EXAMPLES: &str = "\
 Examples:
   skysail model register my-model:1 --input-type floats
-  SKYSAIL_FRONTENDS=127.0.0.1:7000 SKYSAIL_MODEL_NAME=my-model SKYSAIL_MODEL_VERSION=1 \\
-      SKYSAIL_INPUT_TYPE=floats ./my-container";
+  SKYSAIL_FRONTENDS=127.0.0.1:7000 SKYSAIL_MODEL_NAME=my-model \\
+      SKYSAIL_MODEL_VERSION=1 SKYSAIL_INPUT_TYPE=floats ./my-container";
 
 /// What any version has.
 #[derive(Args, Debug)]

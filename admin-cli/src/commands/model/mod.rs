@@ -31,7 +31,7 @@ const SCALE_EXAMPLES: &str = "\
 Examples:
   skysail model scale iris-model 5           # the current version
   skysail model scale iris-model:1 2 --wait
-  skysail model scale iris-model auto:1..8   # as many as the load needs, within these bounds
+  skysail model scale iris-model auto:1..8   # as many as the load needs
 
 A replica that is one too many answers what it holds, and then ends: no query is lost.";
 
