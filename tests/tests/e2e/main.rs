@@ -35,12 +35,14 @@ mod runtime_process;
 mod start_up;
 mod store_embedded;
 mod store_redis;
+mod unread_bodies;
 mod with_redis;
 
 fn main() -> ExitCode {
     let mut suite = Suite::default()
         .area("quickstart", quickstart::CASES)
         .area("bad_input", bad_input::CASES)
+        .area("unread_bodies", unread_bodies::CASES)
         .area("cli", cli::CASES)
         .area("bench", bench::CASES)
         .area("benchmarks", benchmarks::CASES)
