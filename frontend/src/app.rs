@@ -140,7 +140,11 @@ impl App {
     pub async fn build(mut config: Config) -> Result<Self, BuildError> {
         config.max_connections = open_files::make_room(config.max_connections, ADMIN_CONNECTIONS);
         let control = ControlThread::start().map_err(BuildError::ControlThread)?;
-        let runtime = Runtime::new(&config)?;
+        let runtime = {
+            // What containers print is read on the control thread, and so is what the engine tells.
+            let _inside = control.handle().enter();
+            Runtime::new(&config)?
+        };
         let mut listeners = Listeners::bind(&config, &runtime).await?;
         let admin = listeners.admin.take().map(|listener| control.adopt(listener));
         listeners.admin = admin.transpose().map_err(BuildError::ControlThread)?;
@@ -344,7 +348,10 @@ impl App {
                 stop_grace: CONTAINER_GRACE,
                 report: report.clone(),
             });
-            ending.background.spawn(reconciler.run(closing.clone()));
+            // Beside the logs, which it reads: an engine's answer is handled by the thread that asked.
+            ending
+                .background
+                .spawn_on(reconciler.run(closing.clone()), self.control.handle());
         }
         report
     }

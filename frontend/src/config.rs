@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 use skysail_core::queue::Bounds;
+use skysail_process::log::Format;
+use skysail_process::variables;
 use skysail_proto::ids::ClusterName;
 use tracing_subscriber::filter::EnvFilter;
 
@@ -143,7 +145,7 @@ pub struct Config {
     /// What is logged.
     pub log_level: String,
     /// How it is logged.
-    pub log_format: LogFormat,
+    pub log_format: Format,
 }
 
 /// Where metadata lives.
@@ -186,15 +188,6 @@ pub struct Roles {
     pub control: bool,
 }
 
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For collectors.
-    Json,
-}
-
 impl Default for Config {
     /// The defaults, with an embedded store in the user's data folder, or in the working directory if
     /// there is none.
@@ -231,7 +224,7 @@ impl Default for Config {
             grace: Duration::from_secs(10),
             worker_threads: default_workers(),
             log_level: "info".into(),
-            log_format: LogFormat::Text,
+            log_format: Format::Text,
         }
     }
 }
@@ -286,15 +279,18 @@ impl Config {
     /// Reads flags, environment and file. `--help`, `--version` and unknown flags end the process, as is
     /// usual.
     pub fn from_process() -> Result<Self, Mistakes> {
-        Self::from_flags(Flags::parse())
+        let matches = command().get_matches();
+        let flags = Flags::from_arg_matches(&matches);
+        Self::from_flags(flags.map_err(|error| Mistakes(vec![error.to_string()]))?)
     }
 
     /// Reads these arguments (the first is the program's name), the environment and the file.
     pub fn from_args(
         args: impl IntoIterator<Item = impl Into<std::ffi::OsString> + Clone>,
     ) -> Result<Self, Mistakes> {
-        let flags = Flags::try_parse_from(args).map_err(|error| Mistakes(vec![error.to_string()]))?;
-        Self::from_flags(flags)
+        let matches = command().try_get_matches_from(args);
+        let flags = matches.and_then(|matches| Flags::from_arg_matches(&matches));
+        Self::from_flags(flags.map_err(|error| Mistakes(vec![error.to_string()]))?)
     }
 
     fn from_flags(flags: Flags) -> Result<Self, Mistakes> {
@@ -379,6 +375,11 @@ impl Config {
     }
 }
 
+/// The command line. A variable of the environment that is set but empty is one that is not set.
+fn command() -> clap::Command {
+    variables::without_blank(Flags::command())
+}
+
 /// Reads one option after the other and keeps the mistakes.
 struct Reader {
     file: BTreeMap<String, String>,
@@ -392,7 +393,7 @@ impl Reader {
         flag: Option<String>,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
-        // An empty variable of the environment is one that is not set.
+        // An empty option on the command line is one that is not given, too.
         let flag = flag.filter(|text| !text.trim().is_empty());
         let (text, place) = match (flag, self.file.remove(name)) {
             (Some(text), _) => (
@@ -594,10 +595,10 @@ fn parse_log_level(text: &str) -> Result<String, String> {
     Ok(text.into())
 }
 
-fn parse_log_format(text: &str) -> Result<LogFormat, String> {
+fn parse_log_format(text: &str) -> Result<Format, String> {
     match text {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
         _ => Err("expected text or json".into()),
     }
 }

@@ -4,6 +4,7 @@
 //! counts, it counts through handles resolved beforehand: an atomic add, no look-up.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -14,6 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use skysail_core::query::DefaultReason;
+use skysail_process::log;
 use skysail_proto::ids::{ApplicationName, ModelId};
 
 mod exposition;
@@ -74,6 +76,7 @@ pub struct Metrics {
     cache_entries: Family<VersionLabels, Gauge>,
     store_up: Gauge,
     frontends: Gauge,
+    log_lines_dropped: Counter,
 }
 
 /// What one application's queries count.
@@ -131,6 +134,7 @@ impl Default for Metrics {
             cache_entries: Family::default(),
             store_up: Gauge::default(),
             frontends: Gauge::default(),
+            log_lines_dropped: Counter::default(),
         };
         metrics.register();
         metrics
@@ -179,6 +183,11 @@ impl Metrics {
             "frontends",
             "Frontends of the cluster that this one knows to live, itself included",
             self.frontends.clone(),
+        );
+        registry.register(
+            "log_lines_dropped",
+            "Log lines left out because nobody read them or they could not be written",
+            self.log_lines_dropped.clone(),
         );
     }
 
@@ -291,6 +300,10 @@ impl Metrics {
 
     /// All metrics, in this format.
     pub fn render(&self, format: Format) -> String {
+        // The log belongs to the process, and counts by itself.
+        self.log_lines_dropped
+            .inner()
+            .store(log::lines_left_out(), Ordering::Relaxed);
         let mut page = String::new();
         text::encode(&mut page, &self.registry.lock()).expect("writing to a string does not fail");
         format.write(page)
@@ -379,6 +392,7 @@ mod tests {
             "skysail_cache_entries{model=\"iris-model\",version=\"1\"} 2",
             "skysail_store_up 1",
             "skysail_frontends 2",
+            "skysail_log_lines_dropped_total 0",
         ] {
             assert!(page.contains(line), "{line} is not in:\n{page}");
         }

@@ -29,12 +29,14 @@ use bollard::query_parameters::{
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt, TryStreamExt};
 use jiff::{SignedDuration, Timestamp};
+use skysail_process::variables;
 use skysail_proto::ids::{ClusterName, ModelId, ReplicaId};
 use skysail_proto::labels;
 use tokio::sync::{Mutex, Notify};
+use tokio::time::{Instant, sleep};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use super::lines::Lines;
+use super::intake::{self, Intake};
 use super::{ContainerRuntime, ContainerState, ContainerStatus, Progress, ReplicaSpec, RuntimeError, exit};
 
 mod ends;
@@ -51,6 +53,9 @@ const LOCAL_ENGINE: &str = "unix:///var/run/docker.sock";
 
 /// Logs are rotated: two files of this size for each container, whatever it prints.
 const LOG_FILE_SIZE: &str = "5m";
+
+/// What the two files hold, and more: what a container printed before it is followed is told whole.
+const LOG_FILES: usize = 16 << 20;
 
 /// How long the engine may take beyond the grace to stop a container; it is slow under load.
 const STOP_TAKES: Duration = Duration::from_secs(60);
@@ -93,7 +98,7 @@ impl DockerRuntime {
     ///
     /// Docker need not be there yet: calls fail with [`RuntimeError::Unavailable`] until it is.
     pub fn connect(cluster: ClusterName) -> Self {
-        let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| LOCAL_ENGINE.into());
+        let host = variables::read("DOCKER_HOST").unwrap_or_else(|| LOCAL_ENGINE.into());
         Self::connect_to(&host, cluster)
     }
 
@@ -364,11 +369,12 @@ impl ContainerRuntime for DockerRuntime {
             .build();
         let pieces = self.engine.get().await?.logs(&found.id, Some(options));
         let follower = follow.then(|| self.followers.lock().entry(found.id).or_default().token());
-        Ok(in_lines(pieces.map_err(move |error| {
+        let pieces = pieces.map_err(move |error| {
             // Held as long as pieces come.
             let _follower = &follower;
             tracing::debug!(%error, "a container's log ended early");
-        })))
+        });
+        Ok(in_lines(pieces, if follow { LOG_FILES } else { usize::MAX }))
     }
 
     fn changes(&self) -> Arc<Notify> {
@@ -513,45 +519,67 @@ fn killed_within_limit(found: &ContainerInspectResponse) -> Option<i64> {
     (killed && state.oom_killed != Some(true)).then_some(limit)
 }
 
+/// The pieces of a container's log, while they come.
+type Pieces = BoxStream<'static, Result<LogOutput, ()>>;
+
 /// Docker sends each output as pieces of up to 16 KiB that end anywhere.
 fn in_lines(
     pieces: impl Stream<Item = Result<LogOutput, ()>> + Send + 'static,
+    burst: usize,
 ) -> BoxStream<'static, String> {
-    let pieces = pieces.map(Result::ok).chain(stream::once(async { None }));
-    let lines = pieces.scan(Some(Outputs::default()), |open, piece| {
-        // The first `None` is the end, be it the log's or the connection's.
-        let lines = match piece {
-            Some(piece) => open.as_mut().map(|outputs| outputs.push(&piece)),
-            None => open.take().map(Outputs::finish),
-        };
-        std::future::ready(lines.map(stream::iter))
+    let now = Instant::now();
+    let reading = Reading {
+        pieces: pieces.boxed(),
+        out: Intake::new(burst, now),
+        err: Intake::new(burst, now),
+    };
+    let lines = stream::unfold(Some(reading), |reading| async {
+        let mut reading = reading?;
+        let mut lines = Vec::new();
+        let goes_on = reading.next(&mut lines).await;
+        Some((stream::iter(lines), goes_on.then_some(reading)))
     });
     lines.flatten().boxed()
 }
 
-/// A container's two outputs, which must not mix within a line.
-#[derive(Default)]
-struct Outputs {
-    out: Lines,
-    err: Lines,
+/// A container's log, and its two outputs, which must not mix within a line.
+struct Reading {
+    pieces: Pieces,
+    out: Intake,
+    err: Intake,
 }
 
-impl Outputs {
-    fn push(&mut self, piece: &LogOutput) -> Vec<String> {
-        let lines = match piece {
-            LogOutput::StdErr { .. } => &mut self.err,
-            _ => &mut self.out,
+impl Reading {
+    /// Waits for what comes next. The first error is the end, be it the log's or the connection's.
+    async fn next(&mut self, lines: &mut Vec<String>) -> bool {
+        let due = [self.out.due(), self.err.due()].into_iter().flatten().min();
+        let piece = match due {
+            Some(due) => tokio::time::timeout_at(due, self.pieces.next()).await,
+            None => Ok(self.pieces.next().await),
         };
-        let mut complete = Vec::new();
-        lines.push(piece.as_ref(), |line| complete.push(line));
-        complete
-    }
-
-    fn finish(mut self) -> Vec<String> {
-        [self.out.finish(), self.err.finish()]
-            .into_iter()
-            .flatten()
-            .collect()
+        let now = Instant::now();
+        match piece {
+            Ok(Some(Ok(piece))) => {
+                let intake = match piece {
+                    LogOutput::StdErr { .. } => &mut self.err,
+                    _ => &mut self.out,
+                };
+                intake.push(piece.as_ref(), now, lines);
+                if intake.pauses() {
+                    sleep(intake::PAUSE).await;
+                }
+            }
+            Ok(None | Some(Err(()))) => {
+                self.out.finish(lines);
+                self.err.finish(lines);
+                return false;
+            }
+            Err(_) => {
+                self.out.look(now, lines);
+                self.err.look(now, lines);
+            }
+        }
+        true
     }
 }
 
@@ -621,14 +649,14 @@ mod tests {
     #[tokio::test]
     async fn pieces_of_two_outputs_do_not_mix_within_a_line() {
         let pieces = [out("one "), err("bad "), out("line\ntwo"), err("news\n")];
-        let lines: Vec<_> = in_lines(stream::iter(pieces)).collect().await;
+        let lines: Vec<_> = in_lines(stream::iter(pieces), LOG_FILES).collect().await;
         assert_eq!(lines, ["one line", "bad news", "two"]);
     }
 
     #[tokio::test]
     async fn a_log_that_breaks_off_gives_what_came() {
         let pieces = [out("one\ntw"), Err(()), out("never")];
-        let lines: Vec<_> = in_lines(stream::iter(pieces)).collect().await;
+        let lines: Vec<_> = in_lines(stream::iter(pieces), LOG_FILES).collect().await;
         assert_eq!(lines, ["one", "tw"]);
     }
 

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 pub mod conformance;
 pub mod docker;
 mod exit;
+mod intake;
 mod lines;
 pub mod process;
 

@@ -26,10 +26,11 @@ use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use super::{ContainerRuntime, ContainerState, ContainerStatus, Progress, ReplicaSpec, RuntimeError, exit};
-use crate::runtime::lines::Lines;
+use crate::runtime::intake::{self, Intake};
 
 mod log;
 mod spawner;
@@ -44,6 +45,9 @@ const INHERITED: [&str; 6] = ["PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR
 /// How long a child's last words are waited for once it has ended. They are in the pipe already; only a
 /// grandchild that left the process group can hold it open longer.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Bytes of an output that are read at once.
+const PIECE: usize = 16 * 1024;
 
 /// How long SIGKILL may take: longer means that the kernel itself is stuck.
 const KILL_TAKES: Duration = Duration::from_secs(5);
@@ -260,15 +264,26 @@ impl Container {
 
     async fn keep_lines(&self, output: Option<impl AsyncRead + Unpin>) {
         let Some(mut output) = output else { return };
-        let mut lines = Lines::default();
-        let mut piece = vec![0; 4096];
-        // An output that cannot be read is treated like one that ended: the child itself is watched apart.
-        while let Ok(read @ 1..) = output.read(&mut piece).await {
-            lines.push(&piece[..read], |line| self.log.push(&line));
+        // More at once than is kept would be forgotten the moment it is taken in.
+        let mut intake = Intake::new(log::MAX_BYTES, Instant::now());
+        let mut piece = vec![0; PIECE];
+        loop {
+            let mut lines = Vec::new();
+            match until_due(&intake, output.read(&mut piece)).await {
+                Some(Ok(read @ 1..)) => intake.push(&piece[..read], Instant::now(), &mut lines),
+                None => intake.look(Instant::now(), &mut lines),
+                // An output that cannot be read is treated like one that ended: the child itself is watched
+                // apart.
+                Some(Ok(0) | Err(_)) => break,
+            }
+            self.log.push(lines);
+            if intake.pauses() {
+                sleep(intake::PAUSE).await;
+            }
         }
-        if let Some(line) = lines.finish() {
-            self.log.push(&line);
-        }
+        let mut lines = Vec::new();
+        intake.finish(&mut lines);
+        self.log.push(lines);
     }
 
     /// Returns once the child has ended: by itself on SIGTERM, or after `grace` by SIGKILL.
@@ -304,6 +319,14 @@ impl Container {
         if !self.reaped.load(Ordering::Acquire) {
             let _ = rustix::process::kill_process_group(self.pid, signal);
         }
+    }
+}
+
+/// What is read, unless the intake is due first.
+async fn until_due<T>(intake: &Intake, read: impl Future<Output = T>) -> Option<T> {
+    match intake.due() {
+        Some(due) => tokio::time::timeout_at(due, read).await.ok(),
+        None => Some(read.await),
     }
 }
 
