@@ -18,11 +18,13 @@ use tracing::warn;
 mod activity;
 mod body;
 mod connection;
+mod cors;
 mod idlest;
 mod upload;
 mod warden;
 
 pub use body::{BodyError, BodyReader, RequestBody};
+pub use cors::{AllowedOrigins, Cors, Origin};
 pub use upload::Upload;
 pub use warden::Timeouts;
 

@@ -126,12 +126,18 @@ mod tests {
     #[test]
     fn only_json_is_json() {
         let admits = |types: &[&'static str]| {
-            let types = types.iter().map(|text| (CONTENT_TYPE, HeaderValue::from_static(text)));
+            let types = types
+                .iter()
+                .map(|text| (CONTENT_TYPE, HeaderValue::from_static(text)));
             let mut headers = HeaderMap::new();
             headers.extend(types.map(|(name, value)| (Some(name), value)));
             admit_body(&headers).is_ok()
         };
-        for good in ["application/json", "Application/JSON;charset=utf-8", "application/json ; a=b"] {
+        for good in [
+            "application/json",
+            "Application/JSON;charset=utf-8",
+            "application/json ; a=b",
+        ] {
             assert!(admits(&[good]), "{good}");
         }
         for bad in [

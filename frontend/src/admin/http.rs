@@ -14,6 +14,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::Deserialize;
+use serde_json::json;
 use skysail_proto::admin::{
     API_PREFIX, ApplicationPatch, CurrentVersion, LogLine, NewApplication, NewVersion, Problem, ReplicaCount,
 };
@@ -74,6 +75,7 @@ pub fn router(api: Arc<AdminApi>) -> Router {
         .route("/status", get(status));
     Router::new()
         .nest(API_PREFIX, v1)
+        .route("/", get(what_this_is))
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -103,7 +105,7 @@ impl IntoResponse for AdminError {
     }
 }
 
-/// A JSON body, whatever the Content-Type says; a bad one is a problem document.
+/// A JSON body, as `access` lets no other in; a bad one is a problem document.
 struct JsonBody<T>(T);
 
 impl<T: serde::de::DeserializeOwned> FromRequest<Arc<AdminApi>> for JsonBody<T> {
@@ -316,6 +318,19 @@ async fn show_metrics(State(api): Api, headers: HeaderMap) -> Response {
     let format = Format::accepted(&headers);
     let headers = [(CONTENT_TYPE, format.content_type()), (VARY, "accept")];
     (headers, api.metrics.render(format)).into_response()
+}
+
+/// For a person who opens the address: what there is.
+async fn what_this_is() -> Response {
+    let paths = json!({
+        "name": "skysail",
+        "version": env!("CARGO_PKG_VERSION"),
+        "api": API_PREFIX,
+        "status": format!("{API_PREFIX}/status"),
+        "metrics": "/metrics",
+        "probes": ["/healthz", "/readyz"],
+    });
+    Json(paths).into_response()
 }
 
 async fn healthz(State(api): Api) -> Response {

@@ -32,7 +32,9 @@ pub struct Origin {
 
 /// A text is no origin.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("expected an origin as browsers send it, scheme://host[:port] without a path, as in https://ui.example")]
+#[error(
+    "expected an origin as browsers send it, scheme://host[:port] without a path, as in https://ui.example"
+)]
 pub struct NoOrigin;
 
 impl Origin {
@@ -119,7 +121,10 @@ impl Cors {
         let mut answer = Response::new(Body::empty());
         *answer.status_mut() = StatusCode::NO_CONTENT;
         let headers = answer.headers_mut();
-        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(self.methods));
+        headers.insert(
+            ACCESS_CONTROL_ALLOW_METHODS,
+            HeaderValue::from_static(self.methods),
+        );
         headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE));
         // Whatever headers it wants to send: those that mean nothing here do no harm.
         if let Some(wanted) = head.headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
@@ -140,13 +145,18 @@ impl Cors {
 
     /// Lets pages of this origin read an answer.
     pub fn allow(&self, origin: Option<HeaderValue>, answer: &mut HeaderMap) {
-        if let AllowedOrigins::These(_) = self.allowed {
+        if let AllowedOrigins::These(origins) = &self.allowed
+            && !origins.is_empty()
+        {
             answer.append(VARY, HeaderValue::from_static("Origin"));
         }
         let Some(origin) = origin else { return };
         answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         if !self.exposed.is_empty() {
-            answer.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(self.exposed));
+            answer.insert(
+                ACCESS_CONTROL_EXPOSE_HEADERS,
+                HeaderValue::from_static(self.exposed),
+            );
         }
     }
 }
@@ -170,7 +180,16 @@ mod tests {
         ] {
             assert_eq!(origin(text).to_string(), form);
         }
-        for bad in ["", "null", "*", "ui.example", "//ui.example", "https://ui.example/x", "https://", "a b"] {
+        for bad in [
+            "",
+            "null",
+            "*",
+            "ui.example",
+            "//ui.example",
+            "https://ui.example/x",
+            "https://",
+            "a b",
+        ] {
             assert_eq!(bad.parse::<Origin>(), Err(NoOrigin), "{bad:?}");
         }
         assert!("https://me@ui.example".parse::<Origin>().is_err());
@@ -181,7 +200,10 @@ mod tests {
         let is_at = |text: &str, host: &'static str| origin(text).is_at(&Authority::from_static(host));
         assert!(is_at("http://127.0.0.1:1338", "127.0.0.1:1338"));
         assert!(is_at("http://[::1]:1338", "[::1]:1338"));
-        assert!(is_at("https://skysail.example", "Skysail.example"), "behind a proxy with TLS");
+        assert!(
+            is_at("https://skysail.example", "Skysail.example"),
+            "behind a proxy with TLS"
+        );
         assert!(is_at("http://localhost", "localhost:80"));
         assert!(!is_at("http://127.0.0.1:3000", "127.0.0.1:1338"));
         assert!(!is_at("http://localhost", "localhost:1338"));

@@ -21,7 +21,7 @@ use super::error::QueryError;
 use super::request::PredictRequest;
 use super::{QueryService, written};
 use crate::health::Health;
-use crate::http::{self, Answers, BodyReader, Upload};
+use crate::http::{self, AllowedOrigins, Answers, BodyReader, Cors, Upload};
 
 /// From this size on a body is parsed on a thread of its own: it would keep every other query waiting.
 const LARGE_BODY_BYTES: usize = 256 * 1024;
@@ -52,18 +52,24 @@ pub struct QueryApi {
 pub struct QueryServer {
     api: Arc<QueryApi>,
     router: Router,
+    /// Whose pages may read answers. Without it a browser hides them; everybody is answered either way.
+    cors: Option<Arc<Cors>>,
 }
 
 impl QueryServer {
-    /// A server of this API.
-    pub fn new(api: Arc<QueryApi>) -> Self {
+    /// A server of this API, whose answers pages of these origins may read.
+    pub fn new(api: Arc<QueryApi>, origins: Option<AllowedOrigins>) -> Self {
         let router = router(api.clone());
-        Self { api, router }
+        let cors = |allowed| Cors {
+            allowed,
+            methods: "GET, POST",
+            exposed: "",
+        };
+        let cors = origins.map(cors).map(Arc::new);
+        Self { api, router, cors }
     }
-}
 
-impl Answers for QueryServer {
-    async fn answer(&self, request: Request<Upload>) -> Response {
+    async fn answer_alone(&self, request: Request<Upload>) -> Response {
         let (head, body) = request.into_parts();
         match plain_application(&head) {
             Some(application) => match answer(&self.api, application, &head.headers, body).await {
@@ -72,6 +78,22 @@ impl Answers for QueryServer {
             },
             None => self.router.answer(Request::from_parts(head, body)).await,
         }
+    }
+}
+
+impl Answers for QueryServer {
+    async fn answer(&self, request: Request<Upload>) -> Response {
+        let Some(cors) = &self.cors else {
+            return self.answer_alone(request).await;
+        };
+        let (head, body) = request.into_parts();
+        if let Some(answer) = cors.preflight(&head) {
+            return answer;
+        }
+        let origin = cors.allowed_origin(&head.headers);
+        let mut answer = self.answer_alone(Request::from_parts(head, body)).await;
+        cors.allow(origin, answer.headers_mut());
+        answer
     }
 }
 

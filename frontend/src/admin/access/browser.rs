@@ -74,7 +74,10 @@ impl Browsers {
 /// The names that a request gives its server: in its target, and in `Host`. HTTP/1.0 may give none, which no
 /// browser does.
 fn named(head: &Parts) -> Vec<Vec<u8>> {
-    let target = head.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let target = head
+        .uri
+        .authority()
+        .map(|authority| authority.as_str().as_bytes());
     let hosts = head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
     target.into_iter().chain(hosts).map(<[u8]>::to_vec).collect()
 }
@@ -117,7 +120,10 @@ fn denied(detail: String) -> AdminError {
 }
 
 fn quoted(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).chars().take(QUOTED_CHARS).collect()
+    String::from_utf8_lossy(bytes)
+        .chars()
+        .take(QUOTED_CHARS)
+        .collect()
 }
 
 #[cfg(test)]
@@ -191,7 +197,9 @@ mod tests {
         let admits = |method: &str, origins: &[&str]| {
             let mut headers: Vec<_> = origins.iter().map(|origin| ("origin", *origin)).collect();
             headers.push(("host", "127.0.0.1:1338"));
-            browsers().admit(&head(method, "/api/v1/status", &headers)).is_ok()
+            browsers()
+                .admit(&head(method, "/api/v1/status", &headers))
+                .is_ok()
         };
         for method in ["GET", "POST", "DELETE", "OPTIONS"] {
             assert!(admits(method, &[]), "{method}");
@@ -208,7 +216,10 @@ mod tests {
             ] {
                 assert!(!admits(method, &[foreign]), "{method} {foreign}");
             }
-            assert!(!admits(method, &["https://ui.example", "http://evil.example"]), "{method}");
+            assert!(
+                !admits(method, &["https://ui.example", "http://evil.example"]),
+                "{method}"
+            );
         }
     }
 
@@ -221,19 +232,35 @@ mod tests {
     #[test]
     fn of_another_sites_page_only_a_link_is_followed() {
         let admits = |method: &str, more: &[(&str, &str)]| {
-            let headers = [&[("sec-fetch-site", "cross-site"), ("host", "localhost:1338")], more].concat();
-            browsers().admit(&head(method, "/api/v1/status", &headers)).is_ok()
+            let headers = [
+                &[("sec-fetch-site", "cross-site"), ("host", "localhost:1338")],
+                more,
+            ]
+            .concat();
+            browsers()
+                .admit(&head(method, "/api/v1/status", &headers))
+                .is_ok()
         };
         let link = [("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
         assert!(admits("GET", &link));
         assert!(!admits("POST", &link));
-        assert!(!admits("GET", &[("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")]));
-        assert!(!admits("GET", &[("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")]));
+        assert!(!admits(
+            "GET",
+            &[("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")]
+        ));
+        assert!(!admits(
+            "GET",
+            &[("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")]
+        ));
         assert!(!admits("POST", &[]));
         assert!(!admits("POST", &[("origin", "http://localhost:1338")]));
         assert!(admits("POST", &[("origin", "https://ui.example")]));
         for site in ["same-origin", "same-site", "none"] {
-            let asked = head("GET", "/api/v1/status", &[("sec-fetch-site", site), ("host", "localhost")]);
+            let asked = head(
+                "GET",
+                "/api/v1/status",
+                &[("sec-fetch-site", site), ("host", "localhost")],
+            );
             assert!(browsers().admit(&asked).is_ok(), "{site}");
         }
     }

@@ -55,9 +55,10 @@ impl TokenKeeper {
                     told = Some(hash);
                 }
             }
+            let pause = has_failed.then(|| backoff.pause());
             tokio::select! {
                 changed = catalogs.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(backoff.pause()), if has_failed => {}
+                () = tokio::time::sleep(pause.unwrap_or_default()), if has_failed => {}
             }
         }
     }

@@ -65,7 +65,11 @@ fn make(path: &Path) -> io::Result<()> {
     let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     let draft = path.with_extension(format!("{:016x}", fastrand::u64(..)));
     let written = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&draft)?;
         writeln!(file, "{token}")?;
         file.sync_all()?;
         match fs::hard_link(&draft, path) {
@@ -156,7 +160,9 @@ impl AskedToken {
         match *self.asks {
             Asks::Clusters(_) => {
                 let catalog = self.catalogs.borrow();
-                let clusters = catalog.as_ref().and_then(|catalog| catalog.settings.admin_token.clone());
+                let clusters = catalog
+                    .as_ref()
+                    .and_then(|catalog| catalog.settings.admin_token.clone());
                 clusters.or_else(|| self.own.clone())
             }
             Asks::Given(_) | Asks::Nothing => self.own.clone(),
@@ -172,7 +178,12 @@ fn bearer(header: &str) -> Option<&str> {
 
 fn hash(token: &str) -> Secret {
     let digest = digest(&SHA256, token.as_bytes());
-    Secret::new(digest.as_ref().try_into().expect("SHA-256 has 32 bytes; this is a bug"))
+    Secret::new(
+        digest
+            .as_ref()
+            .try_into()
+            .expect("SHA-256 has 32 bytes; this is a bug"),
+    )
 }
 
 /// Compares in a time that does not tell where they differ.
@@ -220,7 +231,11 @@ mod tests {
         let (_store, catalogs) = watch::channel(None);
         let asked = AskedToken::new(Asks::Given(file(TOKEN)), catalogs);
         let bearer = format!("Bearer {TOKEN}");
-        for good in [bearer.clone(), format!("bearer {TOKEN}"), format!("BEARER  {TOKEN} ")] {
+        for good in [
+            bearer.clone(),
+            format!("bearer {TOKEN}"),
+            format!("BEARER  {TOKEN} "),
+        ] {
             assert!(admits(&asked, &[&good]), "{good}");
         }
         for bad in [
@@ -272,7 +287,11 @@ mod tests {
     #[test]
     fn a_token_is_made_once_and_only_its_owner_can_read_it() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("state").join("skysail").join("a.b.admin-token");
+        let path = folder
+            .path()
+            .join("state")
+            .join("skysail")
+            .join("a.b.admin-token");
         let made = TokenFile::made(&path).unwrap();
         assert_eq!(TokenFile::made(&path).unwrap(), made);
         assert_eq!(made.token.reveal().len(), 64);
