@@ -43,6 +43,13 @@ impl Http2 {
         self.send("GET", path, "", Full::default().boxed()).await
     }
 
+    /// `GET` by this name, as `:authority`.
+    pub async fn get_at(&self, authority: &str, path: &str) -> Reply {
+        let request = Request::builder().uri(format!("http://{authority}{path}"));
+        let request = request.body(Full::default().boxed()).expect("a request");
+        self.exchange(request).await
+    }
+
     /// `POST` with a body.
     pub async fn post(&self, path: &str, body: impl Into<Bytes>) -> Reply {
         self.send("POST", path, "", Full::new(body.into()).boxed()).await
@@ -68,9 +75,13 @@ impl Http2 {
         if !expect.is_empty() {
             request = request.header(EXPECT, expect);
         }
-        let request = request.body(body).expect("a request");
+        self.exchange(request.body(body).expect("a request")).await
+    }
+
+    async fn exchange(&self, request: Request<BoxBody<Bytes, Infallible>>) -> Reply {
+        let what = format!("{} {}", request.method(), request.uri());
         let response = self.requests.clone().send_request(request).await;
-        let response = response.unwrap_or_else(|error| panic!("{method} {path}: {error:?}"));
+        let response = response.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         let (head, body) = response.into_parts();
         let body = body.collect().await.expect("a whole body").to_bytes();
         let text = String::from_utf8(body.into()).expect("text");

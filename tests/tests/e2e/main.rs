@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use skysail_tests::suite::Suite;
 
+mod access;
 mod admin;
 mod bad_input;
 mod batching;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         .area("cache", cache::CASES)
         .area("large_outputs", large_outputs::CASES)
         .area("batching", batching::CASES)
+        .area("access", access::CASES)
         .area("admin", admin::CASES)
         .area("metrics", metrics::CASES)
         .area("failing_models", failing_models::CASES)
