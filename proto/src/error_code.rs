@@ -13,6 +13,8 @@ pub enum ErrorCode {
     Conflict,
     /// The request is larger than is taken.
     TooLarge,
+    /// The request comes in a form that is not taken, such as an encoding.
+    Unsupported,
     /// The request did not come as a whole in time.
     TooSlow,
     /// The caller did not show the token that was asked for.
@@ -37,6 +39,7 @@ impl ErrorCode {
             Self::TooSlow => 408,
             Self::Conflict => 409,
             Self::TooLarge => 413,
+            Self::Unsupported => 415,
             Self::Internal => 500,
             Self::Unavailable => 503,
         }
@@ -45,7 +48,9 @@ impl ErrorCode {
     /// The gRPC code of this failure.
     pub const fn grpc_code(self) -> tonic::Code {
         match self {
-            Self::InvalidArgument | Self::MethodNotAllowed => tonic::Code::InvalidArgument,
+            Self::InvalidArgument | Self::MethodNotAllowed | Self::Unsupported => {
+                tonic::Code::InvalidArgument
+            }
             Self::Unauthenticated => tonic::Code::Unauthenticated,
             Self::PermissionDenied => tonic::Code::PermissionDenied,
             Self::NotFound => tonic::Code::NotFound,
@@ -67,6 +72,7 @@ impl ErrorCode {
             Self::MethodNotAllowed => "Method not allowed",
             Self::Conflict => "Conflict",
             Self::TooLarge => "Request too large",
+            Self::Unsupported => "Not supported",
             Self::TooSlow => "Request too slow",
             Self::Internal => "Internal error",
             Self::Unavailable => "Unavailable",

@@ -1,4 +1,4 @@
-//! Bodies of requests: read as fast as the client sends, for as long as it does send, or thrown away.
+//! Bodies of requests: read as fast as the client sends, for as long as it does send.
 
 use std::fmt::Display;
 use std::future::poll_fn;
@@ -8,15 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use tokio::time::{Instant, timeout, timeout_at};
-use tokio_util::task::TaskTracker;
-
-/// What is read and thrown away of a body that is refused, so that a client that sends before it reads
-/// still sees the answer.
-const DISCARDED_BYTES: usize = 64 * 1024 * 1024;
-
-/// How long that may take.
-const DISCARD_TIME: Duration = Duration::from_secs(30);
+use tokio::time::{Instant, timeout_at};
 
 /// What a client has to send in the long run, in bytes per second: far less than any network carries, and
 /// enough that a body sent a byte at a time ends.
@@ -52,15 +44,12 @@ pub struct BodyReader {
     pub limit: usize,
     /// For how long a client may send nothing, and how far it may fall behind the least rate.
     pub timeout: Duration,
-    /// Runs what goes on after a response.
-    pub tasks: TaskTracker,
 }
 
 impl BodyReader {
-    /// Reads a body; one that is too large is discarded while the answer goes out.
+    /// Reads a body, up to its end or the limit.
     pub async fn read(&self, mut body: impl RequestBody) -> Result<Bytes, BodyError> {
         if body.size_hint().lower() > self.limit as u64 {
-            self.discard(body);
             return Err(BodyError::TooLarge(self.limit));
         }
         let mut waits_since = None;
@@ -83,7 +72,6 @@ impl BodyReader {
             let frame = frame.map_err(|error| BodyError::Broken(error.to_string()))?;
             let Ok(data) = frame.into_data() else { continue };
             if received + data.len() > self.limit {
-                self.discard(body);
                 return Err(BodyError::TooLarge(self.limit));
             }
             if received == 0 {
@@ -101,24 +89,6 @@ impl BodyReader {
     fn due(&self, since: Instant, received: usize) -> Instant {
         let earned = Duration::from_secs(received as u64) / LEAST_RATE;
         (since + self.timeout + earned).min(Instant::now() + self.timeout)
-    }
-
-    /// Reads a body that is not wanted and throws it away. A connection closed with unread data is reset,
-    /// and the client might never see its answer.
-    pub fn discard(&self, mut body: impl RequestBody) {
-        if body.is_end_stream() {
-            return;
-        }
-        self.tasks.spawn(timeout(DISCARD_TIME, async move {
-            let mut left = DISCARDED_BYTES;
-            while let Some(Ok(frame)) = body.frame().await {
-                let size = frame.data_ref().map_or(0, Bytes::len);
-                if size > left {
-                    return;
-                }
-                left -= size;
-            }
-        }));
     }
 }
 
@@ -149,11 +119,7 @@ mod tests {
     use super::*;
 
     fn reader(timeout: Duration) -> BodyReader {
-        BodyReader {
-            limit: 1000,
-            timeout,
-            tasks: TaskTracker::new(),
-        }
+        BodyReader { limit: 1000, timeout }
     }
 
     /// A body of which a piece of this size comes in each pause, for ever.

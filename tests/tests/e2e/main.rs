@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use skysail_tests::suite::Suite;
 
+mod access;
 mod admin;
 mod bad_input;
 mod batching;
@@ -36,12 +37,14 @@ mod runtime_process;
 mod start_up;
 mod store_embedded;
 mod store_redis;
+mod unread_bodies;
 mod with_redis;
 
 fn main() -> ExitCode {
     let mut suite = Suite::default()
         .area("quickstart", quickstart::CASES)
         .area("bad_input", bad_input::CASES)
+        .area("unread_bodies", unread_bodies::CASES)
         .area("cli", cli::CASES)
         .area("bench", bench::CASES)
         .area("benchmarks", benchmarks::CASES)
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         .area("cache", cache::CASES)
         .area("large_outputs", large_outputs::CASES)
         .area("batching", batching::CASES)
+        .area("access", access::CASES)
         .area("admin", admin::CASES)
         .area("metrics", metrics::CASES)
         .area("failing_models", failing_models::CASES)
