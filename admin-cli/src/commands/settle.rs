@@ -8,17 +8,18 @@ use crate::error::Error;
 use crate::output::counted;
 
 const EXAMPLES: &str = "\
-When the metadata store comes back empty or old, frontends go on with what they hold, and nothing is started,
-stopped or written until one of these is said, once for the whole cluster. `skysail status` says whether it
-is so, and what is held.";
+When the metadata store comes back empty or old, or lost a part, frontends go on with what they hold, and
+nothing is started, stopped or written until one of these is said, once for the whole cluster. `skysail status`
+says whether it is so, what is missing, and what is held. Documents that were edited by hand are such a loss
+too, until accept-empty is said.";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub(crate) enum ClusterCommand {
     /// Write what the frontends hold back to a metadata store that lost it
     Restore,
-    /// Follow a metadata store that lost something as it is: what it does not have is given up, and its
-    /// containers are stopped
+    /// Follow a metadata store that lost something, or was edited by hand, as it is: what it does not have is
+    /// given up, and its containers are stopped
     AcceptEmpty,
 }
 
