@@ -31,7 +31,7 @@ use crate::model::ModelTable;
 use crate::orphans::{self, Orphans};
 use crate::query::QueryService;
 use crate::query::http::{QueryApi, QueryServer};
-use crate::reconcile::{Parts, Reconciler, Report, Rollouts};
+use crate::reconcile::{Moves, Parts, Reconciler, Report, Rollouts};
 use crate::runtime::docker::DockerRuntime;
 use crate::runtime::process::ProcessRuntime;
 use crate::runtime::{ContainerRuntime, RuntimeError};
@@ -159,6 +159,19 @@ impl App {
             let _inside = control.handle().enter();
             Runtime::new(&config)?
         };
+        let built = Self::build_with(config, control, runtime.clone()).await;
+        if let (Err(_), Runtime::Docker(docker)) = (&built, &runtime) {
+            // What is said is why it cannot start; a network that is left is removed by the next life's end.
+            let _ = docker.leave_made().await;
+        }
+        built
+    }
+
+    async fn build_with(
+        config: Config,
+        control: ControlThread,
+        runtime: Runtime,
+    ) -> Result<Self, BuildError> {
         let mut listeners = Listeners::bind(&config, &runtime).await?;
         let admin = listeners.admin.take().map(|listener| control.adopt(listener));
         listeners.admin = admin.transpose().map_err(BuildError::ControlThread)?;
@@ -209,6 +222,8 @@ impl App {
             queries: self.queries.clone(),
             models: self.models.clone(),
             runtime: self.runtime.clone(),
+            id: self.identity.id.clone(),
+            announced: self.store.announced(),
             query_server: JoinSet::new(),
             admin_server: JoinSet::new(),
             background: JoinSet::new(),
@@ -360,9 +375,17 @@ impl App {
         });
         ending.background.spawn(autoscaler.run(closing.clone()));
         if let Some(runtime) = self.runtime.shared() {
+            let moves = Moves {
+                runtime: runtime.clone(),
+                store: self.store.clone(),
+                leadership: leadership.clone(),
+                cluster: self.config.cluster.clone(),
+                report: report.clone(),
+            };
+            ending.background.spawn(moves.run(closing.clone()));
             let reconciler = Reconciler::new(Parts {
                 runtime,
-                catalog: self.store.watch(),
+                store: self.store.clone(),
                 views: views.announced.clone(),
                 leadership,
                 cluster: self.config.cluster.clone(),

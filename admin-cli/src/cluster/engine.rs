@@ -359,7 +359,12 @@ impl Engine {
         match self.docker.inspect_image(image).await {
             Ok(_) => return Ok(()),
             Err(error) if is_missing(&error) => {}
-            Err(error) => return Err(failed("look at the image")(error)),
+            Err(error) => {
+                return Err(ClusterError::Engine {
+                    doing: format!("look at the image `{image}` ({option})"),
+                    reason: words(&error),
+                });
+            }
         }
         let pulled = self.pull(image, progress).await;
         pulled.map_err(|reason| ClusterError::Image {
@@ -521,7 +526,11 @@ fn failed(doing: &str) -> impl FnOnce(DockerError) -> ClusterError + use<'_> {
 /// What Docker said, without the wrapping; or else the innermost cause.
 fn words(error: &DockerError) -> String {
     match error {
-        DockerError::DockerResponseServerError { message, .. } => message.trim().to_owned(),
+        DockerError::DockerResponseServerError { message, status_code } => match message.trim() {
+            // As for a path that the engine would have written otherwise.
+            "" => format!("the engine answered {status_code} without a word"),
+            words => words.to_owned(),
+        },
         DockerError::DockerStreamError { error } => error.trim().to_owned(),
         DockerError::SocketNotFoundError(_) => "there is no such socket".into(),
         other => {
@@ -539,6 +548,18 @@ mod tests {
     use bollard::models::ProgressDetail;
 
     use super::*;
+
+    #[test]
+    fn a_refusal_without_words_is_told_by_its_status() {
+        let refusal = |message: &str| {
+            words(&DockerError::DockerResponseServerError {
+                status_code: 301,
+                message: message.into(),
+            })
+        };
+        assert_eq!(refusal("\n"), "the engine answered 301 without a word");
+        assert_eq!(refusal("no\n"), "no");
+    }
 
     #[test]
     fn an_image_without_a_tag_gets_one() {

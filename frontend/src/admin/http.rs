@@ -75,6 +75,7 @@ pub fn router(api: Arc<AdminApi>) -> Router {
         .route("/replicas", get(list_replicas))
         .route("/cluster/restore", post(restore))
         .route("/cluster/accept-empty", post(accept_empty))
+        .route("/cluster/adopt", post(adopt))
         .route("/status", get(status));
     Router::new()
         .nest(API_PREFIX, v1)
@@ -324,6 +325,10 @@ async fn restore(State(api): Api) -> Answer {
 
 async fn accept_empty(State(api): Api) -> Answer {
     Ok(Json(api.service.settle(Settle::Accept).await?).into_response())
+}
+
+async fn adopt(State(api): Api) -> Answer {
+    Ok(Json(api.service.adopt().await?).into_response())
 }
 
 async fn status(State(api): Api) -> Response {

@@ -25,6 +25,7 @@ mod failing_models;
 mod faults;
 mod frontends;
 mod heals;
+mod identity;
 mod idle;
 mod isolation;
 mod join;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         .area("benchmarks", benchmarks::CASES)
         .area("cluster", cluster::CASES)
         .area("docker", docker::CASES)
+        .area("identity", identity::CASES)
         .area("isolation", isolation::CASES)
         .area("overload", overload::CASES)
         .area("connections", connections::CASES)
