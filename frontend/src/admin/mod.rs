@@ -24,6 +24,7 @@ use crate::store::{MetadataStore, StoreError, StoreHealth};
 pub mod access;
 mod cluster;
 pub mod http;
+mod join;
 mod limits;
 mod logs;
 pub mod observed;
@@ -131,6 +132,7 @@ impl AdminService {
                 return Ok(catalog);
             }
             let changes = self.token.with_hash(&catalog, changes);
+            let changes = join::with_key(&catalog, changes);
             match self.store.commit(changes, &catalog.generation).await {
                 Ok(next) => {
                     self.wait_until_followed(&next.generation).await;
