@@ -23,6 +23,8 @@
 //! | `POST /api/v1/cluster/adopt` | | [`Adoption`] |
 //! | `GET /metrics` | | Prometheus text, or OpenMetrics where `Accept` asks for it |
 //!
+//! Bodies are taken as `application/json` only. Where a token is asked for
+//! ([`admin_token`](crate::admin_token)), requests below [`API_PREFIX`] show it.
 //! Errors are [`Problem`] documents (RFC 9457).
 
 use std::num::NonZeroU32;

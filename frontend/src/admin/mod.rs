@@ -3,7 +3,7 @@
 //! Every rule is checked on the snapshot that the write names, so it still holds when the write lands: a
 //! store that has moved on refuses, and the request is checked again on the newer snapshot. The rules are in
 //! `rules` (what goes together with the catalog) and `limits` (what goes at all); `view` shows what there is,
-//! by what all frontends see (`observed`).
+//! by what all frontends see (`observed`). Who may ask is decided before, in [`access`].
 
 use std::sync::Arc;
 use std::time::Duration;
