@@ -4,6 +4,7 @@
 //! is sent. Each noun's own arguments stand in its file under `commands`.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -66,6 +67,10 @@ pub(crate) struct GeneralArguments {
         value_parser = parse_url
     )]
     pub(crate) admin_url: Url,
+    /// A file with the admin API's token [default: the token in SKYSAIL_ADMIN_TOKEN, or the one that
+    /// `skysail start` keeps for the admin URL]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) admin_token_file: Option<PathBuf>,
     /// The query API [default: what the admin API names]
     #[arg(long, global = true, value_name = "URL", env = "SKYSAIL_QUERY_URL", value_parser = parse_url)]
     pub(crate) query_url: Option<Url>,

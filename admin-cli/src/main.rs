@@ -5,7 +5,7 @@
 //!
 //! - [`arguments`]: what is typed, parsed into types before anything is sent.
 //! - [`commands`]: one file per noun; each prints its own answers.
-//! - [`client`]: the admin and the query API, typed.
+//! - [`client`]: the admin and the query API, typed; [`credentials`] has the token for the former.
 //! - [`cluster`]: what `start` and `stop` make and remove in Docker.
 //! - [`mod@bench`]: the sender behind the command of that name, and its report.
 //! - [`output`], [`progress`]: results go to stdout, everything else to stderr.
@@ -21,6 +21,7 @@ mod bench;
 mod client;
 mod cluster;
 mod commands;
+mod credentials;
 mod error;
 mod output;
 mod progress;

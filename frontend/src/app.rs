@@ -1,6 +1,7 @@
 //! The composition root: builds every part, wires them, and owns every long-lived task.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::admin::AdminService;
+use crate::admin::access::token::{AskedToken, Asks};
+use crate::admin::access::{self, Access, Browsers, Guarded, TokenKeeper};
 use crate::admin::http::{AdminApi, BODY_BYTES};
 use crate::admin::observed;
 use crate::admin::view::FrontendInfo;
@@ -21,7 +24,7 @@ use crate::cluster::{Announcer, Identity, Membership, Observer};
 use crate::config::{Config, RuntimeKind, StoreLocation, without_password};
 use crate::control_thread::ControlThread;
 use crate::health::Health;
-use crate::http::{BodyReader, Limits};
+use crate::http::{BodyReader, Cors, Limits};
 use crate::leadership::{self, Leadership};
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
@@ -37,6 +40,7 @@ use crate::store::embedded::EmbeddedStore;
 use crate::store::redis::RedisStore;
 use crate::{admin, http, open_files};
 
+mod admin_token;
 mod ending;
 mod follower;
 mod listeners;
@@ -75,6 +79,14 @@ pub enum BuildError {
     /// The thread of the control plane cannot be started.
     #[error("the control plane's thread cannot be started")]
     ControlThread(#[source] std::io::Error),
+    /// Admin REST needs a token, and none can be made.
+    #[error("an admin token cannot be kept in {}: {cause}; give one with --admin-token-file FILE", .path.display())]
+    AdminToken {
+        /// Where it would be.
+        path: PathBuf,
+        /// What the system said: part of the message already.
+        cause: std::io::Error,
+    },
     /// The runtime cannot be used.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -83,6 +95,7 @@ pub enum BuildError {
 /// A frontend that is built, bound and not yet running.
 pub struct App {
     config: Config,
+    asks: Asks,
     addresses: Addresses,
     listeners: Listeners,
     control: ControlThread,
@@ -163,6 +176,7 @@ impl App {
         let admin = listeners.admin.take().map(|listener| control.adopt(listener));
         listeners.admin = admin.transpose().map_err(BuildError::ControlThread)?;
         let addresses = listeners.addresses(&config);
+        let asks = admin_token::asks(&config)?;
         let store = open_store(&config).await?;
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::default());
@@ -176,6 +190,7 @@ impl App {
         let identity = addresses.identity(&config);
         Ok(Self {
             config,
+            asks,
             addresses,
             listeners,
             control,
@@ -241,6 +256,7 @@ impl App {
         }
         if let Some(addr) = self.addresses.admin {
             info!(%addr, "admin REST listening");
+            admin_token::log(&self.asks);
         }
         for addr in &self.addresses.rpc {
             info!(%addr, advertised = self.addresses.advertised, "container RPC listening");
@@ -344,6 +360,12 @@ impl App {
             report: report.clone(),
         };
         ending.background.spawn(rollouts.run(closing.clone()));
+        let keeper = TokenKeeper {
+            asks: self.asks.clone(),
+            store: self.store.clone(),
+            report: report.clone(),
+        };
+        ending.background.spawn(until(closing, keeper.run()));
         let autoscaler = Autoscaler::new(autoscaler::Parts {
             store: self.store.clone(),
             views: views.announced.clone(),
@@ -436,7 +458,7 @@ impl App {
                 bodies: bodies(self.config.body_limit),
                 most_inputs: self.config.queue_bounds.count,
             };
-            let server = QueryServer::new(Arc::new(api));
+            let server = QueryServer::new(Arc::new(api), self.config.cors_origins.clone());
             let limits = Limits {
                 connections: self.config.max_connections,
                 timeouts,
@@ -447,6 +469,20 @@ impl App {
                 .spawn(http::serve(listener, server, limits, closing.queries));
         }
         if let Some(listener) = self.listeners.admin {
+            let token = AskedToken::new(self.asks, self.store.watch());
+            let origins = self.config.admin_origins;
+            let access = Access {
+                browsers: Browsers {
+                    origins: origins.clone(),
+                    hosts: self.config.admin_hosts,
+                },
+                token: token.clone(),
+                cors: Cors {
+                    allowed: origins,
+                    methods: access::METHODS,
+                    exposed: "Location",
+                },
+            };
             let service = AdminService {
                 views,
                 store: self.store,
@@ -456,6 +492,7 @@ impl App {
                 runtime: self.runtime.shared(),
                 info,
                 closing: closing.admin.clone(),
+                token,
                 turns: Mutex::default(),
             };
             let api = AdminApi {
@@ -470,7 +507,8 @@ impl App {
                 timeouts,
                 refused: self.config.model_networks.clone(),
             };
-            let serve = http::serve(listener, router, limits, closing.admin);
+            let answers = Guarded::new(access, router);
+            let serve = http::serve(listener, answers, limits, closing.admin);
             ending.admin_server.spawn_on(serve, self.control.handle());
         }
         self.control

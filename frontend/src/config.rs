@@ -18,7 +18,8 @@ use skysail_process::variables;
 use skysail_proto::ids::ClusterName;
 use tracing_subscriber::filter::EnvFilter;
 
-use crate::http::{ModelNetwork, Timeouts};
+use crate::admin::access::token::TokenFile;
+use crate::http::{AllowedOrigins, ModelNetwork, Origin, Timeouts};
 
 /// Skysail's server: answers queries by their deadline, and keeps replicas running.
 ///
@@ -55,6 +56,23 @@ struct Flags {
     /// Admin REST [default: 127.0.0.1:1338].
     #[arg(long, env = "SKYSAIL_ADMIN_ADDR", value_name = "IP:PORT")]
     admin_addr: Option<String>,
+    /// A file with the token that admin REST asks for (Authorization: Bearer TOKEN), which makes it the
+    /// cluster's: all frontends that listen beyond loopback ask for it [default: none is asked for on loopback;
+    /// elsewhere a token is made once, in CLUSTER.admin-token in the user's state folder].
+    #[arg(long, env = "SKYSAIL_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    admin_token_file: Option<String>,
+    /// A name by which admin REST is asked without a token, beside localhost and IP addresses; may be given
+    /// several times, or as a list with commas.
+    #[arg(long, env = "SKYSAIL_ADMIN_HOST", value_name = "NAME")]
+    admin_host: Vec<String>,
+    /// An origin whose web pages may use admin REST, as in https://ui.example; may be given several times, or
+    /// as a list with commas [default: its own only].
+    #[arg(long, env = "SKYSAIL_ADMIN_ALLOW_ORIGIN", value_name = "ORIGIN")]
+    admin_allow_origin: Vec<String>,
+    /// An origin whose web pages may read query REST's answers, or * for all; may be given several times, or as
+    /// a list with commas [default: none].
+    #[arg(long, env = "SKYSAIL_CORS_ORIGIN", value_name = "ORIGIN")]
+    cors_origin: Vec<String>,
     /// Container RPC [default: 127.0.0.1:7000].
     #[arg(long, env = "SKYSAIL_RPC_ADDR", value_name = "IP:PORT")]
     rpc_addr: Option<String>,
@@ -130,6 +148,16 @@ pub struct Config {
     pub query_addr: SocketAddr,
     /// Admin REST.
     pub admin_addr: SocketAddr,
+    /// The admin token that was given.
+    pub admin_token: Option<TokenFile>,
+    /// Where the admin token is that is made where none was given; nowhere without a home.
+    pub made_token: Option<PathBuf>,
+    /// Names of admin REST beside `localhost`, in lower case.
+    pub admin_hosts: Vec<String>,
+    /// Origins whose pages may use admin REST.
+    pub admin_origins: AllowedOrigins,
+    /// Origins whose pages may read query REST's answers; without any, no page is told anything.
+    pub cors_origins: Option<AllowedOrigins>,
     /// Container RPC.
     pub rpc_addr: SocketAddr,
     /// What containers dial, if it is not the bound address.
@@ -214,6 +242,11 @@ impl Default for Config {
             cluster,
             query_addr: local(1337),
             admin_addr: local(1338),
+            admin_token: None,
+            made_token: None,
+            admin_hosts: Vec::new(),
+            admin_origins: AllowedOrigins::These(Vec::new()),
+            cors_origins: None,
             rpc_addr: local(7000),
             rpc_advertise: None,
             model_networks: Vec::new(),
@@ -252,18 +285,23 @@ fn default_workers() -> NonZeroUsize {
 
 /// The embedded store's file in the user's data folder (`$XDG_DATA_HOME`, or `~/.local/share`).
 fn data_file(cluster: &ClusterName) -> Option<PathBuf> {
-    let folder = std::env::var_os("XDG_DATA_HOME")
-        .filter(|folder| !folder.is_empty())
-        .map(PathBuf::from);
-    let home = || {
-        Some(PathBuf::from(std::env::var_os("HOME").filter(|home| !home.is_empty())?).join(".local/share"))
-    };
-    Some(
-        folder
-            .or_else(home)?
-            .join("skysail")
-            .join(format!("{cluster}.redb")),
-    )
+    let folder = user_folder("XDG_DATA_HOME", ".local/share")?;
+    Some(folder.join(format!("{cluster}.redb")))
+}
+
+/// The file of the admin token that is made here, in the user's state folder (`$XDG_STATE_HOME`, or
+/// `~/.local/state`).
+fn token_file(cluster: &ClusterName) -> Option<PathBuf> {
+    let folder = user_folder("XDG_STATE_HOME", ".local/state")?;
+    Some(folder.join(format!("{cluster}.admin-token")))
+}
+
+/// Our part of one of the user's folders, by its variable or in the home folder.
+fn user_folder(variable: &str, in_home: &str) -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|folder| !folder.is_empty());
+    let folder = set(variable).map(PathBuf::from);
+    let home = || Some(PathBuf::from(set("HOME")?).join(in_home));
+    Some(folder.or_else(home)?.join("skysail"))
 }
 
 /// All mistakes in a configuration.
@@ -302,6 +340,11 @@ impl Config {
         Self::from_flags(flags.map_err(|error| Mistakes(vec![error.to_string()]))?)
     }
 
+    /// Whether others than this machine reach admin REST.
+    pub fn is_admin_exposed(&self) -> bool {
+        self.roles.control && !self.admin_addr.ip().to_canonical().is_loopback()
+    }
+
     fn from_flags(flags: Flags) -> Result<Self, Mistakes> {
         let mut mistakes = Vec::new();
         let file = flags
@@ -331,13 +374,25 @@ impl Config {
             roles: reader
                 .read("roles", flags.roles, parse_roles)
                 .unwrap_or(defaults.roles),
-            cluster,
             query_addr: reader
                 .read("query-addr", flags.query_addr, parse_addr)
                 .unwrap_or(defaults.query_addr),
             admin_addr: reader
                 .read("admin-addr", flags.admin_addr, parse_addr)
                 .unwrap_or(defaults.admin_addr),
+            admin_token: reader.read("admin-token-file", flags.admin_token_file, read_token),
+            made_token: token_file(&cluster),
+            admin_hosts: reader
+                .read("admin-host", listed(&flags.admin_host), parse_hosts)
+                .unwrap_or(defaults.admin_hosts),
+            admin_origins: reader
+                .read(
+                    "admin-allow-origin",
+                    listed(&flags.admin_allow_origin),
+                    parse_admin_origins,
+                )
+                .unwrap_or(defaults.admin_origins),
+            cors_origins: reader.read("cors-origin", listed(&flags.cors_origin), parse_origins),
             rpc_addr: reader
                 .read("rpc-addr", flags.rpc_addr, parse_addr)
                 .unwrap_or(defaults.rpc_addr),
@@ -376,6 +431,7 @@ impl Config {
             worker_threads: reader
                 .read("worker-threads", flags.worker_threads, parse_str)
                 .unwrap_or(defaults.worker_threads),
+            cluster,
             log_level: reader
                 .read("log-level", flags.log_level, parse_log_level)
                 .unwrap_or(defaults.log_level),
@@ -433,6 +489,13 @@ impl Reader {
             self.mistakes.push(format!(
                 "--roles is `control`, so queries and containers have nowhere to go: {advice}"
             ));
+        }
+        if config.is_admin_exposed() && config.admin_token.is_none() && config.made_token.is_none() {
+            self.mistakes.push(
+                "--admin-addr is not loopback, so that an admin token is needed, and neither HOME nor \
+                 XDG_STATE_HOME says where to keep one: give --admin-token-file FILE"
+                    .into(),
+            );
         }
         let by_tls = matches!(&config.store, StoreLocation::Redis(url) if url.starts_with("rediss://"));
         if config.store_ca.is_some() && !by_tls {
@@ -519,6 +582,41 @@ fn parse_addr(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// One address, not a list: a container reaches each frontend at the one address that frontend advertises.
+fn listed(values: &[String]) -> Option<String> {
+    Some(values.join(",")).filter(|list| !list.is_empty())
+}
+
+fn read_token(path: &str) -> Result<TokenFile, String> {
+    TokenFile::read(Path::new(path))
+}
+
+fn parse_hosts(text: &str) -> Result<Vec<String>, String> {
+    text.split(',').map(|name| parse_host(name.trim())).collect()
+}
+
+fn parse_host(text: &str) -> Result<String, String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    if !name.is_empty() && name.bytes().all(inner) {
+        Ok(name.to_ascii_lowercase())
+    } else {
+        Err("expected the name of a host without a port, as in skysail.example".into())
+    }
+}
+
+/// Everybody's pages may not: that would be no protection.
+fn parse_admin_origins(text: &str) -> Result<AllowedOrigins, String> {
+    let origins = text.split(',').map(|origin| parse_str::<Origin>(origin.trim()));
+    origins.collect::<Result<_, _>>().map(AllowedOrigins::These)
+}
+
+fn parse_origins(text: &str) -> Result<AllowedOrigins, String> {
+    if text.split(',').any(|origin| origin.trim() == "*") {
+        return Ok(AllowedOrigins::Any);
+    }
+    parse_admin_origins(text).map_err(|why| format!("{why}, or *"))
+}
+
 fn parse_host_port(text: &str) -> Result<String, String> {
     if text.contains([',', ' ']) {
         return Err("expected one address, HOST:PORT: each frontend of a cluster advertises its own".into());
@@ -844,6 +942,81 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(mistake.contains("172.18.0.1/16"), "{mistake}");
+    }
+
+    #[test]
+    fn a_token_file_that_holds_none_is_a_mistake_with_its_name() {
+        let good = file("0123456789abcdef\n");
+        let path = good.path().to_str().unwrap();
+        let config_of_it = config(&["--admin-token-file", path]).unwrap();
+        assert_eq!(
+            config_of_it.admin_token.unwrap().token.reveal(),
+            "0123456789abcdef"
+        );
+        let short = file("secret\n");
+        for bad in ["/no/such/file", "/dev/null", short.path().to_str().unwrap()] {
+            let mistake = config(&["--admin-token-file", bad]).unwrap_err().to_string();
+            assert!(
+                mistake.contains(bad) && !mistake.contains("secret\n"),
+                "{mistake}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_and_origins_may_be_given_several_times_or_as_lists() {
+        let config_of = config(&[
+            "--admin-host",
+            "Skysail.Example.,b",
+            "--admin-host",
+            "c",
+            "--admin-allow-origin",
+            "https://ui.example, http://localhost:3000",
+            "--cors-origin",
+            "https://shop.example",
+        ]);
+        let config_of = config_of.unwrap();
+        assert_eq!(config_of.admin_hosts, ["skysail.example", "b", "c"]);
+        let origins =
+            |texts: &[&str]| AllowedOrigins::These(texts.iter().map(|text| text.parse().unwrap()).collect());
+        assert_eq!(
+            config_of.admin_origins,
+            origins(&["https://ui.example", "http://localhost:3000"])
+        );
+        assert_eq!(config_of.cors_origins, Some(origins(&["https://shop.example"])));
+        let any = config(&["--cors-origin", "*"]).unwrap().cors_origins;
+        assert_eq!(any, Some(AllowedOrigins::Any));
+        for (flag, bad) in [
+            ("--admin-host", "skysail:1338"),
+            ("--admin-host", "*"),
+            ("--admin-allow-origin", "*"),
+            ("--admin-allow-origin", "ui.example"),
+            ("--cors-origin", "https://shop.example/page"),
+        ] {
+            let mistake = config(&[flag, bad]).unwrap_err().to_string();
+            assert!(
+                mistake.contains(flag) && mistake.contains("expected"),
+                "{mistake}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_listens_beyond_loopback_is_exposed() {
+        for (addr, exposed) in [
+            ("127.0.0.1:0", false),
+            ("127.1.2.3:0", false),
+            ("[::1]:0", false),
+            ("[::ffff:127.0.0.1]:0", false),
+            ("0.0.0.0:0", true),
+            ("[::]:0", true),
+            ("10.0.0.1:0", true),
+        ] {
+            let config = config(&["--admin-addr", addr]).unwrap();
+            assert_eq!(config.is_admin_exposed(), exposed, "{addr}");
+        }
+        let query = config(&["--admin-addr", "0.0.0.0:0", "--roles", "query"]).unwrap();
+        assert!(!query.is_admin_exposed());
     }
 
     #[test]

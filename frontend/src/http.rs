@@ -8,7 +8,6 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::header::{CONNECTION, HeaderName};
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -20,14 +19,18 @@ use tracing::warn;
 mod activity;
 mod body;
 mod connection;
+mod cors;
 pub mod encoding;
 mod idlest;
 pub mod misread;
 mod model_network;
+mod upload;
 mod warden;
 
 pub use body::{BodyError, BodyReader, RequestBody};
+pub use cors::{AllowedOrigins, Cors, Origin};
 pub use model_network::ModelNetwork;
+pub use upload::Upload;
 pub use warden::Timeouts;
 
 use activity::Activity;
@@ -46,11 +49,11 @@ pub const CLOSES: [(HeaderName, &str); 1] = [(CONNECTION, "close")];
 /// What answers the requests of a server.
 pub trait Answers: Clone + Send + Sync + 'static {
     /// Answers one; it always has an answer.
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
+    fn answer(&self, request: Request<Upload>) -> impl Future<Output = Response<Body>> + Send;
 }
 
 impl Answers for Router {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(&self, request: Request<Upload>) -> Response<Body> {
         match self.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},

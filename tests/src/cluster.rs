@@ -195,7 +195,8 @@ impl Settings {
         for name in configured.filter(|name| name.to_string_lossy().starts_with("SKYSAIL_")) {
             command.env_remove(name);
         }
-        command.env("HOME", folder).env_remove("XDG_DATA_HOME");
+        command.env("HOME", folder);
+        command.env_remove("XDG_DATA_HOME").env_remove("XDG_STATE_HOME");
         let mut flags = vec![
             ("--store", self.store.flag(folder)),
             ("--runtime", self.runtime.flag().to_owned()),
@@ -279,9 +280,9 @@ pub struct Addresses {
 impl Addresses {
     /// To be bound once more.
     fn again(&self) -> Ports {
-        let bound = |addr: SocketAddr| match addr.ip().is_unspecified() {
-            true => "127.0.0.1:0".to_owned(),
-            false => addr.to_string(),
+        let bound = |addr: SocketAddr| match addr.port() {
+            0 => "127.0.0.1:0".to_owned(),
+            _ => addr.to_string(),
         };
         Ports {
             query: bound(self.query),
@@ -412,7 +413,9 @@ impl TestCluster {
         for _ in 0..STARTS {
             let command = self.settings.command(self.folder.path(), &ports);
             self.frontend = Program::start("the frontend, restarted", command);
-            if listening(&mut self.frontend, self.settings.roles).await.is_some() {
+            // Where a test chose an address itself, its port may be another than before.
+            if let Some(addresses) = listening(&mut self.frontend, self.settings.roles).await {
+                self.addresses = addresses;
                 return;
             }
             let said = self.frontend.whole_log().await.join("\n");

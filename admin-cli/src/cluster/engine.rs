@@ -21,7 +21,7 @@ use skysail_proto::ids::ClusterName;
 use skysail_proto::labels;
 use tokio::time::timeout;
 
-use super::{ClusterError, KEEP_DATA_LABEL, MODEL_NETWORK_LABEL};
+use super::{ADMIN_PORT_LABEL, ClusterError, KEEP_DATA_LABEL, MODEL_NETWORK_LABEL};
 use crate::progress::Progress;
 
 /// An engine that runs answers at once.
@@ -53,6 +53,8 @@ pub(super) struct Container {
     pub(super) running: bool,
     /// Whether it asks for the cluster's data to be kept.
     pub(super) keeps_data: bool,
+    /// With the control role: the port of its admin API on this machine.
+    pub(super) admin_port: Option<u16>,
 }
 
 /// A network. Old engines allow several of one name, so that only the id says which.
@@ -406,6 +408,7 @@ impl Container {
             role: labels.get(labels::ROLE).cloned().unwrap_or_default(),
             running: summary.state == Some(ContainerSummaryStateEnum::RUNNING),
             keeps_data: labels.contains_key(KEEP_DATA_LABEL),
+            admin_port: labels.get(ADMIN_PORT_LABEL).and_then(|port| port.parse().ok()),
         })
     }
 }

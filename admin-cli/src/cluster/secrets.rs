@@ -4,6 +4,7 @@
 //!
 //! They are drawn anew at each start, also on data that was kept: Redis keeps no password with its data.
 
+use skysail_proto::admin_token::AdminToken;
 use skysail_proto::ids::ClusterName;
 use skysail_proto::labels;
 
@@ -12,6 +13,9 @@ const FOLDER: &str = "/skysail";
 
 /// Options of the frontend, with the store's URL.
 pub(super) const FRONTEND_FILE: &str = "/skysail/frontend.toml";
+
+/// The token that the admin API asks for.
+pub(super) const ADMIN_TOKEN_FILE: &str = "/skysail/admin-token";
 
 /// Options of Redis, with its password.
 pub(super) const REDIS_FILE: &str = "/skysail/redis.conf";
@@ -25,6 +29,7 @@ const EVERYBODYS: u32 = 0o444;
 /// The cluster's secrets.
 pub(super) struct Secrets {
     redis_password: String,
+    pub(super) admin_token: AdminToken,
 }
 
 /// A file in a container.
@@ -39,6 +44,9 @@ impl Secrets {
     pub(super) fn fresh() -> Self {
         Self {
             redis_password: random_hex(),
+            admin_token: random_hex()
+                .parse()
+                .expect("hexadecimal digits make a token; this is a bug"),
         }
     }
 
@@ -49,6 +57,18 @@ impl Secrets {
             mode: EVERYBODYS,
             content: format!("requirepass {}\n", self.redis_password),
         }]
+    }
+
+    /// What a frontend finds that has the control role as well.
+    pub(super) fn control_files(&self, cluster: &ClusterName) -> Vec<File> {
+        let token = File {
+            path: ADMIN_TOKEN_FILE,
+            mode: OWNERS,
+            content: format!("{}\n", self.admin_token.reveal()),
+        };
+        let mut files = self.frontend_files(cluster);
+        files.push(token);
+        files
     }
 
     /// What every frontend finds.
@@ -121,6 +141,11 @@ mod tests {
             first.frontend_files(&cluster)[0].content,
             format!("store = \"redis://:{password}@blue-redis:6379/0\"\n")
         );
+        let token = first.admin_token.reveal();
+        assert_ne!(token, second.admin_token.reveal());
+        assert_eq!(first.control_files(&cluster)[1].content, format!("{token}\n"));
+        let known_to_all = &first.frontend_files(&cluster)[0].content;
+        assert!(!known_to_all.contains(token));
     }
 
     #[test]

@@ -16,11 +16,12 @@ use tokio::time::{Instant, sleep};
 use super::engine::{Container, Engine, Ownership};
 use super::networks::Networks;
 use super::ports::{PortChoice, claim, taken, upwards};
-use super::secrets::{FRONTEND_FILE, File, REDIS_FILE, Secrets, archive};
+use super::secrets::{ADMIN_TOKEN_FILE, FRONTEND_FILE, File, REDIS_FILE, Secrets, archive};
 use super::stop::remove_containers;
-use super::{ClusterError, KEEP_DATA_LABEL, MODEL_NETWORK_LABEL, RPC_PORT};
+use super::{ADMIN_PORT_LABEL, ClusterError, KEEP_DATA_LABEL, MODEL_NETWORK_LABEL, RPC_PORT};
 use crate::advice::listed;
 use crate::client::{AdminClient, ClientError, QueryClient};
+use crate::credentials::{Credentials, FoundToken};
 use crate::progress::Progress;
 
 /// How often is looked whether what is waited for has come.
@@ -143,6 +144,16 @@ pub(super) struct Made {
     pub(super) networks: Vec<String>,
     volume: Option<String>,
     containers: Vec<String>,
+    /// The admin API whose token was kept for the user's commands.
+    token_kept_for: Option<Url>,
+}
+
+/// A cluster that is up.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) addresses: Addresses,
+    /// For its admin API.
+    pub(crate) admin: AdminClient,
 }
 
 /// Starts a cluster and waits until it is ready; if that fails, removes what it has made.
@@ -150,7 +161,7 @@ pub(crate) async fn start(
     engine: &Engine,
     plan: &StartPlan,
     progress: &mut Progress,
-) -> Result<Addresses, ClusterError> {
+) -> Result<Started, ClusterError> {
     let mut interrupt = Interrupt::listen()?;
     refuse_existing(engine, &plan.cluster).await?;
     let addresses = Addresses::claim(plan)?;
@@ -159,14 +170,23 @@ pub(crate) async fn start(
     interrupt.or(have_images(engine, plan, progress)).await?;
     let secrets = Secrets::fresh();
     let mut made = Made::default();
+    let admin_url = local_url(addresses.admin_port);
     let outcome = async {
+        let place = Credentials::of_user()?.save(&admin_url, &secrets.admin_token)?;
+        made.token_kept_for = Some(admin_url.clone());
+        let token = FoundToken {
+            token: secrets.admin_token.clone(),
+            place: place.display().to_string(),
+        };
+        let admin = AdminClient::new(admin_url).with_token(Some(token));
         bring_up(engine, (plan, &secrets), &frontends, &mut made, progress).await?;
         progress.say(&format!("waiting for cluster {} to be ready", plan.cluster), None);
-        let ready = until_ready(engine, &plan.cluster, &frontends, plan.at_most);
-        interrupt.or(ready).await
+        let ready = until_ready(engine, plan, &frontends, &admin);
+        interrupt.or(ready).await?;
+        Ok(admin)
     };
     match outcome.await {
-        Ok(()) => Ok(addresses),
+        Ok(admin) => Ok(Started { addresses, admin }),
         Err(error) => {
             progress.say("removing what was started", None);
             made.undo(engine, &plan.cluster, progress).await;
@@ -228,7 +248,10 @@ async fn bring_up(
         let new = New {
             name: frontend.name.clone(),
             body: frontend_body(plan, frontend, engine.socket(), &networks),
-            files: secrets.frontend_files(cluster),
+            files: match frontend.admin {
+                Some(_) => secrets.control_files(cluster),
+                None => secrets.frontend_files(cluster),
+            },
             further_network: Some(networks.private.clone()),
         };
         let started = run_container(engine, cluster, new, made).await;
@@ -374,12 +397,20 @@ fn frontend_body(
     let published = frontend.published();
     let mut host_config = host_config(&networks.model, socket.into_iter().collect());
     host_config.port_bindings = Some(published.iter().copied().map(binding).collect());
+    let mut labels = role_labels(cluster, labels::ROLE_FRONTEND);
+    labels.extend(
+        frontend
+            .admin
+            .map(|port| (ADMIN_PORT_LABEL.into(), port.to_string())),
+    );
     let exposed = published.iter().map(|&(inside, _)| container_port(inside));
     ContainerCreateBody {
         image: Some(plan.frontend_image.clone()),
         cmd: Some(frontend_arguments(cluster, frontend, &networks.gateways)),
+        // The image names a store of its own there, which would win over the file; an empty variable is none.
+        env: Some(vec!["SKYSAIL_STORE=".into()]),
         exposed_ports: Some(exposed.collect()),
-        labels: Some(role_labels(cluster, labels::ROLE_FRONTEND)),
+        labels: Some(labels),
         host_config: Some(host_config),
         ..Default::default()
     }
@@ -406,6 +437,7 @@ fn frontend_arguments(cluster: &ClusterName, frontend: &Frontend, gateways: &[St
     if let Some(admin_port) = frontend.admin {
         pairs.push(("--runtime", "docker".into()));
         pairs.push(("--admin-addr", format!("0.0.0.0:{admin_port}")));
+        pairs.push(("--admin-token-file", ADMIN_TOKEN_FILE.into()));
         pairs.push(("--model-network", gateways.join(",")));
     }
     let words = pairs
@@ -491,13 +523,14 @@ impl Interrupt {
 /// Waits until every frontend can serve queries, and the admin API answers and sees them all.
 async fn until_ready(
     engine: &Engine,
-    cluster: &ClusterName,
+    plan: &StartPlan,
     frontends: &[Frontend],
-    at_most: Duration,
+    admin: &AdminClient,
 ) -> Result<(), ClusterError> {
+    let (cluster, at_most) = (&plan.cluster, plan.at_most);
     let deadline = Instant::now() + at_most;
     loop {
-        let Err((frontend, missing)) = look(frontends).await else {
+        let Err((frontend, missing)) = look(frontends, admin).await else {
             return Ok(());
         };
         if let Some((container, what)) = unstable(engine, cluster, frontends).await? {
@@ -550,16 +583,16 @@ async fn not_ready(engine: &Engine, container: &str, what: String) -> ClusterErr
 }
 
 /// The first frontend with which something is missing, and what.
-async fn look(frontends: &[Frontend]) -> Result<(), (&Frontend, String)> {
+async fn look<'a>(frontends: &'a [Frontend], admin: &AdminClient) -> Result<(), (&'a Frontend, String)> {
     for frontend in frontends {
         let looked = async {
             if let Some((query_port, _)) = frontend.query {
                 QueryClient::new(local_url(query_port)).ready().await?;
             }
-            let Some(admin_port) = frontend.admin else {
+            if frontend.admin.is_none() {
                 return Ok(frontends.len());
-            };
-            let status = AdminClient::new(local_url(admin_port)).status().await?.read()?;
+            }
+            let status = admin.status().await?.read()?;
             Ok(status.frontends.len())
         };
         match looked.await {
@@ -583,7 +616,7 @@ fn exit_words(what: &str, code: Option<i64>) -> String {
 }
 
 /// The URL of a port on this machine.
-pub(crate) fn local_url(port: u16) -> Url {
+pub(super) fn local_url(port: u16) -> Url {
     let url = format!("http://127.0.0.1:{port}");
     Url::parse(&url).expect("a port makes a valid URL; this is a bug")
 }
@@ -615,6 +648,9 @@ impl Made {
         }
         if let Some(volume) = &self.volume {
             engine.remove_volume(volume).await?;
+        }
+        if let Some(admin_url) = &self.token_kept_for {
+            Credentials::of_user()?.forget(admin_url)?;
         }
         Ok(())
     }
@@ -664,14 +700,14 @@ mod tests {
         let gateways = networks().gateways;
         let told = |frontend: &Frontend| frontend_arguments(&plan().cluster, frontend, &gateways).join(" ");
         let store = "--config /skysail/frontend.toml --cluster blue";
-        let model_network = "--model-network 172.18.0.1/16,fd00::1/64";
+        let guarded = "--admin-token-file /skysail/admin-token --model-network 172.18.0.1/16,fd00::1/64";
         let [only] = &frontends(1)[..] else {
             panic!("one container");
         };
         assert_eq!(only.name, "blue-frontend");
         let expected = format!(
             "{store} --roles query,control --query-addr 0.0.0.0:1337 --rpc-addr 0.0.0.0:7000 \
-             --rpc-advertise blue-frontend:7000 --runtime docker --admin-addr 0.0.0.0:1338 {model_network}"
+             --rpc-advertise blue-frontend:7000 --runtime docker --admin-addr 0.0.0.0:1338 {guarded}"
         );
         assert_eq!(told(only), expected);
 
@@ -686,7 +722,7 @@ mod tests {
         );
         assert_eq!(told(second), expected);
         let expected =
-            format!("{store} --roles control --runtime docker --admin-addr 0.0.0.0:1338 {model_network}");
+            format!("{store} --roles control --runtime docker --admin-addr 0.0.0.0:1338 {guarded}");
         assert_eq!(told(control), expected);
     }
 

@@ -9,8 +9,7 @@ use skysail_proto::ids::ClusterName;
 use super::Session;
 use crate::advice::listed;
 use crate::arguments::parse_duration;
-use crate::client::AdminClient;
-use crate::cluster::{self, Addresses, Engine, PortChoice, Removed, StartPlan, VolumeRule, local_url};
+use crate::cluster::{self, Addresses, Engine, PortChoice, Removed, StartPlan, Started, VolumeRule};
 use crate::error::Error;
 use crate::progress::Progress;
 
@@ -87,11 +86,10 @@ pub(crate) struct StopArguments {
 pub(super) async fn start(session: &Session, arguments: StartArguments) -> Result<(), Error> {
     let plan = plan(arguments);
     let engine = Engine::connect().await?;
-    let addresses = {
+    let Started { addresses, admin } = {
         let mut progress = Progress::start();
         cluster::start(&engine, &plan, &mut progress).await?
     };
-    let admin = AdminClient::new(local_url(addresses.admin_port));
     let status = admin.status().await?;
     session
         .output

@@ -10,9 +10,10 @@ use crate::error::Error;
 use crate::output::counted;
 
 const EXAMPLES: &str = "\
-When the metadata store comes back empty or old, frontends go on with what they hold, and nothing is started,
-stopped or written until `restore` or `accept-empty` is said, once for the whole cluster. `skysail status` says
-whether it is so, and what is held.
+When the metadata store comes back empty or old, or lost a part, frontends go on with what they hold, and
+nothing is started, stopped or written until restore or accept-empty is said, once for the whole cluster. `skysail status`
+says whether it is so, what is missing, and what is held. Documents that were edited by hand are such a loss
+too, until accept-empty is said.
 
 Containers carry the store that they were started for. Those of another one are named by `skysail status` and left
 as they are: another server may look after them, which then should have a name of its own (`--cluster`). Those that
@@ -23,8 +24,8 @@ were left behind by a store that is gone are taken over with `adopt`.";
 pub(crate) enum ClusterCommand {
     /// Write what the frontends hold back to a metadata store that lost it
     Restore,
-    /// Follow a metadata store that lost something as it is: what it does not have is given up, and its
-    /// containers are stopped
+    /// Follow a metadata store that lost something, or was edited by hand, as it is: what it does not have is
+    /// given up, and its containers are stopped
     AcceptEmpty,
     /// Take over the containers of the cluster's name that were started for another metadata store, once nobody
     /// else looks after them: those that this store's catalog asks for go on or are replaced, the others are stopped

@@ -7,13 +7,14 @@ use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, VARY};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::Deserialize;
+use serde_json::json;
 use skysail_proto::admin::{
     API_PREFIX, ApplicationPatch, CurrentVersion, LogLine, NewApplication, NewVersion, Problem, ReplicaCount,
 };
@@ -78,6 +79,7 @@ pub fn router(api: Arc<AdminApi>) -> Router {
         .route("/status", get(status));
     Router::new()
         .nest(API_PREFIX, v1)
+        .route("/", get(what_this_is))
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -107,7 +109,7 @@ impl IntoResponse for AdminError {
     }
 }
 
-/// A JSON body, whatever the Content-Type says; a bad one is a problem document.
+/// A JSON body, as `access` lets no other in; a bad one is a problem document.
 struct JsonBody<T>(T);
 
 impl<T: serde::de::DeserializeOwned> FromRequest<Arc<AdminApi>> for JsonBody<T> {
@@ -135,15 +137,9 @@ impl<T: serde::de::DeserializeOwned> FromRequest<Arc<AdminApi>> for JsonBody<T> 
 }
 
 async fn read_body(request: Request, bodies: &BodyReader) -> Result<Bytes, BodyError> {
-    let encodings = Encodings::of(request.headers());
-    let body = request.into_body();
-    match encodings {
-        Ok(encodings) => bodies.decode(encodings, bodies.read(body).await?).await,
-        Err(error) => {
-            bodies.discard(body);
-            Err(error)
-        }
-    }
+    let encodings = Encodings::of(request.headers())?;
+    let body = bodies.read(request.into_body()).await?;
+    bodies.decode(encodings, body).await
 }
 
 /// Names from the path; a bad one is a problem document.
@@ -346,6 +342,19 @@ async fn show_metrics(State(api): Api, headers: HeaderMap) -> Response {
     (headers, api.metrics.render(format)).into_response()
 }
 
+/// For a person who opens the address: what there is.
+async fn what_this_is() -> Response {
+    let paths = json!({
+        "name": "skysail",
+        "version": env!("CARGO_PKG_VERSION"),
+        "api": API_PREFIX,
+        "status": format!("{API_PREFIX}/status"),
+        "metrics": "/metrics",
+        "probes": ["/healthz", "/readyz"],
+    });
+    Json(paths).into_response()
+}
+
 async fn healthz(State(api): Api) -> Response {
     Json(api.health.alive()).into_response()
 }
@@ -360,18 +369,16 @@ async fn readyz(State(api): Api) -> Response {
     (status, Json(readiness)).into_response()
 }
 
-async fn not_found(State(api): Api, request: Request) -> AdminError {
+async fn not_found(uri: Uri) -> AdminError {
     let detail = format!(
         "nothing is at {}; the API is below {API_PREFIX}",
-        shown_path(request.uri())
+        shown_path(&uri)
     );
-    api.bodies.discard(request.into_body());
     AdminError::new(ErrorCode::NotFound, detail)
 }
 
-async fn method_not_allowed(State(api): Api, request: Request) -> AdminError {
-    let detail = format!("{} does not take {}", shown_path(request.uri()), request.method());
-    api.bodies.discard(request.into_body());
+async fn method_not_allowed(uri: Uri, method: Method) -> AdminError {
+    let detail = format!("{} does not take {method}", shown_path(&uri));
     AdminError::new(ErrorCode::MethodNotAllowed, detail)
 }
 

@@ -13,7 +13,10 @@ use axum::body::{Body, Bytes};
 use futures::task::AtomicWaker;
 use hyper::Version;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use parking_lot::Mutex;
 use tokio::time::Instant;
+
+use super::upload::Rest;
 
 /// How an HTTP/2 client begins, before it asks anything.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -37,6 +40,10 @@ pub(super) struct Activity {
     head_began: AtomicBool,
     /// Bytes come on such a connection without a request: pings, settings.
     is_http2: AtomicBool,
+    /// There is a [`Self::rest`]: most requests leave none, and need not look.
+    has_rest: AtomicBool,
+    /// What the last request of HTTP/1 that was answered has left of its body.
+    rest: Mutex<Option<Rest>>,
     /// A [`Closing`], or 0.
     closing: AtomicU8,
     connection: AtomicWaker,
@@ -77,6 +84,8 @@ impl Default for Activity {
             blocked: AtomicBool::default(),
             head_began: AtomicBool::default(),
             is_http2: AtomicBool::default(),
+            has_rest: AtomicBool::default(),
+            rest: Mutex::default(),
             closing: AtomicU8::default(),
             connection: AtomicWaker::default(),
         }
@@ -136,6 +145,12 @@ impl Activity {
         Open(self.clone())
     }
 
+    /// A request of HTTP/1 does not read its body to the end.
+    pub(super) fn leave(&self, rest: Rest) {
+        *self.rest.lock() = Some(rest);
+        self.has_rest.store(true, Ordering::Release);
+    }
+
     /// These bytes came.
     pub(super) fn read(&self, bytes: &[u8]) {
         if self.is_http2.load(Ordering::Relaxed) {
@@ -158,6 +173,20 @@ impl Activity {
 /// A request that is not answered as a whole.
 pub(super) struct Open(Arc<Activity>);
 
+impl Open {
+    pub(super) fn activity(&self) -> Arc<Activity> {
+        self.0.clone()
+    }
+
+    /// What was left of the request's body, if something was.
+    pub(super) fn rest(&self) -> Option<Rest> {
+        match self.0.has_rest.swap(false, Ordering::Acquire) {
+            true => self.0.rest.lock().take(),
+            false => None,
+        }
+    }
+}
+
 impl Drop for Open {
     fn drop(&mut self) {
         // What was read until now was this request's body.
@@ -169,10 +198,23 @@ impl Drop for Open {
     }
 }
 
-/// An answer's body, which keeps its request open until it is handed over.
+/// An answer's body, which keeps its request open until it is handed over; only then what was left of the
+/// request's body is read, so that this is no word to send it.
 pub(super) struct Answer {
-    pub(super) body: Body,
-    pub(super) _open: Open,
+    body: Body,
+    // Few requests leave something, and all answers are moved about.
+    _rest: Option<Box<Rest>>,
+    _open: Open,
+}
+
+impl Answer {
+    pub(super) fn new(body: Body, rest: Option<Rest>, open: Open) -> Self {
+        Self {
+            body,
+            _rest: rest.map(Box::new),
+            _open: open,
+        }
+    }
 }
 
 impl HttpBody for Answer {

@@ -1,4 +1,4 @@
-//! Bodies of requests: read as fast as the client sends, for as long as it does send, or thrown away.
+//! Bodies of requests: read as fast as the client sends, for as long as it does send.
 
 use std::fmt::Display;
 use std::future::poll_fn;
@@ -9,17 +9,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout, timeout_at};
-use tokio_util::task::TaskTracker;
+use tokio::time::{Instant, timeout_at};
 
 use super::encoding::{Encodings, Inflated, without_mark};
-
-/// What is read and thrown away of a body that is refused, so that a client that sends before it reads
-/// still sees the answer.
-const DISCARDED_BYTES: usize = 64 * 1024 * 1024;
-
-/// How long that may take.
-const DISCARD_TIME: Duration = Duration::from_secs(30);
 
 /// What a client has to send in the long run, in bytes per second: far less than any network carries, and
 /// enough that a body sent a byte at a time ends.
@@ -64,8 +56,6 @@ pub struct BodyReader {
     limit: usize,
     /// For how long a client may send nothing, and how far it may fall behind the least rate.
     timeout: Duration,
-    /// Runs what goes on after a response.
-    tasks: TaskTracker,
     /// Lets large bodies be inflated.
     inflating: Semaphore,
 }
@@ -77,7 +67,6 @@ impl BodyReader {
         Self {
             limit,
             timeout,
-            tasks: TaskTracker::new(),
             inflating: Semaphore::new(INFLATED_AT_ONCE),
         }
     }
@@ -102,10 +91,9 @@ impl BodyReader {
         Ok(without_mark(body))
     }
 
-    /// Reads a body; one that is too large is discarded while the answer goes out.
+    /// Reads a body, up to its end or the limit.
     pub async fn read(&self, mut body: impl RequestBody) -> Result<Bytes, BodyError> {
         if body.size_hint().lower() > self.limit as u64 {
-            self.discard(body);
             return Err(BodyError::TooLarge(self.limit));
         }
         let mut waits_since = None;
@@ -128,7 +116,6 @@ impl BodyReader {
             let frame = frame.map_err(|error| BodyError::Broken(error.to_string()))?;
             let Ok(data) = frame.into_data() else { continue };
             if received + data.len() > self.limit {
-                self.discard(body);
                 return Err(BodyError::TooLarge(self.limit));
             }
             if received == 0 {
@@ -146,24 +133,6 @@ impl BodyReader {
     fn due(&self, since: Instant, received: usize) -> Instant {
         let earned = Duration::from_secs(received as u64) / LEAST_RATE;
         (since + self.timeout + earned).min(Instant::now() + self.timeout)
-    }
-
-    /// Reads a body that is not wanted and throws it away. A connection closed with unread data is reset,
-    /// and the client might never see its answer.
-    pub fn discard(&self, mut body: impl RequestBody) {
-        if body.is_end_stream() {
-            return;
-        }
-        self.tasks.spawn(timeout(DISCARD_TIME, async move {
-            let mut left = DISCARDED_BYTES;
-            while let Some(Ok(frame)) = body.frame().await {
-                let size = frame.data_ref().map_or(0, Bytes::len);
-                if size > left {
-                    return;
-                }
-                left -= size;
-            }
-        }));
     }
 }
 

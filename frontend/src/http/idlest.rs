@@ -102,9 +102,7 @@ mod tests {
         fn take(&mut self, now: i64) -> Result<usize, u128> {
             let now = self.at(now).unwrap();
             let (idle, begin) = (&self.idle, self.begin);
-            let taken = self.idlest.take(now, self.ids.iter().copied(), |id| {
-                idle.get(&id).copied().flatten()
-            });
+            let taken = self.idlest.take(now, idle, |id| idle.get(&id).copied().flatten());
             let id = taken.map_err(|again| (again - begin).as_millis())?;
             self.idle.remove(&id);
             Ok(self.ids.iter().position(|found| *found == id).unwrap())

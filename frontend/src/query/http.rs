@@ -14,7 +14,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use hyper::Request;
-use hyper::body::Incoming;
 use serde::Serialize;
 use skysail_proto::value::InputType;
 
@@ -23,7 +22,7 @@ use super::request::PredictRequest;
 use super::{QueryService, written};
 use crate::health::Health;
 use crate::http::encoding::Encodings;
-use crate::http::{self, Answers, BodyReader, misread};
+use crate::http::{self, AllowedOrigins, Answers, BodyReader, Cors, Upload, misread};
 
 /// From this size on a body is parsed on a thread of its own: it would keep every other query waiting.
 const LARGE_BODY_BYTES: usize = 256 * 1024;
@@ -54,18 +53,24 @@ pub struct QueryApi {
 pub struct QueryServer {
     api: Arc<QueryApi>,
     router: Router,
+    /// Whose pages may read answers. Without it a browser hides them; everybody is answered either way.
+    cors: Option<Arc<Cors>>,
 }
 
 impl QueryServer {
-    /// A server of this API.
-    pub fn new(api: Arc<QueryApi>) -> Self {
+    /// A server of this API, whose answers pages of these origins may read.
+    pub fn new(api: Arc<QueryApi>, origins: Option<AllowedOrigins>) -> Self {
         let router = router(api.clone());
-        Self { api, router }
+        let cors = |allowed| Cors {
+            allowed,
+            methods: "GET, POST",
+            exposed: "",
+        };
+        let cors = origins.map(cors).map(Arc::new);
+        Self { api, router, cors }
     }
-}
 
-impl Answers for QueryServer {
-    async fn answer(&self, request: Request<Incoming>) -> Response {
+    async fn answer_alone(&self, request: Request<Upload>) -> Response {
         let (head, body) = request.into_parts();
         match plain_application(&head) {
             Some(application) => match answer(&self.api, application, &head.headers, body).await {
@@ -74,6 +79,22 @@ impl Answers for QueryServer {
             },
             None => self.router.answer(Request::from_parts(head, body)).await,
         }
+    }
+}
+
+impl Answers for QueryServer {
+    async fn answer(&self, request: Request<Upload>) -> Response {
+        let Some(cors) = &self.cors else {
+            return self.answer_alone(request).await;
+        };
+        let (head, body) = request.into_parts();
+        if let Some(answer) = cors.preflight(&head) {
+            return answer;
+        }
+        let origin = cors.allowed_origin(&head.headers);
+        let mut answer = self.answer_alone(Request::from_parts(head, body)).await;
+        cors.allow(origin, answer.headers_mut());
+        answer
     }
 }
 
@@ -104,9 +125,7 @@ async fn predict(
     request: AxumRequest,
 ) -> Result<Response, QueryError> {
     let Ok(Path(application)) = path else {
-        let path = shown_path(request.uri());
-        api.bodies.discard(request.into_body());
-        return Err(QueryError::UnknownPath(path));
+        return Err(QueryError::UnknownPath(shown_path(request.uri())));
     };
     let (head, body) = request.into_parts();
     answer(&api, &application, &head.headers, body).await
@@ -120,13 +139,7 @@ async fn answer(
 ) -> Result<Response, QueryError> {
     let route = api.service.route(application);
     let understood = |route| Ok((route, slo_of(headers)?, Encodings::of(headers)?));
-    let (route, slo, encodings) = match route.and_then(understood) {
-        Ok(understood) => understood,
-        Err(error) => {
-            api.bodies.discard(body);
-            return Err(error);
-        }
-    };
+    let (route, slo, encodings) = route.and_then(understood)?;
     let body = api.bodies.read(body).await?;
     let arrival = api.service.now();
     let body = api.bodies.decode(encodings, body).await?;
@@ -218,16 +231,12 @@ async fn readyz(State(api): State<Arc<QueryApi>>) -> Response {
     json(status, &readiness)
 }
 
-async fn not_found(State(api): State<Arc<QueryApi>>, request: AxumRequest) -> QueryError {
-    let path = shown_path(request.uri());
-    api.bodies.discard(request.into_body());
-    QueryError::UnknownPath(path)
+async fn not_found(uri: Uri) -> QueryError {
+    QueryError::UnknownPath(shown_path(&uri))
 }
 
-async fn method_not_allowed(State(api): State<Arc<QueryApi>>, request: AxumRequest) -> QueryError {
-    let (path, method) = (shown_path(request.uri()), request.method().to_string());
-    api.bodies.discard(request.into_body());
-    QueryError::Method(path, method)
+async fn method_not_allowed(uri: Uri, method: Method) -> QueryError {
+    QueryError::Method(shown_path(&uri), method.to_string())
 }
 
 /// A path, as far as it is worth repeating.

@@ -426,10 +426,11 @@ impl Follower {
     }
 
     async fn beat(&mut self, session: &mut Session, beat: Announcement) -> Result<(), StoreError> {
+        let asked = Instant::now();
         let announced = session
             .announce(&beat.id, beat.document.as_deref(), beat.ttl)
             .await;
-        self.note(&announced);
+        self.note(&announced, asked.elapsed());
         let shown = announced.map(|live| {
             if beat.document.is_none() {
                 self.announcements.withdraw(&beat.id);
@@ -440,7 +441,8 @@ impl Follower {
     }
 
     /// What an announcement says of a Redis that answers.
-    fn note<T>(&mut self, announced: &Result<T, Failure>) {
+    fn note<T>(&mut self, announced: &Result<T, Failure>, took: Duration) {
+        self.pulse.round_trip(took);
         let refused = match announced {
             Ok(_) => None,
             Err(failure) => match failure.refusal() {
@@ -471,7 +473,10 @@ impl Follower {
             expected: &expected,
             known: current.as_ref().map(|_| &self.inventory),
         };
-        let generation = match session.commit(&write).await {
+        let asked = Instant::now();
+        let committed = session.commit(&write).await;
+        self.pulse.round_trip(asked.elapsed());
+        let generation = match committed {
             Ok(generation) => generation,
             Err(refused @ Failure::Refused(StoreError::Conflict { .. } | StoreError::HeldBack(_))) => {
                 // Whoever tries again finds the snapshot that was in the way, or learns what was lost.

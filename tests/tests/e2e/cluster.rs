@@ -1,6 +1,8 @@
 //! `skysail start` and `skysail stop`: a whole cluster in Docker, with the images as they ship.
 
+use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -17,6 +19,7 @@ use skysail_tests::wait::{self, PATIENCE};
 cases! {
     the_demonstration_works_from_start_to_stop: Docker, Redis;
     a_model_container_reaches_container_rpc_and_neither_redis_nor_the_admin_api: Docker, Redis;
+    the_admin_api_asks_for_a_token_that_the_users_commands_know_until_the_stop: Docker, Redis;
     a_frontend_that_crashes_comes_back_with_all_it_knew: Docker, Redis;
     kept_data_is_there_again_after_the_next_start: Docker, Redis;
     several_frontends_serve_what_one_control_role_looks_after: Docker, Redis;
@@ -34,6 +37,41 @@ struct Started {
     queries: Rest,
     admin: Rest,
     admin_port: u16,
+    token: String,
+}
+
+/// The command of a user of this cluster alone: the tokens it keeps are nobody else's.
+fn user(docker: &DockerCluster) -> Skysail {
+    let folder = config_folder(docker);
+    Skysail::default().env("XDG_CONFIG_HOME", folder.to_str().expect("text"))
+}
+
+fn config_folder(docker: &DockerCluster) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(docker.name())
+}
+
+/// The tokens that the user's commands keep.
+fn kept_tokens(docker: &DockerCluster) -> Vec<String> {
+    let files = fs::read_dir(config_folder(docker).join("skysail/tokens"));
+    let files = files.into_iter().flatten();
+    files
+        .map(|file| fs::read_to_string(file.expect("a file").path()).expect("a token"))
+        .map(|token| token.trim().to_owned())
+        .collect()
+}
+
+/// The admin token that the control role was given.
+async fn admin_token(docker: &DockerCluster) -> String {
+    let containers = docker.containers().await;
+    let control = containers
+        .iter()
+        .find(|found| found.labels.contains_key("ai.skysail.admin-port"))
+        .expect("a container has the control role");
+    docker
+        .file(&control.name, "/skysail/admin-token")
+        .await
+        .trim()
+        .to_owned()
 }
 
 /// The options that every start has here.
@@ -49,7 +87,7 @@ async fn line(docker: &DockerCluster, options: &str) -> String {
 const FREE_PORTS: &str = "--query-port 0 --admin-port 0 --rpc-port 0";
 
 async fn try_start(docker: &DockerCluster, options: &str) -> Said {
-    Skysail::default().say(&line(docker, options).await).await
+    user(docker).say(&line(docker, options).await).await
 }
 
 async fn start(docker: &DockerCluster, options: &str) -> Started {
@@ -63,16 +101,22 @@ async fn start(docker: &DockerCluster, options: &str) -> Started {
             .unwrap_or_else(|| panic!("{api} is not named: {said:?}"))
     };
     let admin = at("admin API");
+    let token = admin_token(docker).await;
+    assert!(
+        !said.out.contains(&token) && !said.err.contains(&token),
+        "{said:?}"
+    );
     Started {
-        skysail: Skysail::at(admin),
+        skysail: user(docker).env("SKYSAIL_ADMIN_URL", &format!("http://{admin}")),
         queries: Rest::at(at("query API")),
-        admin: Rest::at(admin),
+        admin: Rest::at(admin).with_token(&token),
         admin_port: admin.port(),
+        token,
     }
 }
 
 async fn stop(docker: &DockerCluster) -> String {
-    Skysail::default()
+    user(docker)
         .done(&format!("stop --cluster {}", docker.name()))
         .await
 }
@@ -253,16 +297,53 @@ async fn a_model_container_reaches_container_rpc_and_neither_redis_nor_the_admin
     }
 }
 
+async fn the_admin_api_asks_for_a_token_that_the_users_commands_know_until_the_stop() {
+    let docker = DockerCluster::new();
+    let started = start(&docker, " --keep-data").await;
+    assert_eq!(kept_tokens(&docker), [started.token.as_str()]);
+    let stranger = Rest::at(SocketAddr::from(([127, 0, 0, 1], started.admin_port)));
+    let refused = stranger.get("/api/v1/status").await;
+    assert!(refused.problem(401).contains("token"), "{refused:?}");
+    stranger.get("/healthz").await.expect(200);
+    let by_name = format!("http://localhost:{}", started.admin_port);
+    user(&docker)
+        .env("SKYSAIL_ADMIN_URL", &by_name)
+        .done("status")
+        .await;
+    let of_nobody = Skysail::at(SocketAddr::from(([127, 0, 0, 1], started.admin_port)))
+        .env("XDG_CONFIG_HOME", "/nonexistent")
+        .refused("status")
+        .await;
+    assert!(of_nobody.contains("token"), "{of_nobody}");
+    started.serve_iris().await;
+    stop(&docker).await;
+    assert!(kept_tokens(&docker).is_empty());
+
+    // Kept data holds the hash of the old one, and the new one is the cluster's from now on.
+    let again = start(&docker, "").await;
+    assert_ne!(again.token, started.token);
+    assert_eq!(kept_tokens(&docker), [again.token.as_str()]);
+    again.three_attached().await;
+    again.skysail.done("app update iris --slo 20s").await;
+    let old = Rest::at(SocketAddr::from(([127, 0, 0, 1], again.admin_port))).with_token(&started.token);
+    old.get("/api/v1/status").await.problem(401);
+    stop(&docker).await;
+    assert!(kept_tokens(&docker).is_empty());
+}
+
 /// Neither arguments nor the environment nor `status` nor a log of any container hold the store's password.
 async fn assert_secrets_are_files(docker: &DockerCluster) {
     let url = docker.redis_url().await;
     let password = url.split([':', '@']).nth(2).expect("a password").to_owned();
     assert_eq!(password.len(), 64, "{url}");
+    let token = admin_token(docker).await;
     for container in docker.containers().await {
         let inspected = serde_json::to_string(&docker.inspect(&container.name).await).expect("JSON");
-        assert!(!inspected.contains(&password), "{}", container.name);
         let log = docker.log(&container.name).await;
-        assert!(!log.contains(&password), "{log}");
+        for secret in [&password, &token] {
+            assert!(!inspected.contains(secret), "{}", container.name);
+            assert!(!log.contains(secret), "{log}");
+        }
     }
     let answers: Result<String, _> = tokio::task::spawn_blocking(move || {
         let client = redis::Client::open(url.replace(&password, "wrong"))?;
@@ -474,7 +555,7 @@ async fn a_start_that_is_interrupted_leaves_nothing() {
         image("frontend").await,
         image("noop").await
     );
-    let mut start = Skysail::default().start(&line);
+    let mut start = user(&docker).start(&line);
     // In the middle of making things, where nobody waits for the signal.
     start.log().line(": Redis").await;
     start.signal(Signal::INT);
@@ -503,6 +584,7 @@ async fn a_taken_port_is_named_and_nothing_is_left() {
             assert!(said.err.contains(&part), "{part}: {said:?}");
         }
     }
+    assert!(kept_tokens(&docker).is_empty());
     assert_eq!(docker.holdings().await, Holdings::default());
 }
 
@@ -519,7 +601,7 @@ async fn an_image_that_is_missing_is_named_and_nothing_is_left() {
             "start --cluster {} --frontend-image {frontend} --redis-image {redis} {FREE_PORTS}",
             docker.name()
         );
-        let error = Skysail::default().refused(&line).await;
+        let error = user(&docker).refused(&line).await;
         for part in [missing, "cannot be pulled", option] {
             assert!(error.contains(part), "{part}: {error}");
         }
@@ -538,11 +620,12 @@ async fn a_part_that_does_not_stay_up_is_shown_and_nothing_is_left() {
             "start --cluster {} --frontend-image {frontend} --redis-image {redis} {FREE_PORTS}",
             docker.name()
         );
-        let error = Skysail::default().refused(&line).await;
+        let error = user(&docker).refused(&line).await;
         // Its last lines are there: a model container says that it was not told what to serve.
         for part in [what, "exit code 2", "| ", "SKYSAIL_MODEL_NAME"] {
             assert!(error.contains(part), "{part}: {error}");
         }
+        assert!(kept_tokens(&docker).is_empty());
         assert_eq!(docker.holdings().await, Holdings::default());
     }
 }

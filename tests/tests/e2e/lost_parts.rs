@@ -14,7 +14,7 @@ use skysail_tests::docker::{DockerCluster, image};
 use skysail_tests::program::children_of;
 use skysail_tests::redis::RedisServer;
 use skysail_tests::skysail::Skysail;
-use skysail_tests::wait::{PATIENCE, until};
+use skysail_tests::wait::{PATIENCE, find, until};
 
 use crate::store_redis::{
     applications, commit, connect, put, ready, seen, settle, shows, two_stores, went_back, within,
@@ -407,6 +407,16 @@ async fn models_that_vanish_take_nothing_down_and_are_restored_by_the_command() 
     assert_eq!(runs.predict("app", json!([1.0])).await, 0);
 }
 
+/// The ids of two running replicas: the engine's list learns late that a container runs.
+async fn replicas(docker: &DockerCluster) -> Vec<String> {
+    find("two running containers", PATIENCE, async || {
+        let replicas = docker.with_role("replica").await;
+        let all_run = replicas.len() == 2 && replicas.iter().all(|replica| replica.running);
+        all_run.then(|| replicas.into_iter().map(|replica| replica.id).collect())
+    })
+    .await
+}
+
 /// Two frontends with the Docker runtime on one Redis, and two replicas.
 async fn in_docker(redis: &RedisServer) -> (DockerCluster, TestCluster, TestCluster) {
     let docker = DockerCluster::new();
@@ -425,8 +435,7 @@ async fn in_docker(redis: &RedisServer) -> (DockerCluster, TestCluster, TestClus
 async fn in_docker_models_that_vanish_take_nothing_down() {
     let redis = RedisServer::start().await;
     let (docker, one, mut other) = in_docker(&redis).await;
-    let before = docker.with_role("replica").await;
-    assert_eq!(before.len(), 2);
+    let before = replicas(&docker).await;
     let _: u64 = redis.run(&format!("UNLINK {{skysail:{}}}:models", docker.name()));
     register(&other, "second").await.problem(503);
     for frontend in [&one, &other] {
@@ -435,20 +444,20 @@ async fn in_docker_models_that_vanish_take_nothing_down() {
     other.kill();
     other.relaunch().await;
     loss_is_told(&other, "another frontend holds").await;
-    assert_eq!(docker.with_role("replica").await, before);
+    assert_eq!(replicas(&docker).await, before);
     assert_eq!(one.predict("app", json!([1.0])).await, 0);
     Skysail::at(other.addresses().admin).done("cluster restore").await;
     for frontend in [&one, &other] {
         is_well(frontend).await;
         assert_eq!(frontend.predict("app", json!([1.0])).await, 0);
     }
-    assert_eq!(docker.with_role("replica").await, before);
+    assert_eq!(replicas(&docker).await, before);
 }
 
 async fn a_frontend_alone_on_what_is_left_serves_nothing_and_stops_nothing_until_it_is_accepted() {
     let redis = RedisServer::start().await;
     let (docker, mut one, mut other) = in_docker(&redis).await;
-    let before = docker.with_role("replica").await;
+    let before = replicas(&docker).await;
     one.kill();
     other.kill();
     let _: u64 = redis.run(&format!("UNLINK {{skysail:{}}}:models", docker.name()));
@@ -460,7 +469,7 @@ async fn a_frontend_alone_on_what_is_left_serves_nothing_and_stops_nothing_until
         .refused("cluster restore")
         .await;
     assert!(refused.contains("none holds it any more"), "{refused}");
-    assert_eq!(docker.with_role("replica").await, before);
+    assert_eq!(replicas(&docker).await, before);
     Skysail::at(one.addresses().admin)
         .done("cluster accept-empty")
         .await;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use skysail_tests::suite::Suite;
 
+mod access;
 mod admin;
 mod bad_input;
 mod batching;
@@ -44,6 +45,7 @@ mod start_up;
 mod store_embedded;
 mod store_redis;
 mod terminal;
+mod unread_bodies;
 mod unwell_redis;
 mod variables;
 mod with_redis;
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         .area("quickstart", quickstart::CASES)
         .area("bad_input", bad_input::CASES)
         .area("bodies", bodies::CASES)
+        .area("unread_bodies", unread_bodies::CASES)
         .area("cli", cli::CASES)
         .area("bench", bench::CASES)
         .area("benchmarks", benchmarks::CASES)
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         .area("cache", cache::CASES)
         .area("large_outputs", large_outputs::CASES)
         .area("batching", batching::CASES)
+        .area("access", access::CASES)
         .area("admin", admin::CASES)
         .area("metrics", metrics::CASES)
         .area("failing_models", failing_models::CASES)

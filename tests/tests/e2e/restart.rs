@@ -12,6 +12,7 @@ use skysail_tests::cluster::{Runtime, Settings, TestCluster};
 use skysail_tests::deployment::{ByHand, Deployment};
 use skysail_tests::program::{children_of, gone, runs};
 use skysail_tests::redis::RedisServer;
+use skysail_tests::skysail::Skysail;
 use skysail_tests::wait::{PATIENCE, find, until};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -25,6 +26,9 @@ cases! {
     a_model_that_does_not_come_back_keeps_a_frontend_from_being_ready_for_a_while_only;
     containers_started_by_hand_attach_again_by_themselves;
     an_acknowledged_write_survives_sigkill;
+    a_store_file_that_is_removed_takes_no_write_and_is_restored_by_the_command;
+    an_empty_store_file_is_warned_of;
+    a_tilde_in_the_store_is_the_home_folder;
     no_process_outlives_a_killed_frontend;
     sigterm_lets_what_was_accepted_be_answered;
     sigterm_ends_at_the_grace_period_if_a_model_does_not;
@@ -258,6 +262,67 @@ async fn an_acknowledged_write_survives_sigkill() {
         cluster.restart().await;
         assert_eq!(cluster.answer(&name, json!([1.0])).await["output"], name);
     }
+}
+
+async fn a_store_file_that_is_removed_takes_no_write_and_is_restored_by_the_command() {
+    let mut cluster = TestCluster::start().await;
+    cluster.serve("zero", &Deployment::of("noop")).await;
+    let file = cluster.folder().join("metadata.redb");
+    fs::remove_file(&file).unwrap();
+    until("the loss to be told", PATIENCE, async || {
+        let ready = cluster.queries().get("/readyz").await.json();
+        ready["degraded"] == json!(["store"]) && ready["reasons"].to_string().contains("was removed")
+    })
+    .await;
+    let body = json!({ "name": "late", "input_type": "doubles", "default_output": "", "slo_micros": 1 });
+    let refused = cluster.admin().post("/api/v1/applications", body.clone()).await;
+    let detail = refused.problem(503);
+    assert!(detail.contains("skysail cluster restore"), "{detail}");
+    assert_eq!(cluster.predict("zero", json!([1.0])).await, 0);
+
+    let said = Skysail::at(cluster.addresses().admin)
+        .done("cluster restore")
+        .await;
+    assert!(said.contains("wrote 1 application and 1 model back"), "{said}");
+    cluster
+        .admin()
+        .post("/api/v1/applications", body)
+        .await
+        .expect(201);
+    let ready = cluster.queries().get("/readyz").await.json();
+    assert_eq!(ready["degraded"], json!([]), "{ready}");
+    cluster.kill();
+    cluster.restart().await;
+    cluster.attached("noop", 1).await;
+    cluster.admin().get("/api/v1/applications/late").await.expect(200);
+}
+
+async fn an_empty_store_file_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.redb");
+    fs::write(&file, "").unwrap();
+    let store = format!("embedded:{}", file.display());
+    let cluster = Settings::default().flag("--store", &store).start().await;
+    let warned = cluster.log().line("0 bytes").await;
+    assert!(
+        warned.contains("WARN") && warned.contains("x.redb") && warned.contains("backup"),
+        "{warned}"
+    );
+}
+
+async fn a_tilde_in_the_store_is_the_home_folder() {
+    let cluster = Settings::default()
+        .flag("--store", "embedded:~/kept/x.redb")
+        .start()
+        .await;
+    // The home folder of a test's frontend is its own folder.
+    assert!(cluster.folder().join("kept/x.redb").is_file());
+    assert!(!std::path::Path::new("~").exists());
+    let (ended, said) = Settings::default()
+        .flag("--store", "embedded:~ada/x.redb")
+        .fail()
+        .await;
+    assert!(!ended.success() && said.contains("another user's"), "{said}");
 }
 
 async fn no_process_outlives_a_killed_frontend() {

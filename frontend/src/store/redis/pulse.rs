@@ -63,7 +63,11 @@ impl Pulse {
     /// The session is up, down, or shows a store that lost something.
     pub(super) fn found(&self, followed: StoreHealth) {
         self.change(|state| {
-            if let StoreHealth::Down(_) = &followed {
+            if let StoreHealth::Down(why) = &followed {
+                if state.refused.iter().flatten().any(|refused| refused == why) {
+                    // The session was ended because of that refusal, to look for a Redis that takes writes.
+                    return;
+                }
                 state.trips = [Duration::ZERO; ROUND_TRIPS];
             }
             state.followed = followed;
@@ -165,8 +169,11 @@ mod tests {
         // Another kind of write says nothing of this one.
         pulse.written(Beat::Announcement, None);
         assert!(matches!(shown(&pulse), StoreHealth::RefusesWrites(_)));
-        // A Redis that hangs up with it and is found again still refuses.
+        // A session that was ended for it shows no other Redis yet.
         pulse.found(StoreHealth::Down("READONLY".into()));
+        assert_eq!(shown(&pulse), StoreHealth::RefusesWrites("READONLY".into()));
+        pulse.found(StoreHealth::Down("refuses connections".into()));
+        assert_eq!(shown(&pulse), StoreHealth::Down("refuses connections".into()));
         pulse.found(StoreHealth::Up);
         assert_eq!(shown(&pulse), StoreHealth::RefusesWrites("READONLY".into()));
         pulse.written(Beat::Lease, None);
