@@ -18,7 +18,7 @@ lint: ## formatting, clippy and documentation, every warning an error
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 
-test: ## get what the tests need (Redis, Docker, images), then run them all
+test: ## get what the tests need (Redis, Docker, promtool, images), then run them all
 	@.ci/test
 
 bench: ## measure it on this machine, in some six minutes; ARGS=--quick takes one, ARGS=--help lists more

@@ -4,12 +4,14 @@
 //! is sent. Each noun's own arguments stand in its file under `commands`.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Styles};
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use reqwest::Url;
+use skysail_process::variables;
 use skysail_proto::ids::{InvalidName, ModelId, ModelName, ModelVersion};
 
 use crate::commands::Command;
@@ -17,8 +19,10 @@ use crate::commands::Command;
 const EXAMPLES: &str = "\
 Examples:
   skysail start
-  skysail app register iris --input-type doubles --default-output=-1.0 --slo 100ms
-  skysail model deploy iris-model:1 --image skysail/iris-svm --input-type doubles --replicas 3
+  skysail app register iris --input-type doubles --default-output=-1.0 \\
+      --slo 100ms
+  skysail model deploy iris-model:1 --image skysail/iris-svm \\
+      --input-type doubles --replicas 3
   skysail app link iris iris-model
   skysail predict iris '[7.9, 4.4, 6.9, 2.5]'
   skysail bench iris --rate 500
@@ -34,6 +38,13 @@ pub(crate) struct Arguments {
     pub(crate) general: GeneralArguments,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Reads the command line. A variable of the environment that is set but empty is one that is not set.
+pub(crate) fn parse() -> Arguments {
+    let command = variables::without_blank(Arguments::command());
+    let matches = command.get_matches();
+    Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 const STYLES: Styles = Styles::styled()
@@ -56,6 +67,10 @@ pub(crate) struct GeneralArguments {
         value_parser = parse_url
     )]
     pub(crate) admin_url: Url,
+    /// A file with the admin API's token [default: the token in SKYSAIL_ADMIN_TOKEN, or the one that
+    /// `skysail start` keeps for the admin URL]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) admin_token_file: Option<PathBuf>,
     /// The query API [default: what the admin API names]
     #[arg(long, global = true, value_name = "URL", env = "SKYSAIL_QUERY_URL", value_parser = parse_url)]
     pub(crate) query_url: Option<Url>,
@@ -228,8 +243,6 @@ pub(crate) fn is_local(url: &Url) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
     use crate::commands::app::AppCommand;
     use crate::commands::model::ModelCommand;
@@ -375,6 +388,25 @@ mod tests {
             panic!("{command:?}");
         };
         assert!(!deploy.waits());
+    }
+
+    /// The examples in the help of a command and of its subcommands: the indented lines after the options.
+    fn examples(command: &clap::Command, found: &mut Vec<String>) {
+        let help = command.get_after_help().map(ToString::to_string);
+        let lines = help.iter().flat_map(|help| help.lines());
+        found.extend(lines.filter(|line| line.starts_with("  ")).map(str::to_owned));
+        for subcommand in command.get_subcommands() {
+            examples(subcommand, found);
+        }
+    }
+
+    #[test]
+    fn no_example_is_too_wide_for_a_terminal_of_80_columns() {
+        let mut found = Vec::new();
+        examples(&Arguments::command(), &mut found);
+        assert!(found.len() > 20, "{found:?}");
+        let broken: Vec<_> = found.iter().filter(|line| line.chars().count() > 80).collect();
+        assert!(broken.is_empty(), "clap would break these lines: {broken:#?}");
     }
 
     #[test]

@@ -13,7 +13,8 @@ use crate::advice::{closest, listed};
 use crate::bench::BenchError;
 use crate::client::ClientError;
 use crate::cluster::ClusterError;
-use crate::output::{Paint, Stream, failure_words};
+use crate::credentials::CredentialsError;
+use crate::output::{Paint, Stream, failure_words, tell};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,9 @@ pub(crate) enum Error {
     /// Docker refuses or is not there.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    /// The admin API's token cannot be had or kept.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     /// A load cannot be offered, or came to nothing.
     #[error(transparent)]
     Bench(#[from] BenchError),
@@ -85,12 +89,12 @@ impl Error {
             return ExitCode::SUCCESS;
         }
         let paint = Paint::on(Stream::Stderr);
-        eprintln!("{} {self}", paint.error("error:"));
+        tell(&paint.error("error:"), &self.to_string());
         for line in self.details() {
-            eprintln!("  {line}");
+            tell(" ", &line);
         }
         if let Some(hint) = self.hint() {
-            eprintln!("{} {hint}", paint.hint("hint:"));
+            tell(&paint.hint("hint:"), &hint);
         }
         ExitCode::FAILURE
     }
@@ -109,6 +113,7 @@ impl Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Client(error) => error.hint(),
+            Self::Credentials(error) => error.hint(),
             Self::Cluster(error) => error.hint(),
             Self::UnknownApplication { name, known } => Some(alternatives(
                 name.as_str(),

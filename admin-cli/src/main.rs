@@ -5,15 +5,13 @@
 //!
 //! - [`arguments`]: what is typed, parsed into types before anything is sent.
 //! - [`commands`]: one file per noun; each prints its own answers.
-//! - [`client`]: the admin and the query API, typed.
+//! - [`client`]: the admin and the query API, typed; [`credentials`] has the token for the former.
 //! - [`cluster`]: what `start` and `stop` make and remove in Docker.
 //! - [`mod@bench`]: the sender behind the command of that name, and its report.
 //! - [`output`], [`progress`]: results go to stdout, everything else to stderr.
 //! - [`advice`]: from an error to what to do about it.
 
 use std::process::ExitCode;
-
-use clap::Parser;
 
 use crate::arguments::Arguments;
 
@@ -23,12 +21,13 @@ mod bench;
 mod client;
 mod cluster;
 mod commands;
+mod credentials;
 mod error;
 mod output;
 mod progress;
 
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
+    match run(arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
     }

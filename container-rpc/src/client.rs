@@ -13,11 +13,13 @@ mod warm_up;
 
 use std::error::Error;
 use std::future::Future;
-use std::io::IsTerminal;
 use std::pin::pin;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use skysail_process::log::{self, Delivery, Format, StartError};
+use skysail_process::{signals, variables};
+use tokio::sync::oneshot;
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
@@ -51,15 +53,21 @@ pub enum ServeError {
 
 /// Serves a model: the whole `main` of a container.
 ///
-/// Reads [`Settings`] from the environment, dials the frontends, and answers their batches until SIGTERM or
-/// SIGINT; then answers what it holds and returns success. A second signal ends the process at once. Logs go
-/// to stderr; `RUST_LOG` chooses what (default `info`).
+/// Reads [`Settings`] from the environment, dials the frontends, and answers their batches until SIGTERM,
+/// SIGINT, SIGQUIT or SIGHUP (unless it was ignored at the start); then answers what it holds and returns
+/// success. A second signal ends the process at once.
+///
+/// Logs and the messages of panics go to stderr; `RUST_LOG` chooses what (default `info`). Nothing ever waits
+/// for long until they are read. A program that has a logger of its own keeps it, and its panic hook.
 pub fn serve(model: impl Model) -> ExitCode {
     let served = block_on_signals(model);
-    let Err(error) = served else {
-        return ExitCode::SUCCESS;
-    };
-    error!("{}", chain(&error));
+    let code = served.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS);
+    log::finish();
+    code
+}
+
+fn failed(error: &ServeError) -> ExitCode {
+    error!("{}", chain(error));
     match error {
         ServeError::Settings(_) => ExitCode::from(2),
         _ => ExitCode::FAILURE,
@@ -100,62 +108,42 @@ pub async fn serve_with(
 }
 
 fn block_on_signals(model: impl Model) -> Result<(), ServeError> {
+    // Before anything else: as process 1 of a container, this one ignores a signal it has no handler for.
+    let (end, ended) = oneshot::channel();
+    signals::watch(move || {
+        let _ = end.send(());
+    })
+    .map_err(ServeError::System)?;
+    log_to_stderr()?;
+    let settings = Settings::from_env()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(ServeError::System)?;
-    let served = runtime.block_on(async {
-        // Before anything else: as process 1 of a container, this one ignores a signal it has no handler for.
-        let signals = Signals::install().map_err(ServeError::System)?;
-        log_to_stderr();
-        let settings = Settings::from_env()?;
-        serve_with(settings, model, signals.first()).await
-    });
+    let served = runtime.block_on(serve_with(settings, model, async {
+        // An error would say that the thread for signals is gone, and then none will come.
+        if ended.await.is_err() {
+            std::future::pending().await
+        }
+    }));
     // Not dropped, which would wait for a name being looked up.
     runtime.shutdown_background();
     served
 }
 
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
+/// What a model logs as its last words before it ends the process by itself is to be read. A line takes the
+/// time of a write; where the reader does not read, one line takes this and the next ones nothing.
+const DELIVERY: Delivery = Delivery::Awaited(Duration::from_millis(50));
 
-impl Signals {
-    fn install() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
+fn log_to_stderr() -> Result<(), ServeError> {
+    // `EnvFilter`'s own reader takes an empty variable for "errors only".
+    let filter = variables::read(EnvFilter::DEFAULT_ENV);
+    let filter = filter.and_then(|filter| EnvFilter::try_new(filter).ok());
+    let filter = filter.unwrap_or_else(|| EnvFilter::new("info"));
+    match log::start(filter, Format::Text, DELIVERY) {
+        Ok(()) | Err(StartError::Present) => Ok(()),
+        Err(StartError::NoThread(error)) => Err(ServeError::System(error)),
     }
-
-    /// Waits for the first; from then on, the next ends the process.
-    async fn first(mut self) {
-        self.next().await;
-        tokio::spawn(async move {
-            let number = self.next().await;
-            // What a shell says of a process that a signal ended.
-            std::process::exit(128 + number.as_raw_value());
-        });
-    }
-
-    async fn next(&mut self) -> SignalKind {
-        tokio::select! {
-            _ = self.terminate.recv() => SignalKind::terminate(),
-            _ = self.interrupt.recv() => SignalKind::interrupt(),
-        }
-    }
-}
-
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    // Where the program has its own logger already, that one stays.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .try_init();
 }
 
 /// An error with its causes, in one line.

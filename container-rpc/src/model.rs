@@ -366,7 +366,7 @@ mod tests {
             let answers = from_outputs(batch.with_late_inputs(outputs.into_wire()), budgets.len()).unwrap();
             for (place, (answer, budget)) in answers.iter().zip(&budgets).enumerate() {
                 match answer {
-                    Ok(output) => prop_assert_eq!(output.as_str(), place.to_string()),
+                    Ok(output) => prop_assert_eq!(output.text(), place.to_string()),
                     Err(error) if error.kind() == container::InputErrorKind::Model => {
                         prop_assert_eq!(&error.message, &place.to_string());
                     }

@@ -1,6 +1,7 @@
 //! The composition root: builds every part, wires them, and owns every long-lived task.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +10,11 @@ use skysail_core::reconcile::Patience;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::admin::AdminService;
+use crate::admin::access::token::{AskedToken, Asks};
+use crate::admin::access::{self, Access, Browsers, Guarded, TokenKeeper};
 use crate::admin::http::{AdminApi, BODY_BYTES};
 use crate::admin::observed;
 use crate::admin::view::FrontendInfo;
@@ -22,13 +24,14 @@ use crate::cluster::{Announcer, Identity, Membership, Observer};
 use crate::config::{Config, RuntimeKind, StoreLocation, without_password};
 use crate::control_thread::ControlThread;
 use crate::health::Health;
-use crate::http::{BodyReader, Limits};
+use crate::http::{BodyReader, Cors, Limits};
 use crate::leadership::{self, Leadership};
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
+use crate::orphans::{self, Orphans};
 use crate::query::QueryService;
 use crate::query::http::{QueryApi, QueryServer};
-use crate::reconcile::{Parts, Reconciler, Report, Rollouts};
+use crate::reconcile::{Moves, Parts, Reconciler, Report, Rollouts};
 use crate::runtime::docker::DockerRuntime;
 use crate::runtime::process::ProcessRuntime;
 use crate::runtime::{ContainerRuntime, RuntimeError};
@@ -37,6 +40,7 @@ use crate::store::embedded::EmbeddedStore;
 use crate::store::redis::RedisStore;
 use crate::{admin, http, open_files};
 
+mod admin_token;
 mod ending;
 mod follower;
 mod listeners;
@@ -75,6 +79,14 @@ pub enum BuildError {
     /// The thread of the control plane cannot be started.
     #[error("the control plane's thread cannot be started")]
     ControlThread(#[source] std::io::Error),
+    /// Admin REST needs a token, and none can be made.
+    #[error("an admin token cannot be kept in {}: {cause}; give one with --admin-token-file FILE", .path.display())]
+    AdminToken {
+        /// Where it would be.
+        path: PathBuf,
+        /// What the system said: part of the message already.
+        cause: std::io::Error,
+    },
     /// The runtime cannot be used.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -83,6 +95,7 @@ pub enum BuildError {
 /// A frontend that is built, bound and not yet running.
 pub struct App {
     config: Config,
+    asks: Asks,
     addresses: Addresses,
     listeners: Listeners,
     control: ControlThread,
@@ -141,25 +154,43 @@ impl App {
     pub async fn build(mut config: Config) -> Result<Self, BuildError> {
         config.max_connections = open_files::make_room(config.max_connections, ADMIN_CONNECTIONS);
         let control = ControlThread::start().map_err(BuildError::ControlThread)?;
-        let runtime = Runtime::new(&config)?;
+        let runtime = {
+            // What containers print is read on the control thread, and so is what the engine tells.
+            let _inside = control.handle().enter();
+            Runtime::new(&config)?
+        };
+        let built = Self::build_with(config, control, runtime.clone()).await;
+        if let (Err(_), Runtime::Docker(docker)) = (&built, &runtime) {
+            // What is said is why it cannot start; a network that is left is removed by the next life's end.
+            let _ = docker.leave_made().await;
+        }
+        built
+    }
+
+    async fn build_with(
+        config: Config,
+        control: ControlThread,
+        runtime: Runtime,
+    ) -> Result<Self, BuildError> {
         let mut listeners = Listeners::bind(&config, &runtime).await?;
         let admin = listeners.admin.take().map(|listener| control.adopt(listener));
         listeners.admin = admin.transpose().map_err(BuildError::ControlThread)?;
         let addresses = listeners.addresses(&config);
+        let asks = admin_token::asks(&config)?;
         let store = open_store(&config).await?;
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::default());
-        let models = Arc::new(ModelTable::new(
-            config.queue_bounds,
-            config.cache_bytes,
-            metrics.clone(),
-            clock,
-        ));
+        let models = ModelTable::new(config.queue_bounds, config.cache_bytes, metrics.clone(), clock);
+        let models = Arc::new(match addresses.rpc_is_local() {
+            true => models.on_this_machine_only(),
+            false => models,
+        });
         let queries = Arc::new(QueryService::new(clock));
         let health = Arc::new(Health::new(queries.clone(), store.health()));
         let identity = addresses.identity(&config);
         Ok(Self {
             config,
+            asks,
             addresses,
             listeners,
             control,
@@ -191,6 +222,8 @@ impl App {
             queries: self.queries.clone(),
             models: self.models.clone(),
             runtime: self.runtime.clone(),
+            id: self.identity.id.clone(),
+            announced: self.store.announced(),
             query_server: JoinSet::new(),
             admin_server: JoinSet::new(),
             background: JoinSet::new(),
@@ -201,6 +234,7 @@ impl App {
         let followed = self.spawn_followers(&mut ending.background, &closing.background);
         let views = self.spawn_membership(&mut ending, followed.clone());
         let report = self.spawn_control(&mut ending, &views);
+        self.spawn_reaper(&mut ending.background, &closing.background);
         self.spawn_rpc(&mut ending.background, &closing.background);
         let _control = self.spawn_http(&mut ending, followed, views, report);
 
@@ -222,6 +256,7 @@ impl App {
         }
         if let Some(addr) = self.addresses.admin {
             info!(%addr, "admin REST listening");
+            admin_token::log(&self.asks);
         }
         for addr in &self.addresses.rpc {
             info!(%addr, advertised = self.addresses.advertised, "container RPC listening");
@@ -288,7 +323,7 @@ impl App {
             draining: ending.closing.queries.clone(),
         };
         let (membership, views) = Membership::new(
-            self.store.announced(),
+            (self.store.announced(), self.store.watch()),
             seen,
             self.queries.clone(),
             self.models.clone(),
@@ -325,6 +360,12 @@ impl App {
             report: report.clone(),
         };
         ending.background.spawn(rollouts.run(closing.clone()));
+        let keeper = TokenKeeper {
+            asks: self.asks.clone(),
+            store: self.store.clone(),
+            report: report.clone(),
+        };
+        ending.background.spawn(until(closing, keeper.run()));
         let autoscaler = Autoscaler::new(autoscaler::Parts {
             store: self.store.clone(),
             views: views.announced.clone(),
@@ -334,9 +375,17 @@ impl App {
         });
         ending.background.spawn(autoscaler.run(closing.clone()));
         if let Some(runtime) = self.runtime.shared() {
+            let moves = Moves {
+                runtime: runtime.clone(),
+                store: self.store.clone(),
+                leadership: leadership.clone(),
+                cluster: self.config.cluster.clone(),
+                report: report.clone(),
+            };
+            ending.background.spawn(moves.run(closing.clone()));
             let reconciler = Reconciler::new(Parts {
                 runtime,
-                catalog: self.store.watch(),
+                store: self.store.clone(),
                 views: views.announced.clone(),
                 leadership,
                 cluster: self.config.cluster.clone(),
@@ -345,9 +394,34 @@ impl App {
                 stop_grace: CONTAINER_GRACE,
                 report: report.clone(),
             });
-            ending.background.spawn(reconciler.run(closing.clone()));
+            // Beside the logs, which it reads: an engine's answer is handled by the thread that asked.
+            ending
+                .background
+                .spawn_on(reconciler.run(closing.clone()), self.control.handle());
         }
         report
+    }
+
+    /// The task that reaps orphans, where they come to this process.
+    fn spawn_reaper(&self, tasks: &mut JoinSet<()>, closing: &CancellationToken) {
+        let _inside = self.control.handle().enter();
+        let mut orphans = match Orphans::watch() {
+            Ok(Some(orphans)) => orphans,
+            Ok(None) => return,
+            Err(error) => return warn!(%error, "orphans are not reaped"),
+        };
+        let runtime = self.runtime.clone();
+        let reap = async move {
+            loop {
+                match &runtime {
+                    Runtime::Process(processes) => processes.reap_orphans().await,
+                    // The frontend has no children of its own.
+                    Runtime::Docker(_) | Runtime::None => orphans::reap(|_| false),
+                }
+                orphans.ended().await;
+            }
+        };
+        tasks.spawn_on(until(closing, reap), self.control.handle());
     }
 
     fn spawn_rpc(&mut self, tasks: &mut JoinSet<()>, closing: &CancellationToken) {
@@ -376,11 +450,7 @@ impl App {
         let info = self.info();
         let closing = ending.closing.clone();
         let timeouts = self.config.timeouts;
-        let bodies = |limit| BodyReader {
-            limit,
-            timeout: timeouts.client,
-            tasks: TaskTracker::new(),
-        };
+        let bodies = |limit| BodyReader::new(limit, timeouts.client);
         if let Some(listener) = self.listeners.query {
             let api = QueryApi {
                 service: self.queries,
@@ -388,16 +458,31 @@ impl App {
                 bodies: bodies(self.config.body_limit),
                 most_inputs: self.config.queue_bounds.count,
             };
-            let server = QueryServer::new(Arc::new(api));
+            let server = QueryServer::new(Arc::new(api), self.config.cors_origins.clone());
             let limits = Limits {
                 connections: self.config.max_connections,
                 timeouts,
+                refused: Vec::new(),
             };
             ending
                 .query_server
                 .spawn(http::serve(listener, server, limits, closing.queries));
         }
         if let Some(listener) = self.listeners.admin {
+            let token = AskedToken::new(self.asks, self.store.watch());
+            let origins = self.config.admin_origins;
+            let access = Access {
+                browsers: Browsers {
+                    origins: origins.clone(),
+                    hosts: self.config.admin_hosts,
+                },
+                token: token.clone(),
+                cors: Cors {
+                    allowed: origins,
+                    methods: access::METHODS,
+                    exposed: "Location",
+                },
+            };
             let service = AdminService {
                 views,
                 store: self.store,
@@ -407,6 +492,7 @@ impl App {
                 runtime: self.runtime.shared(),
                 info,
                 closing: closing.admin.clone(),
+                token,
                 turns: Mutex::default(),
             };
             let api = AdminApi {
@@ -419,8 +505,10 @@ impl App {
             let limits = Limits {
                 connections: ADMIN_CONNECTIONS,
                 timeouts,
+                refused: self.config.model_networks.clone(),
             };
-            let serve = http::serve(listener, router, limits, closing.admin);
+            let answers = Guarded::new(access, router);
+            let serve = http::serve(listener, answers, limits, closing.admin);
             ending.admin_server.spawn_on(serve, self.control.handle());
         }
         self.control

@@ -11,12 +11,15 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 use skysail_core::queue::Bounds;
+use skysail_process::log::Format;
+use skysail_process::variables;
 use skysail_proto::ids::ClusterName;
 use tracing_subscriber::filter::EnvFilter;
 
-use crate::http::Timeouts;
+use crate::admin::access::token::TokenFile;
+use crate::http::{AllowedOrigins, ModelNetwork, Origin, Timeouts};
 
 /// Skysail's server: answers queries by their deadline, and keeps replicas running.
 ///
@@ -53,18 +56,40 @@ struct Flags {
     /// Admin REST [default: 127.0.0.1:1338].
     #[arg(long, env = "SKYSAIL_ADMIN_ADDR", value_name = "IP:PORT")]
     admin_addr: Option<String>,
+    /// A file with the token that admin REST asks for (Authorization: Bearer TOKEN), which makes it the
+    /// cluster's: all frontends that listen beyond loopback ask for it [default: none is asked for on loopback;
+    /// elsewhere a token is made once, in CLUSTER.admin-token in the user's state folder].
+    #[arg(long, env = "SKYSAIL_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    admin_token_file: Option<String>,
+    /// A name by which admin REST is asked without a token, beside localhost and IP addresses; may be given
+    /// several times, or as a list with commas.
+    #[arg(long, env = "SKYSAIL_ADMIN_HOST", value_name = "NAME")]
+    admin_host: Vec<String>,
+    /// An origin whose web pages may use admin REST, as in https://ui.example; may be given several times, or
+    /// as a list with commas [default: its own only].
+    #[arg(long, env = "SKYSAIL_ADMIN_ALLOW_ORIGIN", value_name = "ORIGIN")]
+    admin_allow_origin: Vec<String>,
+    /// An origin whose web pages may read query REST's answers, or * for all; may be given several times, or as
+    /// a list with commas [default: none].
+    #[arg(long, env = "SKYSAIL_CORS_ORIGIN", value_name = "ORIGIN")]
+    cors_origin: Vec<String>,
     /// Container RPC [default: 127.0.0.1:7000].
     #[arg(long, env = "SKYSAIL_RPC_ADDR", value_name = "IP:PORT")]
     rpc_addr: Option<String>,
-    /// The address containers are told to dial [default: the one container RPC is bound to].
+    /// The one address at which containers are told to dial this frontend [default: the one container RPC
+    /// is bound to].
     #[arg(long, env = "SKYSAIL_RPC_ADVERTISE", value_name = "HOST:PORT")]
     rpc_advertise: Option<String>,
-    /// The largest query body, in bytes [default: 33554432].
+    /// Subnets of model containers, by their gateways (172.18.0.1/16,…): admin REST refuses connections from
+    /// there, other than the gateway's own, as which those of published ports come [default: none].
+    #[arg(long, env = "SKYSAIL_MODEL_NETWORK", value_name = "IP/PREFIX,…")]
+    model_network: Option<String>,
+    /// The largest query body, in bytes, also once it is inflated [default: 33554432].
     #[arg(long, env = "SKYSAIL_BODY_LIMIT", value_name = "BYTES")]
     body_limit: Option<String>,
-    /// Connections to query REST that may be open at once; further ones wait to be accepted, so ask
-    /// /healthz of admin REST, which has 1000 of its own [default: 10000, or what the limit on open files
-    /// allows].
+    /// Connections to query REST that may be open at once; for a further one the one that has idled longest is
+    /// closed, and while each has a request in flight it waits. So ask /healthz of admin REST, which has 1000 of
+    /// its own [default: 10000, or what the limit on open files allows].
     #[arg(long, env = "SKYSAIL_MAX_CONNECTIONS", value_name = "N")]
     max_connections: Option<String>,
     /// How long a client may take to send its first request or the rest of a request's head, may pause
@@ -84,7 +109,8 @@ struct Flags {
     /// asked before; 0 asks the model every time [default: 67108864].
     #[arg(long, env = "SKYSAIL_CACHE_BYTES", value_name = "BYTES")]
     cache_bytes: Option<String>,
-    /// How long SIGTERM may take: in-flight queries are answered and containers told [default: 10s].
+    /// How long an end by SIGTERM, SIGINT, SIGQUIT or SIGHUP may take: in-flight queries are answered and
+    /// containers told [default: 10s].
     #[arg(long, env = "SKYSAIL_GRACE", value_name = "DURATION")]
     grace: Option<String>,
     /// Threads that serve queries [default: 1 on up to two cores, otherwise half of the cores].
@@ -101,8 +127,9 @@ struct Flags {
 
 const EXAMPLES: &str = "Examples:
   skysail-frontend
-  skysail-frontend --store embedded:/var/lib/skysail/metadata.redb --runtime docker
-  skysail-frontend --store redis://127.0.0.1:6379/0 --runtime none --query-addr 0.0.0.0:1337";
+  skysail-frontend --store embedded:/var/lib/skysail/store.redb --runtime docker
+  skysail-frontend --store redis://127.0.0.1:6379/0 --runtime none \\
+      --query-addr 0.0.0.0:1337";
 
 /// Everything that can be configured, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,10 +148,22 @@ pub struct Config {
     pub query_addr: SocketAddr,
     /// Admin REST.
     pub admin_addr: SocketAddr,
+    /// The admin token that was given.
+    pub admin_token: Option<TokenFile>,
+    /// Where the admin token is that is made where none was given; nowhere without a home.
+    pub made_token: Option<PathBuf>,
+    /// Names of admin REST beside `localhost`, in lower case.
+    pub admin_hosts: Vec<String>,
+    /// Origins whose pages may use admin REST.
+    pub admin_origins: AllowedOrigins,
+    /// Origins whose pages may read query REST's answers; without any, no page is told anything.
+    pub cors_origins: Option<AllowedOrigins>,
     /// Container RPC.
     pub rpc_addr: SocketAddr,
     /// What containers dial, if it is not the bound address.
     pub rpc_advertise: Option<String>,
+    /// Where model containers are, from which admin REST takes no connections.
+    pub model_networks: Vec<ModelNetwork>,
     /// The largest query body, in bytes.
     pub body_limit: usize,
     /// Connections to query REST that may be open at once.
@@ -142,7 +181,7 @@ pub struct Config {
     /// What is logged.
     pub log_level: String,
     /// How it is logged.
-    pub log_format: LogFormat,
+    pub log_format: Format,
 }
 
 /// Where metadata lives.
@@ -185,15 +224,6 @@ pub struct Roles {
     pub control: bool,
 }
 
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For collectors.
-    Json,
-}
-
 impl Default for Config {
     /// The defaults, with an embedded store in the user's data folder, or in the working directory if
     /// there is none.
@@ -212,8 +242,14 @@ impl Default for Config {
             cluster,
             query_addr: local(1337),
             admin_addr: local(1338),
+            admin_token: None,
+            made_token: None,
+            admin_hosts: Vec::new(),
+            admin_origins: AllowedOrigins::These(Vec::new()),
+            cors_origins: None,
             rpc_addr: local(7000),
             rpc_advertise: None,
+            model_networks: Vec::new(),
             body_limit: 32 * 1024 * 1024,
             max_connections: 10_000,
             timeouts: Timeouts {
@@ -230,7 +266,7 @@ impl Default for Config {
             grace: Duration::from_secs(10),
             worker_threads: default_workers(),
             log_level: "info".into(),
-            log_format: LogFormat::Text,
+            log_format: Format::Text,
         }
     }
 }
@@ -249,18 +285,23 @@ fn default_workers() -> NonZeroUsize {
 
 /// The embedded store's file in the user's data folder (`$XDG_DATA_HOME`, or `~/.local/share`).
 fn data_file(cluster: &ClusterName) -> Option<PathBuf> {
-    let folder = std::env::var_os("XDG_DATA_HOME")
-        .filter(|folder| !folder.is_empty())
-        .map(PathBuf::from);
-    let home = || {
-        Some(PathBuf::from(std::env::var_os("HOME").filter(|home| !home.is_empty())?).join(".local/share"))
-    };
-    Some(
-        folder
-            .or_else(home)?
-            .join("skysail")
-            .join(format!("{cluster}.redb")),
-    )
+    let folder = user_folder("XDG_DATA_HOME", ".local/share")?;
+    Some(folder.join(format!("{cluster}.redb")))
+}
+
+/// The file of the admin token that is made here, in the user's state folder (`$XDG_STATE_HOME`, or
+/// `~/.local/state`).
+fn token_file(cluster: &ClusterName) -> Option<PathBuf> {
+    let folder = user_folder("XDG_STATE_HOME", ".local/state")?;
+    Some(folder.join(format!("{cluster}.admin-token")))
+}
+
+/// Our part of one of the user's folders, by its variable or in the home folder.
+fn user_folder(variable: &str, in_home: &str) -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|folder| !folder.is_empty());
+    let folder = set(variable).map(PathBuf::from);
+    let home = || Some(PathBuf::from(set("HOME")?).join(in_home));
+    Some(folder.or_else(home)?.join("skysail"))
 }
 
 /// All mistakes in a configuration.
@@ -285,15 +326,23 @@ impl Config {
     /// Reads flags, environment and file. `--help`, `--version` and unknown flags end the process, as is
     /// usual.
     pub fn from_process() -> Result<Self, Mistakes> {
-        Self::from_flags(Flags::parse())
+        let matches = command().get_matches();
+        let flags = Flags::from_arg_matches(&matches);
+        Self::from_flags(flags.map_err(|error| Mistakes(vec![error.to_string()]))?)
     }
 
     /// Reads these arguments (the first is the program's name), the environment and the file.
     pub fn from_args(
         args: impl IntoIterator<Item = impl Into<std::ffi::OsString> + Clone>,
     ) -> Result<Self, Mistakes> {
-        let flags = Flags::try_parse_from(args).map_err(|error| Mistakes(vec![error.to_string()]))?;
-        Self::from_flags(flags)
+        let matches = command().try_get_matches_from(args);
+        let flags = matches.and_then(|matches| Flags::from_arg_matches(&matches));
+        Self::from_flags(flags.map_err(|error| Mistakes(vec![error.to_string()]))?)
+    }
+
+    /// Whether others than this machine reach admin REST.
+    pub fn is_admin_exposed(&self) -> bool {
+        self.roles.control && !self.admin_addr.ip().to_canonical().is_loopback()
     }
 
     fn from_flags(flags: Flags) -> Result<Self, Mistakes> {
@@ -325,17 +374,32 @@ impl Config {
             roles: reader
                 .read("roles", flags.roles, parse_roles)
                 .unwrap_or(defaults.roles),
-            cluster,
             query_addr: reader
                 .read("query-addr", flags.query_addr, parse_addr)
                 .unwrap_or(defaults.query_addr),
             admin_addr: reader
                 .read("admin-addr", flags.admin_addr, parse_addr)
                 .unwrap_or(defaults.admin_addr),
+            admin_token: reader.read("admin-token-file", flags.admin_token_file, read_token),
+            made_token: token_file(&cluster),
+            admin_hosts: reader
+                .read("admin-host", listed(&flags.admin_host), parse_hosts)
+                .unwrap_or(defaults.admin_hosts),
+            admin_origins: reader
+                .read(
+                    "admin-allow-origin",
+                    listed(&flags.admin_allow_origin),
+                    parse_admin_origins,
+                )
+                .unwrap_or(defaults.admin_origins),
+            cors_origins: reader.read("cors-origin", listed(&flags.cors_origin), parse_origins),
             rpc_addr: reader
                 .read("rpc-addr", flags.rpc_addr, parse_addr)
                 .unwrap_or(defaults.rpc_addr),
             rpc_advertise: reader.read("rpc-advertise", flags.rpc_advertise, parse_host_port),
+            model_networks: reader
+                .read("model-network", flags.model_network, parse_networks)
+                .unwrap_or(defaults.model_networks),
             body_limit: reader
                 .read("body-limit", flags.body_limit, parse_positive)
                 .unwrap_or(defaults.body_limit),
@@ -367,6 +431,7 @@ impl Config {
             worker_threads: reader
                 .read("worker-threads", flags.worker_threads, parse_str)
                 .unwrap_or(defaults.worker_threads),
+            cluster,
             log_level: reader
                 .read("log-level", flags.log_level, parse_log_level)
                 .unwrap_or(defaults.log_level),
@@ -376,6 +441,11 @@ impl Config {
         };
         reader.finish(config)
     }
+}
+
+/// The command line. A variable of the environment that is set but empty is one that is not set.
+fn command() -> clap::Command {
+    variables::without_blank(Flags::command())
 }
 
 /// Reads one option after the other and keeps the mistakes.
@@ -391,7 +461,7 @@ impl Reader {
         flag: Option<String>,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
-        // An empty variable of the environment is one that is not set.
+        // An empty option on the command line is one that is not given, too.
         let flag = flag.filter(|text| !text.trim().is_empty());
         let (text, place) = match (flag, self.file.remove(name)) {
             (Some(text), _) => (
@@ -420,6 +490,13 @@ impl Reader {
                 "--roles is `control`, so queries and containers have nowhere to go: {advice}"
             ));
         }
+        if config.is_admin_exposed() && config.admin_token.is_none() && config.made_token.is_none() {
+            self.mistakes.push(
+                "--admin-addr is not loopback, so that an admin token is needed, and neither HOME nor \
+                 XDG_STATE_HOME says where to keep one: give --admin-token-file FILE"
+                    .into(),
+            );
+        }
         let by_tls = matches!(&config.store, StoreLocation::Redis(url) if url.starts_with("rediss://"));
         if config.store_ca.is_some() && !by_tls {
             self.mistakes
@@ -442,15 +519,28 @@ fn read_file(path: &Path, mistakes: &mut Vec<String>) -> BTreeMap<String, String
     let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
     let table = read.and_then(|text| text.parse::<toml::Table>().map_err(|error| error.to_string()));
     match table {
-        Ok(table) => table
-            .into_iter()
-            .map(|(name, value)| (name.replace('_', "-"), written(value)))
-            .collect(),
+        Ok(table) => options_of(table, mistakes),
         Err(why) => {
             mistakes.push(format!("--config is `{}`: {why}", path.display()));
             BTreeMap::new()
         }
     }
+}
+
+/// The options of a file by their names with dashes; an underscore is as good, but not beside the other
+/// spelling, because one of the two values would be ignored.
+fn options_of(table: toml::Table, mistakes: &mut Vec<String>) -> BTreeMap<String, String> {
+    let mut options = BTreeMap::new();
+    for (spelling, value) in table {
+        let name = spelling.replace('_', "-");
+        if options.insert(name.clone(), written(value)).is_some() {
+            let other = name.replace('-', "_");
+            mistakes.push(format!(
+                "`{name}` and `{other}` in the file are one option: keep one of the two"
+            ));
+        }
+    }
+    options
 }
 
 fn written(value: toml::Value) -> String {
@@ -491,7 +581,46 @@ fn parse_addr(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "expected IP:PORT, as in 127.0.0.1:1337 or [::1]:1337".into())
 }
 
+/// One address, not a list: a container reaches each frontend at the one address that frontend advertises.
+fn listed(values: &[String]) -> Option<String> {
+    Some(values.join(",")).filter(|list| !list.is_empty())
+}
+
+fn read_token(path: &str) -> Result<TokenFile, String> {
+    TokenFile::read(Path::new(path))
+}
+
+fn parse_hosts(text: &str) -> Result<Vec<String>, String> {
+    text.split(',').map(|name| parse_host(name.trim())).collect()
+}
+
+fn parse_host(text: &str) -> Result<String, String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    if !name.is_empty() && name.bytes().all(inner) {
+        Ok(name.to_ascii_lowercase())
+    } else {
+        Err("expected the name of a host without a port, as in skysail.example".into())
+    }
+}
+
+/// Everybody's pages may not: that would be no protection.
+fn parse_admin_origins(text: &str) -> Result<AllowedOrigins, String> {
+    let origins = text.split(',').map(|origin| parse_str::<Origin>(origin.trim()));
+    origins.collect::<Result<_, _>>().map(AllowedOrigins::These)
+}
+
+fn parse_origins(text: &str) -> Result<AllowedOrigins, String> {
+    if text.split(',').any(|origin| origin.trim() == "*") {
+        return Ok(AllowedOrigins::Any);
+    }
+    parse_admin_origins(text).map_err(|why| format!("{why}, or *"))
+}
+
 fn parse_host_port(text: &str) -> Result<String, String> {
+    if text.contains([',', ' ']) {
+        return Err("expected one address, HOST:PORT: each frontend of a cluster advertises its own".into());
+    }
     let good = text.rsplit_once(':').is_some_and(|(host, port)| {
         !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) && !host.contains('/')
     });
@@ -500,6 +629,10 @@ fn parse_host_port(text: &str) -> Result<String, String> {
     } else {
         Err("expected HOST:PORT, as in frontend.example:7000".into())
     }
+}
+
+fn parse_networks(text: &str) -> Result<Vec<ModelNetwork>, String> {
+    text.split(',').map(|one| parse_str(one.trim())).collect()
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -594,10 +727,10 @@ fn parse_log_level(text: &str) -> Result<String, String> {
     Ok(text.into())
 }
 
-fn parse_log_format(text: &str) -> Result<LogFormat, String> {
+fn parse_log_format(text: &str) -> Result<Format, String> {
     match text {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
         _ => Err("expected text or json".into()),
     }
 }
@@ -695,6 +828,30 @@ mod tests {
     }
 
     #[test]
+    fn an_option_in_both_spellings_is_a_mistake() {
+        let file = file("body-limit = 1\nbody_limit = 2\n");
+        let mistakes = config(&["--config", file.path().to_str().unwrap()]).unwrap_err();
+        let mistakes = mistakes.to_string();
+        assert!(
+            mistakes.contains("`body-limit` and `body_limit`") && mistakes.contains("keep one"),
+            "{mistakes}"
+        );
+    }
+
+    #[test]
+    fn one_address_is_advertised() {
+        let advertised = config(&["--rpc-advertise", "one.example:7000"])
+            .unwrap()
+            .rpc_advertise;
+        assert_eq!(advertised.as_deref(), Some("one.example:7000"));
+        assert!(config(&["--rpc-advertise", "[::1]:7000"]).is_ok());
+        for several in ["one:7000,two:7000", "one:7000, two:7000", "one:7000 two:7000"] {
+            let mistake = config(&["--rpc-advertise", several]).unwrap_err().to_string();
+            assert!(mistake.contains("expected one address"), "{mistake}");
+        }
+    }
+
+    #[test]
     fn the_cache_can_be_sized_and_switched_off() {
         assert_eq!(config(&[]).unwrap().cache_bytes, 64 << 20);
         assert_eq!(config(&["--cache-bytes", "1000"]).unwrap().cache_bytes, 1000);
@@ -775,6 +932,91 @@ mod tests {
             let mistake = config(&["--store", "rediss://host", "--store-ca", bad]);
             assert!(mistake.unwrap_err().to_string().contains(bad));
         }
+    }
+
+    #[test]
+    fn the_networks_of_models_are_subnets() {
+        let networks = config(&["--model-network", "172.18.0.1/16, fd00::1/64"]).unwrap();
+        assert_eq!(networks.model_networks.len(), 2);
+        let mistake = config(&["--model-network", "172.18.0.1"])
+            .unwrap_err()
+            .to_string();
+        assert!(mistake.contains("172.18.0.1/16"), "{mistake}");
+    }
+
+    #[test]
+    fn a_token_file_that_holds_none_is_a_mistake_with_its_name() {
+        let good = file("0123456789abcdef\n");
+        let path = good.path().to_str().unwrap();
+        let config_of_it = config(&["--admin-token-file", path]).unwrap();
+        assert_eq!(
+            config_of_it.admin_token.unwrap().token.reveal(),
+            "0123456789abcdef"
+        );
+        let short = file("secret\n");
+        for bad in ["/no/such/file", "/dev/null", short.path().to_str().unwrap()] {
+            let mistake = config(&["--admin-token-file", bad]).unwrap_err().to_string();
+            assert!(
+                mistake.contains(bad) && !mistake.contains("secret\n"),
+                "{mistake}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_and_origins_may_be_given_several_times_or_as_lists() {
+        let config_of = config(&[
+            "--admin-host",
+            "Skysail.Example.,b",
+            "--admin-host",
+            "c",
+            "--admin-allow-origin",
+            "https://ui.example, http://localhost:3000",
+            "--cors-origin",
+            "https://shop.example",
+        ]);
+        let config_of = config_of.unwrap();
+        assert_eq!(config_of.admin_hosts, ["skysail.example", "b", "c"]);
+        let origins =
+            |texts: &[&str]| AllowedOrigins::These(texts.iter().map(|text| text.parse().unwrap()).collect());
+        assert_eq!(
+            config_of.admin_origins,
+            origins(&["https://ui.example", "http://localhost:3000"])
+        );
+        assert_eq!(config_of.cors_origins, Some(origins(&["https://shop.example"])));
+        let any = config(&["--cors-origin", "*"]).unwrap().cors_origins;
+        assert_eq!(any, Some(AllowedOrigins::Any));
+        for (flag, bad) in [
+            ("--admin-host", "skysail:1338"),
+            ("--admin-host", "*"),
+            ("--admin-allow-origin", "*"),
+            ("--admin-allow-origin", "ui.example"),
+            ("--cors-origin", "https://shop.example/page"),
+        ] {
+            let mistake = config(&[flag, bad]).unwrap_err().to_string();
+            assert!(
+                mistake.contains(flag) && mistake.contains("expected"),
+                "{mistake}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_listens_beyond_loopback_is_exposed() {
+        for (addr, exposed) in [
+            ("127.0.0.1:0", false),
+            ("127.1.2.3:0", false),
+            ("[::1]:0", false),
+            ("[::ffff:127.0.0.1]:0", false),
+            ("0.0.0.0:0", true),
+            ("[::]:0", true),
+            ("10.0.0.1:0", true),
+        ] {
+            let config = config(&["--admin-addr", addr]).unwrap();
+            assert_eq!(config.is_admin_exposed(), exposed, "{addr}");
+        }
+        let query = config(&["--admin-addr", "0.0.0.0:0", "--roles", "query"]).unwrap();
+        assert!(!query.is_admin_exposed());
     }
 
     #[test]

@@ -1,18 +1,17 @@
 //! The HTTP server under both REST APIs: HTTP/1.1 and h2c on one port, bounds on what clients may take of
 //! it, and a graceful end.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::header::{CONNECTION, HeaderName};
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::warn;
@@ -20,9 +19,18 @@ use tracing::warn;
 mod activity;
 mod body;
 mod connection;
+mod cors;
+pub mod encoding;
+mod idlest;
+pub mod misread;
+mod model_network;
+mod upload;
 mod warden;
 
 pub use body::{BodyError, BodyReader, RequestBody};
+pub use cors::{AllowedOrigins, Cors, Origin};
+pub use model_network::ModelNetwork;
+pub use upload::Upload;
 pub use warden::Timeouts;
 
 use activity::Activity;
@@ -41,11 +49,11 @@ pub const CLOSES: [(HeaderName, &str); 1] = [(CONNECTION, "close")];
 /// What answers the requests of a server.
 pub trait Answers: Clone + Send + Sync + 'static {
     /// Answers one; it always has an answer.
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
+    fn answer(&self, request: Request<Upload>) -> impl Future<Output = Response<Body>> + Send;
 }
 
 impl Answers for Router {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(&self, request: Request<Upload>) -> Response<Body> {
         match self.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
@@ -54,13 +62,15 @@ impl Answers for Router {
 }
 
 /// What clients may take of a server.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections open at once. Further ones wait in the system's backlog until one closes; who waits
-    /// there holds nothing of ours.
+    /// Connections open at once. For a further one, the one that has idled longest is closed. While none
+    /// idles, those wait in the system's backlog, where they hold nothing of ours, and one in our hands.
     pub connections: usize,
     /// How long they may keep it waiting.
     pub timeouts: Timeouts,
+    /// The networks of model containers, whose connections are closed before anything is read.
+    pub refused: Vec<ModelNetwork>,
 }
 
 /// Serves until `shutdown`, then stops accepting, closes idle connections and waits for the answers under
@@ -72,22 +82,28 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let connections = Connections::new(answers, limits.timeouts);
-    let mut door = Door::new(listener, limits.connections);
-    let mut warden = Warden::new(limits.timeouts);
+    let mut warden = Warden::new(&limits);
     let mut looks = interval(limits.timeouts.look_every());
+    let mut door = Door::new(listener, limits);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut open = JoinSet::new();
+    let mut newcomer = None;
     loop {
-        tokio::select! {
-            (stream, place) = door.next() => {
-                let activity = Arc::new(Activity::default());
-                let serve = connections.clone().serve(stream, activity.clone());
-                let task = open.spawn(async move {
-                    serve.await;
-                    drop(place);
-                });
-                warden.watch(task.id(), activity);
+        let mut ask_again = None;
+        if let Some(stream) = newcomer.take() {
+            door.say_if(warden.is_full());
+            match warden.make_room(Instant::now()) {
+                Ok(()) => {
+                    let activity = Arc::new(Activity::default());
+                    let serve = connections.clone().serve(stream, activity.clone());
+                    warden.watch(open.spawn(serve).id(), activity);
+                }
+                Err(at) => (newcomer, ask_again) = (Some(stream), Some(at)),
             }
+        }
+        tokio::select! {
+            stream = door.next(), if newcomer.is_none() => newcomer = Some(stream),
+            () = until(ask_again) => {}
             Some(ended) = open.join_next_with_id() => warden.forget(match ended {
                 Ok((id, ())) => id,
                 Err(panicked) => panicked.id(),
@@ -101,31 +117,43 @@ pub async fn serve(
     while open.join_next().await.is_some() {}
 }
 
-/// Lets clients in, as many at once as there are places.
+/// Waits until then; for ever, if it is never.
+async fn until(then: Option<Instant>) {
+    match then {
+        Some(then) => sleep_until(then).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Lets clients in, and says what keeps them out.
 struct Door {
     listener: TcpListener,
-    places: Arc<Semaphore>,
     limit: usize,
+    refused: Vec<ModelNetwork>,
     said: Option<Instant>,
 }
 
 impl Door {
-    fn new(listener: TcpListener, limit: usize) -> Self {
+    fn new(listener: TcpListener, limits: Limits) -> Self {
         Self {
             listener,
-            places: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
-            limit,
+            limit: limits.connections,
+            refused: limits.refused,
             said: None,
         }
     }
 
-    /// The next client, and its place. Nothing is lost if the future is dropped.
-    async fn next(&mut self) -> (TcpStream, OwnedSemaphorePermit) {
+    /// The next client. Nothing is lost if the future is dropped.
+    async fn next(&mut self) -> TcpStream {
         loop {
-            let place = self.place().await;
             match self.listener.accept().await {
+                Ok((_, peer)) if self.refuses(peer.ip()) => {
+                    if self.may_say() {
+                        warn!(%peer, "connection from the model containers' network refused");
+                    }
+                }
                 // Answers are small and complete: they go out at once.
-                Ok((stream, _)) if stream.set_nodelay(true).is_ok() => return (stream, place),
+                Ok((stream, _)) if stream.set_nodelay(true).is_ok() => return stream,
                 Ok(_) => {}
                 Err(error) if ended_early(&error) => {}
                 Err(error) => {
@@ -138,15 +166,17 @@ impl Door {
         }
     }
 
-    async fn place(&mut self) -> OwnedSemaphorePermit {
-        if self.places.available_permits() == 0 && self.may_say() {
+    fn refuses(&self, peer: IpAddr) -> bool {
+        self.refused.iter().any(|network| network.is_model(peer))
+    }
+
+    fn say_if(&mut self, is_full: bool) {
+        if is_full && self.may_say() {
             warn!(
                 limit = self.limit,
-                "connection limit reached: new connections wait"
+                "connection limit reached: idle connections are closed for new ones, and where none idles those wait"
             );
         }
-        let place = self.places.clone().acquire_owned().await;
-        place.expect("the semaphore is never closed; this is a bug")
     }
 
     /// Whether it is time to say what keeps clients out.

@@ -1,22 +1,18 @@
 //! Log lines on stderr, for people or for collectors.
 
-use std::io::IsTerminal;
+use std::io;
 
+use skysail_process::log::{self, Delivery, StartError};
 use tracing_subscriber::filter::EnvFilter;
 
-use crate::config::{Config, LogFormat};
+use crate::config::Config;
 
-/// Starts logging; a process does so once.
-pub fn start(config: &Config) {
+/// Starts logging; a process does so once. No thread of the frontend ever waits for the log's reader.
+pub fn start(config: &Config) -> io::Result<()> {
     let filter = EnvFilter::new(&config.log_level);
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // Where nobody reads the log any more, neither would a complaint about that be read: it is made
-        // with `eprintln!`, which panics.
-        .log_internal_errors(false);
-    match config.log_format {
-        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
+    match log::start(filter, config.log_format, Delivery::Queued) {
+        // A program that embeds the frontend may have a logger of its own.
+        Ok(()) | Err(StartError::Present) => Ok(()),
+        Err(StartError::NoThread(error)) => Err(error),
     }
 }

@@ -4,6 +4,7 @@
 //! counts, it counts through handles resolved beforehand: an atomic add, no look-up.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -14,10 +15,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use skysail_core::query::DefaultReason;
+use skysail_process::log;
 use skysail_proto::ids::{ApplicationName, ModelId};
 
-/// The content type of [`Metrics::render`].
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+mod exposition;
+
+pub use exposition::Format;
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct ApplicationLabels {
@@ -73,6 +76,7 @@ pub struct Metrics {
     cache_entries: Family<VersionLabels, Gauge>,
     store_up: Gauge,
     frontends: Gauge,
+    log_lines_dropped: Counter,
 }
 
 /// What one application's queries count.
@@ -130,6 +134,7 @@ impl Default for Metrics {
             cache_entries: Family::default(),
             store_up: Gauge::default(),
             frontends: Gauge::default(),
+            log_lines_dropped: Counter::default(),
         };
         metrics.register();
         metrics
@@ -178,6 +183,11 @@ impl Metrics {
             "frontends",
             "Frontends of the cluster that this one knows to live, itself included",
             self.frontends.clone(),
+        );
+        registry.register(
+            "log_lines_dropped",
+            "Log lines left out because nobody read them or they could not be written",
+            self.log_lines_dropped.clone(),
         );
     }
 
@@ -288,11 +298,15 @@ impl Metrics {
         self.frontends.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// All metrics as Prometheus text.
-    pub fn render(&self) -> String {
+    /// All metrics, in this format.
+    pub fn render(&self, format: Format) -> String {
+        // The log belongs to the process, and counts by itself.
+        self.log_lines_dropped
+            .inner()
+            .store(log::lines_left_out(), Ordering::Relaxed);
         let mut page = String::new();
         text::encode(&mut page, &self.registry.lock()).expect("writing to a string does not fail");
-        page
+        format.write(page)
     }
 }
 
@@ -360,8 +374,11 @@ mod tests {
         version.cache().set_size(2, 300);
         metrics.set_store_up(true);
         metrics.set_frontends(2);
-        let page = metrics.render();
+        let page = metrics.render(Format::Text);
         for line in [
+            "# HELP skysail_queries_total Queries answered.",
+            "# TYPE skysail_queries_total counter",
+            "# TYPE skysail_query_latency_seconds histogram",
             "skysail_queries_total{application=\"iris\"} 1",
             "skysail_defaults_total{application=\"iris\",reason=\"no_replica\"} 1",
             "skysail_query_latency_seconds_count{application=\"iris\"} 1",
@@ -375,6 +392,7 @@ mod tests {
             "skysail_cache_entries{model=\"iris-model\",version=\"1\"} 2",
             "skysail_store_up 1",
             "skysail_frontends 2",
+            "skysail_log_lines_dropped_total 0",
         ] {
             assert!(page.contains(line), "{line} is not in:\n{page}");
         }
@@ -386,6 +404,6 @@ mod tests {
         let name = "iris".parse().unwrap();
         metrics.application(&name);
         metrics.forget_application(&name);
-        assert!(!metrics.render().contains("iris"));
+        assert!(!metrics.render(Format::Text).contains("iris"));
     }
 }

@@ -13,13 +13,15 @@
 //! | `POST /api/v1/models/{model}/versions` | [`NewVersion`] | 201 [`Version`] |
 //! | `GET /api/v1/models/{model}/versions/{version}` | | [`Version`] |
 //! | `DELETE /api/v1/models/{model}/versions/{version}` | | 204 |
+//! | `GET /api/v1/models/{model}/versions/{version}/token` | | [`JoinToken`] |
 //! | `PUT /api/v1/models/{model}/current-version` | [`CurrentVersion`] | [`Model`] |
 //! | `PUT /api/v1/models/{model}/versions/{version}/replicas` | [`ReplicaCount`] | [`Version`] |
 //! | `GET /api/v1/models/{model}/versions/{version}/logs?tail=N&follow=true` | | [`LogLine`], one JSON object a line |
 //! | `GET /api/v1/replicas` | | `[Replica]` |
 //! | `GET /api/v1/status` | | [`Status`] |
 //! | `POST /api/v1/cluster/restore`, `POST /api/v1/cluster/accept-empty` | | [`Settlement`] |
-//! | `GET /metrics` | | Prometheus text |
+//! | `POST /api/v1/cluster/adopt` | | [`Adoption`] |
+//! | `GET /metrics` | | Prometheus text, or OpenMetrics where `Accept` asks for it |
 //!
 //! Errors are [`Problem`] documents (RFC 9457).
 
@@ -101,6 +103,9 @@ pub struct NewVersion {
     /// What Skysail runs; none for a version whose containers attach by themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment: Option<Deployment>,
+    /// Whether any container may attach, without a token; only without `deployment`.
+    #[serde(default, skip_serializing_if = "deployment::is_false")]
+    pub open: bool,
 }
 
 impl NewVersion {
@@ -114,6 +119,7 @@ impl NewVersion {
             cache: true,
             replace: false,
             deployment: None,
+            open: false,
         }
     }
 
@@ -125,6 +131,7 @@ impl NewVersion {
             max_batch,
             cache,
             deployment,
+            open,
         } = spec;
         Self {
             version,
@@ -134,6 +141,7 @@ impl NewVersion {
             cache,
             replace: false,
             deployment,
+            open,
         }
     }
 
@@ -149,6 +157,7 @@ impl NewVersion {
             max_batch: self.max_batch.unwrap_or(default),
             cache: self.cache,
             deployment: self.deployment.clone(),
+            open: self.open,
         }
     }
 }
@@ -268,11 +277,26 @@ pub struct Version {
     pub autoscaling: Option<String>,
     /// The containers the runtime has for it, running or ended.
     pub containers: Vec<Container>,
+    /// That its image's name, or one of its files, means something else by now than what the version runs, in a
+    /// sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_on: Option<String>,
     /// Times a container failed or could not be started, since this frontend started.
     pub restarts: u64,
     /// The last time a container failed or could not be started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Failure>,
+    /// The token that containers started by hand show, in the answer to a registration that needs one; see
+    /// [`JoinToken`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+/// What containers started by hand show to attach.
+#[derive(Clone, Deserialize, Serialize)]
+pub struct JoinToken {
+    /// The value of `SKYSAIL_TOKEN`; empty where the version is open.
+    pub token: String,
 }
 
 /// What is asked of a version, at all frontends together.
@@ -443,6 +467,15 @@ pub struct Settlement {
     pub given_up_applications: u64,
     /// Models that the answering frontend held and the store does not have.
     pub given_up_models: u64,
+}
+
+/// What became of containers that had been started for another metadata store.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Adoption {
+    /// The generation of the catalog that they belong to from now on.
+    pub generation: u64,
+    /// Their names. Those that the catalog asks for go on, the others are stopped.
+    pub containers: Vec<String>,
 }
 
 /// What starts containers.

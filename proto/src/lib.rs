@@ -5,8 +5,9 @@
 //!
 //! - [`ids`]: the names of applications, models, versions, replicas and clusters, parsed once at the edge.
 //! - [`value`]: [`value::Input`] and its only conversions to and from JSON and the wire.
+//! - [`json`]: JSON that is looked through, and not kept.
 //! - [`container`]: the container protocol, generated from `skysail/container/v1/container.proto`.
-//! - [`admin`]: the admin API's JSON bodies, shared by the server and the CLI.
+//! - [`admin`]: the admin API's JSON bodies, shared by the server and the CLI; [`admin_token`] guards it.
 //! - [`deployment`]: how a version runs: image, limits, batching. Part of the catalog and of the admin API.
 //! - [`error_code`]: one list of what can go wrong, mapped once to HTTP and gRPC.
 //! - [`labels`]: the Docker labels and environment variables that tie containers to a cluster.
@@ -14,9 +15,11 @@
 #![warn(missing_docs)]
 
 pub mod admin;
+pub mod admin_token;
 pub mod deployment;
 pub mod error_code;
 pub mod ids;
+pub mod json;
 pub mod labels;
 pub mod value;
 

@@ -16,6 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::container;
 
+mod output;
+
+pub use output::{Output, from_outputs};
+
 #[cfg(target_endian = "big")]
 compile_error!("inputs are viewed in place as little-endian numbers");
 
@@ -586,103 +590,6 @@ impl Elements {
     }
 }
 
-/// A model's answer to one input: UTF-8 text.
-///
-/// Cloning shares the buffer.
-#[derive(Clone, Eq, Hash, PartialEq)]
-pub struct Output(Bytes);
-
-impl Output {
-    /// Takes a text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(Bytes::from(text.into().into_bytes()))
-    }
-
-    fn from_utf8(data: Bytes) -> Result<Self, WireError> {
-        std::str::from_utf8(&data).map_err(|_| WireError::Utf8)?;
-        Ok(Self(data))
-    }
-
-    /// The same output in a buffer of its own, no larger than it needs: one that was received is a part of
-    /// its whole batch's outputs, which would be kept with it.
-    pub fn detached(&self) -> Self {
-        Self(Bytes::copy_from_slice(&self.0))
-    }
-
-    /// The text's bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// The text.
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).expect("checked when it was made; this is a bug")
-    }
-}
-
-impl fmt::Debug for Output {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Output({:?})", shortened(self.as_str()))
-    }
-}
-
-/// An output in a reply: itself, to the letter, if it is JSON that any reader can read, otherwise a JSON
-/// string.
-///
-/// Only a full parse tells: `1e400` is JSON by the grammar, but readers that keep numbers as doubles refuse
-/// it, and with it the whole reply, other queries' answers included.
-impl Serialize for Output {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text = self.as_str();
-        let readable = serde_json::from_str::<serde_json::Value>(text).is_ok();
-        match serde_json::from_str::<&serde_json::value::RawValue>(text) {
-            Ok(json) if readable => json.serialize(serializer),
-            _ => serializer.serialize_str(text),
-        }
-    }
-}
-
-/// Takes the outputs of a batch of `expected` inputs apart: a text or the model's error for each.
-pub fn from_outputs(
-    outputs: container::Outputs,
-    expected: usize,
-) -> Result<Vec<Result<Output, container::InputError>>, WireError> {
-    let container::Outputs {
-        data,
-        lengths,
-        errors,
-    } = outputs;
-    if lengths.len() != expected {
-        return Err(WireError::Count {
-            expected,
-            got: lengths.len(),
-        });
-    }
-    let total: u64 = lengths.iter().map(|&length| u64::from(length)).sum();
-    if total != data.len() as u64 {
-        return Err(WireError::Lengths {
-            lengths: total,
-            data: data.len(),
-        });
-    }
-    let mut rest = data;
-    let texts = lengths
-        .iter()
-        .map(|&length| Output::from_utf8(rest.split_to(length as usize)).map(Ok));
-    let mut taken = texts.collect::<Result<Vec<_>, _>>()?;
-    for error in errors {
-        let index = error.index as usize;
-        let Some(slot) = taken.get_mut(index) else {
-            return Err(WireError::Count {
-                expected,
-                got: index + 1,
-            });
-        };
-        *slot = Err(error);
-    }
-    Ok(taken)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -691,10 +598,6 @@ mod tests {
 
     fn parse(input_type: InputType, json: &str) -> Result<Input, String> {
         Input::from_json(input_type, json).map_err(|error| error.to_string())
-    }
-
-    fn output_json(text: &str) -> String {
-        serde_json::to_string(&Output::new(text)).unwrap()
     }
 
     #[test]
@@ -713,10 +616,8 @@ mod tests {
     fn what_is_detached_is_the_same_and_keeps_no_other_buffer() {
         let received = Bytes::from(b"left, virginica, right".to_vec());
         let input = Input::bytes(received.slice(6..15)).detached();
-        let output = Output::from_utf8(received.slice(6..15)).unwrap().detached();
         assert!(received.is_unique());
         assert_eq!(input, Input::bytes(&b"virginica"[..]));
-        assert_eq!(output, Output::new("virginica"));
     }
 
     #[test]
@@ -775,58 +676,6 @@ mod tests {
     fn base64_is_taken_with_and_without_padding() {
         assert_eq!(parse(InputType::Bytes, "\"aGk=\""), Ok(Input::bytes(&b"hi"[..])));
         assert_eq!(parse(InputType::Bytes, "\"aGk\""), Ok(Input::bytes(&b"hi"[..])));
-    }
-
-    #[test]
-    fn an_output_is_json_if_it_parses_as_json_and_a_string_otherwise() {
-        assert_eq!(output_json("-1.0"), "-1.0");
-        assert_eq!(output_json("virginica"), "\"virginica\"");
-        assert_eq!(output_json("{\"a\": [1, null]}"), "{\"a\": [1, null]}");
-        assert_eq!(output_json("null"), "null");
-        assert_eq!(output_json(""), "\"\"");
-        assert_eq!(output_json("NaN"), "\"NaN\"");
-        assert_eq!(output_json("a \"quoted\"\nline"), "\"a \\\"quoted\\\"\\nline\"");
-    }
-
-    #[test]
-    fn an_output_that_not_every_reader_can_read_is_a_string() {
-        for text in ["1e400", "[-1e400]", r#"{"a": "\ud800"}"#] {
-            assert_eq!(output_json(text), serde_json::to_string(text).unwrap());
-        }
-        let deep = "[".repeat(200) + &"]".repeat(200);
-        assert_eq!(output_json(&deep), format!("\"{deep}\""));
-        assert_eq!(output_json("[1.50, 1e300]"), "[1.50, 1e300]");
-    }
-
-    #[test]
-    fn outputs_of_another_number_than_the_inputs_are_refused() {
-        let outputs = container::Outputs {
-            data: Bytes::from("ab"),
-            lengths: vec![1, 1],
-            errors: vec![],
-        };
-        assert_eq!(
-            from_outputs(outputs, 3),
-            Err(WireError::Count { expected: 3, got: 2 })
-        );
-    }
-
-    #[test]
-    fn an_input_that_failed_carries_the_models_words() {
-        let failed = container::InputError {
-            index: 1,
-            message: "no".into(),
-            kind: 0,
-        };
-        let outputs = container::Outputs {
-            data: Bytes::from("a"),
-            lengths: vec![1, 0],
-            errors: vec![failed.clone()],
-        };
-        assert_eq!(
-            from_outputs(outputs, 2),
-            Ok(vec![Ok(Output::new("a")), Err(failed)])
-        );
     }
 
     #[test]

@@ -38,6 +38,14 @@ pub fn path(program: &str) -> PathBuf {
     find(program).unwrap_or_else(|missing| panic!("{missing}"))
 }
 
+/// The path of a program that is installed on this machine.
+pub fn installed(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|program| program.is_file())
+}
+
 fn folder() -> PathBuf {
     if let Some(folder) = env::var_os(BIN_DIR).filter(|folder| !folder.is_empty()) {
         return folder.into();

@@ -6,7 +6,9 @@
 //! from; this process speaks to frontends over another, so that it sees what a cut frontend answers.
 
 use std::collections::HashMap;
+use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use bollard::Docker;
 use bollard::errors::Error;
@@ -24,6 +26,7 @@ use skysail_frontend::store::MetadataStore;
 use skysail_frontend::store::redis::RedisStore;
 use skysail_proto::ids::ClusterName;
 use skysail_proto::labels;
+use tempfile::TempDir;
 
 use crate::deployment::Deployment;
 use crate::docker::{Container, DockerCluster, image, redis_image};
@@ -38,6 +41,9 @@ const QUERY_PORT: u16 = 1337;
 const ADMIN_PORT: u16 = 1338;
 const RPC_PORT: u16 = 7000;
 const REDIS_PORT: u16 = 6379;
+
+/// What its admin APIs ask for: all of them listen where others reach them.
+const ADMIN_TOKEN: &str = "the-token-of-a-contained-cluster";
 
 /// How long a part that is restarted may take to end, in seconds.
 const RESTART_GRACE: i32 = 10;
@@ -58,6 +64,8 @@ pub struct ContainedCluster {
     query: Vec<String>,
     control: Vec<String>,
     watch: Option<Watch>,
+    /// A folder with the admin token.
+    folder: TempDir,
 }
 
 /// What frontends announce, read in the store itself: what each of them sees.
@@ -81,7 +89,9 @@ impl ContainedCluster {
             engine: Docker::connect_with_defaults().expect("where docker is"),
             docker,
             watch: None,
+            folder: tempfile::tempdir().expect("a temporary folder"),
         };
+        fs::write(cluster.token_file(), ADMIN_TOKEN).expect("the token is written");
         cluster.make_networks().await;
         cluster.make_redis().await;
         for name in cluster.query.clone() {
@@ -136,7 +146,8 @@ impl ContainedCluster {
 
     /// The admin API of a candidate for the control role.
     pub async fn admin(&self, place: usize) -> Rest {
-        Rest::at(self.address(&self.control[place], ADMIN_PORT).await)
+        let addr = self.address(&self.control[place], ADMIN_PORT).await;
+        Rest::at(addr).with_token(ADMIN_TOKEN)
     }
 
     /// Waits until a query frontend is ready.
@@ -295,6 +306,10 @@ impl ContainedCluster {
             .collect()
     }
 
+    fn token_file(&self) -> PathBuf {
+        self.folder.path().join("admin-token")
+    }
+
     fn name(&self) -> ClusterName {
         self.docker.name().parse().expect("a valid name")
     }
@@ -343,7 +358,15 @@ impl ContainedCluster {
             ("--cluster", self.docker.name().to_owned()),
             ("--store", format!("redis://{}:{REDIS_PORT}/0", self.redis())),
             ("--rpc-advertise", format!("{advertised}:{RPC_PORT}")),
+            ("--admin-token-file", "/admin-token".to_owned()),
         ];
+        let token = Mount {
+            target: Some("/admin-token".to_owned()),
+            source: Some(self.token_file().to_str().expect("text").to_owned()),
+            typ: Some(MountType::BIND),
+            read_only: Some(true),
+            ..Mount::default()
+        };
         let socket = Mount {
             target: Some("/var/run/docker.sock".to_owned()),
             source: Some("/var/run/docker.sock".to_owned()),
@@ -356,7 +379,8 @@ impl ContainedCluster {
             labels: Some(self.labels(labels::ROLE_FRONTEND)),
             ..ContainerCreateBody::default()
         };
-        let mounts = Vec::from_iter((runtime == "docker").then_some(socket));
+        let mut mounts = vec![token];
+        mounts.extend((runtime == "docker").then_some(socket));
         self.make(name, body, mounts).await;
     }
 

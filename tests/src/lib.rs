@@ -5,12 +5,14 @@
 //! - [`frontends`]: several frontends on one Redis, as processes; [`contained`]: the same with every part in
 //!   a container of its own, each of which can be killed, stopped, restarted and cut off.
 //! - [`deployment`]: models as tests deploy them.
-//! - [`skysail`]: the command line; [`docker`]: what Docker holds of a cluster.
+//! - [`skysail`]: the command line; [`docker`]: what Docker holds of a cluster; [`test_image`]: an image of a
+//!   container that does what a test says.
 //! - [`rest`]: requests and their replies, for both REST APIs.
 //! - [`http2`]: many requests at once on one connection; [`wire`]: HTTP written by hand, for what no
 //!   well-behaved client sends.
 //! - [`load`]: a sustained load on several frontends; [`journal`] judges what becomes of each query.
 //! - [`program`]: a child process with its log; [`binaries`] finds the programs.
+//! - [`promtool`]: Prometheus' own linter of metrics.
 //! - [`redis`]: a Redis server that can be killed, frozen and emptied; [`late`]: a way to it that takes long.
 //! - [`wait`]: waiting for a state, with a bound.
 
@@ -25,9 +27,11 @@ pub mod journal;
 pub mod late;
 pub mod load;
 pub mod program;
+pub mod promtool;
 pub mod redis;
 pub mod rest;
 pub mod skysail;
 pub mod suite;
+pub mod test_image;
 pub mod wait;
 pub mod wire;

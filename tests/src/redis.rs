@@ -11,6 +11,8 @@ use redis::{Client, Connection, FromRedisValue, RedisResult};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::binaries::installed;
+
 /// The longest wait for a server to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -251,17 +253,9 @@ fn free_port() -> u16 {
 /// Why no server can be started here, if none can.
 pub fn missing() -> Option<String> {
     let advice = "redis-server is not installed: install it (on Debian, `apt-get install redis-server`)";
-    installed().is_none().then(|| advice.to_owned())
-}
-
-/// The installed `redis-server`.
-fn installed() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|folder| folder.join("redis-server"))
-        .find(|program| program.is_file())
+    installed("redis-server").is_none().then(|| advice.to_owned())
 }
 
 fn program() -> PathBuf {
-    installed().unwrap_or_else(|| panic!("{}", missing().unwrap_or_default()))
+    installed("redis-server").unwrap_or_else(|| panic!("{}", missing().unwrap_or_default()))
 }

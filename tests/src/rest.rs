@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, Method};
 use serde_json::Value;
 
@@ -12,11 +13,30 @@ pub struct Reply {
     pub status: u16,
     /// The media type, empty if there is none.
     pub content_type: String,
+    /// All headers.
+    pub headers: HeaderMap,
     /// The body.
     pub text: String,
 }
 
 impl Reply {
+    /// A reply of these parts.
+    pub(crate) fn new(status: u16, headers: HeaderMap, text: String) -> Self {
+        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        Self {
+            status,
+            content_type: content_type.unwrap_or_default().to_owned(),
+            headers,
+            text,
+        }
+    }
+
+    /// A header, empty if it is not there.
+    pub fn header(&self, name: &str) -> &str {
+        let value = self.headers.get(name).and_then(|value| value.to_str().ok());
+        value.unwrap_or_default()
+    }
+
     /// The body as JSON.
     ///
     /// # Panics
@@ -80,6 +100,7 @@ impl Reply {
 pub struct Rest {
     http: Client,
     addr: SocketAddr,
+    token: Option<String>,
 }
 
 impl Rest {
@@ -87,7 +108,14 @@ impl Rest {
     pub fn at(addr: SocketAddr) -> Self {
         // A proxy of the machine is for the world outside.
         let http = Client::builder().no_proxy().build().expect("an HTTP client");
-        Self { http, addr }
+        let token = None;
+        Self { http, addr, token }
+    }
+
+    /// Shows this token with every request.
+    pub fn with_token(self, token: &str) -> Self {
+        let token = Some(token.to_owned());
+        Self { token, ..self }
     }
 
     /// Where it listens.
@@ -95,7 +123,7 @@ impl Rest {
         self.addr
     }
 
-    /// Sends a request with this body.
+    /// Sends a request with this body, as JSON.
     pub async fn send(
         &self,
         method: Method,
@@ -103,16 +131,14 @@ impl Rest {
         body: impl Into<reqwest::Body>,
     ) -> reqwest::Result<Reply> {
         let url = format!("http://{}{path}", self.addr);
-        let response = self.http.request(method, url).body(body).send().await?;
-        let content_type = response.headers().get(reqwest::header::CONTENT_TYPE);
-        Ok(Reply {
-            status: response.status().as_u16(),
-            content_type: content_type
-                .and_then(|value| value.to_str().ok())
-                .unwrap_or_default()
-                .to_owned(),
-            text: response.text().await?,
-        })
+        let mut request = self.http.request(method, url).body(body);
+        request = request.header(CONTENT_TYPE, "application/json");
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Ok(Reply::new(status, headers, response.text().await?))
     }
 
     /// `GET`.

@@ -14,6 +14,7 @@ use bollard::Docker;
 use futures::future::LocalBoxFuture;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
+use crate::promtool;
 use crate::redis;
 use crate::wait;
 
@@ -30,6 +31,8 @@ pub enum Need {
     Redis,
     /// A Docker engine that answers.
     Docker,
+    /// An installed `promtool`, Prometheus' own linter of metrics.
+    Promtool,
 }
 
 /// One test.
@@ -123,9 +126,11 @@ impl Need {
     fn missing(self) -> Option<String> {
         static REDIS: OnceLock<Option<String>> = OnceLock::new();
         static DOCKER: OnceLock<Option<String>> = OnceLock::new();
+        static PROMTOOL: OnceLock<Option<String>> = OnceLock::new();
         match self {
             Self::Redis => REDIS.get_or_init(redis::missing),
             Self::Docker => DOCKER.get_or_init(|| block_on(docker_missing())),
+            Self::Promtool => PROMTOOL.get_or_init(promtool::missing),
         }
         .clone()
     }

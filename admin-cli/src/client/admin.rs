@@ -3,16 +3,17 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use reqwest::{Method, RequestBuilder, Response, Url};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use skysail_proto::admin::{
-    API_PREFIX, Application, ApplicationPatch, CurrentVersion, Model, NewApplication, NewVersion, Replica,
-    ReplicaCount, Settlement, Status, Version,
+    API_PREFIX, Adoption, Application, ApplicationPatch, CurrentVersion, JoinToken, Model, NewApplication,
+    NewVersion, Replica, ReplicaCount, Settlement, Status, Version,
 };
 use skysail_proto::deployment::Replicas;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName};
 
 use super::{Answer, Api, ClientError, admin_refusal, http_client, read_body, send};
+use crate::credentials::FoundToken;
 
 /// An admin request is a commit to the store at most; one that takes longer will not be answered.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -22,6 +23,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct AdminClient {
     http: reqwest::Client,
     url: Url,
+    token: Option<FoundToken>,
 }
 
 /// A log as it comes, in pieces that end anywhere.
@@ -44,7 +46,13 @@ impl AdminClient {
         Self {
             http: http_client(&url),
             url,
+            token: None,
         }
+    }
+
+    /// Shows this token with every request.
+    pub(crate) fn with_token(self, token: Option<FoundToken>) -> Self {
+        Self { token, ..self }
     }
 
     /// Where it speaks to.
@@ -126,6 +134,11 @@ impl AdminClient {
         self.get(&version_path(id)).await
     }
 
+    /// What containers of a version started by hand show to attach.
+    pub(crate) async fn join_token(&self, id: &ModelId) -> Result<Answer<JoinToken>, ClientError> {
+        self.get(&format!("{}/token", version_path(id))).await
+    }
+
     pub(crate) async fn delete_version(&self, id: &ModelId) -> Result<(), ClientError> {
         self.delete(&version_path(id)).await
     }
@@ -145,7 +158,7 @@ impl AdminClient {
 
     pub(crate) async fn logs(&self, id: &ModelId, tail: u32, follow: bool) -> Result<LogStream, ClientError> {
         let path = format!("{}/logs?tail={tail}&follow={follow}", version_path(id));
-        let request = self.http.get(self.endpoint(&path));
+        let request = self.endless_request(Method::GET, &path);
         let response = send(Api::Admin, &self.url, request).await?;
         let url = self.url.clone();
         if response.status().is_success() {
@@ -153,7 +166,7 @@ impl AdminClient {
         }
         let status = response.status();
         let body = read_body(Api::Admin, &url, response).await?;
-        Err(admin_refusal(&url, status, &body))
+        Err(self.refusal(status, &body))
     }
 
     pub(crate) async fn replicas(&self) -> Result<Answer<Vec<Replica>>, ClientError> {
@@ -170,6 +183,11 @@ impl AdminClient {
     pub(crate) async fn accept_empty(&self) -> Result<Answer<Settlement>, ClientError> {
         self.exchange(self.request(Method::POST, "/cluster/accept-empty"))
             .await
+    }
+
+    /// Takes over containers that were started for another store.
+    pub(crate) async fn adopt(&self) -> Result<Answer<Adoption>, ClientError> {
+        self.exchange(self.request(Method::POST, "/cluster/adopt")).await
     }
 
     async fn get<T>(&self, path: &str) -> Result<Answer<T>, ClientError> {
@@ -191,9 +209,16 @@ impl AdminClient {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http
-            .request(method, self.endpoint(path))
-            .timeout(REQUEST_TIMEOUT)
+        self.endless_request(method, path).timeout(REQUEST_TIMEOUT)
+    }
+
+    /// A request that may be answered for as long as it takes.
+    fn endless_request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, self.endpoint(path));
+        match &self.token {
+            Some(found) => request.bearer_auth(found.token.reveal()),
+            None => request,
+        }
     }
 
     fn endpoint(&self, path: &str) -> String {
@@ -205,13 +230,23 @@ impl AdminClient {
         let status = response.status();
         let body = read_body(Api::Admin, &self.url, response).await?;
         if !status.is_success() {
-            return Err(admin_refusal(&self.url, status, &body));
+            return Err(self.refusal(status, &body));
         }
         Ok(Answer {
             url: self.url.clone(),
             body,
             meaning: PhantomData,
         })
+    }
+
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        let place = self.token.as_ref().map(|found| found.place.clone());
+        match admin_refusal(&self.url, status, body) {
+            ClientError::Refused { status, detail } if status == StatusCode::UNAUTHORIZED => {
+                ClientError::Unauthenticated { detail, place }
+            }
+            other => other,
+        }
     }
 }
 

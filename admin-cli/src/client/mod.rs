@@ -50,6 +50,13 @@ pub(crate) enum ClientError {
     /// The server refuses, and says why.
     #[error("{detail}")]
     Refused { status: StatusCode, detail: String },
+    /// The server asks for a token, and it did not get the right one.
+    #[error("{detail}")]
+    Unauthenticated {
+        detail: String,
+        /// Where the token that was sent was found, if one was sent.
+        place: Option<String>,
+    },
     /// Something answers that is not the server.
     #[error("{url} answers {status}, but not as {api} does{}", quoted(excerpt))]
     Foreign {
@@ -91,7 +98,7 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Broken { .. } => true,
             Self::Refused { status, .. } => *status == StatusCode::SERVICE_UNAVAILABLE,
-            Self::Foreign { .. } | Self::Unreadable { .. } => false,
+            Self::Unauthenticated { .. } | Self::Foreign { .. } | Self::Unreadable { .. } => false,
         }
     }
 
@@ -139,6 +146,23 @@ impl ClientError {
                 "is the frontend of another version than this `skysail` ({})?",
                 env!("CARGO_PKG_VERSION")
             )),
+            Self::Unauthenticated { place: None, .. } => Some(
+                "name the file with the token by --admin-token-file, or set SKYSAIL_ADMIN_TOKEN; \
+                 `skysail-frontend` logs where its token is, `skysail start` keeps one for whoever started \
+                 the cluster"
+                    .into(),
+            ),
+            Self::Unauthenticated {
+                place: Some(place), ..
+            } => Some(format!(
+                "the token that was sent is from {place}: is it of another cluster, or of before the token was \
+                 changed? name another by --admin-token-file or SKYSAIL_ADMIN_TOKEN"
+            )),
+            Self::Refused { status, .. } if *status == StatusCode::FORBIDDEN => Some(
+                "name the frontend by its IP address in --admin-url, or let it know its name: \
+                 `skysail-frontend --admin-host NAME`"
+                    .into(),
+            ),
             Self::Broken { .. } | Self::Refused { .. } => None,
         }
     }

@@ -1,20 +1,25 @@
-//! A cluster in Docker: a network, a Redis with its volume, and one frontend, or several and a control role
+//! A cluster in Docker: two networks, a Redis with its volume, and one frontend, or several and a control role
 //! beside them.
 //!
 //! Labels are the truth: everything made here carries the cluster's, and nothing without it is ever
-//! touched. In reading order: [`mod@start`], [`mod@stop`], [`ports`] (which ones are free), [`engine`] (the few
-//! things that are asked of Docker).
+//! touched. In reading order: [`mod@start`], [`mod@stop`], [`networks`] (who reaches whom), [`secrets`] (what is
+//! put into containers as files), [`ports`] (which ones are free), [`engine`] (the few things that are asked of
+//! Docker).
 
 use skysail_proto::ids::ClusterName;
 
+use crate::credentials::CredentialsError;
+
 mod engine;
+mod networks;
 mod ports;
+mod secrets;
 mod start;
 mod stop;
 
 pub(crate) use engine::Engine;
 pub(crate) use ports::PortChoice;
-pub(crate) use start::{Addresses, StartPlan, local_url, start};
+pub(crate) use start::{Addresses, StartPlan, Started, start};
 pub(crate) use stop::{Removed, VolumeRule, stop};
 
 /// The port on which containers reach the frontend; it is inside the cluster's network, where nothing
@@ -23,6 +28,14 @@ const RPC_PORT: u16 = 7000;
 
 /// Marks the Redis container of a cluster whose data a plain `stop` leaves.
 const KEEP_DATA_LABEL: &str = "ai.skysail.keep-data";
+
+/// Names, on the container with the control role, the port of its admin API on this machine, by which the user's
+/// commands find the token they keep.
+const ADMIN_PORT_LABEL: &str = "ai.skysail.admin-port";
+
+/// Names, on the Redis container, the id of the network that the cluster's model containers join: Redis itself
+/// is not on it, and another start that finds this container is to leave that network alone.
+const MODEL_NETWORK_LABEL: &str = "ai.skysail.model-network";
 
 /// Why a cluster was not started or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +104,9 @@ pub(crate) enum ClusterError {
         by: String,
         cluster: ClusterName,
     },
+    /// The admin API's token cannot be kept for the user's commands, or not be forgotten.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     /// Docker refuses for another reason.
     #[error("cannot {doing}: {reason}")]
     Engine { doing: String, reason: String },
@@ -124,6 +140,7 @@ impl ClusterError {
             Self::TooManyFrontends(_) => Some(
                 "choose lower ones with --query-port N and --rpc-port N, or 0 to let them be found".into(),
             ),
+            Self::Credentials(error) => error.hint(),
             Self::NoFreePort(_)
             | Self::NoSignals(_)
             | Self::NotReady { .. }

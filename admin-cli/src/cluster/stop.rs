@@ -8,7 +8,9 @@ use skysail_proto::labels;
 
 use super::ClusterError;
 use super::engine::{Container, Engine};
+use super::start::local_url;
 use crate::advice::listed;
+use crate::credentials::{Credentials, CredentialsError};
 use crate::progress::Progress;
 
 /// How long a container may take to answer what it holds before it is killed.
@@ -56,10 +58,17 @@ pub(crate) async fn stop(
             .collect();
         progress.say(&format!("stopping cluster {cluster}: {}", listed(&names)), None);
     }
+    let admin_ports: Vec<_> = containers
+        .iter()
+        .filter_map(|container| container.admin_port)
+        .collect();
     let mut removed = Removed {
         containers: remove_containers(engine, cluster, |_| true, GRACE).await?,
         ..Removed::default()
     };
+    for port in admin_ports {
+        forget_token(port)?;
+    }
     removed.networks = remove_networks(engine, cluster).await?;
     let volumes = engine.volumes(cluster).await?;
     if keeps_data {
@@ -112,6 +121,16 @@ async fn remove_all(
     let outcomes = join_all(removals).await;
     outcomes.into_iter().collect::<Result<Vec<()>, _>>()?;
     Ok(containers.into_iter().map(|container| container.name).collect())
+}
+
+/// The token that `skysail start` kept is worth nothing any more. Whoever stops another's cluster keeps none, and
+/// may have no folder for any.
+fn forget_token(admin_port: u16) -> Result<(), ClusterError> {
+    match Credentials::of_user() {
+        Ok(kept) => Ok(kept.forget(&local_url(admin_port))?),
+        Err(CredentialsError::NoFolder) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn remove_networks(engine: &Engine, cluster: &ClusterName) -> Result<Vec<String>, ClusterError> {

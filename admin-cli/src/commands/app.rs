@@ -14,8 +14,10 @@ use crate::output::{age, fields, micros, shortened, table};
 
 const REGISTER_EXAMPLES: &str = "\
 Examples:
-  skysail app register iris --input-type doubles --default-output=-1.0 --slo 100ms
-  skysail app register captions --input-type bytes --default-output 'no caption' --slo 2s
+  skysail app register iris --input-type doubles --default-output=-1.0 \\
+      --slo 100ms
+  skysail app register captions --input-type bytes \\
+      --default-output 'no caption' --slo 2s
 
 The default output is what is answered when no model can answer in time. It is given as JSON if it
 is JSON (-1.0 becomes a number), otherwise as a string.";

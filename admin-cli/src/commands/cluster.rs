@@ -9,8 +9,7 @@ use skysail_proto::ids::ClusterName;
 use super::Session;
 use crate::advice::listed;
 use crate::arguments::parse_duration;
-use crate::client::AdminClient;
-use crate::cluster::{self, Addresses, Engine, PortChoice, Removed, StartPlan, VolumeRule, local_url};
+use crate::cluster::{self, Addresses, Engine, PortChoice, Removed, StartPlan, Started, VolumeRule};
 use crate::error::Error;
 use crate::progress::Progress;
 
@@ -35,7 +34,9 @@ machine only. What it knows is kept in a Docker volume, which `skysail stop` rem
 const STOP_EXAMPLES: &str = "\
 Examples:
   skysail stop
-  skysail stop --cluster blue --keep-data     # `skysail start --cluster blue` knows everything again";
+  skysail stop --cluster blue --keep-data
+
+After --keep-data, `skysail start --cluster blue` knows everything again.";
 
 #[derive(Args, Debug)]
 #[command(after_help = START_EXAMPLES)]
@@ -85,11 +86,10 @@ pub(crate) struct StopArguments {
 pub(super) async fn start(session: &Session, arguments: StartArguments) -> Result<(), Error> {
     let plan = plan(arguments);
     let engine = Engine::connect().await?;
-    let addresses = {
+    let Started { addresses, admin } = {
         let mut progress = Progress::start();
         cluster::start(&engine, &plan, &mut progress).await?
     };
-    let admin = AdminClient::new(local_url(addresses.admin_port));
     let status = admin.status().await?;
     session
         .output
@@ -124,7 +124,7 @@ pub(super) async fn stop(session: &Session, arguments: StopArguments) -> Result<
     };
     if session.output.is_json() {
         let json = serde_json::to_string(&removed).expect("names can always be written; this is a bug");
-        return session.output.line(&json);
+        return session.output.body(format!("{json}\n").as_bytes());
     }
     session.output.done(&farewell(&arguments.cluster, &removed))
 }

@@ -6,6 +6,7 @@ use reqwest::Url;
 
 use crate::arguments::{Arguments, GeneralArguments};
 use crate::client::AdminClient;
+use crate::credentials;
 use crate::error::Error;
 use crate::output::Output;
 
@@ -49,6 +50,14 @@ pub(crate) enum Command {
     Completions(completions::CompletionsArguments),
 }
 
+impl Command {
+    /// Whether the admin API that is named is asked: a cluster that is only started, stopped or not there has a
+    /// token of its own or none.
+    fn asks_admin(&self) -> bool {
+        !matches!(self, Self::Start(_) | Self::Stop(_) | Self::Completions(_))
+    }
+}
+
 /// What every command works with.
 pub(crate) struct Session {
     pub(crate) admin: AdminClient,
@@ -59,19 +68,24 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    fn new(general: GeneralArguments) -> Self {
-        Self {
-            admin: AdminClient::new(general.admin_url),
+    fn new(general: GeneralArguments, command: &Command) -> Result<Self, Error> {
+        let mut admin = AdminClient::new(general.admin_url);
+        if command.asks_admin() {
+            let token = credentials::find(general.admin_token_file.as_deref(), admin.url())?;
+            admin = admin.with_token(token);
+        }
+        Ok(Self {
+            admin,
             query_url: general.query_url,
             output: Output::new(general.output),
             now: Timestamp::now(),
-        }
+        })
     }
 }
 
 /// Runs one command.
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Error> {
-    let session = Session::new(arguments.general);
+    let session = Session::new(arguments.general, &arguments.command)?;
     match arguments.command {
         Command::Start(arguments) => cluster::start(&session, arguments).await,
         Command::Stop(arguments) => cluster::stop(&session, arguments).await,

@@ -15,7 +15,9 @@ use mimalloc::MiMalloc;
 use serde_json::{Value, json};
 use skysail_frontend::app::{Addresses, App};
 use skysail_frontend::config::{Config, StoreLocation};
-use skysail_frontend::{logging, signals};
+use skysail_frontend::logging;
+use skysail_process::outlet::Outlet;
+use skysail_process::{log, signals, variables};
 use skysail_proto::labels::ENV_MODEL_NAME;
 use tokio_util::sync::CancellationToken;
 
@@ -49,23 +51,42 @@ const QUESTIONS: [([f64; 4], &str); 3] = [
 
 const REPLICAS: u64 = 3;
 
+/// How long the end waits until what was printed is read.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
-    if std::env::var_os(ENV_MODEL_NAME).is_some() {
+    if variables::read(ENV_MODEL_NAME).is_some() {
         return skysail_container_rpc::serve(IrisSvm);
     }
-    match run(&Options::parse()) {
+    let code = match run(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            log::say(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
-    }
+    };
+    log::finish();
+    code
 }
 
-#[tokio::main(worker_threads = 1)]
-async fn run(options: &Options) -> anyhow::Result<()> {
+fn run(options: &Options) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
-    signals::watch(shutdown.clone())?;
+    let end = shutdown.clone();
+    signals::watch(move || end.cancel()).context("signals cannot be watched")?;
+    let out = Outlet::stdout().context("the output's thread cannot be started")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("the async runtime cannot be started")?;
+    let served = runtime.block_on(serve(options, &out, shutdown));
+    runtime.shutdown_background();
+    // Whoever does not read what it prints does not keep it from ending.
+    out.flush(LAST_WORDS);
+    served
+}
+
+async fn serve(options: &Options, out: &Outlet, shutdown: CancellationToken) -> anyhow::Result<()> {
     let folder = tempfile::tempdir().context("no temporary folder can be made")?;
     let config = Config {
         store: StoreLocation::Embedded(folder.path().join("metadata.redb")),
@@ -75,9 +96,9 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         log_level: "warn".into(),
         ..Config::default()
     };
-    logging::start(&config);
+    logging::start(&config).context("logging cannot be started")?;
     let app = App::build(config).await?;
-    let tour = Tour::new(app.addresses())?;
+    let tour = Tour::new(app.addresses(), out.clone())?;
     let server = tokio::spawn(app.run(shutdown.clone()));
 
     let answered = tokio::select! {
@@ -98,10 +119,11 @@ struct Tour {
     http: reqwest::Client,
     query: String,
     admin: String,
+    out: Outlet,
 }
 
 impl Tour {
-    fn new(addresses: &Addresses) -> anyhow::Result<Self> {
+    fn new(addresses: &Addresses, out: Outlet) -> anyhow::Result<Self> {
         let url = |addr: Option<SocketAddr>| {
             addr.map(|addr| format!("http://{addr}"))
                 .context("a role is missing")
@@ -110,16 +132,17 @@ impl Tour {
             http: reqwest::Client::new(),
             query: url(addresses.query)?,
             admin: format!("{}/api/v1", url(addresses.admin)?),
+            out,
         })
     }
 
     async fn take(&self) -> anyhow::Result<()> {
-        println!(
+        self.say(&format!(
             "A frontend answers queries at {} and its admin API at {}",
             self.query, self.admin
-        );
+        ));
 
-        println!("Registering application `iris`: inputs are doubles, answers are due in 1 s, else -1.0");
+        self.say("Registering application `iris`: inputs are doubles, answers are due in 1 s, else -1.0");
         let application = json!({"name": "iris", "input_type": "doubles", "default_output": "-1.0", "slo_micros": 1_000_000});
         self.send(
             self.http
@@ -128,7 +151,9 @@ impl Tour {
         )
         .await?;
 
-        println!("Deploying `iris-model:1`, a linear SVM, with {REPLICAS} replicas");
+        self.say(&format!(
+            "Deploying `iris-model:1`, a linear SVM, with {REPLICAS} replicas"
+        ));
         let image = std::env::current_exe().context("this executable cannot be found")?;
         let deployment = json!({"image": image, "replicas": REPLICAS});
         let version = json!({"version": "1", "input_type": "doubles", "deployment": deployment});
@@ -139,7 +164,7 @@ impl Tour {
         )
         .await?;
 
-        println!("Linking `iris` to `iris-model`");
+        self.say("Linking `iris` to `iris-model`");
         self.send(
             self.http
                 .put(format!("{}/applications/iris/models/iris-model", self.admin)),
@@ -158,7 +183,7 @@ impl Tour {
                 )
                 .await?;
             if version["state"] == "ready" {
-                println!("{REPLICAS} replicas are attached");
+                self.say(&format!("{REPLICAS} replicas are attached"));
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -178,7 +203,10 @@ impl Tour {
                 )
                 .await?;
             let right = reply["output"] == expected && reply["default"] == false;
-            println!("  {query} → {reply}{}", if right { "" } else { "   (wrong)" });
+            self.say(&format!(
+                "  {query} → {reply}{}",
+                if right { "" } else { "   (wrong)" }
+            ));
             wrong += u32::from(!right);
         }
         if wrong > 0 {
@@ -188,11 +216,15 @@ impl Tour {
     }
 
     fn invite(&self) {
-        println!("Ask it yourself (Ctrl-C ends it):");
-        println!(
+        self.say("Ask it yourself (Ctrl-C ends it):");
+        self.say(&format!(
             "  curl -s {}/iris/predict -d '{{\"input\": [7.9, 4.4, 6.9, 2.5]}}'",
             self.query
-        );
+        ));
+    }
+
+    fn say(&self, text: &str) {
+        self.out.write(format!("{text}\n").as_bytes());
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Value> {

@@ -7,7 +7,9 @@
 //! - [`time`]: points in time, as numbers.
 //! - [`catalog`]: desired state as an immutable snapshot, and the changes that lead to the next one.
 //! - [`cluster`]: what the frontends of a cluster tell each other.
+//! - [`container_token`]: how a container shows that it belongs to a version.
 //! - [`rollout`]: which version of a model answers while a change of versions is under way.
+//! - [`settling`]: when a frontend that has begun is ready.
 //! - [`query`]: a query's outcome and the reasons for a default output.
 //! - [`selection`]: which models answer a query, and what is made of their answers.
 //! - [`queue`]: queries waiting for a replica, ordered by deadline.
@@ -25,9 +27,11 @@ pub mod backoff;
 pub mod batch;
 pub mod catalog;
 pub mod cluster;
+pub mod container_token;
 pub mod query;
 pub mod queue;
 pub mod reconcile;
 pub mod rollout;
 pub mod selection;
+pub mod settling;
 pub mod time;

@@ -28,7 +28,8 @@ Examples:
   scheduling-sim --policy learned --paces 1,2 --load 1.2
   scheduling-sim --suite --seed 1,2,3 --trace arrivals.csv
   scheduling-sim --policy learned --frontends 1,2,4 --replicas 3 --load 0.9,1.2
-  scheduling-sim --policy learned --autoscale 1..8 --mean-replicas 2 --arrivals bursty --queries 200000";
+  scheduling-sim --policy learned --autoscale 1..8 --mean-replicas 2 \\
+      --arrivals bursty --queries 200000";
 
 /// The arguments that make up a scenario. Named one by one, for the sake of an error that names the one
 /// that was given.

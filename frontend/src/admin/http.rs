@@ -6,24 +6,27 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
-use axum::http::header::{CONTENT_TYPE, LOCATION};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, VARY};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::Deserialize;
+use serde_json::json;
 use skysail_proto::admin::{
     API_PREFIX, ApplicationPatch, CurrentVersion, LogLine, NewApplication, NewVersion, Problem, ReplicaCount,
 };
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
+use skysail_proto::json;
 
 use super::{AdminError, AdminService};
 use crate::health::Health;
-use crate::http::{self, BodyError, BodyReader};
-use crate::metrics::{self, Metrics};
+use crate::http::encoding::Encodings;
+use crate::http::{self, BodyError, BodyReader, misread};
+use crate::metrics::{Format, Metrics};
 use crate::store::Settle;
 
 /// The largest admin body, in bytes.
@@ -67,13 +70,16 @@ pub fn router(api: Arc<AdminApi>) -> Router {
             get(show_version).delete(delete_version),
         )
         .route("/models/{model}/versions/{version}/replicas", put(scale))
+        .route("/models/{model}/versions/{version}/token", get(show_token))
         .route("/models/{model}/versions/{version}/logs", get(logs))
         .route("/replicas", get(list_replicas))
         .route("/cluster/restore", post(restore))
         .route("/cluster/accept-empty", post(accept_empty))
+        .route("/cluster/adopt", post(adopt))
         .route("/status", get(status));
     Router::new()
         .nest(API_PREFIX, v1)
+        .route("/", get(what_this_is))
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -103,29 +109,37 @@ impl IntoResponse for AdminError {
     }
 }
 
-/// A JSON body, whatever the Content-Type says; a bad one is a problem document.
+/// A JSON body, as `access` lets no other in; a bad one is a problem document.
 struct JsonBody<T>(T);
 
 impl<T: serde::de::DeserializeOwned> FromRequest<Arc<AdminApi>> for JsonBody<T> {
     type Rejection = AdminError;
     async fn from_request(request: Request, api: &Arc<AdminApi>) -> Result<Self, AdminError> {
-        let read = api.bodies.read(request.into_body()).await;
-        let bytes = read.map_err(|error| {
+        let bytes = read_body(request, &api.bodies).await.map_err(|error| {
             let code = match error {
-                BodyError::TooLarge(_) => ErrorCode::TooLarge,
+                BodyError::TooLarge(_) | BodyError::InflatedTooLarge(_) => ErrorCode::TooLarge,
+                BodyError::Encoding(_) => ErrorCode::Unsupported,
                 BodyError::TooSlow { .. } => ErrorCode::TooSlow,
                 BodyError::Broken(_) => ErrorCode::InvalidArgument,
             };
             AdminError::new(code, error.to_string())
         })?;
-        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+        let parsed = json::each_member_once(&bytes).and_then(|()| serde_json::from_slice(&bytes));
+        parsed.map(Self).map_err(|error| {
             let words: String = error.to_string().chars().take(QUOTED_CHARS).collect();
-            AdminError::new(
-                ErrorCode::InvalidArgument,
-                format!("the body is not what was expected: {words}"),
-            )
+            let mut detail = format!("the body is not what was expected: {words}");
+            if let Some(advice) = misread::advice(&bytes).filter(|_| !error.is_data()) {
+                detail.extend(["; ", advice]);
+            }
+            AdminError::new(ErrorCode::InvalidArgument, detail)
         })
     }
+}
+
+async fn read_body(request: Request, bodies: &BodyReader) -> Result<Bytes, BodyError> {
+    let encodings = Encodings::of(request.headers())?;
+    let body = bodies.read(request.into_body()).await?;
+    bodies.decode(encodings, body).await
 }
 
 /// Names from the path; a bad one is a problem document.
@@ -207,17 +221,23 @@ async fn register_version(
     let id = ModelId::new(name.clone(), new.version.clone());
     let catalog = api.service.register_version(&name, new).await?;
     let location = format!("{API_PREFIX}/models/{name}/versions/{}", id.version);
-    Ok((
-        StatusCode::CREATED,
-        [(LOCATION, location)],
-        Json(api.service.version(&catalog, &id)?),
-    )
-        .into_response())
+    let mut version = api.service.version(&catalog, &id)?;
+    if version.spec.deployment.is_none() {
+        let token = api.service.join_token(&catalog, &id)?.token;
+        version.token = Some(token).filter(|token| !token.is_empty());
+    }
+    Ok((StatusCode::CREATED, [(LOCATION, location)], Json(version)).into_response())
 }
 
 async fn show_version(State(api): Api, Named((name, version)): Named<(ModelName, ModelVersion)>) -> Answer {
     let catalog = api.service.catalog()?;
     Ok(Json(api.service.version(&catalog, &ModelId::new(name, version))?).into_response())
+}
+
+async fn show_token(State(api): Api, Named((name, version)): Named<(ModelName, ModelVersion)>) -> Answer {
+    let catalog = api.service.catalog()?;
+    let token = api.service.join_token(&catalog, &ModelId::new(name, version))?;
+    Ok(([(CACHE_CONTROL, "no-store")], Json(token)).into_response())
 }
 
 async fn delete_version(State(api): Api, Named((name, version)): Named<(ModelName, ModelVersion)>) -> Answer {
@@ -307,17 +327,32 @@ async fn accept_empty(State(api): Api) -> Answer {
     Ok(Json(api.service.settle(Settle::Accept).await?).into_response())
 }
 
+async fn adopt(State(api): Api) -> Answer {
+    Ok(Json(api.service.adopt().await?).into_response())
+}
+
 async fn status(State(api): Api) -> Response {
     Json(api.service.status()).into_response()
 }
 
-async fn show_metrics(State(api): Api) -> Response {
+async fn show_metrics(State(api): Api, headers: HeaderMap) -> Response {
     api.service.models.refresh_gauges();
-    (
-        [(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE))],
-        api.metrics.render(),
-    )
-        .into_response()
+    let format = Format::accepted(&headers);
+    let headers = [(CONTENT_TYPE, format.content_type()), (VARY, "accept")];
+    (headers, api.metrics.render(format)).into_response()
+}
+
+/// For a person who opens the address: what there is.
+async fn what_this_is() -> Response {
+    let paths = json!({
+        "name": "skysail",
+        "version": env!("CARGO_PKG_VERSION"),
+        "api": API_PREFIX,
+        "status": format!("{API_PREFIX}/status"),
+        "metrics": "/metrics",
+        "probes": ["/healthz", "/readyz"],
+    });
+    Json(paths).into_response()
 }
 
 async fn healthz(State(api): Api) -> Response {
@@ -334,18 +369,16 @@ async fn readyz(State(api): Api) -> Response {
     (status, Json(readiness)).into_response()
 }
 
-async fn not_found(State(api): Api, request: Request) -> AdminError {
+async fn not_found(uri: Uri) -> AdminError {
     let detail = format!(
         "nothing is at {}; the API is below {API_PREFIX}",
-        shown_path(request.uri())
+        shown_path(&uri)
     );
-    api.bodies.discard(request.into_body());
     AdminError::new(ErrorCode::NotFound, detail)
 }
 
-async fn method_not_allowed(State(api): Api, request: Request) -> AdminError {
-    let detail = format!("{} does not take {}", shown_path(request.uri()), request.method());
-    api.bodies.discard(request.into_body());
+async fn method_not_allowed(uri: Uri, method: Method) -> AdminError {
+    let detail = format!("{} does not take {method}", shown_path(&uri));
     AdminError::new(ErrorCode::MethodNotAllowed, detail)
 }
 

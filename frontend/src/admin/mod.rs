@@ -21,8 +21,10 @@ use crate::reconcile::Report;
 use crate::runtime::ContainerRuntime;
 use crate::store::{MetadataStore, StoreError, StoreHealth};
 
+pub mod access;
 mod cluster;
 pub mod http;
+mod join;
 mod limits;
 mod logs;
 pub mod observed;
@@ -30,6 +32,7 @@ mod rollout;
 mod rules;
 pub mod view;
 
+use access::token::AskedToken;
 use limits::{check_deployment, checked_slo, wanted_replicas};
 use observed::Views;
 use rules::{Checked, application};
@@ -99,6 +102,8 @@ pub struct AdminService {
     pub info: FrontendInfo,
     /// Ends what would go on for ever: a log that is followed.
     pub closing: CancellationToken,
+    /// The token that is asked for, whose hash the first change brings into the catalog.
+    pub token: AskedToken,
     /// Writers of one frontend take turns, so that however many there are, none runs out of attempts.
     pub turns: Mutex<()>,
 }
@@ -146,6 +151,7 @@ impl AdminService {
             if changes.is_empty() {
                 return Ok(catalog);
             }
+            let changes = join::with_key(&catalog, self.token.with_hash(&catalog, changes));
             match self.store.commit(changes, &catalog.generation).await {
                 Ok(next) => {
                     self.wait_until_followed(&next.generation).await;

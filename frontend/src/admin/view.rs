@@ -128,8 +128,10 @@ impl AdminService {
             load: observed.load(id),
             autoscaling: self.report.autoscaling(id),
             containers: self.report.containers(id),
+            moved_on: report.moved_on,
             restarts: report.restarts,
             last_failure: report.last_failure,
+            token: None,
         }
     }
 
@@ -230,6 +232,7 @@ impl AdminService {
         for model in catalog.models.values() {
             let shown = self.shown_model(catalog, model, observed);
             problems.extend(shown.versions.iter().filter_map(problem_of));
+            problems.extend(shown.versions.iter().filter_map(move_of));
             // A version that fails has been told of; what only a person can go on with has not.
             let stopped =
                 |version: &&admin::Version| version.current && version.state == VersionState::Stopped;
@@ -301,6 +304,13 @@ fn problem_of(version: &admin::Version) -> Option<String> {
             version.replicas_desired.unwrap_or_default()
         )),
     }
+}
+
+/// That the names of a version which is to run mean something else by now.
+fn move_of(version: &admin::Version) -> Option<String> {
+    let why = version.moved_on.as_ref()?;
+    let wanted = version.replicas_desired.is_some_and(|desired| desired > 0);
+    wanted.then(|| format!("`{}:{}`: {why}", version.model, version.version))
 }
 
 fn version_state(spec: &VersionSpec, attached: u32, failing: bool) -> VersionState {

@@ -5,17 +5,29 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use futures::task::AtomicWaker;
 use hyper::Version;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::upload::Rest;
+
+/// How an HTTP/2 client begins, before it asks anything.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// One connection's activity, and the word that it is to close.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Activity {
+    /// When it was accepted.
+    opened: Instant,
+    /// When an answer was last handed over as a whole, in nanoseconds since it was opened.
+    answered: AtomicU64,
     /// Requests whose head was there, since the beginning.
     begun: AtomicUsize,
     /// Requests whose answer was not handed over as a whole.
@@ -28,6 +40,10 @@ pub(super) struct Activity {
     head_began: AtomicBool,
     /// Bytes come on such a connection without a request: pings, settings.
     is_http2: AtomicBool,
+    /// There is a [`Self::rest`]: most requests leave none, and need not look.
+    has_rest: AtomicBool,
+    /// What the last request of HTTP/1 that was answered has left of its body.
+    rest: Mutex<Option<Rest>>,
     /// A [`Closing`], or 0.
     closing: AtomicU8,
     connection: AtomicWaker,
@@ -57,6 +73,25 @@ pub(super) enum Closing {
     AtOnce = 2,
 }
 
+impl Default for Activity {
+    fn default() -> Self {
+        Self {
+            opened: Instant::now(),
+            answered: AtomicU64::default(),
+            begun: AtomicUsize::default(),
+            open: AtomicUsize::default(),
+            written: AtomicUsize::default(),
+            blocked: AtomicBool::default(),
+            head_began: AtomicBool::default(),
+            is_http2: AtomicBool::default(),
+            has_rest: AtomicBool::default(),
+            rest: Mutex::default(),
+            closing: AtomicU8::default(),
+            connection: AtomicWaker::default(),
+        }
+    }
+}
+
 impl Activity {
     pub(super) fn state(&self) -> State {
         let begun = self.begun.load(Ordering::Relaxed);
@@ -70,6 +105,16 @@ impl Activity {
         } else {
             State::Idle { begun }
         }
+    }
+
+    /// Since when its client could have asked and has not: since it was opened, or since the last answer was
+    /// handed over. Nothing while a request is under way or begins to come, or an answer is not taken.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let is_idle = self.open.load(Ordering::Acquire) == 0
+            && !self.head_began.load(Ordering::Relaxed)
+            && !self.blocked.load(Ordering::Relaxed);
+        let answered = Duration::from_nanos(self.answered.load(Ordering::Relaxed));
+        is_idle.then(|| self.opened + answered)
     }
 
     /// Tells the connection to close.
@@ -100,11 +145,20 @@ impl Activity {
         Open(self.clone())
     }
 
-    /// Bytes came.
-    pub(super) fn read(&self) {
-        if !self.is_http2.load(Ordering::Relaxed) {
-            self.head_began.store(true, Ordering::Relaxed);
+    /// A request of HTTP/1 does not read its body to the end.
+    pub(super) fn leave(&self, rest: Rest) {
+        *self.rest.lock() = Some(rest);
+        self.has_rest.store(true, Ordering::Release);
+    }
+
+    /// These bytes came.
+    pub(super) fn read(&self, bytes: &[u8]) {
+        if self.is_http2.load(Ordering::Relaxed) {
+            return;
         }
+        let greets = bytes.starts_with(HTTP2_PREFACE);
+        let field = if greets { &self.is_http2 } else { &self.head_began };
+        field.store(true, Ordering::Relaxed);
     }
 
     /// Bytes went out, or could not.
@@ -119,18 +173,48 @@ impl Activity {
 /// A request that is not answered as a whole.
 pub(super) struct Open(Arc<Activity>);
 
+impl Open {
+    pub(super) fn activity(&self) -> Arc<Activity> {
+        self.0.clone()
+    }
+
+    /// What was left of the request's body, if something was.
+    pub(super) fn rest(&self) -> Option<Rest> {
+        match self.0.has_rest.swap(false, Ordering::Acquire) {
+            true => self.0.rest.lock().take(),
+            false => None,
+        }
+    }
+}
+
 impl Drop for Open {
     fn drop(&mut self) {
         // What was read until now was this request's body.
         self.0.head_began.store(false, Ordering::Relaxed);
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        let since_opened = self.0.opened.elapsed().as_nanos();
+        let answered = u64::try_from(since_opened).unwrap_or(u64::MAX);
+        self.0.answered.store(answered, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::Release);
     }
 }
 
-/// An answer's body, which keeps its request open until it is handed over.
+/// An answer's body, which keeps its request open until it is handed over; only then what was left of the
+/// request's body is read, so that this is no word to send it.
 pub(super) struct Answer {
-    pub(super) body: Body,
-    pub(super) _open: Open,
+    body: Body,
+    // Few requests leave something, and all answers are moved about.
+    _rest: Option<Box<Rest>>,
+    _open: Open,
+}
+
+impl Answer {
+    pub(super) fn new(body: Body, rest: Option<Rest>, open: Open) -> Self {
+        Self {
+            body,
+            _rest: rest.map(Box::new),
+            _open: open,
+        }
+    }
 }
 
 impl HttpBody for Answer {
@@ -161,16 +245,16 @@ mod tests {
     fn a_connection_asks_is_answered_and_is_idle_in_turn() {
         let activity = Arc::new(Activity::default());
         assert_eq!(activity.state(), State::Asking { begun: 0 });
-        activity.read();
+        activity.read(b"GET");
         assert_eq!(activity.state(), State::Asking { begun: 0 });
         let open = activity.begin(Version::HTTP_11);
         assert_eq!(activity.state(), State::Answering);
         // Its body.
-        activity.read();
+        activity.read(b"GET");
         assert_eq!(activity.state(), State::Answering);
         drop(open);
         assert_eq!(activity.state(), State::Idle { begun: 1 });
-        activity.read();
+        activity.read(b"GET");
         assert_eq!(activity.state(), State::Asking { begun: 1 });
     }
 
@@ -178,8 +262,33 @@ mod tests {
     fn what_comes_on_an_idle_http2_connection_is_no_head() {
         let activity = Arc::new(Activity::default());
         drop(activity.begin(Version::HTTP_2));
-        activity.read();
+        activity.read(b"GET");
         assert_eq!(activity.state(), State::Idle { begun: 1 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_idles_from_when_it_was_opened_or_last_answered() {
+        let (activity, opened) = (Arc::new(Activity::default()), Instant::now());
+        let millis = Duration::from_millis;
+        tokio::time::advance(millis(5)).await;
+        assert_eq!(activity.idle_since(), Some(opened));
+        activity.read(b"GE");
+        assert_eq!(activity.idle_since(), None, "a request begins to come");
+        let open = [(); 2].map(|()| activity.begin(Version::HTTP_11));
+        for open in open {
+            assert_eq!(activity.idle_since(), None, "a request is under way");
+            tokio::time::advance(millis(5)).await;
+            drop(open);
+        }
+        assert_eq!(activity.idle_since(), Some(opened + millis(15)));
+        activity.wrote(&Poll::<io::Result<()>>::Pending);
+        assert_eq!(activity.idle_since(), None, "an answer is not taken");
+        // One of HTTP/2 that has greeted has not asked anything.
+        let activity = Activity::default();
+        activity.read(HTTP2_PREFACE);
+        activity.read(b"settings");
+        assert!(activity.idle_since().is_some());
+        assert_eq!(activity.state(), State::Asking { begun: 0 });
     }
 
     #[test]

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::Request;
+use axum::body::Body;
 use hyper::body::Incoming;
+use hyper::header::{HeaderMap, HeaderValue};
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -18,15 +20,16 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::Answers;
-use super::activity::{Activity, Answer, Closing, State};
+use super::activity::{Activity, Answer, Closing, Open, State};
+use super::upload::Upload;
 use super::warden::Timeouts;
+use super::{Answers, CLOSES};
 
 /// Requests at once on one HTTP/2 connection; a client that has more lets them wait.
 const HTTP2_STREAMS: u32 = 1000;
 
 /// How long a connection that is to close may wait for its client, in which nothing happens.
-const CLOSING_TIME: Duration = Duration::from_secs(1);
+pub(super) const CLOSING_TIME: Duration = Duration::from_secs(1);
 
 /// Serves connections of one server.
 #[derive(Clone)]
@@ -54,8 +57,9 @@ impl<A: Answers> Connections<A> {
             let open = activity.begin(request.version());
             let answers = self.answers.clone();
             async move {
+                let request = Upload::of(request, open.activity());
                 let answer = answers.answer(request).await;
-                Ok::<_, Infallible>(answer.map(|body| Answer { body, _open: open }))
+                Ok::<_, Infallible>(with_rest(answer, open))
             }
         });
         let stream = Counted {
@@ -86,6 +90,28 @@ impl<A: Answers> Connections<A> {
     }
 }
 
+/// An answer with what it left of its request's body.
+fn with_rest(mut answer: Response<Body>, open: Open) -> Response<Answer> {
+    let rest = match open.rest() {
+        Some(rest) if closes(answer.headers()) => {
+            rest.abandon();
+            None
+        }
+        Some(rest) if !rest.ends() => {
+            let [(name, value)] = CLOSES;
+            answer.headers_mut().insert(name, HeaderValue::from_static(value));
+            Some(rest)
+        }
+        rest => rest,
+    };
+    answer.map(|body| Answer::new(body, rest, open))
+}
+
+fn closes(headers: &HeaderMap) -> bool {
+    let [(name, value)] = CLOSES;
+    headers.get(name).is_some_and(|said| said == value)
+}
+
 fn log_end<E: std::fmt::Display>(ended: Result<(), E>) {
     if let Err(error) = ended {
         debug!(%error, "connection ended");
@@ -107,7 +133,7 @@ impl AsyncRead for Counted {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if buffer.filled().len() > before {
-            self.activity.read();
+            self.activity.read(&buffer.filled()[before..]);
         }
         read
     }

@@ -1,4 +1,4 @@
-//! Closes connections whose clients keep them waiting for too long.
+//! Closes connections whose clients keep them waiting for too long, or that idle while others find no place.
 //!
 //! A timer for every request would cost every request, so one warden looks at all connections from time to
 //! time: a limit is kept to within a quarter of it, and never cut short.
@@ -11,7 +11,14 @@ use tokio::task::Id;
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::Limits;
 use super::activity::{Activity, Closing, State};
+use super::connection::CLOSING_TIME;
+use super::idlest::Idlest;
+
+/// How many connections that are to leave for others may still be there beside those. Most are gone at once; an
+/// HTTP/2 client is asked to hang up, and may take a moment.
+const LEAVING_AT_ONCE: usize = 64;
 
 /// How long a client may keep a connection waiting.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -42,8 +49,13 @@ impl Timeouts {
 /// Watches over the connections of one server.
 pub(super) struct Warden {
     timeouts: Timeouts,
+    /// The most connections, besides those that leave.
+    limit: usize,
     /// By the task that serves it.
     connections: HashMap<Id, Watched>,
+    /// How many of them leave for others.
+    leaving: usize,
+    idlest: Idlest,
 }
 
 /// A connection, and what was seen of it.
@@ -51,14 +63,48 @@ struct Watched {
     activity: Arc<Activity>,
     state: State,
     since: Instant,
+    /// It was told to close for another.
+    leaves: bool,
 }
 
 impl Warden {
-    pub(super) fn new(timeouts: Timeouts) -> Self {
+    pub(super) fn new(limits: &Limits) -> Self {
         Self {
-            timeouts,
+            timeouts: limits.timeouts,
+            limit: limits.connections.max(1),
             connections: HashMap::new(),
+            leaving: 0,
+            idlest: Idlest::default(),
         }
+    }
+
+    /// Whether there are as many connections as there may be.
+    pub(super) fn is_full(&self) -> bool {
+        self.connections.len() - self.leaving >= self.limit
+    }
+
+    /// Makes room for one more connection: where there is none, the one that has idled longest is told to
+    /// close. If none idles, says when to ask again.
+    pub(super) fn make_room(&mut self, now: Instant) -> Result<(), Instant> {
+        if !self.is_full() {
+            return Ok(());
+        }
+        if self.leaving >= LEAVING_AT_ONCE {
+            // The end of one of them wakes the server before that.
+            return Err(now + CLOSING_TIME);
+        }
+        let connections = &self.connections;
+        let idle_since = |id| {
+            let watched = connections.get(&id).filter(|watched| !watched.leaves);
+            watched?.activity.idle_since()
+        };
+        let id = self.idlest.take(now, connections, idle_since)?;
+        let watched = self.connections.get_mut(&id);
+        let watched = watched.expect("it was looked at just now; this is a bug");
+        watched.leaves = true;
+        self.leaving += 1;
+        watched.activity.close(Closing::Gracefully);
+        Ok(())
     }
 
     /// Watches over a connection accepted now.
@@ -67,13 +113,15 @@ impl Warden {
             state: activity.state(),
             activity,
             since: Instant::now(),
+            leaves: false,
         };
         self.connections.insert(id, watched);
     }
 
     /// A connection has ended.
     pub(super) fn forget(&mut self, id: Id) {
-        self.connections.remove(&id);
+        let ended = self.connections.remove(&id);
+        self.leaving -= usize::from(ended.is_some_and(|watched| watched.leaves));
     }
 
     /// Looks at all connections, and tells those to close whose clients are overdue.
@@ -137,6 +185,7 @@ mod tests {
                 activity: activity.clone(),
                 state: activity.state(),
                 since: now,
+                leaves: false,
             };
             Self {
                 activity,
@@ -161,7 +210,7 @@ mod tests {
         let mut connection = Connection::accepted();
         assert_eq!(connection.after(9), None);
         // Bytes that make no head do not help.
-        connection.activity.read();
+        connection.activity.read(b"GET");
         assert_eq!(connection.after(1), Some(State::Asking { begun: 0 }));
     }
 
@@ -180,9 +229,9 @@ mod tests {
     fn a_head_that_does_not_end_is_given_the_client_timeout() {
         let mut connection = Connection::accepted();
         connection.is_asked_and_answers();
-        connection.activity.read();
+        connection.activity.read(b"GET");
         assert_eq!(connection.after(5), None);
-        connection.activity.read();
+        connection.activity.read(b"GET");
         assert_eq!(connection.after(9), None);
         assert_eq!(connection.after(1), Some(State::Asking { begun: 1 }));
     }

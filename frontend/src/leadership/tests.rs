@@ -75,6 +75,13 @@ impl MetadataStore for LeaseStore {
         unreachable!("nobody announces")
     }
 
+    async fn adopt(
+        &self,
+        _incarnations: std::collections::BTreeSet<String>,
+    ) -> Result<Arc<Catalog>, StoreError> {
+        unreachable!("nobody adopts")
+    }
+
     async fn settle(&self, _how: Settle) -> Result<Arc<Catalog>, StoreError> {
         unreachable!("nothing is lost")
     }

@@ -9,15 +9,15 @@ use futures::FutureExt;
 use skysail_container_rpc::server::{Demand, NewBatch, Refusal, ReplicaStream, StreamError};
 use skysail_container_rpc::session::Event;
 use skysail_core::batch::{BatchPolicy, LatencyModel, Other, Overhead, Patience, Pause};
-use skysail_core::query::{DefaultReason, Failure};
 use skysail_core::time::Instant;
-use skysail_proto::container::{self, BatchResult, InputError, InputErrorKind, batch_result};
+use skysail_proto::container::{BatchResult, batch_result};
 use skysail_proto::error_code::ErrorCode;
-use skysail_proto::value::{from_outputs, to_columns};
+use skysail_proto::value::to_columns;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
+use super::delivery::Delivery;
 use super::queue::{Taken, Taker, Task, Unanswered};
 use super::replica::{Order, Replica, ReplicaTable};
 use super::sent::{Outgoing, Sent, SentBatch};
@@ -73,7 +73,7 @@ impl Batcher {
             Ended::Lost(error) => warn!(%replica, %error, queries = in_hand.len(), "replica lost"),
             Ended::Hung => {
                 warn!(%replica, queries = in_hand.len(), "replica hangs, given up");
-                self.table.give_up(&self.replica.registration.token);
+                self.table.give_up(&self.replica.start);
             }
             Ended::Ordered(Order::Superseded) => info!(%replica, "replica superseded"),
             Ended::Ordered(_) => info!(%replica, "replica dismissed"),
@@ -314,20 +314,13 @@ impl Batcher {
             // They were handed to another replica.
             return;
         }
-        match outputs(result, size) {
-            Ok(outputs) => {
-                for (task, output) in tasks.into_iter().zip(outputs) {
-                    task.answer(output.map_err(|error| input_failure(&error)));
-                }
-            }
-            Err(words) => {
-                debug!(model = %self.model.id, error = words, "batch failed");
-                let failure = Failure::model_error(&words);
-                for task in tasks {
-                    task.answer(Err(failure.clone()));
-                }
-            }
+        Delivery {
+            model: self.model.clone(),
+            tasks,
+            size,
+            result,
         }
+        .start();
     }
 
     /// Learns from a batch that came back. Only what the model really worked on says how long it takes.
@@ -382,26 +375,6 @@ impl Look {
             None => std::future::pending().await,
         }
         self.0 = None;
-    }
-}
-
-type Outputs = Vec<Result<skysail_proto::value::Output, InputError>>;
-
-/// The outputs of a batch, or the words it failed with.
-fn outputs(result: BatchResult, expected: usize) -> Result<Outputs, String> {
-    match result.outcome {
-        Some(batch_result::Outcome::Outputs(outputs)) => {
-            from_outputs(outputs, expected).map_err(|error| error.to_string())
-        }
-        Some(batch_result::Outcome::BatchError(words)) => Err(words),
-        None => Err("the container answered neither outputs nor an error".into()),
-    }
-}
-
-fn input_failure(error: &container::InputError) -> Failure {
-    match error.kind() {
-        InputErrorKind::Model => Failure::model_error(&error.message),
-        InputErrorKind::TooLate => DefaultReason::LateReply.into(),
     }
 }
 

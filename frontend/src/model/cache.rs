@@ -95,7 +95,7 @@ struct ByBytes;
 
 impl Weighter<Key, Output> for ByBytes {
     fn weight(&self, key: &Key, output: &Output) -> u64 {
-        ENTRY_BYTES + key.input.data().len() as u64 + output.as_bytes().len() as u64
+        ENTRY_BYTES + key.input.data().len() as u64 + output.size() as u64
     }
 }
 

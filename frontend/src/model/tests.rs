@@ -8,6 +8,7 @@ use skysail_proto::value::{InputType, Output};
 
 use super::queue::{Taker, Task};
 use super::*;
+use crate::metrics::Format;
 
 /// A catalog of one model with one version of this spec, registered at this second.
 fn catalog(spec: &VersionSpec, registered_at: i64) -> Catalog {
@@ -24,14 +25,20 @@ fn catalog(spec: &VersionSpec, registered_at: i64) -> Catalog {
     Catalog::default().with(&[Change::PutModel(model)], Generation::default())
 }
 
-fn spec() -> VersionSpec {
+pub(super) fn spec() -> VersionSpec {
     VersionSpec {
         input_type: InputType::Doubles,
         batch_size: skysail_proto::deployment::BatchSize::default(),
         max_batch: 64.try_into().unwrap(),
         cache: true,
         deployment: None,
+        open: false,
     }
+}
+
+/// The handle of a version with this specification, registered at the Unix epoch.
+pub(super) fn handle_of(spec: VersionSpec) -> ModelHandle {
+    table(0).handle(id(), spec, Timestamp::UNIX_EPOCH)
 }
 
 fn id() -> ModelId {
@@ -43,7 +50,7 @@ fn table(cache_bytes: u64) -> ModelTable {
         count: 100,
         bytes: usize::MAX,
     };
-    ModelTable::new(bounds, cache_bytes, Arc::default(), Clock::start())
+    ModelTable::new(bounds, cache_bytes, Arc::default(), Clock::start()).on_this_machine_only()
 }
 
 /// Follows the catalog and returns the version's handle; what is gone is closed.
@@ -166,7 +173,7 @@ async fn the_metrics_show_what_a_cache_holds_until_its_version_is_deleted() {
     let handle = follow(&table, &catalog(&spec(), 1));
     assert_eq!(predict(&handle).await, Ok(one()));
     table.refresh_gauges();
-    let page = table.metrics.render();
+    let page = table.metrics.render(Format::Text);
     let sample = |name: &str| {
         let line = format!("skysail_cache_{name}{{model=\"model\",version=\"1\"}} ");
         let value = page.lines().find_map(|found| found.strip_prefix(&line));
@@ -179,5 +186,5 @@ async fn the_metrics_show_what_a_cache_holds_until_its_version_is_deleted() {
     assert_eq!(sample("misses_total"), "1");
     let (_, gone) = table.follow(&Catalog::default());
     table.close(gone);
-    assert!(!table.metrics.render().contains("cache_entries{"));
+    assert!(!table.metrics.render(Format::Text).contains("cache_entries{"));
 }

@@ -1,6 +1,5 @@
 //! Query REST: HTTP in, typed query through, JSON out.
 
-use std::borrow::Cow;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
@@ -15,15 +14,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use hyper::Request;
-use hyper::body::Incoming;
 use serde::Serialize;
-use skysail_proto::value::{InputType, Output};
+use skysail_proto::value::InputType;
 
 use super::error::QueryError;
 use super::request::PredictRequest;
-use super::{Answered, QueryService, Reply};
+use super::{QueryService, written};
 use crate::health::Health;
-use crate::http::{self, Answers, BodyReader};
+use crate::http::encoding::Encodings;
+use crate::http::{self, AllowedOrigins, Answers, BodyReader, Cors, Upload, misread};
 
 /// From this size on a body is parsed on a thread of its own: it would keep every other query waiting.
 const LARGE_BODY_BYTES: usize = 256 * 1024;
@@ -54,18 +53,24 @@ pub struct QueryApi {
 pub struct QueryServer {
     api: Arc<QueryApi>,
     router: Router,
+    /// Whose pages may read answers. Without it a browser hides them; everybody is answered either way.
+    cors: Option<Arc<Cors>>,
 }
 
 impl QueryServer {
-    /// A server of this API.
-    pub fn new(api: Arc<QueryApi>) -> Self {
+    /// A server of this API, whose answers pages of these origins may read.
+    pub fn new(api: Arc<QueryApi>, origins: Option<AllowedOrigins>) -> Self {
         let router = router(api.clone());
-        Self { api, router }
+        let cors = |allowed| Cors {
+            allowed,
+            methods: "GET, POST",
+            exposed: "",
+        };
+        let cors = origins.map(cors).map(Arc::new);
+        Self { api, router, cors }
     }
-}
 
-impl Answers for QueryServer {
-    async fn answer(&self, request: Request<Incoming>) -> Response {
+    async fn answer_alone(&self, request: Request<Upload>) -> Response {
         let (head, body) = request.into_parts();
         match plain_application(&head) {
             Some(application) => match answer(&self.api, application, &head.headers, body).await {
@@ -74,6 +79,22 @@ impl Answers for QueryServer {
             },
             None => self.router.answer(Request::from_parts(head, body)).await,
         }
+    }
+}
+
+impl Answers for QueryServer {
+    async fn answer(&self, request: Request<Upload>) -> Response {
+        let Some(cors) = &self.cors else {
+            return self.answer_alone(request).await;
+        };
+        let (head, body) = request.into_parts();
+        if let Some(answer) = cors.preflight(&head) {
+            return answer;
+        }
+        let origin = cors.allowed_origin(&head.headers);
+        let mut answer = self.answer_alone(Request::from_parts(head, body)).await;
+        cors.allow(origin, answer.headers_mut());
+        answer
     }
 }
 
@@ -104,9 +125,7 @@ async fn predict(
     request: AxumRequest,
 ) -> Result<Response, QueryError> {
     let Ok(Path(application)) = path else {
-        let path = shown_path(request.uri());
-        api.bodies.discard(request.into_body());
-        return Err(QueryError::UnknownPath(path));
+        return Err(QueryError::UnknownPath(shown_path(request.uri())));
     };
     let (head, body) = request.into_parts();
     answer(&api, &application, &head.headers, body).await
@@ -119,19 +138,15 @@ async fn answer(
     body: impl http::RequestBody,
 ) -> Result<Response, QueryError> {
     let route = api.service.route(application);
-    let (route, slo) = match route.and_then(|route| Ok((route, slo_of(headers)?))) {
-        Ok(understood) => understood,
-        Err(error) => {
-            api.bodies.discard(body);
-            return Err(error);
-        }
-    };
+    let understood = |route| Ok((route, slo_of(headers)?, Encodings::of(headers)?));
+    let (route, slo, encodings) = route.and_then(understood)?;
     let body = api.bodies.read(body).await?;
     let arrival = api.service.now();
+    let body = api.bodies.decode(encodings, body).await?;
     let mut request = parse(route.application.input_type, body, api.most_inputs).await?;
     request.tighten(slo);
     let reply = api.service.predict(&route, request, arrival).await?;
-    Ok(json(StatusCode::OK, &Written::from(&reply)))
+    Ok(of_json(StatusCode::OK, written::body(&reply)))
 }
 
 /// The objective in the header, for clients whose body is written by somebody else.
@@ -161,67 +176,38 @@ fn slo_of(headers: &HeaderMap) -> Result<Option<NonZeroU64>, QueryError> {
 
 async fn parse(input_type: InputType, body: Bytes, most_inputs: usize) -> Result<PredictRequest, QueryError> {
     let is_large = body.len() >= LARGE_BODY_BYTES;
-    let parse = move || PredictRequest::parse(input_type, &body, most_inputs);
-    let parsed = match is_large {
+    let parse = move || {
+        let parsed = PredictRequest::parse(input_type, &body, most_inputs);
+        parsed.map_err(|error| unreadable(&body, &error))
+    };
+    match is_large {
         true => tokio::task::spawn_blocking(parse)
             .await
             .expect("parsing does not panic; if it did, so do we"),
         false => parse(),
+    }
+}
+
+/// Says where a body is no query, and what it may be instead.
+fn unreadable(body: &[u8], error: &serde_json::Error) -> QueryError {
+    let words: String = error.to_string().chars().take(QUOTED_CHARS).collect();
+    let advice = match error.is_data() {
+        true => None,
+        false => misread::advice(body),
     };
-    parsed.map_err(|error| {
-        let words: String = error.to_string().chars().take(QUOTED_CHARS).collect();
-        QueryError::Json(format!("Error parsing JSON: {words}"))
+    QueryError::Json(match advice {
+        None => format!("Error parsing JSON: {words}"),
+        Some(advice) => format!("Error parsing JSON: {words}; {advice}"),
     })
-}
-
-/// A reply as it is written.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Written<'a> {
-    One(WrittenAnswer<'a>),
-    Many {
-        batch_predictions: Vec<WrittenAnswer<'a>>,
-    },
-}
-
-#[derive(Serialize)]
-struct WrittenAnswer<'a> {
-    query_id: u64,
-    output: &'a Output,
-    default: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    default_explanation: Option<Cow<'static, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    default_reason: Option<&'static str>,
-}
-
-impl<'a> From<&'a Reply> for Written<'a> {
-    fn from(reply: &'a Reply) -> Self {
-        match reply {
-            Reply::One(answered) => Self::One(answered.into()),
-            Reply::Many(answered) => Self::Many {
-                batch_predictions: answered.iter().map(Into::into).collect(),
-            },
-        }
-    }
-}
-
-impl<'a> From<&'a Answered> for WrittenAnswer<'a> {
-    fn from(answered: &'a Answered) -> Self {
-        let failure = answered.answer.failure.as_ref();
-        Self {
-            query_id: answered.query_id,
-            output: &answered.answer.output,
-            default: failure.is_some(),
-            default_explanation: failure.map(|failure| failure.explanation()),
-            default_reason: failure.map(|failure| failure.reason.word()),
-        }
-    }
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Response {
     let body = serde_json::to_vec(value).expect("replies are made of what JSON can hold; this is a bug");
-    let mut response = Response::new(Body::from(body));
+    of_json(status, body.into())
+}
+
+fn of_json(status: StatusCode, body: Body) -> Response {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response
         .headers_mut()
@@ -245,16 +231,12 @@ async fn readyz(State(api): State<Arc<QueryApi>>) -> Response {
     json(status, &readiness)
 }
 
-async fn not_found(State(api): State<Arc<QueryApi>>, request: AxumRequest) -> QueryError {
-    let path = shown_path(request.uri());
-    api.bodies.discard(request.into_body());
-    QueryError::UnknownPath(path)
+async fn not_found(uri: Uri) -> QueryError {
+    QueryError::UnknownPath(shown_path(&uri))
 }
 
-async fn method_not_allowed(State(api): State<Arc<QueryApi>>, request: AxumRequest) -> QueryError {
-    let (path, method) = (shown_path(request.uri()), request.method().to_string());
-    api.bodies.discard(request.into_body());
-    QueryError::Method(path, method)
+async fn method_not_allowed(uri: Uri, method: Method) -> QueryError {
+    QueryError::Method(shown_path(&uri), method.to_string())
 }
 
 /// A path, as far as it is worth repeating.

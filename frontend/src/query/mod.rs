@@ -23,6 +23,7 @@ pub mod error;
 pub mod http;
 pub mod ids;
 pub mod request;
+mod written;
 
 use error::QueryError;
 use ids::QueryIds;
@@ -219,7 +220,7 @@ impl QueryService {
             return Some("the metadata store was not read yet");
         }
         self.is_settling()
-            .then_some("replicas that other frontends have are on their way to this one")
+            .then_some("replicas of models that were served before are on their way to this frontend")
     }
 
     /// An application's route.
@@ -448,7 +449,7 @@ mod tests {
                 agent: String::new(),
                 recent_batches: Vec::new(),
             };
-            self.table.replicas().attach(registration, None).0
+            self.table.replicas().attach(registration, String::new(), None).0
         }
 
         fn answers(&self, name: &str) -> String {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
+use skysail_core::catalog::Secret;
 use skysail_core::reconcile::{Action, StopReason};
 use skysail_proto::admin::Failure;
 use skysail_proto::ids::{ModelId, ReplicaId};
@@ -13,6 +14,7 @@ use tracing::{info, warn};
 use super::report::Report;
 use crate::leadership::Leadership;
 use crate::runtime::{ContainerRuntime, ContainerState, ContainerStatus, ReplicaSpec, RuntimeError};
+use crate::store::MetadataStore;
 
 /// Log lines kept of a container that failed.
 const LAST_LINES: usize = 20;
@@ -24,7 +26,11 @@ const LOG_TIME: Duration = Duration::from_secs(3);
 const SHORT_GRACE: Duration = Duration::from_secs(1);
 
 /// How long a container is left alone with which nothing could be done.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
+
+/// Said where the catalog has no key; the admin API writes one with the first change of anything.
+const NO_KEY: &str = "the metadata store holds no key to make the container's token with: change anything \
+                      (`skysail app update`, `skysail model scale`), which writes one";
 
 /// What came of an action.
 pub(super) enum Applied {
@@ -37,6 +43,8 @@ pub(super) enum Applied {
 /// Has what actions need.
 pub(super) struct Applier {
     pub(super) runtime: Arc<dyn ContainerRuntime>,
+    /// Where it is written what names mean, and which has the key that tokens are made with.
+    pub(super) store: Arc<dyn MetadataStore>,
     /// Asked before each thing that the runtime is told to do.
     pub(super) leadership: Arc<Leadership>,
     pub(super) report: Arc<Report>,
@@ -46,6 +54,7 @@ pub(super) struct Applier {
 impl Applier {
     pub(super) async fn apply(&self, action: Action) -> Applied {
         match action {
+            Action::Resolve { spec, registered_at } => self.resolve(*spec, registered_at).await,
             Action::Start(spec) => self.start(*spec).await,
             Action::Stop { found, reason } => self.stop(found, reason).await,
             Action::Bury(status) => self.bury(status).await,
@@ -56,7 +65,16 @@ impl Applier {
         if !self.may_act().await {
             return Applied::Done;
         }
-        let spec = spec.with_token(fresh_token());
+        let Some(key) = self.key() else {
+            warn!(
+                container = spec.container,
+                "container not started: no key for tokens"
+            );
+            self.report
+                .failed(&spec.model, failure(spec.replica, NO_KEY.into(), false));
+            return Applied::Failed(spec.model);
+        };
+        let spec = spec.started_with(fresh_start(), &key);
         info!(
             container = spec.container,
             image = spec.image,
@@ -66,13 +84,36 @@ impl Applier {
         let progress = move |words: &str| report.set_progress(&model, Some(words));
         let started = self.runtime.start(&spec, &progress).await;
         self.report.set_progress(&spec.model, None);
-        let Err(error) = started else { return Applied::Done };
+        // Whoever looks now, because a container was started, wants to know of it now.
+        self.report.look_for_moves();
+        match started {
+            Ok(()) => Applied::Done,
+            Err(error) => self.not_started(spec, &error),
+        }
+    }
+
+    pub(super) fn not_started(&self, spec: ReplicaSpec, error: &RuntimeError) -> Applied {
+        if matches!(error, RuntimeError::NameTaken(_)) {
+            // No failure of the version: two servers chose one name in one moment.
+            info!(container = spec.container, %error, "container not started");
+            return Applied::Done;
+        }
         warn!(container = spec.container, %error, "container not started");
         let permanent = matches!(error, RuntimeError::Image(_));
         let reason = error.to_string();
         self.report
             .failed(&spec.model, failure(spec.replica, reason, permanent));
         Applied::Failed(spec.model)
+    }
+
+    fn key(&self) -> Option<Secret> {
+        self.store
+            .watch()
+            .borrow()
+            .as_ref()?
+            .settings
+            .container_key
+            .clone()
     }
 
     async fn stop(&self, found: ContainerStatus, reason: StopReason) -> Applied {
@@ -129,7 +170,7 @@ impl Applier {
 
     /// Whether this frontend still acts as the control role; asked before each thing the runtime is told to
     /// do, and after whatever takes time.
-    async fn may_act(&self) -> bool {
+    pub(super) async fn may_act(&self) -> bool {
         let acts = self.leadership.confirm().await.is_some();
         if !acts {
             tokio::time::sleep(RETRY).await;
@@ -171,7 +212,8 @@ fn failing(reason: StopReason) -> Option<&'static str> {
     }
 }
 
-fn fresh_token() -> String {
+/// Unique, and no secret.
+fn fresh_start() -> String {
     format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
 }
 

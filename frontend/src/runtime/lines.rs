@@ -32,6 +32,29 @@ impl Lines {
         self.open.then(|| self.take())
     }
 
+    /// The beginning of the line that has not ended, if there is one: the rest of it is lost.
+    pub(super) fn cut_off(&mut self) -> Option<String> {
+        self.cut = true;
+        let begun = self.open.then(|| self.take());
+        self.cut = false;
+        begun
+    }
+
+    /// Goes on with a line that has begun, of which the beginning may be lost. Of a long one the end is kept.
+    pub(super) fn go_on(&mut self, begun: &[u8], cut: bool) {
+        const MARK: &str = "…";
+        let excess = (begun.len() + MARK.len()).saturating_sub(MAX_LINE_BYTES);
+        let kept = &begun[excess..];
+        if (!cut && excess == 0) || kept.is_empty() {
+            return self.push(kept, |_| {});
+        }
+        // What is left of a character whose beginning is lost.
+        let broken = kept.iter().take_while(|byte| **byte & 0b1100_0000 == 0b1000_0000);
+        let whole = &kept[broken.count()..];
+        self.push(MARK.as_bytes(), |_| {});
+        self.push(whole, |_| {});
+    }
+
     fn append(&mut self, bytes: &[u8]) {
         let room = MAX_LINE_BYTES - self.begun.len();
         self.cut |= bytes.len() > room;
@@ -39,6 +62,10 @@ impl Lines {
     }
 
     fn take(&mut self) -> String {
+        if self.cut {
+            let whole = whole_characters(&self.begun);
+            self.begun.truncate(whole);
+        }
         let bytes = self.begun.strip_suffix(b"\r").unwrap_or(&self.begun);
         let mut line = String::from_utf8_lossy(bytes).into_owned();
         if self.cut {
@@ -47,6 +74,20 @@ impl Lines {
         self.begun.clear();
         (self.cut, self.open) = (false, false);
         line
+    }
+}
+
+/// How many bytes there are without a last character that is not whole.
+fn whole_characters(bytes: &[u8]) -> usize {
+    let from = bytes.len().saturating_sub(3);
+    // A character is four bytes at most, so its first is among the last three if it is not whole.
+    let first = (from..bytes.len())
+        .rev()
+        .find(|index| bytes[*index] & 0b1100_0000 == 0b1100_0000);
+    let Some(first) = first else { return bytes.len() };
+    match std::str::from_utf8(&bytes[first..]) {
+        Err(error) if error.error_len().is_none() => first,
+        _ => bytes.len(),
     }
 }
 
@@ -87,6 +128,21 @@ mod tests {
         assert_eq!(lines[0].len(), MAX_LINE_BYTES + '…'.len_utf8());
         assert!(lines[0].ends_with("x…"));
         assert_eq!(lines[1], "next");
+    }
+
+    #[test]
+    fn a_line_is_cut_between_characters() {
+        for character in ["ü", "€", "😀"] {
+            for shift in 0..4 {
+                let line = format!("{}{}", "x".repeat(shift), character.repeat(MAX_LINE_BYTES));
+                let lines = lines_of(&[line.as_bytes()]);
+                assert!(!lines[0].contains('\u{fffd}'), "{character} {shift}");
+                assert!(
+                    lines[0].ends_with(&format!("{character}…")),
+                    "{character} {shift}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -94,6 +94,7 @@ impl Documents {
     pub(super) fn catalog(&self, generation: Generation) -> Result<Catalog, String> {
         Ok(Catalog {
             generation,
+            replaces: Vec::new(),
             applications: read_all(Kind::Application, &self.applications, |a: &Application| &a.name)?,
             models: read_all(Kind::Model, &self.models, |m: &Model| &m.name)?,
             settings: read_settings(&self.settings)?,
@@ -172,6 +173,22 @@ pub(super) fn generation_after(current: &Generation) -> Generation {
         incarnation,
         number: current.number + 1,
     }
+}
+
+/// How many lives a store remembers to have replaced. A frontend would have to be away for as many decisions
+/// to be asked once more.
+const REMEMBERED: usize = 16;
+
+/// The lives whose place a store takes: the newest first, each once, and no more than are remembered.
+pub(super) fn remembered_lives(lives: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut remembered = Vec::new();
+    for life in lives {
+        if !life.is_empty() && !remembered.contains(&life) {
+            remembered.push(life);
+        }
+    }
+    remembered.truncate(REMEMBERED);
+    remembered
 }
 
 /// A name for a store's life that no other life has.

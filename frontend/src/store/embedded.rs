@@ -8,6 +8,7 @@
 //! each write, and at each announcement (every second), it is looked whether the path still names the file that
 //! is open. While it does not, nothing is written, until the file is back or a person decides.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -47,6 +48,8 @@ const SETTINGS: TableDefinition<&str, &str> = TableDefinition::new("settings");
 const SCHEMA_KEY: &str = "schema";
 /// In [`ABOUT`]: a [`Written`] as JSON, once something was committed.
 const GENERATION_KEY: &str = "generation";
+/// In [`ABOUT`]: the incarnations whose place the store takes, separated by spaces.
+const REPLACES_KEY: &str = "replaces";
 /// In [`ABOUT`]: the last query block that was handed out, a number.
 const QUERY_BLOCK_KEY: &str = "query-block";
 
@@ -260,6 +263,10 @@ impl MetadataStore for EmbeddedStore {
             _ => Err(StoreError::NothingToSettle),
         }
     }
+
+    async fn adopt(&self, incarnations: BTreeSet<String>) -> Result<Arc<Catalog>, StoreError> {
+        self.blocking(move |file| file.adopt(incarnations)).await
+    }
 }
 
 impl StoreFile {
@@ -280,6 +287,7 @@ impl StoreFile {
             before: Before::Kept,
             changes,
             generation: document::generation_after(&actual),
+            replaces: &current.replaces,
             proof: inventory.proof(),
         };
         self.with_database(&mut open, |database| write.done_to(database))?;
@@ -287,6 +295,23 @@ impl StoreFile {
         // Published by the writer and not by its caller: a caller that gave up must not leave a
         // snapshot behind that is older than the file.
         Ok(self.publish(current.with(changes, write.generation)))
+    }
+
+    fn adopt(&self, incarnations: BTreeSet<String>) -> Result<Arc<Catalog>, StoreError> {
+        let mut open = self.open.lock();
+        self.ready(&mut open)?;
+        let current = self.snapshot();
+        let replaces = document::remembered_lives(incarnations.into_iter().chain(current.replaces.clone()));
+        let write = Write {
+            before: Before::Kept,
+            changes: &[],
+            generation: document::generation_after(&current.generation),
+            replaces: &replaces,
+            proof: open.inventory.proof(),
+        };
+        self.with_database(&mut open, |database| write.done_to(database))?;
+        let next = current.with(&[], write.generation);
+        Ok(self.publish(Catalog { replaces, ..next }))
     }
 
     fn next_query_block(&self) -> Result<u64, StoreError> {
@@ -410,7 +435,7 @@ impl StoreFile {
         *open = file;
         let held = self.snapshot();
         let (before, base) = match how {
-            Settle::Restore => (Before::Dropped, held),
+            Settle::Restore => (Before::Dropped, held.clone()),
             Settle::Accept => (Before::Kept, Arc::new(catalog.clone())),
         };
         let documents = documents_of(&base);
@@ -425,17 +450,25 @@ impl StoreFile {
             number: newest,
             ..base.generation.clone()
         });
+        // What runs was started for what is held.
+        let lives = [&held.generation.incarnation].into_iter().chain(&held.replaces);
+        let lives = lives
+            .chain(&catalog.replaces)
+            .filter(|life| **life != generation.incarnation);
+        let replaces = document::remembered_lives(lives.cloned());
         let write = Write {
             before,
             changes: &documents,
             generation,
+            replaces: &replaces,
             proof: inventory.proof(),
         };
         self.with_database(&mut open, |database| write.done_to(database))?;
         open.inventory = inventory;
         self.health.send_replace(StoreHealth::Up);
         info!(?how, path = %self.path.display(), "the metadata store was settled");
-        Ok(Some(self.publish(base.with(&[], write.generation))))
+        let next = base.with(&[], write.generation);
+        Ok(Some(self.publish(Catalog { replaces, ..next })))
     }
 }
 
@@ -650,7 +683,9 @@ fn read_catalog(database: &Database) -> Result<(Catalog, Inventory), Refused> {
             inventory.counted()
         )));
     }
-    let catalog = documents.catalog(generation).map_err(Refused::Unreadable)?;
+    let mut catalog = documents.catalog(generation).map_err(Refused::Unreadable)?;
+    let replaces = read_text(&about, REPLACES_KEY)?.unwrap_or_default();
+    catalog.replaces = replaces.split_whitespace().map(str::to_owned).collect();
     Ok((catalog, inventory))
 }
 
@@ -678,6 +713,8 @@ struct Write<'a> {
     before: Before,
     changes: &'a [Change],
     generation: Generation,
+    /// The incarnations whose place the store takes.
+    replaces: &'a [String],
     /// What proves whole what is there afterwards.
     proof: Proof,
 }
@@ -720,9 +757,11 @@ impl Write<'_> {
             };
             let written =
                 serde_json::to_string(&written).expect("a generation is text and numbers; this is a bug");
-            transaction
-                .open_table(ABOUT)?
-                .insert(GENERATION_KEY, written.as_str())?;
+            let mut about = transaction.open_table(ABOUT)?;
+            about.insert(GENERATION_KEY, written.as_str())?;
+            if !self.replaces.is_empty() {
+                about.insert(REPLACES_KEY, self.replaces.join(" ").as_str())?;
+            }
         }
         transaction.commit()?;
         Ok(())

@@ -3,7 +3,7 @@
 //! One trait, two implementations, one list of promises that both are held to (`conformance`, compiled
 //! for tests only). How documents are written down is shared by both (`document`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +69,10 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Decides what to do about a store that lost something ([`StoreHealth::WentBack`]), for all frontends;
     /// accepting one that was never written makes it one that was. Returns the snapshot that is followed now.
     async fn settle(&self, how: Settle) -> Result<Arc<Catalog>, StoreError>;
+
+    /// Takes the place of these other incarnations of the cluster's store as well: what was started for them is this
+    /// one's from then on ([`Catalog::owns`]). Returns the snapshot that says so.
+    async fn adopt(&self, incarnations: BTreeSet<String>) -> Result<Arc<Catalog>, StoreError>;
 }
 
 /// What frontends announced, by their ids.

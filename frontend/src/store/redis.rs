@@ -31,6 +31,7 @@
 //! snapshot, and the follower tries again by itself. A Redis that lost something is not followed until a
 //! person decides (`setback`).
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,6 +106,10 @@ enum Request {
     Settle {
         how: Settle,
         reply: Reply<Settling>,
+    },
+    Adopt {
+        incarnations: BTreeSet<String>,
+        reply: Reply<Arc<Catalog>>,
     },
 }
 
@@ -269,6 +274,10 @@ impl MetadataStore for RedisStore {
             Settling::Wished => self.restored().await,
         }
     }
+
+    async fn adopt(&self, incarnations: BTreeSet<String>) -> Result<Arc<Catalog>, StoreError> {
+        self.ask(|reply| Request::Adopt { incarnations, reply }).await
+    }
 }
 
 impl Request {
@@ -278,6 +287,7 @@ impl Request {
             Self::Commit { reply, .. } => drop(reply.send(Err(why))),
             Self::QueryBlock { reply } => drop(reply.send(Err(why))),
             Self::Settle { reply, .. } => drop(reply.send(Err(why))),
+            Self::Adopt { reply, .. } => drop(reply.send(Err(why))),
         }
     }
 }
@@ -409,6 +419,9 @@ impl Follower {
             }
             Request::QueryBlock { reply } => conclude(reply, self.next_query_block(session).await),
             Request::Settle { how, reply } => conclude(reply, self.settle(session, how).await),
+            Request::Adopt { incarnations, reply } => {
+                conclude(reply, self.adopt(session, incarnations).await)
+            }
         }
     }
 
@@ -607,6 +620,23 @@ impl Follower {
         settled.map(Settling::Done)
     }
 
+    /// Takes the place of these lives. The content stays, so that it is written as a settlement that accepts it.
+    async fn adopt(
+        &mut self,
+        session: &mut Session,
+        incarnations: BTreeSet<String>,
+    ) -> Result<Arc<Catalog>, Failure> {
+        // Closely, because what is there is taken as it is.
+        self.look(session, Look::Closely).await.map_err(Failure::Over)?;
+        self.refuse_a_setback()?;
+        let held = self.shown().unwrap_or_default();
+        let adopting = Stored::adopting(&held, incarnations);
+        session
+            .settle(&held.generation, &adopting, Settle::Accept, &[])
+            .await?;
+        self.load(session).await
+    }
+
     /// Ends the doubt in Redis, and follows it from then on.
     async fn write_settlement(
         &mut self,
@@ -615,14 +645,14 @@ impl Follower {
         how: Settle,
     ) -> Result<Arc<Catalog>, Failure> {
         let held = self.shown();
-        let settled = setback.settled(held.as_ref().map(|held| &held.generation), fresh_incarnation());
+        let settled = setback.settled(held.as_deref(), fresh_incarnation());
         let documents = match (how, &held) {
             (Settle::Restore, Some(held)) => documents_of(held),
             (Settle::Restore, None) => Vec::new(),
             (Settle::Accept, _) => {
                 // What cannot be read cannot be gone by.
                 let (stored, documents) = session.snapshot().await.map_err(Failure::Over)?;
-                let readable = session.catalog(&documents, stored.generation);
+                let readable = session.catalog(&documents, stored);
                 readable.map_err(Failure::Refused)?;
                 Vec::new()
             }
@@ -664,9 +694,7 @@ impl Follower {
         if let Some(damage) = stored.damage(&inventory, same.then_some(&self.inventory)) {
             return Ok(Read::Damaged { stored, damage });
         }
-        let catalog = session
-            .catalog(&documents, stored.generation)
-            .map_err(Failure::Over)?;
+        let catalog = session.catalog(&documents, stored).map_err(Failure::Over)?;
         Ok(Read::Whole(self.publish(catalog, inventory)))
     }
 

@@ -1,6 +1,8 @@
 //! `skysail start` and `skysail stop`: a whole cluster in Docker, with the images as they ship.
 
+use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -11,10 +13,13 @@ use skysail_tests::cases;
 use skysail_tests::docker::{DockerCluster, Holdings, image, redis_image};
 use skysail_tests::rest::Rest;
 use skysail_tests::skysail::{Said, Skysail};
+use skysail_tests::test_image::TestImage;
 use skysail_tests::wait::{self, PATIENCE};
 
 cases! {
     the_demonstration_works_from_start_to_stop: Docker, Redis;
+    a_model_container_reaches_container_rpc_and_neither_redis_nor_the_admin_api: Docker, Redis;
+    the_admin_api_asks_for_a_token_that_the_users_commands_know_until_the_stop: Docker, Redis;
     a_frontend_that_crashes_comes_back_with_all_it_knew: Docker, Redis;
     kept_data_is_there_again_after_the_next_start: Docker, Redis;
     several_frontends_serve_what_one_control_role_looks_after: Docker, Redis;
@@ -31,6 +36,42 @@ struct Started {
     skysail: Skysail,
     queries: Rest,
     admin: Rest,
+    admin_port: u16,
+    token: String,
+}
+
+/// The command of a user of this cluster alone: the tokens it keeps are nobody else's.
+fn user(docker: &DockerCluster) -> Skysail {
+    let folder = config_folder(docker);
+    Skysail::default().env("XDG_CONFIG_HOME", folder.to_str().expect("text"))
+}
+
+fn config_folder(docker: &DockerCluster) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(docker.name())
+}
+
+/// The tokens that the user's commands keep.
+fn kept_tokens(docker: &DockerCluster) -> Vec<String> {
+    let files = fs::read_dir(config_folder(docker).join("skysail/tokens"));
+    let files = files.into_iter().flatten();
+    files
+        .map(|file| fs::read_to_string(file.expect("a file").path()).expect("a token"))
+        .map(|token| token.trim().to_owned())
+        .collect()
+}
+
+/// The admin token that the control role was given.
+async fn admin_token(docker: &DockerCluster) -> String {
+    let containers = docker.containers().await;
+    let control = containers
+        .iter()
+        .find(|found| found.labels.contains_key("ai.skysail.admin-port"))
+        .expect("a container has the control role");
+    docker
+        .file(&control.name, "/skysail/admin-token")
+        .await
+        .trim()
+        .to_owned()
 }
 
 /// The options that every start has here.
@@ -46,7 +87,7 @@ async fn line(docker: &DockerCluster, options: &str) -> String {
 const FREE_PORTS: &str = "--query-port 0 --admin-port 0 --rpc-port 0";
 
 async fn try_start(docker: &DockerCluster, options: &str) -> Said {
-    Skysail::default().say(&line(docker, options).await).await
+    user(docker).say(&line(docker, options).await).await
 }
 
 async fn start(docker: &DockerCluster, options: &str) -> Started {
@@ -60,15 +101,22 @@ async fn start(docker: &DockerCluster, options: &str) -> Started {
             .unwrap_or_else(|| panic!("{api} is not named: {said:?}"))
     };
     let admin = at("admin API");
+    let token = admin_token(docker).await;
+    assert!(
+        !said.out.contains(&token) && !said.err.contains(&token),
+        "{said:?}"
+    );
     Started {
-        skysail: Skysail::at(admin),
+        skysail: user(docker).env("SKYSAIL_ADMIN_URL", &format!("http://{admin}")),
         queries: Rest::at(at("query API")),
-        admin: Rest::at(admin),
+        admin: Rest::at(admin).with_token(&token),
+        admin_port: admin.port(),
+        token,
     }
 }
 
 async fn stop(docker: &DockerCluster) -> String {
-    Skysail::default()
+    user(docker)
         .done(&format!("stop --cluster {}", docker.name()))
         .await
 }
@@ -140,7 +188,7 @@ async fn the_demonstration_works_from_start_to_stop() {
             ]
             .map(|part| format!("{name}{part}"))
             .to_vec(),
-            networks: vec![format!("{name}-network")],
+            networks: vec![format!("{name}-network"), format!("{name}-private")],
             volumes: vec![format!("{name}-redis-data")],
         }
     );
@@ -171,12 +219,148 @@ async fn the_demonstration_works_from_start_to_stop() {
     assert!(stop(&docker).await.contains("nothing runs"));
 }
 
+/// The addresses of a container in each of its networks.
+async fn addresses(docker: &DockerCluster, container: &str) -> Vec<String> {
+    let settings = docker.inspect(container).await.network_settings;
+    let networks = settings
+        .and_then(|settings| settings.networks)
+        .unwrap_or_default();
+    networks
+        .into_values()
+        .filter_map(|network| network.ip_address)
+        .collect()
+}
+
+async fn a_model_container_reaches_container_rpc_and_neither_redis_nor_the_admin_api() {
+    let docker = DockerCluster::new();
+    let image = TestImage::make().await;
+    for (options, admin, rpc) in [
+        ("", "frontend", "frontend"),
+        (" --frontends 2", "control", "frontend-2"),
+    ] {
+        let started = start(&docker, options).await;
+        let name = docker.name();
+        let (redis, admin, rpc) = (
+            format!("{name}-redis"),
+            format!("{name}-{admin}"),
+            format!("{name}-{rpc}"),
+        );
+        let admin_port = started.admin_port;
+        let mut closed = vec![format!("{redis}:6379")];
+        closed.extend(
+            addresses(&docker, &redis)
+                .await
+                .iter()
+                .map(|ip| format!("{ip}:6379")),
+        );
+        closed.push(format!("{admin}:{admin_port}"));
+        let admins = addresses(&docker, &admin).await;
+        assert_eq!(admins.len(), 2, "{admins:?}");
+        closed.extend(admins.iter().map(|ip| format!("{ip}:{admin_port}")));
+        let open = format!("{rpc}:7000");
+        let asks: Vec<_> = closed
+            .iter()
+            .chain([&open])
+            .map(|at| format!("ask {at}"))
+            .collect();
+        let network = format!("{name}-network");
+        let said = docker.run_script(image.name(), &network, &asks.join("\n")).await;
+        let becomes = |of: &str| {
+            let line = said
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("{of}: ")));
+            line.unwrap_or_else(|| panic!("{of} was not asked: {said}"))
+                .to_owned()
+        };
+        for at in &closed {
+            let outcome = becomes(at);
+            let shut = outcome.starts_with("not reached") || outcome.starts_with("closed");
+            assert!(shut, "{at}: {outcome}");
+        }
+        // An HTTP/1.1 request is none to gRPC, which says so.
+        assert!(becomes(&open).starts_with("answered"), "{said}");
+        // From this machine, through the published port, the admin API answers.
+        started.skysail.done("status").await;
+
+        // Who is on Redis' own network needs the password as well.
+        let private = format!("{name}-private");
+        let said = docker
+            .run_script(image.name(), &private, &format!("ask {redis}:6379"))
+            .await;
+        assert!(
+            said.contains("NOAUTH") || said.contains("-ERR") || said.contains("closed"),
+            "{said}"
+        );
+        assert_secrets_are_files(&docker).await;
+        stop(&docker).await;
+        assert_eq!(docker.holdings().await, Holdings::default());
+    }
+}
+
+async fn the_admin_api_asks_for_a_token_that_the_users_commands_know_until_the_stop() {
+    let docker = DockerCluster::new();
+    let started = start(&docker, " --keep-data").await;
+    assert_eq!(kept_tokens(&docker), [started.token.as_str()]);
+    let stranger = Rest::at(SocketAddr::from(([127, 0, 0, 1], started.admin_port)));
+    let refused = stranger.get("/api/v1/status").await;
+    assert!(refused.problem(401).contains("token"), "{refused:?}");
+    stranger.get("/healthz").await.expect(200);
+    let by_name = format!("http://localhost:{}", started.admin_port);
+    user(&docker)
+        .env("SKYSAIL_ADMIN_URL", &by_name)
+        .done("status")
+        .await;
+    let of_nobody = Skysail::at(SocketAddr::from(([127, 0, 0, 1], started.admin_port)))
+        .env("XDG_CONFIG_HOME", "/nonexistent")
+        .refused("status")
+        .await;
+    assert!(of_nobody.contains("token"), "{of_nobody}");
+    started.serve_iris().await;
+    stop(&docker).await;
+    assert!(kept_tokens(&docker).is_empty());
+
+    // Kept data holds the hash of the old one, and the new one is the cluster's from now on.
+    let again = start(&docker, "").await;
+    assert_ne!(again.token, started.token);
+    assert_eq!(kept_tokens(&docker), [again.token.as_str()]);
+    again.three_attached().await;
+    again.skysail.done("app update iris --slo 20s").await;
+    let old = Rest::at(SocketAddr::from(([127, 0, 0, 1], again.admin_port))).with_token(&started.token);
+    old.get("/api/v1/status").await.problem(401);
+    stop(&docker).await;
+    assert!(kept_tokens(&docker).is_empty());
+}
+
+/// Neither arguments nor the environment nor `status` nor a log of any container hold the store's password.
+async fn assert_secrets_are_files(docker: &DockerCluster) {
+    let url = docker.redis_url().await;
+    let password = url.split([':', '@']).nth(2).expect("a password").to_owned();
+    assert_eq!(password.len(), 64, "{url}");
+    let token = admin_token(docker).await;
+    for container in docker.containers().await {
+        let inspected = serde_json::to_string(&docker.inspect(&container.name).await).expect("JSON");
+        let log = docker.log(&container.name).await;
+        for secret in [&password, &token] {
+            assert!(!inspected.contains(secret), "{}", container.name);
+            assert!(!log.contains(secret), "{log}");
+        }
+    }
+    let answers: Result<String, _> = tokio::task::spawn_blocking(move || {
+        let client = redis::Client::open(url.replace(&password, "wrong"))?;
+        let mut redis = client.get_connection_with_timeout(PATIENCE)?;
+        redis::cmd("PING").query(&mut redis)
+    })
+    .await
+    .expect("it does not panic");
+    assert!(answers.is_err(), "{answers:?}");
+}
+
 /// What was registered stands in Redis, as JSON that a person can read.
 async fn assert_metadata_is_readable(docker: &DockerCluster) {
     let name = docker.name();
-    let address = docker.address(&format!("{name}-redis")).await;
+    let url = docker.redis_url().await;
     let read = tokio::task::spawn_blocking(move || -> redis::RedisResult<(Vec<String>, Vec<String>)> {
-        let client = redis::Client::open(format!("redis://{address}:6379/0"))?;
+        let client = redis::Client::open(url)?;
         let mut redis = client.get_connection_with_timeout(PATIENCE)?;
         let mut documents = Vec::new();
         let keys: Vec<String> = redis.scan()?.collect::<redis::RedisResult<_>>()?;
@@ -355,7 +539,7 @@ async fn of_starts_at_once_exactly_one_succeeds() {
     assert_eq!(holdings.containers.len(), 2, "{holdings:?}");
     assert_eq!(
         (holdings.networks.len(), holdings.volumes.len()),
-        (1, 1),
+        (2, 1),
         "{holdings:?}"
     );
     stop(&docker).await;
@@ -371,7 +555,7 @@ async fn a_start_that_is_interrupted_leaves_nothing() {
         image("frontend").await,
         image("noop").await
     );
-    let mut start = Skysail::default().start(&line);
+    let mut start = user(&docker).start(&line);
     // In the middle of making things, where nobody waits for the signal.
     start.log().line(": Redis").await;
     start.signal(Signal::INT);
@@ -400,6 +584,7 @@ async fn a_taken_port_is_named_and_nothing_is_left() {
             assert!(said.err.contains(&part), "{part}: {said:?}");
         }
     }
+    assert!(kept_tokens(&docker).is_empty());
     assert_eq!(docker.holdings().await, Holdings::default());
 }
 
@@ -416,7 +601,7 @@ async fn an_image_that_is_missing_is_named_and_nothing_is_left() {
             "start --cluster {} --frontend-image {frontend} --redis-image {redis} {FREE_PORTS}",
             docker.name()
         );
-        let error = Skysail::default().refused(&line).await;
+        let error = user(&docker).refused(&line).await;
         for part in [missing, "cannot be pulled", option] {
             assert!(error.contains(part), "{part}: {error}");
         }
@@ -435,11 +620,12 @@ async fn a_part_that_does_not_stay_up_is_shown_and_nothing_is_left() {
             "start --cluster {} --frontend-image {frontend} --redis-image {redis} {FREE_PORTS}",
             docker.name()
         );
-        let error = Skysail::default().refused(&line).await;
+        let error = user(&docker).refused(&line).await;
         // Its last lines are there: a model container says that it was not told what to serve.
         for part in [what, "exit code 2", "| ", "SKYSAIL_MODEL_NAME"] {
             assert!(error.contains(part), "{part}: {error}");
         }
+        assert!(kept_tokens(&docker).is_empty());
         assert_eq!(docker.holdings().await, Holdings::default());
     }
 }

@@ -65,13 +65,14 @@ async fn filled(server: &RedisServer) -> ([RedisStore; 2], Arc<Catalog>) {
     ([one, other], whole)
 }
 
-/// Waits until a store shows this content, whatever the generation.
+/// Waits until a store shows this content, whatever the generation and the lives it replaces.
 async fn holds(store: &RedisStore, whole: &Catalog) {
     let mut watch = store.watch();
     let same = watch.wait_for(|seen| {
         seen.as_ref().is_some_and(|seen| {
             let seen = Catalog {
                 generation: whole.generation.clone(),
+                replaces: whole.replaces.clone(),
                 ..Catalog::clone(seen)
             };
             seen == *whole

@@ -27,7 +27,6 @@ cases! {
     clients_that_hang_up_leave_an_empty_queue;
     an_objective_of_a_microsecond_beside_one_of_ten_seconds;
     inputs_of_no_one_and_ten_million_numbers;
-    at_the_connection_limit_clients_wait_and_the_admin_api_answers;
     a_head_that_never_ends_costs_its_own_connection;
     a_connection_is_kept_while_it_is_used;
     a_body_sent_a_byte_at_a_time_is_answered;
@@ -251,54 +250,6 @@ async fn inputs_of_no_one_and_ten_million_numbers() {
         beside.get() > 1,
         "{beside:?} small queries were answered meanwhile"
     );
-}
-
-async fn at_the_connection_limit_clients_wait_and_the_admin_api_answers() {
-    const LIMIT: usize = 3;
-    let settings = Settings::default().flag("--max-connections", &LIMIT.to_string());
-    let cluster = settings.launch().await;
-    until("the frontend to be ready", PATIENCE, async || {
-        cluster.admin().get("/readyz").await.status == 200
-    })
-    .await;
-    let addr = cluster.addresses().query;
-    let mut inside = Vec::new();
-    for _ in 0..LIMIT {
-        let mut wire = Wire::to(addr).await;
-        wire.request("GET", "/healthz", "").await.expect(200);
-        inside.push(wire);
-    }
-    // The system takes its connection and its request; nobody answers.
-    let mut outside = Wire::to(addr).await;
-    outside
-        .write("GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n")
-        .await
-        .expect("written");
-    for _ in 0..10 {
-        cluster.admin().get("/healthz").await.expect(200);
-        for wire in &mut inside {
-            wire.request("GET", "/readyz", "").await.expect(200);
-        }
-    }
-    assert!(!outside.has_something(), "answered beyond the limit");
-    assert!(cluster.log().says("connection limit reached"));
-    inside.pop();
-    outside.read().await.expect(200);
-    drop(outside);
-    // However often it is reached, it is said once in a while.
-    for _ in 0..5 {
-        inside.clear();
-        for _ in 0..LIMIT {
-            let mut wire = Wire::to(addr).await;
-            wire.request("GET", "/healthz", "").await.expect(200);
-            inside.push(wire);
-        }
-    }
-    let lines = cluster.log().lines();
-    let said = lines
-        .iter()
-        .filter(|line| line.contains("connection limit reached"));
-    assert_eq!(said.count(), 1);
 }
 
 async fn a_head_that_never_ends_costs_its_own_connection() {

@@ -8,40 +8,49 @@ use std::collections::HashMap;
 use std::env;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::Docker;
-use bollard::models::ContainerInspectResponse;
+use bollard::models::{ContainerInspectResponse, NetworkCreateRequest};
 use bollard::query_parameters::{
-    CreateImageOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
-    ListContainersOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
-    RemoveImageOptions,
+    InspectContainerOptions, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
+    ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
 };
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
+use parking_lot::Mutex;
 use skysail_frontend::runtime::conformance::{PROMISES, Promise, Subject};
 use skysail_frontend::runtime::docker::DockerRuntime;
 use skysail_frontend::runtime::{ContainerRuntime, ContainerState, ReplicaSpec, RuntimeError};
 use skysail_proto::ids::ClusterName;
 use skysail_proto::labels;
-use skysail_tests::suite::{Need, Suite, block_on};
+use skysail_tests::suite::{Need, Suite};
+use skysail_tests::test_image::{self, TestImage, import, packed};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
-const TEST_CONTAINER: &str = env!("CARGO_BIN_EXE_test-container");
-
 /// Made by the first test that wants it.
-static IMAGE: OnceCell<String> = OnceCell::const_new();
+static IMAGE: OnceCell<Mutex<Option<TestImage>>> = OnceCell::const_new();
 
 /// Removes the image of the test container, if one was made.
 pub(crate) fn clean_up() {
     if let Some(image) = IMAGE.get() {
-        block_on(remove_image(image));
+        drop(image.lock().take());
     }
+}
+
+async fn image() -> String {
+    let made = IMAGE
+        .get_or_init(async || Mutex::new(Some(TestImage::make().await)))
+        .await;
+    let made = made.lock();
+    made.as_ref()
+        .expect("no test runs after the end")
+        .name()
+        .to_owned()
 }
 
 /// With what every runtime promises, and what only this one does.
@@ -83,6 +92,8 @@ const OWN: &[(&str, Check)] = checks! {
     a_runtime_that_starts_anew_finds_what_runs
     the_gateway_is_an_address_of_this_host
     frontends_that_start_together_share_one_network
+    a_second_network_of_the_name_that_nobody_removed_keeps_no_container_from_starting
+    a_container_of_another_store_keeps_its_name
     a_container_of_nobodys_under_our_name_is_left_alone
 };
 
@@ -96,7 +107,7 @@ struct Bench {
 
 /// Runs a check in clusters of its own, and removes all that carries their labels, whatever happened.
 async fn with_bench(check: impl FnOnce(Bench) -> BoxFuture<'static, ()>) {
-    let image = IMAGE.get_or_init(make_image).await;
+    let image = image().await;
     let docker = Docker::connect_with_defaults().expect("docker");
     let unique = format!("test-{:08x}", fastrand::u32(..));
     let clusters = [unique.clone(), format!("{unique}-next")];
@@ -194,7 +205,7 @@ async fn containers_carry_labels_limits_and_a_bounded_log(bench: Bench) {
         (labels::VERSION, "1.0-RC1"),
         (labels::REPLICA, "test-model_1.0-RC1_0"),
         (labels::SPEC, spec.digest.as_str()),
-        (labels::TOKEN, spec.token.as_str()),
+        (labels::START, spec.start.as_str()),
     ];
     for (name, value) in expected {
         assert_eq!(labels.get(name).map(String::as_str), Some(value), "{name}");
@@ -258,7 +269,7 @@ async fn two_runtimes_that_start_one_container_at_once_start_one(bench: Bench) {
     let spec = bench.subject.spec("one", "print started\nwait");
     let other = DockerRuntime::connect(bench.cluster.clone());
     let theirs = ReplicaSpec {
-        token: "token-of-the-other".into(),
+        start: "the-other".into(),
         ..spec.clone()
     };
     for _ in 0..5 {
@@ -299,19 +310,13 @@ async fn gpus_that_are_not_there_are_refused_with_what_to_do(bench: Bench) {
 
 async fn an_image_that_holds_no_program_says_so(bench: Bench) {
     let image = format!("{}:empty", bench.cluster);
-    import(
-        &bench.docker,
-        &image,
-        "/nothing-here",
-        tar(&[Path::new("/etc/hostname")]),
-    )
-    .await;
+    import(&image, "/nothing-here", packed(&[Path::new("/etc/hostname")])).await;
     let spec = ReplicaSpec {
         image: image.clone(),
         ..bench.subject.spec("one", "wait")
     };
     let error = bench.subject.start_spec(&spec).await.expect_err("refused");
-    remove_image(&image).await;
+    test_image::remove(&image).await;
     let said = error.to_string();
     assert!(matches!(error, RuntimeError::Image(_)), "{error:?}");
     assert!(said.contains(&image) && said.contains("/nothing-here"), "{said}");
@@ -368,6 +373,48 @@ async fn frontends_that_start_together_share_one_network(bench: Bench) {
     assert_eq!(networks_of(&bench.docker, bench.cluster.as_str()).await.len(), 1);
 }
 
+async fn a_second_network_of_the_name_that_nobody_removed_keeps_no_container_from_starting(bench: Bench) {
+    // As two frontends that start at once make them, of which one ends before it could remove its own.
+    let name = labels::network_name(&bench.cluster);
+    for _ in 0..2 {
+        let request = NetworkCreateRequest {
+            name: name.clone(),
+            labels: Some([(labels::CLUSTER.to_owned(), bench.cluster.to_string())].into()),
+            ..NetworkCreateRequest::default()
+        };
+        // An engine that takes no second one has nothing to get wrong.
+        let _ = bench.docker.create_network(request).await;
+    }
+    let spec = bench.subject.start("one", "print started\nwait").await;
+    bench.subject.line(&spec, "started").await;
+    assert_eq!(networks_of(&bench.docker, bench.cluster.as_str()).await.len(), 1);
+}
+
+async fn a_container_of_another_store_keeps_its_name(bench: Bench) {
+    for script in ["wait", "exit 0"] {
+        let theirs = ReplicaSpec {
+            incarnation: "another-store".into(),
+            ..bench
+                .subject
+                .spec(script.split(' ').next().unwrap_or_default(), script)
+        };
+        bench.subject.start_spec(&theirs).await.expect("started");
+        if script != "wait" {
+            bench.subject.ended(&theirs).await;
+        }
+        let ours = ReplicaSpec {
+            incarnation: "this-store".into(),
+            ..theirs.clone()
+        };
+        let refused = bench.subject.start_spec(&ours).await.expect_err("refused");
+        assert!(matches!(refused, RuntimeError::NameTaken(_)), "{refused:?}");
+        let said = refused.to_string();
+        assert!(said.contains("another metadata store"), "{said}");
+        let found = bench.subject.status(&theirs).await.expect("it is still there");
+        assert_eq!(found.incarnation.as_deref(), Some("another-store"));
+    }
+}
+
 async fn a_container_of_nobodys_under_our_name_is_left_alone(bench: Bench) {
     let spec = bench.subject.spec("one", "wait");
     bench
@@ -398,62 +445,6 @@ impl Bench {
             .await
             .expect("inspected")
     }
-}
-
-/// Makes an image of the test container and returns its name.
-async fn make_image() -> String {
-    let docker = Docker::connect_with_defaults().expect("docker");
-    let image = format!("skysail-test-container:{:08x}", fastrand::u32(..));
-    let binary = Path::new(TEST_CONTAINER);
-    let libraries = libraries_of(binary);
-    let files: Vec<_> = libraries.iter().map(Path::new).chain([binary]).collect();
-    import(&docker, &image, TEST_CONTAINER, tar(&files)).await;
-    image
-}
-
-/// What the loader needs to run it, by absolute path.
-fn libraries_of(binary: &Path) -> Vec<String> {
-    let listed = Command::new("ldd").arg(binary).output().expect("ldd runs");
-    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let paths = listed.split_whitespace().filter(|word| word.starts_with('/'));
-    paths.map(str::to_owned).collect()
-}
-
-fn tar(files: &[&Path]) -> Vec<u8> {
-    let packed = Command::new("tar")
-        .args(["--create", "--dereference", "--absolute-names"])
-        .args(files)
-        .output();
-    let packed = packed.expect("tar runs");
-    assert!(
-        packed.status.success(),
-        "{}",
-        String::from_utf8_lossy(&packed.stderr)
-    );
-    packed.stdout
-}
-
-async fn import(docker: &Docker, image: &str, entrypoint: &str, tar: Vec<u8>) {
-    let (repo, tag) = image.rsplit_once(':').expect("a name with a tag");
-    let options = CreateImageOptionsBuilder::new()
-        .from_src("-")
-        .repo(repo)
-        .tag(tag)
-        .changes(vec![format!("ENTRYPOINT [{entrypoint:?}]")])
-        .build();
-    let body = http_body_util::Either::Left(http_body_util::Full::new(bytes::Bytes::from(tar)));
-    let mut news = docker.create_image(Some(options), Some(body), None).boxed();
-    while let Some(news) = news.next().await {
-        news.expect("the image is imported");
-    }
-}
-
-async fn remove_image(image: &str) {
-    let docker = Docker::connect_with_defaults().expect("docker");
-    docker
-        .remove_image(image, None::<RemoveImageOptions>, None)
-        .await
-        .expect("the image is removed");
 }
 
 async fn remove_cluster(docker: &Docker, cluster: &str) {

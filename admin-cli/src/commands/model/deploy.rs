@@ -17,13 +17,16 @@ use crate::error::Error;
 
 const DEPLOY_EXAMPLES: &str = "\
 Examples:
-  skysail model deploy iris-model:1 --image skysail/iris-svm --input-type doubles --replicas 3
-  skysail model deploy resnet:2 --image resnet:2 --input-type bytes --cpus 2 --memory 4g \\
-      --env OMP_NUM_THREADS=2 --max-batch 32
+  skysail model deploy iris-model:1 --image skysail/iris-svm \\
+      --input-type doubles --replicas 3
+  skysail model deploy resnet:2 --image resnet:2 --input-type bytes \\
+      --cpus 2 --memory 4g --env OMP_NUM_THREADS=2 --max-batch 32
   skysail model deploy iris-model:2 --image iris-svm:2 --input-type doubles \\
       --warm-up '[5.8, 3.0, 3.7, 1.2]'
-  skysail model deploy iris-model:3 --image iris-svm:3 --input-type doubles --replicas auto:1..8 --replace
-  skysail model deploy iris-model:1 --image ./target/release/iris-svm --input-type doubles
+  skysail model deploy iris-model:3 --image iris-svm:3 --input-type doubles \\
+      --replicas auto:1..8 --replace
+  skysail model deploy iris-model:1 --image ./target/release/iris-svm \\
+      --input-type doubles
 
 With the process runtime the image is the path of an executable. A version is never changed: deploy
 another. The one that answers goes on until as many replicas of the new one are attached as are
@@ -34,8 +37,13 @@ wanted, or as the old one has; one that never becomes ready leaves the old one w
 const REGISTER_EXAMPLES: &str = "\
 Examples:
   skysail model register my-model:1 --input-type floats
-  SKYSAIL_FRONTENDS=127.0.0.1:7000 SKYSAIL_MODEL_NAME=my-model SKYSAIL_MODEL_VERSION=1 \\
-      SKYSAIL_INPUT_TYPE=floats ./my-container";
+  SKYSAIL_FRONTENDS=127.0.0.1:7000 SKYSAIL_MODEL_NAME=my-model \\
+      SKYSAIL_MODEL_VERSION=1 SKYSAIL_INPUT_TYPE=floats \\
+      SKYSAIL_TOKEN=$(skysail model show my-model:1 --token) ./my-container
+
+Where container RPC (--rpc-addr) can be reached from other machines or from containers, a
+container is to show a token, which is printed here and by
+`skysail model show NAME:VERSION --token`.";
 
 /// What any version has.
 #[derive(Args, Debug)]
@@ -99,6 +107,10 @@ pub(crate) struct RegisterArguments {
     id: ModelId,
     #[command(flatten)]
     version: VersionArguments,
+    /// Let any container attach, without a token, also where container RPC can be reached from elsewhere: whoever
+    /// reaches it answers this model's queries
+    #[arg(long)]
+    open: bool,
 }
 
 impl DeployArguments {
@@ -122,6 +134,7 @@ impl VersionArguments {
             max_batch: self.max_batch.unwrap_or(DEFAULT_MAX_BATCH.max(fixed)),
             cache: !self.no_cache,
             deployment,
+            open: false,
         }
     }
 }
@@ -134,6 +147,8 @@ pub(super) async fn deploy(session: &Session, arguments: DeployArguments) -> Res
     };
     let deployment = Deployment {
         image: located(session, arguments.image).await?,
+        image_id: None,
+        artifacts: Vec::new(),
         replicas,
         autoscale,
         gpus: arguments.gpus.map(NonZeroU32::get),
@@ -161,10 +176,17 @@ pub(super) async fn deploy(session: &Session, arguments: DeployArguments) -> Res
 
 pub(super) async fn register(session: &Session, arguments: RegisterArguments) -> Result<(), Error> {
     let id = arguments.id;
-    let new = NewVersion::of(id.version.clone(), arguments.version.into_spec(None));
+    let new = NewVersion {
+        open: arguments.open,
+        ..NewVersion::of(id.version.clone(), arguments.version.into_spec(None))
+    };
     let version = session.admin.create_version(&id.name, &new).await?;
-    session.output.answer(&version, |_| {
-        format!("registered {id}; it answers as soon as a container attaches")
+    session.output.answer(&version, |version| {
+        let registered = format!("registered {id}; it answers as soon as a container attaches");
+        match &version.token {
+            Some(token) => format!("{registered}\ncontainers show this token: SKYSAIL_TOKEN={token}"),
+            None => registered,
+        }
     })
 }
 

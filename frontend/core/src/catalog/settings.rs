@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// The settings of a cluster: what all its frontends must agree on.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Settings {
-    /// The SHA-256 of the token that the admin API asks for; none is asked for where there is none.
+    /// The SHA-256 of the cluster's admin token; none until a frontend that asks for one has written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin_token: Option<Secret>,
     /// The key that the tokens of model containers are made and checked with.
@@ -33,7 +33,8 @@ impl Secret {
         &self.0
     }
 
-    fn from_hex(text: &str) -> Option<Self> {
+    /// Reads what it is written as.
+    pub(crate) fn from_hex(text: &str) -> Option<Self> {
         if text.len() != 2 * Self::BYTES {
             return None;
         }

@@ -3,23 +3,32 @@
 //! A pass observes, [`plan()`]s and applies, and takes no other input: whatever was interrupted, the next
 //! pass finds and repairs. [`History`] remembers what no observation shows: how often a model failed, and
 //! since when a container is without its stream. [`finished`] ends rollouts, and [`doubt()`] holds all of it
-//! back where the catalog itself may have lost something.
+//! back where the catalog itself may have lost something. Containers that were started for another store are
+//! [`Foreign`]. What a version's names mean is written down before its first start ([`resolved`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use skysail_proto::deployment::Artifact;
 use skysail_proto::ids::{ModelId, ReplicaId};
 use skysail_proto::labels;
 use skysail_proto::value::InputType;
 
+use crate::catalog::Secret;
+use crate::container_token;
+
 mod doubt;
+mod foreign;
 mod history;
 mod plan;
+mod resolution;
 mod rollout;
 mod spec;
 
-pub use doubt::{Doubt, doubt};
+pub use doubt::doubt;
+pub use foreign::Foreign;
 pub use history::{History, Patience};
 pub use plan::{Action, Plan, StopReason, plan};
+pub use resolution::{Resolution, resolved};
 pub use rollout::finished;
 pub use spec::{Placement, replica_spec};
 
@@ -30,30 +39,30 @@ pub const SURGE: u32 = 1;
 /// What there is.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
-    /// What the runtime has for this cluster.
+    /// What the runtime has for this cluster and its store.
     pub containers: Vec<ContainerStatus>,
-    /// The replicas that some query frontend sees attached and taking work, with the token each registered
-    /// with.
+    /// The names of containers that have the cluster's name and were started for another store: left alone.
+    pub foreign: BTreeSet<String>,
+    /// The replicas that some query frontend sees attached and taking work, with the start of each; empty for
+    /// one that was started by hand.
     pub attached: BTreeSet<(ReplicaId, String)>,
-    /// The tokens of containers that a frontend gave up as hung.
+    /// The starts of containers that a frontend gave up as hung.
     pub hung: BTreeSet<String>,
     /// Containers that an action is still at work on, by name: left alone until it is done.
     pub at_work: BTreeMap<String, AtWork>,
 }
 
 impl Observed {
-    /// Whether this container's replica is attached: with its token, or with none, as one that knows nothing
-    /// of tokens.
+    /// Whether this very start of the container is attached: another one that registered under the replica's
+    /// id is not it.
     pub fn is_attached(&self, container: &ContainerStatus) -> bool {
-        let id = &container.replica;
-        [container.token.as_str(), ""]
-            .into_iter()
-            .any(|token| self.attached.contains(&(id.clone(), token.to_owned())))
+        let start = (container.replica.clone(), container.start.clone());
+        self.attached.contains(&start)
     }
 
-    /// Whether a frontend gave it up as hung. One started by hand, without a token, never is.
+    /// Whether a frontend gave it up as hung.
     pub fn is_hung(&self, container: &ContainerStatus) -> bool {
-        !container.token.is_empty() && self.hung.contains(&container.token)
+        !container.start.is_empty() && self.hung.contains(&container.start)
     }
 }
 
@@ -69,6 +78,8 @@ pub struct AtWork {
 /// What is being done to a container.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Work {
+    /// It is being found out what is to be started. By the version's name, for there is no container yet.
+    Resolving,
     /// It is being started, and may not be listed yet.
     Starting,
     /// It is being stopped, or buried.
@@ -88,6 +99,10 @@ pub struct ReplicaSpec {
     pub input_type: InputType,
     /// A Docker image, or the path of an executable.
     pub image: String,
+    /// The id of that image, once it is known.
+    pub image_id: Option<String>,
+    /// The files it is made of, and what must be in them.
+    pub artifacts: Vec<Artifact>,
     /// CPUs it may use.
     pub cpus: Option<f64>,
     /// GPUs it is given.
@@ -98,16 +113,19 @@ pub struct ReplicaSpec {
     pub env: BTreeMap<String, String>,
     /// A digest of all that a person asked for: [`ContainerStatus::spec_digest`] gives it back.
     pub digest: String,
-    /// Unique to this start of it; empty until [`Self::with_token`].
-    pub token: String,
+    /// The incarnation of the store that asks for it.
+    pub incarnation: String,
+    /// Unique to this start of it; empty until [`Self::started_with`].
+    pub start: String,
 }
 
 impl ReplicaSpec {
-    /// The same, for a start that is told apart from all others by `token`. The core draws no random numbers,
-    /// so a plan's starts have none yet.
-    pub fn with_token(mut self, token: String) -> Self {
-        self.env.insert(labels::ENV_TOKEN.to_owned(), token.clone());
-        self.token = token;
+    /// The same, for a start that is told apart from all others by `start`, with the token that shows it. The
+    /// core draws no random numbers, so a plan's starts have none yet.
+    pub fn started_with(mut self, start: String, key: &Secret) -> Self {
+        let token = container_token::start_token(key, &self.model, &self.replica, &start);
+        self.env.insert(labels::ENV_TOKEN.to_owned(), token);
+        self.start = start;
         self
     }
 }
@@ -123,8 +141,10 @@ pub struct ContainerStatus {
     pub model: ModelId,
     /// The digest it was started with.
     pub spec_digest: String,
-    /// The token it was started with; empty if it was started by a release without.
-    pub token: String,
+    /// The incarnation of the store it was started for; none where a runtime sees nobody else's containers.
+    pub incarnation: Option<String>,
+    /// Which start of it this is: unique to each.
+    pub start: String,
     /// How it is.
     pub state: ContainerState,
     /// Its process id on this machine, with the process runtime while it runs.

@@ -7,16 +7,21 @@ use skysail_proto::ids::{ClusterName, ModelId, ReplicaId};
 use skysail_proto::labels;
 
 use super::ReplicaSpec;
-use crate::catalog::Version;
+use crate::catalog::{Secret, Version};
+use crate::container_token;
 
 /// Where containers are started, and whom they dial.
 #[derive(Clone, Debug)]
 pub struct Placement {
     /// The cluster they belong to.
     pub cluster: ClusterName,
+    /// The incarnation of the store that asks for them.
+    pub incarnation: String,
     /// The query frontends that live now and that they dial, as host:port. Without any there is nothing to
     /// dial, and nobody to say what is attached.
     pub frontends: Vec<String>,
+    /// What their tokens are made with: containers that were started with another key are outdated.
+    pub key: Option<Secret>,
 }
 
 /// The container in place `ordinal` of a version; none if the version's containers attach by themselves.
@@ -35,11 +40,14 @@ pub fn replica_spec(
         model: model.clone(),
         input_type: version.spec.input_type,
         image: deployment.image.clone(),
+        image_id: deployment.image_id.clone(),
+        artifacts: deployment.artifacts.clone(),
         cpus: deployment.cpus,
         gpus: deployment.gpus,
         memory_bytes: deployment.memory_bytes,
-        digest: digest(version, deployment),
-        token: String::new(),
+        digest: digest(placement, version, deployment),
+        incarnation: placement.incarnation.clone(),
+        start: String::new(),
     })
 }
 
@@ -76,9 +84,11 @@ fn environment(
 /// The frontends' addresses are left out: a container learns of new ones over its stream. So is the largest
 /// batch, which a container uses for nothing but its warm-up. The time of
 /// registration is in: a version deleted and registered again may mean another image of the same name.
-fn digest(version: &Version, deployment: &Deployment) -> String {
+fn digest(placement: &Placement, version: &Version, deployment: &Deployment) -> String {
     let Deployment {
         image,
+        image_id,
+        artifacts,
         replicas: _,
         autoscale: _,
         cpus,
@@ -95,12 +105,22 @@ fn digest(version: &Version, deployment: &Deployment) -> String {
         "memory_bytes": memory_bytes,
         "env": env,
     });
-    // Only where there is one, so that containers of an earlier release still fit after an upgrade.
+    // What the image's name means is in as soon as it is known: nothing is started before. Each only where there
+    // is one, so that containers of an earlier release still fit after an upgrade.
+    if let Some(id) = image_id {
+        fitting["image_id"] = id.as_str().into();
+    }
+    if !artifacts.is_empty() {
+        fitting["artifacts"] = serde_json::json!(artifacts);
+    }
     if let Some(input) = warm_up {
         fitting["warm_up"] = input.clone();
     }
     if let Some(gpus) = gpus {
         fitting["gpus"] = (*gpus).into();
+    }
+    if let Some(key) = &placement.key {
+        fitting["key"] = container_token::fingerprint(key).into();
     }
     format!("{:016x}", fnv1a(fitting.to_string().as_bytes()))
 }
@@ -115,14 +135,22 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
+    const KEY: Secret = Secret::new([7; Secret::BYTES]);
+
     fn spec(deployment: &str) -> ReplicaSpec {
+        spec_with(deployment, None)
+    }
+
+    fn spec_with(deployment: &str, key: Option<Secret>) -> ReplicaSpec {
         let version = format!(
             r#"{{"input_type": "doubles", "max_batch": 8, "registered_at": "1970-01-01T00:00:00Z",
                  "deployment": {deployment}}}"#
         );
         let placement = Placement {
             cluster: "test".parse().unwrap(),
+            incarnation: "i".into(),
             frontends: vec!["127.0.0.1:7000".into()],
+            key,
         };
         let id = "m:1".parse().unwrap();
         replica_spec(&placement, &id, &serde_json::from_str(&version).unwrap(), 0).unwrap()
@@ -137,18 +165,33 @@ mod tests {
     }
 
     #[test]
-    fn a_token_reaches_the_container_and_is_no_part_of_the_digest() {
+    fn a_start_has_a_token_that_is_checked_with_the_key_and_is_no_part_of_the_digest() {
         let spec = spec(r#"{"image": "i", "replicas": 1}"#);
         assert_eq!(
-            (spec.token.as_str(), spec.env[labels::ENV_TOKEN].as_str()),
+            (spec.start.as_str(), spec.env[labels::ENV_TOKEN].as_str()),
             ("", "")
         );
-        let started = spec.clone().with_token("abc".into());
+        let started = spec.clone().started_with("abc".into(), &KEY);
+        let subject = container_token::Subject {
+            model: &spec.model,
+            registered_at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let token = &started.env[labels::ENV_TOKEN];
         assert_eq!(
-            (started.token.as_str(), started.env[labels::ENV_TOKEN].as_str()),
-            ("abc", "abc")
+            container_token::check(&KEY, subject, &spec.replica, token),
+            Some(container_token::Bearer::Started("abc".into()))
         );
-        assert_eq!(started.digest, spec.digest);
+        assert_eq!((started.start.as_str(), &started.digest), ("abc", &spec.digest));
+    }
+
+    #[test]
+    fn what_was_started_with_another_key_does_not_fit() {
+        let deployment = r#"{"image": "i", "replicas": 1}"#;
+        let digest = |key| spec_with(deployment, key).digest;
+        let other = Secret::new([8; Secret::BYTES]);
+        assert_eq!(digest(Some(KEY)), digest(Some(KEY)));
+        assert_ne!(digest(Some(KEY)), digest(Some(other)));
+        assert_ne!(digest(Some(KEY)), digest(None));
     }
 
     #[test]

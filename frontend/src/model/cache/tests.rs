@@ -474,7 +474,7 @@ proptest! {
             // What was replaced by an output too heavy to be kept may be the one before.
             if let Some(found) = cache.hit(&cache.key(input(number))) {
                 let prefix = format!("{number}:");
-                prop_assert!(found.as_str().starts_with(&prefix), "{text}");
+                prop_assert!(found.text().starts_with(&prefix), "{text}");
             }
         }
     }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 const MAX_LINES: usize = 1000;
 
 /// Bytes kept of each container, whichever is reached first: lines can be long.
-const MAX_BYTES: usize = 1 << 20;
+pub(super) const MAX_BYTES: usize = 1 << 20;
 
 /// The last lines of a container. Readers that follow wait on the watch channel that holds them.
 #[derive(Debug)]
@@ -44,9 +44,16 @@ impl Log {
         }
     }
 
-    /// Adds a line; the oldest are forgotten.
-    pub(super) fn push(&self, line: &str) {
-        self.kept.send_modify(|kept| kept.push(line.into()));
+    /// Adds lines and wakes whoever follows, once for all; the oldest are forgotten.
+    pub(super) fn push(&self, lines: Vec<String>) {
+        if lines.is_empty() {
+            return;
+        }
+        self.kept.send_modify(|kept| {
+            for line in lines {
+                kept.push(line.into());
+            }
+        });
     }
 
     /// Lets readers that follow come to their end.
@@ -125,7 +132,7 @@ mod tests {
     fn log_of(count: usize) -> Log {
         let log = Log::new();
         for number in 0..count {
-            log.push(&number.to_string());
+            log.push(vec![number.to_string()]);
         }
         log
     }
@@ -149,7 +156,7 @@ mod tests {
 
         let log = Log::new();
         for _ in 0..3 {
-            log.push(&"x".repeat(MAX_BYTES / 2));
+            log.push(vec!["x".repeat(MAX_BYTES / 2)]);
         }
         assert_eq!(log.read(usize::MAX, false).count().await, 2);
     }
@@ -160,9 +167,9 @@ mod tests {
         let mut follower = log.read(1, true);
         assert_eq!(follower.next().await.as_deref(), Some("1"));
         assert_eq!(follower.next().now_or_never(), None);
-        log.push("new");
+        log.push(vec!["new".into()]);
         assert_eq!(follower.next().await.as_deref(), Some("new"));
-        log.push("last");
+        log.push(vec!["last".into()]);
         log.end();
         assert_eq!(follower.next().await.as_deref(), Some("last"));
         assert_eq!(follower.next().await, None);
@@ -173,7 +180,7 @@ mod tests {
         let log = log_of(1);
         let mut follower = log.read(0, true);
         for number in 0..MAX_LINES + 2 {
-            log.push(&format!("later {number}"));
+            log.push(vec![format!("later {number}")]);
         }
         log.end();
         let lines = follower.by_ref().collect::<Vec<_>>().await;

@@ -214,14 +214,11 @@ impl Session {
     }
 
     /// What the documents say.
-    pub(super) fn catalog(
-        &self,
-        documents: &Documents,
-        generation: Generation,
-    ) -> Result<Catalog, StoreError> {
-        documents
-            .catalog(generation)
-            .map_err(|reason| self.endpoint.corrupt(&reason))
+    pub(super) fn catalog(&self, documents: &Documents, stored: Stored) -> Result<Catalog, StoreError> {
+        let catalog = documents.catalog(stored.generation);
+        let catalog = catalog.map_err(|reason| self.endpoint.corrupt(&reason))?;
+        let replaces = stored.replaces;
+        Ok(Catalog { replaces, ..catalog })
     }
 
     fn about_command(&self) -> redis::Cmd {

@@ -8,15 +8,13 @@
 //! that names the lives it replaces; whoever holds a generation of one of those follows it, so that one
 //! decision is one for all frontends, also for those that hear of it late.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use skysail_core::catalog::{Catalog, Generation};
 
+use crate::store::document::{generation_after, remembered_lives};
 use crate::store::proof::{Inventory, Proof, counted};
-
-/// How many lives a store remembers to have replaced. A frontend would have to be away for as many decisions
-/// to be asked once more.
-const REMEMBERED: usize = 16;
 
 /// The generation a store is at, and what it is to others.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -29,6 +27,15 @@ pub(super) struct Stored {
 }
 
 impl Stored {
+    /// The same store one write later, in the place of these lives as well.
+    pub(super) fn adopting(held: &Catalog, lives: BTreeSet<String>) -> Self {
+        Self {
+            generation: generation_after(&held.generation),
+            replaces: remembered_lives(lives.into_iter().chain(held.replaces.iter().cloned())),
+            proof: None,
+        }
+    }
+
     /// What is wrong with the documents that were `found` in it, in words: beside those that are `held`, where
     /// they are of the same generation. Nothing if it is whole.
     pub(super) fn damage(&self, found: &Inventory, held: Option<&Inventory>) -> Option<String> {
@@ -168,21 +175,21 @@ impl Setback {
     }
 
     /// The generation that ends the doubt: above all that are known, in a life of its own.
-    pub(super) fn settled(&self, held: Option<&Generation>, incarnation: String) -> Stored {
-        let lives = [Some(&self.newest), held, Some(&self.stored.generation)];
+    pub(super) fn settled(&self, held: Option<&Catalog>, incarnation: String) -> Stored {
+        let held_generation = held.map(|held| &held.generation);
+        let lives = [Some(&self.newest), held_generation, Some(&self.stored.generation)];
         let numbers = lives.iter().flatten().map(|generation| generation.number);
         let number = numbers.max().unwrap_or_default() + 1;
-        let mut replaces: Vec<String> = Vec::new();
         let lives = lives.iter().flatten().map(|generation| &generation.incarnation);
-        for life in lives.chain(&self.stored.replaces) {
-            if !life.is_empty() && !replaces.contains(life) {
-                replaces.push(life.clone());
-            }
-        }
-        replaces.truncate(REMEMBERED);
         Stored {
             generation: Generation { incarnation, number },
-            replaces,
+            // With those that the lost life had taken the place of: some of their containers may still run.
+            replaces: remembered_lives(
+                lives
+                    .chain(held.into_iter().flat_map(|held| &held.replaces))
+                    .chain(&self.stored.replaces)
+                    .cloned(),
+            ),
             proof: None,
         }
     }
@@ -301,9 +308,14 @@ mod tests {
     #[test]
     fn a_decision_settles_it_for_all_but_not_the_next_loss() {
         let held = generation("a", 7);
+        let catalog = Catalog {
+            generation: held.clone(),
+            replaces: vec!["y".into()],
+            ..Catalog::default()
+        };
         let first = Setback::of(Some(&held), &seen(stored("b", 2, &["z"]), None)).unwrap();
-        let settled = first.settled(Some(&held), "c".into());
-        assert_eq!(settled, stored("c", 8, &["a", "b", "z"]));
+        let settled = first.settled(Some(&catalog), "c".into());
+        assert_eq!(settled, stored("c", 8, &["a", "b", "y", "z"]));
         for earlier in [generation("a", 3), held, generation("b", 2), generation("z", 40)] {
             assert!(!settled.lost(&earlier), "{earlier:?}");
         }
@@ -334,7 +346,7 @@ mod tests {
             damage: None,
         };
         let settled = setback.settled(None, "next".into());
-        assert_eq!(settled.replaces.len(), REMEMBERED);
+        assert_eq!(settled.replaces.len(), 16);
         assert_eq!(settled.replaces[..3], ["held", "now", "life-0"]);
     }
 

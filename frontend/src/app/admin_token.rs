@@ -1,0 +1,36 @@
+//! Which token admin REST asks for, by the configuration.
+
+use tracing::{info, warn};
+
+use super::BuildError;
+use crate::admin::access::token::{Asks, TokenFile};
+use crate::config::Config;
+
+/// For the one that was given; beyond loopback for the cluster's; otherwise for none.
+pub(super) fn asks(config: &Config) -> Result<Asks, BuildError> {
+    if !config.roles.control {
+        return Ok(Asks::Nothing);
+    }
+    if let Some(file) = &config.admin_token {
+        return Ok(Asks::Given(file.clone()));
+    }
+    if !config.is_admin_exposed() {
+        return Ok(Asks::Nothing);
+    }
+    let path = config.made_token.clone().unwrap_or_default();
+    let made = TokenFile::made(&path);
+    made.map(Asks::Clusters)
+        .map_err(|cause| BuildError::AdminToken { path, cause })
+}
+
+/// Says where the token is.
+pub(super) fn log(asks: &Asks) {
+    let (Asks::Given(file) | Asks::Clusters(file)) = asks else {
+        return;
+    };
+    let path = file.path.display();
+    info!(file = %path, "admin REST asks for the token in this file");
+    if file.is_open_to_others() {
+        warn!(file = %path, "every user of this machine can read the admin token: chmod 600");
+    }
+}

@@ -1,0 +1,78 @@
+//! What came back for a batch, taken apart and given to those who asked.
+
+use std::sync::Arc;
+
+use skysail_core::query::{DefaultReason, Failure};
+use skysail_proto::container::{BatchResult, InputError, InputErrorKind, batch_result};
+use skysail_proto::value::{Output, from_outputs};
+use tracing::debug;
+
+use super::ModelHandle;
+use super::queue::Task;
+
+/// From this size on the outputs of a batch are read on a thread of its own: to find out whether they are JSON
+/// takes a few milliseconds per megabyte, which every other query would have to wait.
+const LARGE_OUTPUTS_BYTES: usize = 64 * 1024;
+
+/// A batch's tasks, and what came back for them.
+pub(super) struct Delivery {
+    pub(super) model: Arc<ModelHandle>,
+    pub(super) tasks: Vec<Task>,
+    /// How many inputs the batch had: as many as there are tasks.
+    pub(super) size: usize,
+    pub(super) result: BatchResult,
+}
+
+impl Delivery {
+    /// Gives each task its answer: now, or soon if that takes its time. A task that is never answered, because
+    /// the frontend ends first, is lost like one whose replica is.
+    pub(super) fn start(self) {
+        match self.output_bytes() >= LARGE_OUTPUTS_BYTES {
+            true => drop(tokio::task::spawn_blocking(|| self.deliver())),
+            false => self.deliver(),
+        }
+    }
+
+    fn output_bytes(&self) -> usize {
+        match &self.result.outcome {
+            Some(batch_result::Outcome::Outputs(outputs)) => outputs.data.len(),
+            _ => 0,
+        }
+    }
+
+    /// Matches the outputs to their askers.
+    fn deliver(self) {
+        match outputs(self.result, self.size) {
+            Ok(outputs) => {
+                for (task, output) in self.tasks.into_iter().zip(outputs) {
+                    task.answer(output.map_err(|error| input_failure(&error)));
+                }
+            }
+            Err(words) => {
+                debug!(model = %self.model.id, error = words, "batch failed");
+                let failure = Failure::model_error(&words);
+                for task in self.tasks {
+                    task.answer(Err(failure.clone()));
+                }
+            }
+        }
+    }
+}
+
+/// The outputs of a batch, or the words it failed with.
+fn outputs(result: BatchResult, expected: usize) -> Result<Vec<Result<Output, InputError>>, String> {
+    match result.outcome {
+        Some(batch_result::Outcome::Outputs(outputs)) => {
+            from_outputs(outputs, expected).map_err(|error| error.to_string())
+        }
+        Some(batch_result::Outcome::BatchError(words)) => Err(words),
+        None => Err("the container answered neither outputs nor an error".into()),
+    }
+}
+
+fn input_failure(error: &InputError) -> Failure {
+    match error.kind() {
+        InputErrorKind::Model => Failure::model_error(&error.message),
+        InputErrorKind::TooLate => DefaultReason::LateReply.into(),
+    }
+}
