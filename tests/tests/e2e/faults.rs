@@ -18,8 +18,8 @@ cases! {
 /// A run takes some forty seconds on an idle machine.
 const RUN: Duration = Duration::from_secs(240);
 
-/// Eight faults, one for every two of all kinds.
-const CAMPAIGN: &str = "--seed 4 --faults 8 --every 2s --load 0.3 --untimed";
+/// Eight faults of the eighteen kinds, among them a part of the store lost and writes refused.
+const CAMPAIGN: &str = "--seed 11 --faults 8 --every 2s --load 0.3 --untimed";
 
 fn campaign(folder: &TempDir) -> Program {
     let mut command = Command::new(binaries::path("faults"));
@@ -38,7 +38,7 @@ async fn a_short_campaign_loses_no_query_and_everything_heals() {
 
     let figures = std::fs::read_to_string(folder.path().join("faults.json")).unwrap();
     let figures: Value = serde_json::from_str(&figures).unwrap();
-    assert_eq!(figures["seed"], 4, "{figures}");
+    assert_eq!(figures["seed"], 11, "{figures}");
     assert_eq!(figures["held_untimed"], true, "{figures}");
     assert_eq!(figures["faults"].as_array().map(Vec::len), Some(8), "{figures}");
     assert!(figures["account"]["predicted"].as_u64() > Some(100), "{figures}");

@@ -174,8 +174,11 @@ fn a_store_file_is_for_its_owner_only() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
+/// How a file that a server has open is harmed, and what is said of it.
+type Displacement = (&'static str, fn(&Path));
+
 /// What can become of a file that a server has open.
-fn displacements() -> [(&'static str, fn(&Path)); 5] {
+fn displacements() -> [Displacement; 5] {
     [
         ("was removed", |path| {
             fs::rename(path, path.with_extension("away")).unwrap()

@@ -401,8 +401,10 @@ mod tests {
         assert!(damage.contains("not as they were written"), "{damage}");
         now.proof = None;
         assert!(now.damage(&held, Some(&held)).unwrap().contains("is gone"));
-        let mut nothing = Stored::default();
-        nothing.proof = Some(Proof::default());
+        let nothing = Stored {
+            proof: Some(Proof::default()),
+            ..Stored::default()
+        };
         assert_eq!(nothing.damage(&Inventory::default(), None), None);
         let damage = nothing.damage(&found, None).unwrap();
         assert!(damage.contains("its generation is gone"), "{damage}");
