@@ -272,7 +272,7 @@ mod tests {
         let rows = [["a\nb   forged".into(), "\x1b[2J".into()]];
         assert_eq!(
             table(["NAME", "SLO"], rows),
-            "NAME           SLO\na\\nb   forged   \\x1b[2J"
+            "NAME            SLO\na\\nb   forged   \\x1b[2J"
         );
         assert_eq!(
             fields([("Image", "x\r\u{202e}".into())]),
