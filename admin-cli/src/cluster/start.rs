@@ -172,6 +172,9 @@ pub(crate) async fn start(
     let mut made = Made::default();
     let admin_url = local_url(addresses.admin_port);
     let outcome = async {
+        bring_up(engine, (plan, &secrets), &frontends, &mut made, progress).await?;
+        // Only now is the port known to be this cluster's: before, the token of another that is there, or is being
+        // started at the same port just now, would be lost.
         let place = Credentials::of_user()?.save(&admin_url, &secrets.admin_token)?;
         made.token_kept_for = Some(admin_url.clone());
         let token = FoundToken {
@@ -179,7 +182,6 @@ pub(crate) async fn start(
             place: place.display().to_string(),
         };
         let admin = AdminClient::new(admin_url).with_token(Some(token));
-        bring_up(engine, (plan, &secrets), &frontends, &mut made, progress).await?;
         progress.say(&format!("waiting for cluster {} to be ready", plan.cluster), None);
         let ready = until_ready(engine, plan, &frontends, &admin);
         interrupt.or(ready).await?;

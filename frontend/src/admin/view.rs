@@ -79,7 +79,8 @@ impl AdminService {
     pub fn replicas(&self) -> Vec<admin::Replica> {
         let mut replicas = self.views.observed().replicas();
         for replica in &mut replicas {
-            let Some(container) = self.report.container_of(&replica.replica) else {
+            let model = ModelId::new(replica.model.clone(), replica.version.clone());
+            let Some(container) = self.report.container_of(&model, &replica.replica) else {
                 continue;
             };
             replica.pid = container.pid.or(replica.pid);

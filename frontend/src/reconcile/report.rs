@@ -115,13 +115,13 @@ impl Report {
             .collect()
     }
 
-    /// The container that runs a replica.
-    pub fn container_of(&self, replica: &ReplicaId) -> Option<Container> {
+    /// The container that runs a replica of a version.
+    pub fn container_of(&self, model: &ModelId, replica: &ReplicaId) -> Option<Container> {
         let state = self.state.lock();
         state
             .containers
             .iter()
-            .find(|found| found.replica == *replica)
+            .find(|found| found.model == *model && found.replica == *replica)
             .map(shown)
     }
 
