@@ -13,6 +13,8 @@
 //! - [`queue`]: queries waiting for a replica, ordered by deadline.
 //! - [`arrivals`]: when they came lately, and how long each was given.
 //! - [`batch`]: how many of them the next batch takes, from learned batch times.
+//! - [`waiting_room`]: the queries of one version: who is let in, who is taken when, and who is given up.
+//! - [`dispatch`]: what one replica is sent next, and what becomes of what it was sent.
 //! - [`autoscale`]: how many replicas a version needs for its load.
 //! - [`reconcile`]: from desired and observed state to the actions that bring them together.
 //! - [`backoff`]: growing pauses between tries.
@@ -25,9 +27,11 @@ pub mod backoff;
 pub mod batch;
 pub mod catalog;
 pub mod cluster;
+pub mod dispatch;
 pub mod query;
 pub mod queue;
 pub mod reconcile;
 pub mod rollout;
 pub mod selection;
 pub mod time;
+pub mod waiting_room;

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use skysail_core::batch::{BatchPolicy, policy_for};
+use skysail_core::waiting_room::Admission;
 use skysail_proto::deployment::BatchSize;
 
 use crate::natural::Natural;
@@ -48,6 +49,14 @@ impl PolicyKind {
             Self::Reference => Box::new(Reference::new(max_batch)),
             Self::Natural => Box::new(Natural::new(max_batch)),
         }
+    }
+}
+
+impl PolicyKind {
+    /// What is let into the queues that it takes from: everything, so far.
+    #[expect(clippy::unused_self, reason = "soon it depends on the policy")]
+    pub fn admission(self) -> Admission {
+        Admission::Any
     }
 }
 
