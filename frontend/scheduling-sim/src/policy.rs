@@ -53,10 +53,12 @@ impl PolicyKind {
 }
 
 impl PolicyKind {
-    /// What is let into the queues that it takes from: everything, so far.
-    #[expect(clippy::unused_self, reason = "soon it depends on the policy")]
+    /// What is let into the queues that it takes from.
     pub fn admission(self) -> Admission {
-        Admission::Any
+        match self {
+            Self::Core(batch_size) => batch_size.into(),
+            Self::Reference | Self::Natural => Admission::Any,
+        }
     }
 }
 

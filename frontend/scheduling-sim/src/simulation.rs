@@ -422,6 +422,30 @@ mod tests {
     }
 
     #[test]
+    fn what_no_replica_can_answer_in_time_is_not_let_in() {
+        let scenario = scenario(20.0);
+        let policy = PolicyKind::LEARNED;
+        let mut simulation = Simulation::new(policy.admission(), &scenario);
+        simulation.add(
+            policy.build(scenario.max_batch),
+            scenario.cost,
+            Instant::default(),
+        );
+        // The first batch tells that those take 20 ms: the second is done at 41, and one more at 61.
+        for query in queries(&[0, 21, 30]) {
+            simulation.now = query.arrival;
+            simulation.enqueue(Some(query));
+            simulation.dispatch();
+            if query.arrival == Instant::default() {
+                simulation.now = query.arrival + Duration::from_millis(20);
+                simulation.take_result(0);
+            }
+        }
+        assert!(simulation.room.is_empty());
+        assert_eq!(defaults(&simulation.tally), [(DefaultReason::PredictedLate, 1)]);
+    }
+
+    #[test]
     fn replicas_work_side_by_side() {
         let mut scenario = scenario(20.0);
         scenario.paces = vec![1.0, 1.0];
