@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::admin::AdminService;
 use crate::admin::http::{AdminApi, BODY_BYTES};
@@ -26,6 +26,7 @@ use crate::http::{BodyReader, Limits};
 use crate::leadership::{self, Leadership};
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
+use crate::orphans::{self, Orphans};
 use crate::query::QueryService;
 use crate::query::http::{QueryApi, QueryServer};
 use crate::reconcile::{Parts, Reconciler, Report, Rollouts};
@@ -153,12 +154,11 @@ impl App {
         let store = open_store(&config).await?;
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::default());
-        let models = Arc::new(ModelTable::new(
-            config.queue_bounds,
-            config.cache_bytes,
-            metrics.clone(),
-            clock,
-        ));
+        let models = ModelTable::new(config.queue_bounds, config.cache_bytes, metrics.clone(), clock);
+        let models = Arc::new(match addresses.rpc_is_local() {
+            true => models.on_this_machine_only(),
+            false => models,
+        });
         let queries = Arc::new(QueryService::new(clock));
         let health = Arc::new(Health::new(queries.clone(), store.health()));
         let identity = addresses.identity(&config);
@@ -205,6 +205,7 @@ impl App {
         let followed = self.spawn_followers(&mut ending.background, &closing.background);
         let views = self.spawn_membership(&mut ending, followed.clone());
         let report = self.spawn_control(&mut ending, &views);
+        self.spawn_reaper(&mut ending.background, &closing.background);
         self.spawn_rpc(&mut ending.background, &closing.background);
         let _control = self.spawn_http(&mut ending, followed, views, report);
 
@@ -357,6 +358,28 @@ impl App {
         report
     }
 
+    /// The task that reaps orphans, where they come to this process.
+    fn spawn_reaper(&self, tasks: &mut JoinSet<()>, closing: &CancellationToken) {
+        let _inside = self.control.handle().enter();
+        let mut orphans = match Orphans::watch() {
+            Ok(Some(orphans)) => orphans,
+            Ok(None) => return,
+            Err(error) => return warn!(%error, "orphans are not reaped"),
+        };
+        let runtime = self.runtime.clone();
+        let reap = async move {
+            loop {
+                match &runtime {
+                    Runtime::Process(processes) => processes.reap_orphans().await,
+                    // The frontend has no children of its own.
+                    Runtime::Docker(_) | Runtime::None => orphans::reap(|_| false),
+                }
+                orphans.ended().await;
+            }
+        };
+        tasks.spawn_on(until(closing, reap), self.control.handle());
+    }
+
     fn spawn_rpc(&mut self, tasks: &mut JoinSet<()>, closing: &CancellationToken) {
         for listener in std::mem::take(&mut self.listeners.rpc) {
             let serve = skysail_container_rpc::server::serve(
@@ -383,11 +406,7 @@ impl App {
         let info = self.info();
         let closing = ending.closing.clone();
         let timeouts = self.config.timeouts;
-        let bodies = |limit| BodyReader {
-            limit,
-            timeout: timeouts.client,
-            tasks: TaskTracker::new(),
-        };
+        let bodies = |limit| BodyReader::new(limit, timeouts.client);
         if let Some(listener) = self.listeners.query {
             let api = QueryApi {
                 service: self.queries,
@@ -399,6 +418,7 @@ impl App {
             let limits = Limits {
                 connections: self.config.max_connections,
                 timeouts,
+                refused: Vec::new(),
             };
             ending
                 .query_server
@@ -426,6 +446,7 @@ impl App {
             let limits = Limits {
                 connections: ADMIN_CONNECTIONS,
                 timeouts,
+                refused: self.config.model_networks.clone(),
             };
             let serve = http::serve(listener, router, limits, closing.admin);
             ending.admin_server.spawn_on(serve, self.control.handle());

@@ -18,7 +18,7 @@ use skysail_process::variables;
 use skysail_proto::ids::ClusterName;
 use tracing_subscriber::filter::EnvFilter;
 
-use crate::http::Timeouts;
+use crate::http::{ModelNetwork, Timeouts};
 
 /// Skysail's server: answers queries by their deadline, and keeps replicas running.
 ///
@@ -61,7 +61,11 @@ struct Flags {
     /// is bound to].
     #[arg(long, env = "SKYSAIL_RPC_ADVERTISE", value_name = "HOST:PORT")]
     rpc_advertise: Option<String>,
-    /// The largest query body, in bytes [default: 33554432].
+    /// Subnets of model containers, by their gateways (172.18.0.1/16,…): admin REST refuses connections from
+    /// there, other than the gateway's own, as which those of published ports come [default: none].
+    #[arg(long, env = "SKYSAIL_MODEL_NETWORK", value_name = "IP/PREFIX,…")]
+    model_network: Option<String>,
+    /// The largest query body, in bytes, also once it is inflated [default: 33554432].
     #[arg(long, env = "SKYSAIL_BODY_LIMIT", value_name = "BYTES")]
     body_limit: Option<String>,
     /// Connections to query REST that may be open at once; for a further one the one that has idled longest is
@@ -128,6 +132,8 @@ pub struct Config {
     pub rpc_addr: SocketAddr,
     /// What containers dial, if it is not the bound address.
     pub rpc_advertise: Option<String>,
+    /// Where model containers are, from which admin REST takes no connections.
+    pub model_networks: Vec<ModelNetwork>,
     /// The largest query body, in bytes.
     pub body_limit: usize,
     /// Connections to query REST that may be open at once.
@@ -208,6 +214,7 @@ impl Default for Config {
             admin_addr: local(1338),
             rpc_addr: local(7000),
             rpc_advertise: None,
+            model_networks: Vec::new(),
             body_limit: 32 * 1024 * 1024,
             max_connections: 10_000,
             timeouts: Timeouts {
@@ -333,6 +340,9 @@ impl Config {
                 .read("rpc-addr", flags.rpc_addr, parse_addr)
                 .unwrap_or(defaults.rpc_addr),
             rpc_advertise: reader.read("rpc-advertise", flags.rpc_advertise, parse_host_port),
+            model_networks: reader
+                .read("model-network", flags.model_network, parse_networks)
+                .unwrap_or(defaults.model_networks),
             body_limit: reader
                 .read("body-limit", flags.body_limit, parse_positive)
                 .unwrap_or(defaults.body_limit),
@@ -519,6 +529,10 @@ fn parse_host_port(text: &str) -> Result<String, String> {
     } else {
         Err("expected HOST:PORT, as in frontend.example:7000".into())
     }
+}
+
+fn parse_networks(text: &str) -> Result<Vec<ModelNetwork>, String> {
+    text.split(',').map(|one| parse_str(one.trim())).collect()
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -776,6 +790,16 @@ mod tests {
             let mistake = config(&["--store", "rediss://host", "--store-ca", bad]);
             assert!(mistake.unwrap_err().to_string().contains(bad));
         }
+    }
+
+    #[test]
+    fn the_networks_of_models_are_subnets() {
+        let networks = config(&["--model-network", "172.18.0.1/16, fd00::1/64"]).unwrap();
+        assert_eq!(networks.model_networks.len(), 2);
+        let mistake = config(&["--model-network", "172.18.0.1"])
+            .unwrap_err()
+            .to_string();
+        assert!(mistake.contains("172.18.0.1/16"), "{mistake}");
     }
 
     #[test]

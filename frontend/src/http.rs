@@ -1,6 +1,7 @@
 //! The HTTP server under both REST APIs: HTTP/1.1 and h2c on one port, bounds on what clients may take of
 //! it, and a graceful end.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,10 +20,14 @@ use tracing::warn;
 mod activity;
 mod body;
 mod connection;
+pub mod encoding;
 mod idlest;
+pub mod misread;
+mod model_network;
 mod warden;
 
 pub use body::{BodyError, BodyReader, RequestBody};
+pub use model_network::ModelNetwork;
 pub use warden::Timeouts;
 
 use activity::Activity;
@@ -54,13 +59,15 @@ impl Answers for Router {
 }
 
 /// What clients may take of a server.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections open at once. For a further one, the one that has idled longest is closed. While none
     /// idles, those wait in the system's backlog, where they hold nothing of ours, and one in our hands.
     pub connections: usize,
     /// How long they may keep it waiting.
     pub timeouts: Timeouts,
+    /// The networks of model containers, whose connections are closed before anything is read.
+    pub refused: Vec<ModelNetwork>,
 }
 
 /// Serves until `shutdown`, then stops accepting, closes idle connections and waits for the answers under
@@ -72,9 +79,9 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let connections = Connections::new(answers, limits.timeouts);
-    let mut door = Door::new(listener, limits.connections);
-    let mut warden = Warden::new(limits);
+    let mut warden = Warden::new(&limits);
     let mut looks = interval(limits.timeouts.look_every());
+    let mut door = Door::new(listener, limits);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut open = JoinSet::new();
     let mut newcomer = None;
@@ -119,14 +126,16 @@ async fn until(then: Option<Instant>) {
 struct Door {
     listener: TcpListener,
     limit: usize,
+    refused: Vec<ModelNetwork>,
     said: Option<Instant>,
 }
 
 impl Door {
-    fn new(listener: TcpListener, limit: usize) -> Self {
+    fn new(listener: TcpListener, limits: Limits) -> Self {
         Self {
             listener,
-            limit,
+            limit: limits.connections,
+            refused: limits.refused,
             said: None,
         }
     }
@@ -135,6 +144,11 @@ impl Door {
     async fn next(&mut self) -> TcpStream {
         loop {
             match self.listener.accept().await {
+                Ok((_, peer)) if self.refuses(peer.ip()) => {
+                    if self.may_say() {
+                        warn!(%peer, "connection from the model containers' network refused");
+                    }
+                }
                 // Answers are small and complete: they go out at once.
                 Ok((stream, _)) if stream.set_nodelay(true).is_ok() => return stream,
                 Ok(_) => {}
@@ -147,6 +161,10 @@ impl Door {
                 }
             }
         }
+    }
+
+    fn refuses(&self, peer: IpAddr) -> bool {
+        self.refused.iter().any(|network| network.is_model(peer))
     }
 
     fn say_if(&mut self, is_full: bool) {

@@ -13,6 +13,7 @@
 //! | `POST /api/v1/models/{model}/versions` | [`NewVersion`] | 201 [`Version`] |
 //! | `GET /api/v1/models/{model}/versions/{version}` | | [`Version`] |
 //! | `DELETE /api/v1/models/{model}/versions/{version}` | | 204 |
+//! | `GET /api/v1/models/{model}/versions/{version}/token` | | [`JoinToken`] |
 //! | `PUT /api/v1/models/{model}/current-version` | [`CurrentVersion`] | [`Model`] |
 //! | `PUT /api/v1/models/{model}/versions/{version}/replicas` | [`ReplicaCount`] | [`Version`] |
 //! | `GET /api/v1/models/{model}/versions/{version}/logs?tail=N&follow=true` | | [`LogLine`], one JSON object a line |
@@ -101,6 +102,9 @@ pub struct NewVersion {
     /// What Skysail runs; none for a version whose containers attach by themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment: Option<Deployment>,
+    /// Whether any container may attach, without a token; only without `deployment`.
+    #[serde(default, skip_serializing_if = "deployment::is_false")]
+    pub open: bool,
 }
 
 impl NewVersion {
@@ -114,6 +118,7 @@ impl NewVersion {
             cache: true,
             replace: false,
             deployment: None,
+            open: false,
         }
     }
 
@@ -125,6 +130,7 @@ impl NewVersion {
             max_batch,
             cache,
             deployment,
+            open,
         } = spec;
         Self {
             version,
@@ -134,6 +140,7 @@ impl NewVersion {
             cache,
             replace: false,
             deployment,
+            open,
         }
     }
 
@@ -149,6 +156,7 @@ impl NewVersion {
             max_batch: self.max_batch.unwrap_or(default),
             cache: self.cache,
             deployment: self.deployment.clone(),
+            open: self.open,
         }
     }
 }
@@ -273,6 +281,17 @@ pub struct Version {
     /// The last time a container failed or could not be started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Failure>,
+    /// The token that containers started by hand show, in the answer to a registration that needs one; see
+    /// [`JoinToken`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+/// What containers started by hand show to attach.
+#[derive(Clone, Deserialize, Serialize)]
+pub struct JoinToken {
+    /// The value of `SKYSAIL_TOKEN`; empty where the version is open.
+    pub token: String,
 }
 
 /// What is asked of a version, at all frontends together.

@@ -95,6 +95,9 @@ pub struct VersionSpec {
     /// What Skysail runs; none for a version whose containers attach by themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment: Option<Deployment>,
+    /// Whether any container may attach, without a token.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub open: bool,
 }
 
 fn default_max_batch() -> NonZeroU32 {
@@ -103,6 +106,11 @@ fn default_max_batch() -> NonZeroU32 {
 
 pub(crate) fn yes() -> bool {
     true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub(crate) fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What Skysail runs for a version, and how many.

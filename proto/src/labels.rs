@@ -16,8 +16,8 @@ pub const VERSION: &str = "ai.skysail.version";
 pub const REPLICA: &str = "ai.skysail.replica";
 /// A digest of what the container was started with: one that no longer fits the catalog is replaced.
 pub const SPEC: &str = "ai.skysail.spec";
-/// The token a replica's container was given: unique to this start of it.
-pub const TOKEN: &str = "ai.skysail.token";
+/// Which start of a replica's container it is: unique to each, and the nonce of the token it was given.
+pub const START: &str = "ai.skysail.start";
 
 /// A frontend's container.
 pub const ROLE_FRONTEND: &str = "frontend";
@@ -40,13 +40,17 @@ pub const ENV_REPLICA_ID: &str = "SKYSAIL_REPLICA_ID";
 pub const ENV_MAX_BATCH: &str = "SKYSAIL_MAX_BATCH";
 /// An input, as JSON, for the model to warm up with.
 pub const ENV_WARM_UP: &str = "SKYSAIL_WARM_UP";
-/// A token to show at registration: unique to one start of a container, which is told apart from the others
-/// in its place by it. Empty in a container started by hand. No proof of anything.
+/// The token to show at registration. Empty where the version is open.
 pub const ENV_TOKEN: &str = "SKYSAIL_TOKEN";
 
-/// The Docker network of a cluster.
+/// The Docker network of a cluster's model containers, which its frontends are on as well.
 pub fn network_name(cluster: &ClusterName) -> String {
     format!("{cluster}-network")
+}
+
+/// The Docker network of a cluster that `skysail start` brought up which only Redis and the frontends are on.
+pub fn private_network_name(cluster: &ClusterName) -> String {
+    format!("{cluster}-private")
 }
 
 /// The container of the only frontend that `skysail start` runs, with both roles.

@@ -3,24 +3,27 @@
 use std::collections::HashMap;
 use std::env;
 use std::fs;
+use std::io::Read;
 use std::thread;
 use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum,
+    ContainerCreateBody, ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, HostConfig,
     NetworkCreateRequest, VolumeCreateRequest,
 };
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
-    ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, LogsOptionsBuilder,
-    RemoveContainerOptionsBuilder, RemoveVolumeOptions, StartContainerOptions,
+    CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder, InspectContainerOptions,
+    KillContainerOptionsBuilder, ListContainersOptionsBuilder, ListNetworksOptionsBuilder,
+    ListVolumesOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions,
+    StartContainerOptions,
 };
 use futures::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::suite::block_on;
+use crate::wait;
 
 /// The label that ties things in Docker to their cluster.
 const CLUSTER: &str = "ai.skysail.cluster";
@@ -182,11 +185,76 @@ impl DockerCluster {
         addresses.next().expect("a container has an address")
     }
 
+    /// What a file in a container says.
+    pub async fn file(&self, container: &str, path: &str) -> String {
+        let options = DownloadFromContainerOptionsBuilder::new().path(path).build();
+        let pieces = self.docker.download_from_container(container, Some(options));
+        let archive: Vec<_> = pieces
+            .map(|piece| piece.expect("the container has such a file"))
+            .collect()
+            .await;
+        let archive = archive.concat();
+        let mut archive = tar::Archive::new(&*archive);
+        let mut entries = archive.entries().expect("a tar");
+        let mut file = entries.next().expect("a file in it").expect("an entry");
+        let mut content = String::new();
+        file.read_to_string(&mut content).expect("text");
+        content
+    }
+
+    /// The URL of the Redis that `skysail start` brought up, as this machine reaches it.
+    pub async fn redis_url(&self) -> String {
+        let container = format!("{}-redis", self.name);
+        let options = self.file(&container, "/skysail/redis.conf").await;
+        let password = options.trim().rsplit(' ').next().expect("a password").to_owned();
+        format!("redis://:{password}@{}:6379/0", self.address(&container).await)
+    }
+
+    /// Runs the test container by this script in a network, to its end, and returns what it printed.
+    pub async fn run_script(&self, image: &str, network: &str, script: &str) -> String {
+        let body = ContainerCreateBody {
+            image: Some(image.to_owned()),
+            env: Some(vec![format!("TEST_SCRIPT={script}")]),
+            labels: Some(HashMap::from([(STRANGER.to_owned(), self.name.clone())])),
+            host_config: Some(HostConfig {
+                network_mode: Some(network.to_owned()),
+                ..HostConfig::default()
+            }),
+            ..ContainerCreateBody::default()
+        };
+        let created = self
+            .docker
+            .create_container(None, body)
+            .await
+            .expect("a container");
+        let id = created.id;
+        let started = self.docker.start_container(&id, None::<StartContainerOptions>);
+        started.await.expect("it can be started");
+        wait::until("the script to end", wait::PATIENCE, async || {
+            let state = self.inspect(&id).await.state;
+            state.is_some_and(|state| state.running != Some(true))
+        })
+        .await;
+        let said = self.log(&id).await;
+        remove_container(&self.docker, &id).await;
+        said
+    }
+
     /// Prints the last lines of each container, for a person to find out what went wrong.
     pub async fn show_logs(&self) {
         for container in self.containers().await {
             show_log(&self.docker, &container).await;
         }
+    }
+
+    /// All that a container printed.
+    pub async fn log(&self, container: &str) -> String {
+        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).build();
+        let pieces = self.docker.logs(container, Some(options));
+        pieces
+            .map(|piece| piece.expect("its log").to_string())
+            .collect()
+            .await
     }
 
     /// `docker kill`: the container ends at once, and the engine knows that somebody wanted it.

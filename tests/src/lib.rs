@@ -5,7 +5,8 @@
 //! - [`frontends`]: several frontends on one Redis, as processes; [`contained`]: the same with every part in
 //!   a container of its own, each of which can be killed, stopped, restarted and cut off.
 //! - [`deployment`]: models as tests deploy them.
-//! - [`skysail`]: the command line; [`docker`]: what Docker holds of a cluster.
+//! - [`skysail`]: the command line; [`docker`]: what Docker holds of a cluster; [`test_image`]: an image of a
+//!   container that does what a test says.
 //! - [`rest`]: requests and their replies, for both REST APIs.
 //! - [`http2`]: many requests at once on one connection; [`wire`]: HTTP written by hand, for what no
 //!   well-behaved client sends.
@@ -30,5 +31,6 @@ pub mod redis;
 pub mod rest;
 pub mod skysail;
 pub mod suite;
+pub mod test_image;
 pub mod wait;
 pub mod wire;

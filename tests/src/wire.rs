@@ -31,11 +31,31 @@ impl Wire {
         reply.unwrap_or_else(|error| panic!("the connection ended without a reply: {error}"))
     }
 
+    /// Says that nothing more will be sent, and goes on reading.
+    pub async fn end_sending(&mut self) {
+        self.0
+            .get_mut()
+            .shutdown()
+            .await
+            .expect("the sending side is closed");
+    }
+
     /// Sends a request and reads its reply.
     pub async fn request(&mut self, method: &str, path: &str, body: impl AsRef<[u8]>) -> Reply {
+        self.request_with("", method, path, body).await
+    }
+
+    /// Sends a request with these further header lines, each with its end, and reads its reply.
+    pub async fn request_with(
+        &mut self,
+        headers: &str,
+        method: &str,
+        path: &str,
+        body: impl AsRef<[u8]>,
+    ) -> Reply {
         let body = body.as_ref();
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: test\r\n{headers}Content-Length: {}\r\n\r\n",
             body.len()
         );
         self.write(head).await.expect("the head is written");

@@ -6,8 +6,8 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::Serialize;
 use skysail_proto::admin::{
-    API_PREFIX, Application, ApplicationPatch, CurrentVersion, Model, NewApplication, NewVersion, Replica,
-    ReplicaCount, Settlement, Status, Version,
+    API_PREFIX, Application, ApplicationPatch, CurrentVersion, JoinToken, Model, NewApplication, NewVersion,
+    Replica, ReplicaCount, Settlement, Status, Version,
 };
 use skysail_proto::deployment::Replicas;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName};
@@ -124,6 +124,11 @@ impl AdminClient {
 
     pub(crate) async fn version(&self, id: &ModelId) -> Result<Answer<Version>, ClientError> {
         self.get(&version_path(id)).await
+    }
+
+    /// What containers of a version started by hand show to attach.
+    pub(crate) async fn join_token(&self, id: &ModelId) -> Result<Answer<JoinToken>, ClientError> {
+        self.get(&format!("{}/token", version_path(id))).await
     }
 
     pub(crate) async fn delete_version(&self, id: &ModelId) -> Result<(), ClientError> {

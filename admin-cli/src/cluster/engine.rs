@@ -7,19 +7,21 @@ use bollard::Docker;
 use bollard::errors::Error as DockerError;
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum,
-    CreateImageInfo, NetworkCreateRequest, VolumeCreateRequest,
+    CreateImageInfo, IpamConfig, NetworkConnectRequest, NetworkCreateRequest, VolumeCreateRequest,
 };
 use bollard::query_parameters::{
     CreateContainerOptions, CreateImageOptions, ListContainersOptions, ListNetworksOptions,
     ListVolumesOptions, LogsOptions, RemoveContainerOptions, RemoveVolumeOptions, StopContainerOptions,
+    UploadToContainerOptions,
 };
 use futures::StreamExt;
 use jiff::Timestamp;
+use skysail_process::variables;
 use skysail_proto::ids::ClusterName;
 use skysail_proto::labels;
 use tokio::time::timeout;
 
-use super::{ClusterError, KEEP_DATA_LABEL};
+use super::{ClusterError, KEEP_DATA_LABEL, MODEL_NETWORK_LABEL};
 use crate::progress::Progress;
 
 /// An engine that runs answers at once.
@@ -60,7 +62,18 @@ pub(super) struct Network {
     pub(super) name: String,
     /// Whether it carries the cluster's label.
     pub(super) ours: bool,
+    /// The addresses of its gateway, each with the length of the subnet's prefix: `172.18.0.1/16`.
+    pub(super) gateways: Vec<String>,
     created: Option<Timestamp>,
+}
+
+/// How far a network reaches.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Reach {
+    /// Its members reach the world, and ports of theirs can be published.
+    World,
+    /// Its members reach each other, and nobody else.
+    Members,
 }
 
 /// What has a name: something that carries the cluster's label, or something else.
@@ -74,7 +87,7 @@ pub(super) enum Ownership {
 impl Engine {
     /// Connects, and settles on an API version that both sides know.
     pub(crate) async fn connect() -> Result<Self, ClusterError> {
-        let socket = socket_path(std::env::var("DOCKER_HOST").ok())?;
+        let socket = socket_path(variables::read("DOCKER_HOST"))?;
         let unreachable = |reason: String| ClusterError::NoDocker {
             address: socket.clone(),
             reason,
@@ -177,10 +190,12 @@ impl Engine {
     pub(super) async fn create_network(
         &self,
         name: &str,
+        reach: Reach,
         cluster: &ClusterName,
     ) -> Result<Option<String>, ClusterError> {
         let request = NetworkCreateRequest {
             name: name.to_owned(),
+            internal: Some(reach == Reach::Members),
             labels: Some(cluster_label(cluster)),
             ..Default::default()
         };
@@ -218,6 +233,31 @@ impl Engine {
         }
     }
 
+    /// Connects a container that was not started yet to a further network: engines before 25 create one in one
+    /// network only.
+    pub(super) async fn join_network(&self, container: &str, network: &str) -> Result<(), ClusterError> {
+        let request = NetworkConnectRequest {
+            container: container.to_owned(),
+            ..Default::default()
+        };
+        let connected = self.docker.connect_network(network, request).await;
+        connected.map_err(failed(&format!("connect container {container} to its network")))
+    }
+
+    /// Puts files into a container that was not started yet; `archive` is a tar, unpacked at its root.
+    pub(super) async fn put_files(&self, container: &str, archive: Vec<u8>) -> Result<(), ClusterError> {
+        let options = UploadToContainerOptions {
+            path: "/".to_owned(),
+            ..Default::default()
+        };
+        let body = bollard::body_full(archive.into());
+        let put = self
+            .docker
+            .upload_to_container(container, Some(options), body)
+            .await;
+        put.map_err(failed(&format!("put files into container {container}")))
+    }
+
     pub(super) async fn start_container(&self, name: &str) -> Result<(), ClusterError> {
         let started = self.docker.start_container(name, None).await;
         started.map_err(failed(&format!("start container {name}")))
@@ -228,20 +268,22 @@ impl Engine {
         inspected.map_err(failed(&format!("look at container {container}")))
     }
 
-    /// Whose container has a name, and the network it was told to join.
+    /// Whose container has a name, and the networks that whoever made it relies on, by their ids.
     pub(super) async fn container_ownership(
         &self,
         name: &str,
         cluster: &ClusterName,
-    ) -> Result<(Ownership, Option<String>), ClusterError> {
+    ) -> Result<(Ownership, Vec<String>), ClusterError> {
         let found = match self.docker.inspect_container(name, None).await {
             Ok(found) => found,
-            Err(error) if is_missing(&error) => return Ok((Ownership::Absent, None)),
+            Err(error) if is_missing(&error) => return Ok((Ownership::Absent, Vec::new())),
             Err(error) => return Err(failed(&format!("look at container {name}"))(error)),
         };
         let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
-        let network = found.host_config.and_then(|config| config.network_mode);
-        Ok((Ownership::by(&labels, cluster), network))
+        let joined = found.host_config.and_then(|config| config.network_mode);
+        let other = labels.get(MODEL_NETWORK_LABEL).cloned();
+        let networks = joined.into_iter().chain(other).collect();
+        Ok((Ownership::by(&labels, cluster), networks))
     }
 
     /// Stops a container within `grace` and removes it, with the volumes that only it knows of. One that
@@ -366,10 +408,12 @@ impl Container {
 impl Network {
     fn of(network: bollard::models::Network, cluster: &ClusterName) -> Option<Self> {
         let labels = network.labels.unwrap_or_default();
+        let parts = network.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
         Some(Self {
             id: network.id?,
             name: network.name?,
             ours: Ownership::by(&labels, cluster) == Ownership::Ours,
+            gateways: parts.iter().filter_map(gateway_in_subnet).collect(),
             created: network.created.and_then(|created| created.parse().ok()),
         })
     }
@@ -383,6 +427,15 @@ impl Ownership {
             Self::Foreign
         }
     }
+}
+
+/// The gateway's address with the length of its subnet's prefix.
+fn gateway_in_subnet(part: &IpamConfig) -> Option<String> {
+    let gateway = part.gateway.as_deref().filter(|gateway| !gateway.is_empty())?;
+    // Engines write an IPv6 gateway with the prefix already.
+    let gateway = gateway.split('/').next().unwrap_or(gateway);
+    let (_, prefix) = part.subnet.as_deref()?.split_once('/')?;
+    Some(format!("{gateway}/{prefix}"))
 }
 
 /// How far each layer of a pull is, in bytes.
@@ -531,6 +584,22 @@ mod tests {
         assert_eq!(layers.share().as_deref(), Some("30 %"));
         layers.observe(event("a", "Extracting", 1, 100));
         assert_eq!(layers.share().as_deref(), Some("75 %"));
+    }
+
+    #[test]
+    fn a_gateway_is_told_with_its_subnet() {
+        let part = |subnet: &str, gateway: &str| IpamConfig {
+            subnet: Some(subnet.into()),
+            gateway: Some(gateway.into()),
+            ..Default::default()
+        };
+        for (subnet, gateway, expected) in [
+            ("172.18.0.0/16", "172.18.0.1", Some("172.18.0.1/16")),
+            ("fd00:1::/64", "fd00:1::1/64", Some("fd00:1::1/64")),
+            ("172.18.0.0/16", "", None),
+        ] {
+            assert_eq!(gateway_in_subnet(&part(subnet, gateway)).as_deref(), expected);
+        }
     }
 
     #[test]

@@ -1,14 +1,17 @@
-//! A cluster in Docker: a network, a Redis with its volume, and one frontend, or several and a control role
+//! A cluster in Docker: two networks, a Redis with its volume, and one frontend, or several and a control role
 //! beside them.
 //!
 //! Labels are the truth: everything made here carries the cluster's, and nothing without it is ever
-//! touched. In reading order: [`mod@start`], [`mod@stop`], [`ports`] (which ones are free), [`engine`] (the few
-//! things that are asked of Docker).
+//! touched. In reading order: [`mod@start`], [`mod@stop`], [`networks`] (who reaches whom), [`secrets`] (what is
+//! put into containers as files), [`ports`] (which ones are free), [`engine`] (the few things that are asked of
+//! Docker).
 
 use skysail_proto::ids::ClusterName;
 
 mod engine;
+mod networks;
 mod ports;
+mod secrets;
 mod start;
 mod stop;
 
@@ -23,6 +26,10 @@ const RPC_PORT: u16 = 7000;
 
 /// Marks the Redis container of a cluster whose data a plain `stop` leaves.
 const KEEP_DATA_LABEL: &str = "ai.skysail.keep-data";
+
+/// Names, on the Redis container, the id of the network that the cluster's model containers join: Redis itself
+/// is not on it, and another start that finds this container is to leave that network alone.
+const MODEL_NETWORK_LABEL: &str = "ai.skysail.model-network";
 
 /// Why a cluster was not started or stopped.
 #[derive(Debug, thiserror::Error)]

@@ -8,15 +8,17 @@ use bollard::models::{
     ContainerCreateBody, HostConfig, Mount, MountType, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
 use reqwest::Url;
+use skysail_process::signals::EndSignals;
 use skysail_proto::ids::ClusterName;
 use skysail_proto::labels;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 use super::engine::{Container, Engine, Ownership};
+use super::networks::Networks;
 use super::ports::{PortChoice, claim, taken, upwards};
+use super::secrets::{FRONTEND_FILE, File, REDIS_FILE, Secrets, archive};
 use super::stop::remove_containers;
-use super::{ClusterError, KEEP_DATA_LABEL, RPC_PORT};
+use super::{ClusterError, KEEP_DATA_LABEL, MODEL_NETWORK_LABEL, RPC_PORT};
 use crate::advice::listed;
 use crate::client::{AdminClient, ClientError, QueryClient};
 use crate::progress::Progress;
@@ -136,9 +138,9 @@ impl Frontend {
 
 /// What was made so far and is removed again if the rest fails. What was there before is not in it.
 #[derive(Debug, Default)]
-struct Made {
-    /// By its id.
-    network: Option<String>,
+pub(super) struct Made {
+    /// By their ids.
+    pub(super) networks: Vec<String>,
     volume: Option<String>,
     containers: Vec<String>,
 }
@@ -155,9 +157,10 @@ pub(crate) async fn start(
     let frontends = Frontend::all(&plan.cluster, &addresses);
     // Before anything is made, because this is what fails most often, and what takes longest.
     interrupt.or(have_images(engine, plan, progress)).await?;
+    let secrets = Secrets::fresh();
     let mut made = Made::default();
     let outcome = async {
-        bring_up(engine, plan, &frontends, &mut made, progress).await?;
+        bring_up(engine, (plan, &secrets), &frontends, &mut made, progress).await?;
         progress.say(&format!("waiting for cluster {} to be ready", plan.cluster), None);
         let ready = until_ready(engine, &plan.cluster, &frontends, plan.at_most);
         interrupt.or(ready).await
@@ -203,58 +206,35 @@ async fn have_images(engine: &Engine, plan: &StartPlan, progress: &mut Progress)
 
 async fn bring_up(
     engine: &Engine,
-    plan: &StartPlan,
+    (plan, secrets): (&StartPlan, &Secrets),
     frontends: &[Frontend],
     made: &mut Made,
     progress: &mut Progress,
 ) -> Result<(), ClusterError> {
     let cluster = &plan.cluster;
-    progress.say(&format!("starting cluster {cluster}: network and volume"), None);
-    let network = have_network(engine, cluster, made).await?;
+    progress.say(&format!("starting cluster {cluster}: networks and volume"), None);
+    let networks = Networks::have(engine, cluster, made).await?;
     have_volume(engine, cluster, made).await?;
     progress.say(&format!("starting cluster {cluster}: Redis"), None);
-    let redis = labels::redis_container(cluster);
-    run_container(engine, cluster, &redis, redis_body(plan, &network), made).await?;
+    let redis = New {
+        name: labels::redis_container(cluster),
+        body: redis_body(plan, &networks),
+        files: secrets.redis_files(),
+        further_network: None,
+    };
+    run_container(engine, cluster, redis, made).await?;
     for frontend in frontends {
         progress.say(&format!("starting cluster {cluster}: {}", frontend.name), None);
-        let body = frontend_body(plan, frontend, engine.socket(), &network);
-        let started = run_container(engine, cluster, &frontend.name, body, made).await;
+        let new = New {
+            name: frontend.name.clone(),
+            body: frontend_body(plan, frontend, engine.socket(), &networks),
+            files: secrets.frontend_files(cluster),
+            further_network: Some(networks.private.clone()),
+        };
+        let started = run_container(engine, cluster, new, made).await;
         started.map_err(|error| explain_port(error, plan, frontend))?;
     }
     Ok(())
-}
-
-/// The id of the network that the cluster's containers join.
-///
-/// Old engines let two starts make one each. Both then agree on the older, as frontends do, and whoever made
-/// the younger gives way.
-async fn have_network(
-    engine: &Engine,
-    cluster: &ClusterName,
-    made: &mut Made,
-) -> Result<String, ClusterError> {
-    let name = labels::network_name(cluster);
-    if let Some(id) = oldest_network(engine, &name, cluster).await? {
-        return Ok(id);
-    }
-    made.network = engine.create_network(&name, cluster).await?;
-    let oldest = oldest_network(engine, &name, cluster).await?;
-    match oldest {
-        Some(id) if made.network.as_ref() == Some(&id) => Ok(id),
-        _ => Err(ClusterError::StartedElsewhere(cluster.clone())),
-    }
-}
-
-async fn oldest_network(
-    engine: &Engine,
-    name: &str,
-    cluster: &ClusterName,
-) -> Result<Option<String>, ClusterError> {
-    let networks = engine.networks_named(name, cluster).await?;
-    if networks.iter().any(|network| !network.ours) {
-        return Err(name_taken("network", name.to_owned(), cluster));
-    }
-    Ok(networks.into_iter().next().map(|network| network.id))
 }
 
 /// A volume that a stop has kept is used again.
@@ -271,23 +251,37 @@ async fn have_volume(engine: &Engine, cluster: &ClusterName, made: &mut Made) ->
     }
 }
 
+/// A container to be made.
+struct New {
+    name: String,
+    body: ContainerCreateBody,
+    /// What it finds in its file system.
+    files: Vec<File>,
+    /// A network that it joins beside the one in `body`, by its id.
+    further_network: Option<String>,
+}
+
 async fn run_container(
     engine: &Engine,
     cluster: &ClusterName,
-    name: &str,
-    body: ContainerCreateBody,
+    new: New,
     made: &mut Made,
 ) -> Result<(), ClusterError> {
+    let name = new.name;
     let deadline = Instant::now() + GIVES_WAY;
-    while engine.create_container(name, body.clone()).await?.is_none() {
-        give_way(engine, cluster, name, made).await?;
+    while engine.create_container(&name, new.body.clone()).await?.is_none() {
+        give_way(engine, cluster, &name, made).await?;
         if Instant::now() >= deadline {
-            return Err(name_taken("container", name.to_owned(), cluster));
+            return Err(name_taken("container", name, cluster));
         }
         sleep(POLL).await;
     }
-    made.containers.push(name.to_owned());
-    start_container(engine, name).await
+    made.containers.push(name.clone());
+    engine.put_files(&name, archive(&new.files)).await?;
+    if let Some(network) = new.further_network {
+        engine.join_network(&name, &network).await?;
+    }
+    start_container(engine, &name).await
 }
 
 /// Starts a container. Old engines start none in a network of whose name there are two, even if it is named
@@ -314,21 +308,21 @@ async fn give_way(
     name: &str,
     made: &mut Made,
 ) -> Result<(), ClusterError> {
-    let (ownership, network) = engine.container_ownership(name, cluster).await?;
+    let (ownership, networks) = engine.container_ownership(name, cluster).await?;
     match ownership {
         Ownership::Absent => Ok(()),
         Ownership::Foreign => Err(name_taken("container", name.to_owned(), cluster)),
         Ownership::Ours => {
-            // The other start relies on the volume by now, and on the network that its container joins,
-            // whoever made them. Another network of that name would only be in its way.
-            made.network.take_if(|made| Some(&*made) == network.as_ref());
+            // The other start relies on the volume by now, and on the networks that its container names,
+            // whoever made them. Others of these names would only be in its way.
+            made.networks.retain(|made| !networks.contains(made));
             made.volume = None;
             Err(ClusterError::StartedElsewhere(cluster.clone()))
         }
     }
 }
 
-fn name_taken(kind: &'static str, name: String, cluster: &ClusterName) -> ClusterError {
+pub(super) fn name_taken(kind: &'static str, name: String, cluster: &ClusterName) -> ClusterError {
     ClusterError::NameTaken {
         kind,
         name,
@@ -336,9 +330,10 @@ fn name_taken(kind: &'static str, name: String, cluster: &ClusterName) -> Cluste
     }
 }
 
-fn redis_body(plan: &StartPlan, network: &str) -> ContainerCreateBody {
+fn redis_body(plan: &StartPlan, networks: &Networks) -> ContainerCreateBody {
     let cluster = &plan.cluster;
     let mut labels = role_labels(cluster, labels::ROLE_REDIS);
+    labels.insert(MODEL_NETWORK_LABEL.into(), networks.model.clone());
     if plan.keep_data {
         labels.insert(KEEP_DATA_LABEL.into(), "true".into());
     }
@@ -350,16 +345,25 @@ fn redis_body(plan: &StartPlan, network: &str) -> ContainerCreateBody {
     };
     ContainerCreateBody {
         image: Some(plan.redis_image.clone()),
-        cmd: Some(vec!["--appendonly".into(), "yes".into()]),
+        cmd: Some(
+            ["--appendonly", "yes", "--include", REDIS_FILE]
+                .map(str::to_owned)
+                .into(),
+        ),
         // Redis writes where it is started, and not every image starts it on the volume.
         working_dir: Some("/data".into()),
         labels: Some(labels),
-        host_config: Some(host_config(network, vec![data])),
+        host_config: Some(host_config(&networks.private, vec![data])),
         ..Default::default()
     }
 }
 
-fn frontend_body(plan: &StartPlan, frontend: &Frontend, socket: &str, network: &str) -> ContainerCreateBody {
+fn frontend_body(
+    plan: &StartPlan,
+    frontend: &Frontend,
+    socket: &str,
+    networks: &Networks,
+) -> ContainerCreateBody {
     let cluster = &plan.cluster;
     let socket = frontend.admin.map(|_| Mount {
         target: Some("/var/run/docker.sock".into()),
@@ -368,12 +372,12 @@ fn frontend_body(plan: &StartPlan, frontend: &Frontend, socket: &str, network: &
         ..Default::default()
     });
     let published = frontend.published();
-    let mut host_config = host_config(network, socket.into_iter().collect());
+    let mut host_config = host_config(&networks.model, socket.into_iter().collect());
     host_config.port_bindings = Some(published.iter().copied().map(binding).collect());
     let exposed = published.iter().map(|&(inside, _)| container_port(inside));
     ContainerCreateBody {
         image: Some(plan.frontend_image.clone()),
-        cmd: Some(frontend_arguments(cluster, frontend)),
+        cmd: Some(frontend_arguments(cluster, frontend, &networks.gateways)),
         exposed_ports: Some(exposed.collect()),
         labels: Some(role_labels(cluster, labels::ROLE_FRONTEND)),
         host_config: Some(host_config),
@@ -383,10 +387,9 @@ fn frontend_body(plan: &StartPlan, frontend: &Frontend, socket: &str, network: &
 
 /// Query and admin listen inside on the numbers they are published by, so that the addresses which the
 /// admin API names are right outside as well.
-fn frontend_arguments(cluster: &ClusterName, frontend: &Frontend) -> Vec<String> {
-    let redis = labels::redis_container(cluster);
+fn frontend_arguments(cluster: &ClusterName, frontend: &Frontend, gateways: &[String]) -> Vec<String> {
     let mut pairs = vec![
-        ("--store", format!("redis://{redis}:6379/0")),
+        ("--config", FRONTEND_FILE.to_owned()),
         ("--cluster", cluster.to_string()),
     ];
     let roles = match (frontend.query, frontend.admin) {
@@ -403,6 +406,7 @@ fn frontend_arguments(cluster: &ClusterName, frontend: &Frontend) -> Vec<String>
     if let Some(admin_port) = frontend.admin {
         pairs.push(("--runtime", "docker".into()));
         pairs.push(("--admin-addr", format!("0.0.0.0:{admin_port}")));
+        pairs.push(("--model-network", gateways.join(",")));
     }
     let words = pairs
         .into_iter()
@@ -461,13 +465,13 @@ fn explain_port(error: ClusterError, plan: &StartPlan, frontend: &Frontend) -> C
     choices.into_iter().find(names).map_or(error, taken)
 }
 
-/// Ctrl-C, listened to from the beginning: one that comes while something is being made is heard when that
-/// is done, so that all that was made is known and removed.
-struct Interrupt(Signal);
+/// Ctrl-C and its like, listened to from the beginning: one that comes while something is being made is heard
+/// when that is done, so that all that was made is known and removed.
+struct Interrupt(EndSignals);
 
 impl Interrupt {
     fn listen() -> Result<Self, ClusterError> {
-        let listening = signal(SignalKind::interrupt()).map_err(ClusterError::NoSignals)?;
+        let listening = EndSignals::listen().map_err(ClusterError::NoSignals)?;
         Ok(Self(listening))
     }
 
@@ -478,7 +482,7 @@ impl Interrupt {
     ) -> Result<T, ClusterError> {
         tokio::select! {
             biased;
-            Some(()) = self.0.recv() => Err(ClusterError::Interrupted),
+            _ = self.0.next() => Err(ClusterError::Interrupted),
             outcome = work => outcome,
         }
     }
@@ -606,7 +610,7 @@ impl Made {
             self.containers.contains(&container.name) || (replica && started_replicas)
         };
         remove_containers(engine, cluster, is_ours, UNDO_GRACE).await?;
-        if let Some(network) = &self.network {
+        for network in &self.networks {
             engine.remove_network(network).await?;
         }
         if let Some(volume) = &self.volume {
@@ -643,21 +647,31 @@ mod tests {
         }
     }
 
+    fn networks() -> Networks {
+        Networks {
+            model: "net".into(),
+            gateways: vec!["172.18.0.1/16".into(), "fd00::1/64".into()],
+            private: "private".into(),
+        }
+    }
+
     fn frontends(count: usize) -> Vec<Frontend> {
         Frontend::all(&plan().cluster, &addresses(count))
     }
 
     #[test]
     fn a_frontend_is_told_its_store_its_roles_its_runtime_and_its_addresses() {
-        let told = |frontend: &Frontend| frontend_arguments(&plan().cluster, frontend).join(" ");
-        let store = "--store redis://blue-redis:6379/0 --cluster blue";
+        let gateways = networks().gateways;
+        let told = |frontend: &Frontend| frontend_arguments(&plan().cluster, frontend, &gateways).join(" ");
+        let store = "--config /skysail/frontend.toml --cluster blue";
+        let model_network = "--model-network 172.18.0.1/16,fd00::1/64";
         let [only] = &frontends(1)[..] else {
             panic!("one container");
         };
         assert_eq!(only.name, "blue-frontend");
         let expected = format!(
             "{store} --roles query,control --query-addr 0.0.0.0:1337 --rpc-addr 0.0.0.0:7000 \
-             --rpc-advertise blue-frontend:7000 --runtime docker --admin-addr 0.0.0.0:1338"
+             --rpc-advertise blue-frontend:7000 --runtime docker --admin-addr 0.0.0.0:1338 {model_network}"
         );
         assert_eq!(told(only), expected);
 
@@ -671,13 +685,14 @@ mod tests {
              --rpc-advertise blue-frontend-2:7000"
         );
         assert_eq!(told(second), expected);
-        let expected = format!("{store} --roles control --runtime docker --admin-addr 0.0.0.0:1338");
+        let expected =
+            format!("{store} --roles control --runtime docker --admin-addr 0.0.0.0:1338 {model_network}");
         assert_eq!(told(control), expected);
     }
 
     #[test]
     fn ports_are_published_on_this_machine_only() {
-        let body = frontend_body(&plan(), &frontends(1)[0], "/run/docker.sock", "net");
+        let body = frontend_body(&plan(), &frontends(1)[0], "/run/docker.sock", &networks());
         let bindings = body.host_config.unwrap().port_bindings.unwrap();
         for (inside, outside) in [("1337/tcp", "1337"), ("1338/tcp", "1338"), ("7000/tcp", "7001")] {
             let host = &bindings[inside].as_ref().unwrap()[0];
@@ -689,7 +704,7 @@ mod tests {
     #[test]
     fn only_the_control_role_is_given_dockers_socket() {
         for (frontend, given) in frontends(2).iter().zip([false, false, true]) {
-            let body = frontend_body(&plan(), frontend, "/run/docker.sock", "net");
+            let body = frontend_body(&plan(), frontend, "/run/docker.sock", &networks());
             let host_config = body.host_config.unwrap();
             assert_eq!(!host_config.mounts.unwrap().is_empty(), given, "{frontend:?}");
             let bindings = host_config.port_bindings.unwrap();
@@ -714,9 +729,13 @@ mod tests {
 
     #[test]
     fn redis_takes_its_arguments_only_and_is_not_published() {
-        let body = redis_body(&plan(), "net");
-        assert_eq!(body.cmd.unwrap(), ["--appendonly", "yes"]);
+        let body = redis_body(&plan(), &networks());
+        assert_eq!(
+            body.cmd.unwrap(),
+            ["--appendonly", "yes", "--include", "/skysail/redis.conf"]
+        );
         let host_config = body.host_config.unwrap();
+        assert_eq!(host_config.network_mode.as_deref(), Some("private"));
         assert!(host_config.port_bindings.is_none());
         let data = &host_config.mounts.unwrap()[0];
         assert_eq!(data.source.as_deref(), Some("blue-redis-data"));
@@ -727,14 +746,14 @@ mod tests {
     fn only_a_cluster_that_asks_for_it_keeps_its_data() {
         let mut plan = plan();
         assert!(
-            !redis_body(&plan, "net")
+            !redis_body(&plan, &networks())
                 .labels
                 .unwrap()
                 .contains_key(KEEP_DATA_LABEL)
         );
         plan.keep_data = true;
         assert!(
-            redis_body(&plan, "net")
+            redis_body(&plan, &networks())
                 .labels
                 .unwrap()
                 .contains_key(KEEP_DATA_LABEL)

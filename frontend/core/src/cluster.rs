@@ -39,6 +39,9 @@ pub struct FrontendView {
     /// Container RPC as containers dial it, with the query role.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rpc_addr: Option<String>,
+    /// Whether its container RPC can be reached from its own machine only.
+    #[serde(default)]
+    pub rpc_is_local: bool,
     /// The catalog that its queries are routed by.
     pub generation: Generation,
     /// The version of each model that answers here.
@@ -47,7 +50,7 @@ pub struct FrontendView {
     /// The replicas attached to it.
     #[serde(default)]
     pub replicas: Vec<ReplicaView>,
-    /// Containers that hang, by the token they registered with.
+    /// Containers that hang, by their starts.
     #[serde(default)]
     pub hung: Vec<String>,
     /// What is asked of each version here.
@@ -65,9 +68,9 @@ pub struct ReplicaView {
     pub replica: ReplicaId,
     /// What it serves.
     pub model: ModelId,
-    /// What its container was given when it was started; empty for one started by hand.
+    /// Which start of its container it is; empty for one started by hand.
     #[serde(default)]
-    pub token: String,
+    pub start: String,
     /// The host name it registered with.
     pub hostname: String,
     /// The process id it registered with.

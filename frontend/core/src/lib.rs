@@ -7,6 +7,7 @@
 //! - [`time`]: points in time, as numbers.
 //! - [`catalog`]: desired state as an immutable snapshot, and the changes that lead to the next one.
 //! - [`cluster`]: what the frontends of a cluster tell each other.
+//! - [`container_token`]: how a container shows that it belongs to a version.
 //! - [`rollout`]: which version of a model answers while a change of versions is under way.
 //! - [`query`]: a query's outcome and the reasons for a default output.
 //! - [`selection`]: which models answer a query, and what is made of their answers.
@@ -27,6 +28,7 @@ pub mod backoff;
 pub mod batch;
 pub mod catalog;
 pub mod cluster;
+pub mod container_token;
 pub mod dispatch;
 pub mod query;
 pub mod queue;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
-use axum::http::header::{CONTENT_TYPE, LOCATION, VARY};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, VARY};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
@@ -19,10 +19,12 @@ use skysail_proto::admin::{
 };
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
+use skysail_proto::json;
 
 use super::{AdminError, AdminService};
 use crate::health::Health;
-use crate::http::{self, BodyError, BodyReader};
+use crate::http::encoding::Encodings;
+use crate::http::{self, BodyError, BodyReader, misread};
 use crate::metrics::{Format, Metrics};
 use crate::store::Settle;
 
@@ -67,6 +69,7 @@ pub fn router(api: Arc<AdminApi>) -> Router {
             get(show_version).delete(delete_version),
         )
         .route("/models/{model}/versions/{version}/replicas", put(scale))
+        .route("/models/{model}/versions/{version}/token", get(show_token))
         .route("/models/{model}/versions/{version}/logs", get(logs))
         .route("/replicas", get(list_replicas))
         .route("/cluster/restore", post(restore))
@@ -109,22 +112,36 @@ struct JsonBody<T>(T);
 impl<T: serde::de::DeserializeOwned> FromRequest<Arc<AdminApi>> for JsonBody<T> {
     type Rejection = AdminError;
     async fn from_request(request: Request, api: &Arc<AdminApi>) -> Result<Self, AdminError> {
-        let read = api.bodies.read(request.into_body()).await;
-        let bytes = read.map_err(|error| {
+        let bytes = read_body(request, &api.bodies).await.map_err(|error| {
             let code = match error {
-                BodyError::TooLarge(_) => ErrorCode::TooLarge,
+                BodyError::TooLarge(_) | BodyError::InflatedTooLarge(_) => ErrorCode::TooLarge,
+                BodyError::Encoding(_) => ErrorCode::Unsupported,
                 BodyError::TooSlow { .. } => ErrorCode::TooSlow,
                 BodyError::Broken(_) => ErrorCode::InvalidArgument,
             };
             AdminError::new(code, error.to_string())
         })?;
-        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+        let parsed = json::each_member_once(&bytes).and_then(|()| serde_json::from_slice(&bytes));
+        parsed.map(Self).map_err(|error| {
             let words: String = error.to_string().chars().take(QUOTED_CHARS).collect();
-            AdminError::new(
-                ErrorCode::InvalidArgument,
-                format!("the body is not what was expected: {words}"),
-            )
+            let mut detail = format!("the body is not what was expected: {words}");
+            if let Some(advice) = misread::advice(&bytes).filter(|_| !error.is_data()) {
+                detail.extend(["; ", advice]);
+            }
+            AdminError::new(ErrorCode::InvalidArgument, detail)
         })
+    }
+}
+
+async fn read_body(request: Request, bodies: &BodyReader) -> Result<Bytes, BodyError> {
+    let encodings = Encodings::of(request.headers());
+    let body = request.into_body();
+    match encodings {
+        Ok(encodings) => bodies.decode(encodings, bodies.read(body).await?).await,
+        Err(error) => {
+            bodies.discard(body);
+            Err(error)
+        }
     }
 }
 
@@ -207,17 +224,23 @@ async fn register_version(
     let id = ModelId::new(name.clone(), new.version.clone());
     let catalog = api.service.register_version(&name, new).await?;
     let location = format!("{API_PREFIX}/models/{name}/versions/{}", id.version);
-    Ok((
-        StatusCode::CREATED,
-        [(LOCATION, location)],
-        Json(api.service.version(&catalog, &id)?),
-    )
-        .into_response())
+    let mut version = api.service.version(&catalog, &id)?;
+    if version.spec.deployment.is_none() {
+        let token = api.service.join_token(&catalog, &id)?.token;
+        version.token = Some(token).filter(|token| !token.is_empty());
+    }
+    Ok((StatusCode::CREATED, [(LOCATION, location)], Json(version)).into_response())
 }
 
 async fn show_version(State(api): Api, Named((name, version)): Named<(ModelName, ModelVersion)>) -> Answer {
     let catalog = api.service.catalog()?;
     Ok(Json(api.service.version(&catalog, &ModelId::new(name, version))?).into_response())
+}
+
+async fn show_token(State(api): Api, Named((name, version)): Named<(ModelName, ModelVersion)>) -> Answer {
+    let catalog = api.service.catalog()?;
+    let token = api.service.join_token(&catalog, &ModelId::new(name, version))?;
+    Ok(([(CACHE_CONTROL, "no-store")], Json(token)).into_response())
 }
 
 async fn delete_version(State(api): Api, Named((name, version)): Named<(ModelName, ModelVersion)>) -> Answer {

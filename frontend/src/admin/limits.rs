@@ -55,6 +55,11 @@ pub(super) fn check_deployment(new: &NewVersion) -> Result<(), AdminError> {
     let Some(deployment) = &new.deployment else {
         return Ok(());
     };
+    if new.open {
+        let detail =
+            "open is for a version whose containers attach by themselves: leave it out, or the deployment";
+        return Err(invalid(detail.into()));
+    }
     check_replicas(deployment.replicas)?;
     if let Some(bounds) = deployment.autoscale {
         check_autoscale(bounds)?;

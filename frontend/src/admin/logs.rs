@@ -75,7 +75,7 @@ struct Log {
     catalog: watch::Receiver<Option<Arc<Catalog>>>,
     id: ModelId,
     lines: SelectAll<BoxStream<'static, Heard>>,
-    /// The containers that are read, with the tokens they had when that began.
+    /// The containers that are read, with the starts they had when that began.
     open: BTreeMap<String, String>,
     /// Those that were, and are no longer.
     before: BTreeMap<String, Past>,
@@ -101,8 +101,8 @@ enum Past {
     /// It may still run, and then only what it writes from now on is news; or its end is yet to be seen.
     Lost {
         replica: ReplicaId,
-        /// The token it had.
-        token: Option<String>,
+        /// The start it had.
+        start: Option<String>,
     },
 }
 
@@ -149,7 +149,7 @@ impl Log {
         let ContainerStatus {
             container: name,
             replica,
-            token,
+            start,
             ..
         } = container;
         let opened = self.runtime.logs(name, tail, follow).await;
@@ -167,7 +167,7 @@ impl Log {
             })
         });
         self.lines.push(heard.chain(stream::iter([over])).boxed());
-        self.open.insert(name.clone(), token.clone());
+        self.open.insert(name.clone(), start.clone());
         Ok(())
     }
 
@@ -196,11 +196,11 @@ impl Log {
     /// A log may end a moment before its container is seen to have: its end is told when it is.
     fn tell_ends(&mut self, containers: &[ContainerStatus]) {
         for (container, past) in &mut self.before {
-            let Past::Lost { replica, token } = past else {
+            let Past::Lost { replica, start } = past else {
                 continue;
             };
             let found = containers.iter().find(|found| found.container == *container);
-            if let Some(line) = how_it_ended(found, token.as_deref()) {
+            if let Some(line) = how_it_ended(found, start.as_deref()) {
                 self.ends.push_back(LogLine {
                     replica: replica.clone(),
                     line,
@@ -213,20 +213,20 @@ impl Log {
 
     /// Takes note that a container is no longer read, and says how it ended, if it did.
     async fn over(&mut self, container: String, replica: ReplicaId) -> Option<LogLine> {
-        let token = self.open.remove(&container);
+        let start = self.open.remove(&container);
         let ended = match containers_of(&self.runtime, &self.id).await {
             // The runtime is away: whether the container is, nobody knows.
             Err(_) => None,
             Ok(containers) => {
                 let found = containers.into_iter().find(|found| found.container == container);
-                how_it_ended(found.as_ref(), token.as_deref())
+                how_it_ended(found.as_ref(), start.as_deref())
             }
         };
         let past = match ended {
             Some(_) => Past::Ended,
             None => Past::Lost {
                 replica: replica.clone(),
-                token,
+                start,
             },
         };
         self.before.insert(container, past);
@@ -255,13 +255,13 @@ async fn containers_of(
     Ok(containers)
 }
 
-/// How the container ended that had this token, by what is found under its name now.
-fn how_it_ended(found: Option<&ContainerStatus>, token: Option<&str>) -> Option<String> {
+/// How the container ended that had this start, by what is found under its name now.
+fn how_it_ended(found: Option<&ContainerStatus>, start: Option<&str>) -> Option<String> {
     let Some(found) = found else {
         return Some("the container is gone".into());
     };
     match &found.state {
-        _ if Some(&*found.token) != token => Some("the container was replaced".into()),
+        _ if Some(&*found.start) != start => Some("the container was replaced".into()),
         ContainerState::Running => None,
         ContainerState::Exited { code, detail: None } => {
             Some(format!("the container exited with code {code}"))
@@ -280,12 +280,12 @@ mod tests {
     #[test]
     fn how_a_container_ended_is_told_apart_from_a_log_that_broke() {
         let id: ModelId = "m:1".parse().unwrap();
-        let found = |token: &str, state| ContainerStatus {
+        let found = |start: &str, state| ContainerStatus {
             container: "c_m_1_0".into(),
             replica: ReplicaId::of(&id, 0),
             model: id.clone(),
             spec_digest: String::new(),
-            token: token.into(),
+            start: start.into(),
             state,
             pid: None,
         };

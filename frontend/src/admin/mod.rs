@@ -23,6 +23,7 @@ use crate::store::{MetadataStore, StoreError, StoreHealth};
 
 mod cluster;
 pub mod http;
+mod join;
 mod limits;
 mod logs;
 pub mod observed;
@@ -126,6 +127,7 @@ impl AdminService {
             if changes.is_empty() {
                 return Ok(catalog);
             }
+            let changes = join::with_key(&catalog, changes);
             match self.store.commit(changes, &catalog.generation).await {
                 Ok(next) => {
                     self.wait_until_followed(&next.generation).await;

@@ -148,16 +148,17 @@ impl Observed {
             .collect()
     }
 
-    /// Each replica with those who see it.
-    fn by_replica(&self) -> BTreeMap<&ReplicaId, Vec<Sight<'_>>> {
-        let mut replicas: BTreeMap<&ReplicaId, Vec<Sight<'_>>> = BTreeMap::new();
+    /// Each replica of each version with those who see it, ordered by the replica's id.
+    fn by_replica(&self) -> BTreeMap<(&ReplicaId, &ModelId), Vec<Sight<'_>>> {
+        let mut replicas: BTreeMap<(&ReplicaId, &ModelId), Vec<Sight<'_>>> = BTreeMap::new();
         for view in &self.views {
             for replica in &view.replicas {
                 let sight = Sight {
                     frontend: &view.id,
                     replica,
                 };
-                replicas.entry(&replica.replica).or_default().push(sight);
+                let key = (&replica.replica, &replica.model);
+                replicas.entry(key).or_default().push(sight);
             }
         }
         replicas
@@ -234,7 +235,7 @@ pub(super) mod tests {
         ReplicaView {
             replica,
             model,
-            token: String::new(),
+            start: String::new(),
             hostname: "box".into(),
             pid: 7,
             peer: String::new(),

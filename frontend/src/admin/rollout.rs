@@ -114,6 +114,7 @@ mod tests {
             containers: vec![],
             restarts: 0,
             last_failure: None,
+            token: None,
         }
     }
 

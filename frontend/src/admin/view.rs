@@ -130,6 +130,7 @@ impl AdminService {
             containers: self.report.containers(id),
             restarts: report.restarts,
             last_failure: report.last_failure,
+            token: None,
         }
     }
 

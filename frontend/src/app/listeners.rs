@@ -23,6 +23,11 @@ pub struct Addresses {
 }
 
 impl Addresses {
+    /// Whether container RPC can be reached from this machine only.
+    pub(super) fn rpc_is_local(&self) -> bool {
+        self.rpc.iter().all(|addr| addr.ip().to_canonical().is_loopback())
+    }
+
     /// A frontend at these addresses, beginning now.
     pub(super) fn identity(&self, config: &Config) -> Identity {
         let shown = |addr: &SocketAddr| addr.to_string();
@@ -32,6 +37,7 @@ impl Addresses {
             query_addr: self.query.as_ref().map(shown),
             admin_addr: self.admin.as_ref().map(shown),
             rpc_addr: config.roles.query.then(|| self.advertised.clone()),
+            rpc_is_local: self.rpc_is_local(),
         }
     }
 }

@@ -32,6 +32,8 @@ pub struct Identity {
     pub admin_addr: Option<String>,
     /// Container RPC as containers dial it, with the query role.
     pub rpc_addr: Option<String>,
+    /// Whether its container RPC can be reached from its own machine only.
+    pub rpc_is_local: bool,
 }
 
 impl Identity {
@@ -44,6 +46,7 @@ impl Identity {
             query_addr: self.query_addr.clone(),
             admin_addr: self.admin_addr.clone(),
             rpc_addr: self.rpc_addr.clone(),
+            rpc_is_local: self.rpc_is_local,
             ..FrontendView::default()
         }
     }
@@ -208,7 +211,7 @@ fn replica_view(replica: &Replica, inputs_per_second: f64) -> ReplicaView {
     ReplicaView {
         replica: registration.replica.clone(),
         model: registration.model.clone(),
-        token: registration.token.clone(),
+        start: replica.start.clone(),
         hostname: registration.hostname.clone(),
         pid: registration.pid,
         peer: replica.peer.map(|peer| peer.to_string()).unwrap_or_default(),
@@ -284,6 +287,7 @@ mod tests {
             query_addr: None,
             admin_addr: None,
             rpc_addr: Some("a:1".to_owned()),
+            rpc_is_local: true,
         };
         let mut observer = Observer::new(
             identity,
@@ -298,18 +302,18 @@ mod tests {
         let routes = Routes::resolve(&Routes::default(), &catalog, &versions, &metrics);
         queries.set_routes(routes);
         models.close(gone);
-        models.replicas().give_up("token");
+        models.replicas().give_up("start");
         let registration = Registration {
             model: "m:1".parse().unwrap(),
             input_type: InputType::Doubles,
             replica: ReplicaId::new("r").unwrap(),
-            token: "of r".to_owned(),
+            token: String::new(),
             hostname: String::new(),
             pid: 1,
             agent: String::new(),
             recent_batches: Vec::new(),
         };
-        let (replica, _orders) = models.replicas().attach(registration, None);
+        let (replica, _orders) = models.replicas().attach(registration, "of r".to_owned(), None);
         observer.look();
         replica.inputs.store(3, Ordering::Relaxed);
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -318,7 +322,7 @@ mod tests {
         assert_eq!(view.serving[&"m".parse::<ModelName>().unwrap()].as_str(), "1");
         assert_eq!(
             (view.hung, view.rpc_addr),
-            (vec!["token".to_owned()], Some("a:1".to_owned()))
+            (vec!["start".to_owned()], Some("a:1".to_owned()))
         );
         let [load] = &view.load[..] else {
             panic!("one version has a replica: {:?}", view.load);
@@ -330,7 +334,7 @@ mod tests {
         let [replica] = &view.replicas[..] else {
             panic!("one replica: {:?}", view.replicas);
         };
-        assert_eq!((replica.token.as_str(), replica.inputs), ("of r", 3));
+        assert_eq!((replica.start.as_str(), replica.inputs), ("of r", 3));
         assert!((replica.inputs_per_second - 3.0).abs() < 1e-9, "{replica:?}");
     }
 }

@@ -68,7 +68,7 @@ struct Watched {
 }
 
 impl Warden {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: &Limits) -> Self {
         Self {
             timeouts: limits.timeouts,
             limit: limits.connections.max(1),

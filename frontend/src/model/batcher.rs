@@ -63,7 +63,7 @@ impl Batcher {
             Ended::Lost(error) => warn!(%replica, %error, queries = in_hand.len(), "replica lost"),
             Ended::Hung => {
                 warn!(%replica, queries = in_hand.len(), "replica hangs, given up");
-                self.table.give_up(&self.replica.registration.token);
+                self.table.give_up(&self.replica.start);
             }
             Ended::Ordered(Order::Superseded) => info!(%replica, "replica superseded"),
             Ended::Ordered(_) => info!(%replica, "replica dismissed"),

@@ -28,6 +28,7 @@ use tracing::info;
 use crate::clock::Clock;
 use crate::metrics::{Metrics, VersionMetrics};
 
+mod admission;
 mod batcher;
 pub mod cache;
 mod delivery;
@@ -37,6 +38,7 @@ pub mod replica;
 mod tests;
 pub mod times;
 
+use admission::Admission;
 use batcher::Batcher;
 use cache::PredictionCache;
 use cache::flight::Asker;
@@ -118,10 +120,12 @@ impl ModelHandle {
             max_batch,
             cache,
             deployment: _,
+            open,
         } = &version.spec;
         self.registered_at == version.registered_at
             && (self.spec.input_type, self.spec.batch_size) == (*input_type, *batch_size)
             && (self.spec.max_batch, self.spec.cache) == (*max_batch, *cache)
+            && self.spec.open == *open
     }
 
     fn check_type(&self, registration: &Registration) -> Result<(), Refusal> {
@@ -152,6 +156,8 @@ impl ModelHandle {
 /// All registered versions, and the replicas attached to them.
 pub struct ModelTable {
     versions: Mutex<BTreeMap<ModelId, Arc<ModelHandle>>>,
+    /// Locked while `versions` is, if both are.
+    admission: Mutex<Admission>,
     replicas: Arc<ReplicaTable>,
     /// Where containers find the cluster's query frontends: those that are attached are told.
     frontends: watch::Sender<Arc<Vec<String>>>,
@@ -194,6 +200,7 @@ impl ModelTable {
     pub fn new(bounds: Bounds, cache_bytes: u64, metrics: Arc<Metrics>, clock: Clock) -> Self {
         Self {
             versions: Mutex::default(),
+            admission: Mutex::default(),
             replicas: Arc::default(),
             frontends: watch::Sender::default(),
             batchers: TaskTracker::new(),
@@ -204,6 +211,12 @@ impl ModelTable {
             followed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }
+    }
+
+    /// The same, of a frontend whose container RPC can be reached from this machine only.
+    pub fn on_this_machine_only(self) -> Self {
+        self.admission.lock().on_this_machine_only = true;
+        self
     }
 
     /// Brings the versions in line with the catalog; returns them, and those that are gone or were
@@ -224,6 +237,10 @@ impl ModelTable {
         };
         let gone = versions.values().filter(is_gone).cloned().collect();
         *versions = next;
+        self.admission
+            .lock()
+            .key
+            .clone_from(&catalog.settings.container_key);
         self.followed.store(true, Ordering::Relaxed);
         let handles = versions.iter().map(|(id, handle)| (id.clone(), handle.clone()));
         let versions = Versions {
@@ -334,12 +351,13 @@ impl ModelTable {
         let Some(model) = versions.get(&registration.model).cloned() else {
             return Err(not_registered(&registration.model));
         };
+        let start = self.admission.lock().admit(&model, &registration)?;
         model.check_type(&registration)?;
-        if self.replicas.is_given_up(&registration.token) {
+        if self.replicas.is_given_up(&start) {
             return Err(not_now("this container hangs; it is being replaced"));
         }
         info!(replica = %registration.replica, model = %model.id, "replica attached");
-        let (replica, orders) = self.replicas.attach(registration, peer);
+        let (replica, orders) = self.replicas.attach(registration, start, peer);
         model.replicas.fetch_add(1, Ordering::Relaxed);
         model.queue.join(replica.stream, self.clock.now());
         let table = self.replicas.clone();

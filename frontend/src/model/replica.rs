@@ -22,6 +22,8 @@ use super::times::BatchTimes;
 pub struct Replica {
     /// What it said of itself.
     pub registration: Registration,
+    /// Which start of its container it is; empty for one started by hand.
+    pub start: String,
     /// Where it dialled from.
     pub peer: Option<SocketAddr>,
     /// When it attached.
@@ -55,7 +57,6 @@ impl Replica {
         let Registration {
             model,
             replica,
-            token,
             hostname,
             pid,
             ..
@@ -63,7 +64,7 @@ impl Replica {
         ReplicaView {
             replica: replica.clone(),
             model: model.clone(),
-            token: token.clone(),
+            start: self.start.clone(),
             hostname: hostname.clone(),
             pid: *pid,
             peer: self.peer.map(|peer| peer.to_string()).unwrap_or_default(),
@@ -98,12 +99,13 @@ struct Attached {
     orders: mpsc::Sender<Order>,
 }
 
-/// All attached replicas, by id. Locked when one comes or goes and when somebody looks, never by queries.
+/// All attached replicas, by their versions and ids: a container of one version is never in the way of another's,
+/// whatever id it chose. Locked when one comes or goes and when somebody looks, never by queries.
 #[derive(Debug, Default)]
 pub struct ReplicaTable {
-    attached: Mutex<HashMap<ReplicaId, Attached>>,
+    attached: Mutex<HashMap<(ModelId, ReplicaId), Attached>>,
     streams: AtomicU64,
-    /// Containers that hang, by their tokens, and when each was given up; the newest last.
+    /// Containers that hang, by their starts, and when each was given up; the newest last.
     hung: Mutex<VecDeque<(String, Instant)>>,
     changed: watch::Sender<()>,
 }
@@ -115,15 +117,17 @@ const HUNG_REMEMBERED: Duration = Duration::from_secs(600);
 const MOST_HUNG: usize = 64;
 
 impl ReplicaTable {
-    /// Takes a replica in; one with the same id is superseded. Returns its record and its orders.
+    /// Takes a replica in; one of its version with the same id is superseded. Returns its record and its orders.
     pub fn attach(
         &self,
         registration: Registration,
+        start: String,
         peer: Option<SocketAddr>,
     ) -> (Arc<Replica>, mpsc::Receiver<Order>) {
         let (orders, receiver) = mpsc::channel(4);
         let replica = Arc::new(Replica {
             registration,
+            start,
             peer,
             attached_at: Timestamp::now(),
             stream: self.streams.fetch_add(1, Ordering::Relaxed),
@@ -134,9 +138,8 @@ impl ReplicaTable {
             inputs: AtomicU64::new(0),
             times: BatchTimes::default(),
         });
-        let id = replica.registration.replica.clone();
         let before = self.attached.lock().insert(
-            id,
+            place(&replica),
             Attached {
                 replica: replica.clone(),
                 orders,
@@ -153,12 +156,12 @@ impl ReplicaTable {
     /// Takes note that a stream is over, unless another has taken its place.
     pub fn detach(&self, replica: &Replica) {
         let mut attached = self.attached.lock();
-        let id = &replica.registration.replica;
+        let place = place(replica);
         if attached
-            .get(id)
+            .get(&place)
             .is_some_and(|found| found.replica.stream == replica.stream)
         {
-            attached.remove(id);
+            attached.remove(&place);
         }
         drop(attached);
         self.touch();
@@ -187,7 +190,7 @@ impl ReplicaTable {
 
     /// Their ids.
     pub fn ids(&self) -> BTreeSet<ReplicaId> {
-        self.attached.lock().keys().cloned().collect()
+        self.attached.lock().keys().map(|(_, id)| id.clone()).collect()
     }
 
     /// How many there are.
@@ -221,31 +224,31 @@ impl ReplicaTable {
     }
 
     /// Remembers a container that hangs: it is not taken in again, and the control role replaces it. One
-    /// without a token was started by hand; nobody would replace it.
-    pub fn give_up(&self, token: &str) {
-        if token.is_empty() {
+    /// without a start was started by hand; nobody would replace it.
+    pub fn give_up(&self, start: &str) {
+        if start.is_empty() {
             return;
         }
         let mut hung = self.hung.lock();
-        hung.retain(|(known, _)| known != token);
+        hung.retain(|(known, _)| known != start);
         if hung.len() == MOST_HUNG {
             hung.pop_front();
         }
-        hung.push_back((token.to_owned(), Instant::now()));
+        hung.push_back((start.to_owned(), Instant::now()));
         drop(hung);
         self.touch();
     }
 
-    /// The tokens of containers that hang.
+    /// The starts of containers that hang.
     pub fn hung(&self) -> Vec<String> {
         let mut hung = self.hung.lock();
         hung.retain(|(_, since)| since.elapsed() < HUNG_REMEMBERED);
-        hung.iter().map(|(token, _)| token.clone()).collect()
+        hung.iter().map(|(start, _)| start.clone()).collect()
     }
 
-    /// Whether a container with this token was given up.
-    pub fn is_given_up(&self, token: &str) -> bool {
-        self.hung().iter().any(|hung| hung == token)
+    /// Whether a container with this start was given up.
+    pub fn is_given_up(&self, start: &str) -> bool {
+        self.hung().iter().any(|hung| hung == start)
     }
 
     /// Lets those who watch look again.
@@ -259,6 +262,11 @@ impl ReplicaTable {
     }
 }
 
+fn place(replica: &Replica) -> (ModelId, ReplicaId) {
+    let registration = &replica.registration;
+    (registration.model.clone(), registration.replica.clone())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,7 +276,7 @@ mod tests {
             model: "m:1".parse().unwrap(),
             input_type: skysail_proto::value::InputType::Doubles,
             replica: ReplicaId::new(replica).unwrap(),
-            token: "t".to_owned(),
+            token: String::new(),
             hostname: String::new(),
             pid: 1,
             agent: String::new(),
@@ -288,13 +296,30 @@ mod tests {
             );
             ready
         };
-        let (first, _orders) = table.attach(registration("a"), None);
-        let (second, _more_orders) = table.attach(registration("b"), None);
+        let (first, _orders) = table.attach(registration("a"), "s".to_owned(), None);
+        let (second, _more_orders) = table.attach(registration("b"), String::new(), None);
         assert_eq!(ready(), 2);
         first.draining.store(true, Ordering::Relaxed);
         assert_eq!(ready(), 1);
         second.overdue.store(true, Ordering::Relaxed);
         assert_eq!(ready(), 0);
+    }
+
+    #[test]
+    fn a_replica_takes_the_place_of_its_versions_own_only() {
+        let table = ReplicaTable::default();
+        let (_first, mut orders) = table.attach(registration("a"), String::new(), None);
+        let of_another = Registration {
+            model: "other:1".parse().unwrap(),
+            ..registration("a")
+        };
+        let (other, _other_orders) = table.attach(of_another, String::new(), None);
+        assert!(orders.try_recv().is_err());
+        assert_eq!(table.len(), 2);
+        table.detach(&other);
+        let (_second, _second_orders) = table.attach(registration("a"), String::new(), None);
+        assert_eq!(orders.try_recv(), Ok(Order::Superseded));
+        assert_eq!(table.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -314,8 +339,8 @@ mod tests {
         let table = ReplicaTable::default();
         table.give_up("");
         assert!(table.hung().is_empty());
-        for token in 0..2 * MOST_HUNG {
-            table.give_up(&token.to_string());
+        for start in 0..2 * MOST_HUNG {
+            table.give_up(&start.to_string());
         }
         assert_eq!(table.hung().len(), MOST_HUNG);
         assert!(table.is_given_up("127") && !table.is_given_up("0"));

@@ -25,14 +25,20 @@ fn catalog(spec: &VersionSpec, registered_at: i64) -> Catalog {
     Catalog::default().with(&[Change::PutModel(model)], Generation::default())
 }
 
-fn spec() -> VersionSpec {
+pub(super) fn spec() -> VersionSpec {
     VersionSpec {
         input_type: InputType::Doubles,
         batch_size: skysail_proto::deployment::BatchSize::default(),
         max_batch: 64.try_into().unwrap(),
         cache: true,
         deployment: None,
+        open: false,
     }
+}
+
+/// The handle of a version with this specification, registered at the Unix epoch.
+pub(super) fn handle_of(spec: VersionSpec) -> ModelHandle {
+    table(0).handle(id(), spec, Timestamp::UNIX_EPOCH)
 }
 
 fn id() -> ModelId {
@@ -44,7 +50,7 @@ fn table(cache_bytes: u64) -> ModelTable {
         count: 100,
         bytes: usize::MAX,
     };
-    ModelTable::new(bounds, cache_bytes, Arc::default(), Clock::start())
+    ModelTable::new(bounds, cache_bytes, Arc::default(), Clock::start()).on_this_machine_only()
 }
 
 /// Follows the catalog and returns the version's handle; what is gone is closed.

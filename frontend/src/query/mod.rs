@@ -449,7 +449,7 @@ mod tests {
                 agent: String::new(),
                 recent_batches: Vec::new(),
             };
-            self.table.replicas().attach(registration, None).0
+            self.table.replicas().attach(registration, String::new(), None).0
         }
 
         fn answers(&self, name: &str) -> String {

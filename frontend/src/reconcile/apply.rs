@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
+use skysail_core::catalog::{Catalog, Secret};
 use skysail_core::reconcile::{Action, StopReason};
 use skysail_proto::admin::Failure;
 use skysail_proto::ids::{ModelId, ReplicaId};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::report::Report;
@@ -26,6 +28,10 @@ const SHORT_GRACE: Duration = Duration::from_secs(1);
 /// How long a container is left alone with which nothing could be done.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Said where the catalog has no key; the admin API writes one with the first change of anything.
+const NO_KEY: &str = "the metadata store holds no key to make the container's token with: change anything \
+                      (`skysail app update`, `skysail model scale`), which writes one";
+
 /// What came of an action.
 pub(super) enum Applied {
     /// It is done, or was left: this frontend does not act any more.
@@ -39,6 +45,8 @@ pub(super) struct Applier {
     pub(super) runtime: Arc<dyn ContainerRuntime>,
     /// Asked before each thing that the runtime is told to do.
     pub(super) leadership: Arc<Leadership>,
+    /// Has the key that tokens are made with.
+    pub(super) catalog: watch::Receiver<Option<Arc<Catalog>>>,
     pub(super) report: Arc<Report>,
     pub(super) stop_grace: Duration,
 }
@@ -56,7 +64,16 @@ impl Applier {
         if !self.may_act().await {
             return Applied::Done;
         }
-        let spec = spec.with_token(fresh_token());
+        let Some(key) = self.key() else {
+            warn!(
+                container = spec.container,
+                "container not started: no key for tokens"
+            );
+            self.report
+                .failed(&spec.model, failure(spec.replica, NO_KEY.into(), false));
+            return Applied::Failed(spec.model);
+        };
+        let spec = spec.started_with(fresh_start(), &key);
         info!(
             container = spec.container,
             image = spec.image,
@@ -73,6 +90,10 @@ impl Applier {
         self.report
             .failed(&spec.model, failure(spec.replica, reason, permanent));
         Applied::Failed(spec.model)
+    }
+
+    fn key(&self) -> Option<Secret> {
+        self.catalog.borrow().as_ref()?.settings.container_key.clone()
     }
 
     async fn stop(&self, found: ContainerStatus, reason: StopReason) -> Applied {
@@ -171,7 +192,8 @@ fn failing(reason: StopReason) -> Option<&'static str> {
     }
 }
 
-fn fresh_token() -> String {
+/// Unique, and no secret.
+fn fresh_start() -> String {
     format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
 }
 

@@ -210,6 +210,7 @@ impl Reconciler {
         let placement = Placement {
             cluster: self.parts.cluster.clone(),
             frontends: seen.rpc_addresses.clone(),
+            key: catalog.settings.container_key.clone(),
         };
         let mut history = self.history.lock();
         for model in self.report.take_forgiven() {
@@ -229,6 +230,7 @@ impl Reconciler {
         let applier = Applier {
             runtime: self.parts.runtime.clone(),
             leadership: self.parts.leadership.clone(),
+            catalog: self.parts.catalog.clone(),
             report: self.report.clone(),
             stop_grace: self.parts.stop_grace,
         };

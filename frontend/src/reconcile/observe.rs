@@ -9,11 +9,11 @@ use skysail_proto::ids::{ModelId, ReplicaId};
 /// The union of what all live frontends see. Two that are equal give no reason for another look.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ClusterView {
-    /// The replicas that take work from some query frontend, with the tokens they registered with.
+    /// The replicas that take work from some query frontend, with the starts of their containers.
     pub attached: BTreeSet<(ReplicaId, String)>,
     /// What those serve.
     pub serving: BTreeSet<(ModelId, ReplicaId)>,
-    /// The tokens of containers that a frontend gave up as hung.
+    /// The starts of containers that a frontend gave up as hung.
     pub hung: BTreeSet<String>,
     /// Where containers reach the live query frontends, as host:port. One that drains is none to begin with.
     pub rpc_addresses: Vec<String>,
@@ -32,7 +32,7 @@ impl ClusterView {
         let addresses: BTreeSet<String> = alive.filter_map(|view| view.rpc_addr.clone()).collect();
         Self {
             attached: replicas()
-                .map(|found| (found.replica.clone(), found.token.clone()))
+                .map(|found| (found.replica.clone(), found.start.clone()))
                 .collect(),
             serving: replicas()
                 .map(|found| (found.model.clone(), found.replica.clone()))
@@ -59,12 +59,12 @@ mod tests {
 
     use super::*;
 
-    fn replica(ordinal: u32, token: &str, draining: bool) -> ReplicaView {
+    fn replica(ordinal: u32, start: &str, draining: bool) -> ReplicaView {
         let model: ModelId = "m:1".parse().unwrap();
         ReplicaView {
             replica: ReplicaId::of(&model, ordinal),
             model,
-            token: token.into(),
+            start: start.into(),
             hostname: String::new(),
             pid: 1,
             peer: String::new(),
@@ -102,7 +102,7 @@ mod tests {
         let attached: Vec<_> = together
             .attached
             .iter()
-            .map(|(replica, token)| (replica.as_str(), token.as_str()))
+            .map(|(replica, start)| (replica.as_str(), start.as_str()))
             .collect();
         assert_eq!(attached, [("m_1_0", "x"), ("m_1_2", "")]);
         assert_eq!(together.replicas_of(&model), 2);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
-use skysail_core::catalog::{Change, Model};
+use skysail_core::catalog::{Change, Model, Secret, Settings};
 use skysail_core::cluster::ReplicaView;
 use tokio::sync::Notify;
 
@@ -36,10 +36,10 @@ impl FakeRuntime {
         self.changes.notify_one();
     }
 
-    fn token_of(&self, container: &str) -> String {
+    fn start_of(&self, container: &str) -> String {
         let containers = self.containers.lock();
         let found = containers.iter().find(|found| found.container == container);
-        found.expect("it is there").token.clone()
+        found.expect("it is there").start.clone()
     }
 
     /// Waits until this was done to it.
@@ -59,7 +59,7 @@ impl ContainerRuntime for FakeRuntime {
             replica: spec.replica.clone(),
             model: spec.model.clone(),
             spec_digest: spec.digest.clone(),
-            token: spec.token.clone(),
+            start: spec.start.clone(),
             state: ContainerState::Running,
             pid: None,
         });
@@ -149,7 +149,11 @@ impl Bench {
         );
         let model: Model = serde_json::from_str(&model).unwrap();
         let catalog = self.store.watch().borrow().clone().unwrap();
-        let put = vec![Change::PutModel(model)];
+        let settings = Settings {
+            container_key: Some(Secret::new([7; Secret::BYTES])),
+            ..Settings::default()
+        };
+        let put = vec![Change::PutModel(model), Change::PutSettings(settings)];
         self.store.commit(put, &catalog.generation).await.unwrap();
     }
 
@@ -194,7 +198,7 @@ fn view(replicas: Vec<ReplicaView>) -> FrontendView {
 
 fn attached(container: &ContainerStatus) -> ReplicaView {
     let view = serde_json::json!({
-        "replica": container.replica, "model": container.model.to_string(), "token": container.token,
+        "replica": container.replica, "model": container.model.to_string(), "start": container.start,
         "hostname": "h", "pid": 1, "attached_at": "1970-01-01T00:00:00Z", "draining": false,
         "in_flight": 0, "batches": 0, "inputs": 0,
     });
@@ -239,7 +243,7 @@ fn foreign() -> ContainerStatus {
         replica: skysail_proto::ids::ReplicaId::of(&model, 0),
         model,
         spec_digest: String::new(),
-        token: String::new(),
+        start: String::new(),
         state: ContainerState::Running,
         pid: None,
     }
@@ -254,9 +258,9 @@ async fn a_container_that_hangs_is_stopped_with_a_short_grace_and_replaced() {
     bench.runtime.has_done("start test_m_1_1").await;
     bench.attach_all_but(&[], vec![]);
 
-    let token = bench.runtime.token_of("test_m_1_1");
-    assert_ne!(token, bench.runtime.token_of("test_m_1_0"));
-    bench.attach_all_but(&["test_m_1_1"], vec![token]);
+    let start = bench.runtime.start_of("test_m_1_1");
+    assert_ne!(start, bench.runtime.start_of("test_m_1_0"));
+    bench.attach_all_but(&["test_m_1_1"], vec![start]);
     bench.runtime.has_done("stop test_m_1_1 1s").await;
     bench.runtime.has_done("start test_m_1_2").await;
     let failure = bench.report.version(&model()).last_failure.expect("a failure");

@@ -108,7 +108,7 @@ async fn a_started_container_is_listed_with_what_it_was_started_with(subject: &S
         replica: spec.replica,
         model: spec.model,
         spec_digest: spec.digest,
-        token: spec.token,
+        start: spec.start,
         state: ContainerState::Running,
         pid: None,
     };
@@ -124,9 +124,9 @@ async fn starting_a_running_container_again_changes_nothing(subject: &Subject) {
     let spec = subject.start("one", "print started\nwait").await;
     subject.line(&spec, "started").await;
     let before = subject.runtime.list().await.expect("listed");
-    // Each start has a token of its own; the container keeps that of the start that made it.
+    // Each start is told apart from all others; the container keeps the start that made it.
     let again = ReplicaSpec {
-        token: "token-of-another-start".into(),
+        start: "another-start".into(),
         ..spec.clone()
     };
     subject.start_spec(&again).await.expect("started again");
@@ -148,7 +148,7 @@ async fn a_running_container_is_not_replaced_by_another_specification(subject: &
     let spec = subject.start("one", "wait").await;
     let other = ReplicaSpec {
         digest: "another".into(),
-        token: "another".into(),
+        start: "another".into(),
         ..spec.clone()
     };
     let error = subject.start_spec(&other).await.expect_err("refused");
@@ -164,7 +164,7 @@ async fn an_ended_container_is_started_anew_in_its_place(subject: &Subject) {
     subject.ended(&spec).await;
     let again = ReplicaSpec {
         digest: "another".into(),
-        token: "another".into(),
+        start: "another".into(),
         env: script("print second\nwait"),
         ..spec
     };
@@ -173,8 +173,8 @@ async fn an_ended_container_is_started_anew_in_its_place(subject: &Subject) {
     assert_eq!(subject.log(&again, 10).await, ["second"]);
     let status = subject.status(&again).await.expect("listed");
     assert_eq!(
-        (status.state, status.spec_digest, status.token),
-        (ContainerState::Running, again.digest, again.token)
+        (status.state, status.spec_digest, status.start),
+        (ContainerState::Running, again.digest, again.start)
     );
 }
 
@@ -343,7 +343,7 @@ impl Subject {
             memory_bytes: None,
             env: script(commands),
             digest: "digest-of-the-specification".into(),
-            token: "token-of-this-start".into(),
+            start: "this-start".into(),
         }
     }
 

@@ -242,7 +242,7 @@ impl DockerRuntime {
             (labels::VERSION, spec.model.version.as_str()),
             (labels::REPLICA, spec.replica.as_str()),
             (labels::SPEC, spec.digest.as_str()),
-            (labels::TOKEN, spec.token.as_str()),
+            (labels::START, spec.start.as_str()),
         ];
         labels.map(|(name, value)| (name.into(), value.into())).into()
     }
@@ -421,7 +421,7 @@ struct Identity {
     replica: ReplicaId,
     model: ModelId,
     spec_digest: String,
-    token: String,
+    start: String,
 }
 
 impl Identity {
@@ -436,7 +436,7 @@ impl Identity {
             replica: label(labels::REPLICA)?.parse().ok()?,
             model: ModelId::new(model, version),
             spec_digest: label(labels::SPEC).unwrap_or_default().to_owned(),
-            token: label(labels::TOKEN).unwrap_or_default().to_owned(),
+            start: label(labels::START).unwrap_or_default().to_owned(),
         })
     }
 
@@ -446,7 +446,7 @@ impl Identity {
             replica: self.replica,
             model: self.model,
             spec_digest: self.spec_digest,
-            token: self.token,
+            start: self.start,
             state,
             // The id on the host would tell nothing: the engine may be on another machine.
             pid: None,
@@ -658,6 +658,23 @@ mod tests {
         let pieces = [out("one\ntw"), Err(()), out("never")];
         let lines: Vec<_> = in_lines(stream::iter(pieces), LOG_FILES).collect().await;
         assert_eq!(lines, ["one", "tw"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_flood_the_last_lines_are_kept_and_what_was_kept_before_is_told_whole() {
+        // The engine sends a piece for each line.
+        let flood = (0..1_000_000).map(|_| out("y\n")).chain([out("the end")]);
+        let followed: Vec<_> = in_lines(stream::iter(flood.clone().collect::<Vec<_>>()), LOG_FILES)
+            .collect()
+            .await;
+        assert!(followed.iter().any(|line| line.contains("left out here")));
+        assert!(followed.len() < 300_000, "{} lines", followed.len());
+        assert_eq!(followed.last().unwrap(), "the end");
+
+        let read: Vec<_> = in_lines(stream::iter(flood.collect::<Vec<_>>()), usize::MAX)
+            .collect()
+            .await;
+        assert_eq!(read.len(), 1_000_001);
     }
 
     fn state_after(state: Inspected) -> (i64, Option<String>) {

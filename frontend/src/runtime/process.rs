@@ -30,6 +30,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use super::{ContainerRuntime, ContainerState, ContainerStatus, Progress, ReplicaSpec, RuntimeError, exit};
+use crate::orphans;
 use crate::runtime::intake::{self, Intake};
 
 mod log;
@@ -101,6 +102,15 @@ impl ProcessRuntime {
             .into_iter()
             .filter_map(Result::err)
             .for_each(|error| tracing::warn!(%error, "container not stopped"));
+    }
+
+    /// Reaps the orphans among the frontend's children, of which these containers are none. On the thread that
+    /// starts containers, so that each one is known once it can have ended.
+    pub async fn reap_orphans(&self) {
+        let children = self.children.clone();
+        self.spawner
+            .run(move || orphans::reap(|pid| children.includes(pid)))
+            .await;
     }
 
     fn warn_of_limits(&self, spec: &ReplicaSpec) {
@@ -177,6 +187,15 @@ impl Children {
         self.by_name.lock().values().cloned().collect()
     }
 
+    /// Whether `pid` is a container's that was not asked yet how it ended.
+    fn includes(&self, pid: Pid) -> bool {
+        let by_name = self.by_name.lock();
+        let mut waited_for = by_name
+            .values()
+            .filter(|container| !container.reaped.load(Ordering::Acquire));
+        waited_for.any(|container| container.pid == pid)
+    }
+
     fn get(&self, name: &str) -> Option<Arc<Container>> {
         self.by_name.lock().get(name).cloned()
     }
@@ -235,7 +254,7 @@ impl Container {
             replica: self.spec.replica.clone(),
             model: self.spec.model.clone(),
             spec_digest: self.spec.digest.clone(),
-            token: self.spec.token.clone(),
+            start: self.spec.start.clone(),
             pid: (state == ContainerState::Running).then(|| self.pid.as_raw_nonzero().get().cast_unsigned()),
             state,
         }

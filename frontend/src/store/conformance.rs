@@ -647,6 +647,7 @@ fn model(name: &str) -> Model {
             max_batch: DEFAULT_MAX_BATCH,
             cache: false,
             deployment,
+            open: false,
         },
         registered_at: Timestamp::UNIX_EPOCH,
     };

@@ -140,10 +140,10 @@ impl ContainedCluster {
             if let Some(hung) = view
                 .hung
                 .iter()
-                .find(|token| view.replicas.iter().any(|one| one.token == **token))
+                .find(|start| view.replicas.iter().any(|one| one.start == **start))
             {
                 return Some(format!(
-                    "{frontend} keeps the replica with token {hung}, which hangs"
+                    "{frontend} keeps the replica of start {hung}, which hangs"
                 ));
             }
             for replica in replicas {

@@ -156,7 +156,8 @@ async fn one_may_help_out_beside_deployed_replicas() {
     cluster
         .serve("app", &Deployment::of("noop").named("model", "1"))
         .await;
-    let helper = cluster.by_hand(&ByHand::of("noop", "model", "helper"));
+    let token = cluster.join_token("model", "1").await;
+    let helper = cluster.by_hand(&ByHand::of("noop", "model", "helper").env("SKYSAIL_TOKEN", &token));
     cluster.attached("model", 2).await;
     drop(helper);
     cluster.attached("model", 1).await;

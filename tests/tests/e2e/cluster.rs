@@ -11,10 +11,12 @@ use skysail_tests::cases;
 use skysail_tests::docker::{DockerCluster, Holdings, image, redis_image};
 use skysail_tests::rest::Rest;
 use skysail_tests::skysail::{Said, Skysail};
+use skysail_tests::test_image::TestImage;
 use skysail_tests::wait::{self, PATIENCE};
 
 cases! {
     the_demonstration_works_from_start_to_stop: Docker, Redis;
+    a_model_container_reaches_container_rpc_and_neither_redis_nor_the_admin_api: Docker, Redis;
     a_frontend_that_crashes_comes_back_with_all_it_knew: Docker, Redis;
     kept_data_is_there_again_after_the_next_start: Docker, Redis;
     several_frontends_serve_what_one_control_role_looks_after: Docker, Redis;
@@ -31,6 +33,7 @@ struct Started {
     skysail: Skysail,
     queries: Rest,
     admin: Rest,
+    admin_port: u16,
 }
 
 /// The options that every start has here.
@@ -64,6 +67,7 @@ async fn start(docker: &DockerCluster, options: &str) -> Started {
         skysail: Skysail::at(admin),
         queries: Rest::at(at("query API")),
         admin: Rest::at(admin),
+        admin_port: admin.port(),
     }
 }
 
@@ -140,7 +144,7 @@ async fn the_demonstration_works_from_start_to_stop() {
             ]
             .map(|part| format!("{name}{part}"))
             .to_vec(),
-            networks: vec![format!("{name}-network")],
+            networks: vec![format!("{name}-network"), format!("{name}-private")],
             volumes: vec![format!("{name}-redis-data")],
         }
     );
@@ -171,12 +175,111 @@ async fn the_demonstration_works_from_start_to_stop() {
     assert!(stop(&docker).await.contains("nothing runs"));
 }
 
+/// The addresses of a container in each of its networks.
+async fn addresses(docker: &DockerCluster, container: &str) -> Vec<String> {
+    let settings = docker.inspect(container).await.network_settings;
+    let networks = settings
+        .and_then(|settings| settings.networks)
+        .unwrap_or_default();
+    networks
+        .into_values()
+        .filter_map(|network| network.ip_address)
+        .collect()
+}
+
+async fn a_model_container_reaches_container_rpc_and_neither_redis_nor_the_admin_api() {
+    let docker = DockerCluster::new();
+    let image = TestImage::make().await;
+    for (options, admin, rpc) in [
+        ("", "frontend", "frontend"),
+        (" --frontends 2", "control", "frontend-2"),
+    ] {
+        let started = start(&docker, options).await;
+        let name = docker.name();
+        let (redis, admin, rpc) = (
+            format!("{name}-redis"),
+            format!("{name}-{admin}"),
+            format!("{name}-{rpc}"),
+        );
+        let admin_port = started.admin_port;
+        let mut closed = vec![format!("{redis}:6379")];
+        closed.extend(
+            addresses(&docker, &redis)
+                .await
+                .iter()
+                .map(|ip| format!("{ip}:6379")),
+        );
+        closed.push(format!("{admin}:{admin_port}"));
+        let admins = addresses(&docker, &admin).await;
+        assert_eq!(admins.len(), 2, "{admins:?}");
+        closed.extend(admins.iter().map(|ip| format!("{ip}:{admin_port}")));
+        let open = format!("{rpc}:7000");
+        let asks: Vec<_> = closed
+            .iter()
+            .chain([&open])
+            .map(|at| format!("ask {at}"))
+            .collect();
+        let network = format!("{name}-network");
+        let said = docker.run_script(image.name(), &network, &asks.join("\n")).await;
+        let becomes = |of: &str| {
+            let line = said
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("{of}: ")));
+            line.unwrap_or_else(|| panic!("{of} was not asked: {said}"))
+                .to_owned()
+        };
+        for at in &closed {
+            let outcome = becomes(at);
+            let shut = outcome.starts_with("not reached") || outcome.starts_with("closed");
+            assert!(shut, "{at}: {outcome}");
+        }
+        // An HTTP/1.1 request is none to gRPC, which says so.
+        assert!(becomes(&open).starts_with("answered"), "{said}");
+        // From this machine, through the published port, the admin API answers.
+        started.skysail.done("status").await;
+
+        // Who is on Redis' own network needs the password as well.
+        let private = format!("{name}-private");
+        let said = docker
+            .run_script(image.name(), &private, &format!("ask {redis}:6379"))
+            .await;
+        assert!(
+            said.contains("NOAUTH") || said.contains("-ERR") || said.contains("closed"),
+            "{said}"
+        );
+        assert_secrets_are_files(&docker).await;
+        stop(&docker).await;
+        assert_eq!(docker.holdings().await, Holdings::default());
+    }
+}
+
+/// Neither arguments nor the environment nor `status` nor a log of any container hold the store's password.
+async fn assert_secrets_are_files(docker: &DockerCluster) {
+    let url = docker.redis_url().await;
+    let password = url.split([':', '@']).nth(2).expect("a password").to_owned();
+    assert_eq!(password.len(), 64, "{url}");
+    for container in docker.containers().await {
+        let inspected = serde_json::to_string(&docker.inspect(&container.name).await).expect("JSON");
+        assert!(!inspected.contains(&password), "{}", container.name);
+        let log = docker.log(&container.name).await;
+        assert!(!log.contains(&password), "{log}");
+    }
+    let answers: Result<String, _> = tokio::task::spawn_blocking(move || {
+        let client = redis::Client::open(url.replace(&password, "wrong"))?;
+        let mut redis = client.get_connection_with_timeout(PATIENCE)?;
+        redis::cmd("PING").query(&mut redis)
+    })
+    .await
+    .expect("it does not panic");
+    assert!(answers.is_err(), "{answers:?}");
+}
+
 /// What was registered stands in Redis, as JSON that a person can read.
 async fn assert_metadata_is_readable(docker: &DockerCluster) {
     let name = docker.name();
-    let address = docker.address(&format!("{name}-redis")).await;
+    let url = docker.redis_url().await;
     let read = tokio::task::spawn_blocking(move || -> redis::RedisResult<(Vec<String>, Vec<String>)> {
-        let client = redis::Client::open(format!("redis://{address}:6379/0"))?;
+        let client = redis::Client::open(url)?;
         let mut redis = client.get_connection_with_timeout(PATIENCE)?;
         let mut documents = Vec::new();
         let keys: Vec<String> = redis.scan()?.collect::<redis::RedisResult<_>>()?;
@@ -355,7 +458,7 @@ async fn of_starts_at_once_exactly_one_succeeds() {
     assert_eq!(holdings.containers.len(), 2, "{holdings:?}");
     assert_eq!(
         (holdings.networks.len(), holdings.volumes.len()),
-        (1, 1),
+        (2, 1),
         "{holdings:?}"
     );
     stop(&docker).await;

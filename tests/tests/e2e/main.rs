@@ -11,7 +11,9 @@ mod admin;
 mod bad_input;
 mod batching;
 mod bench;
+
 mod benchmarks;
+mod bodies;
 mod by_hand;
 mod cache;
 mod cli;
@@ -24,23 +26,30 @@ mod frontends;
 mod heals;
 mod idle;
 mod isolation;
+mod join;
 mod large_outputs;
+mod logs;
 mod metrics;
+mod orphans;
 mod overload;
 mod queries;
 mod quickstart;
 mod restart;
 mod runtime_docker;
 mod runtime_process;
+mod signals;
 mod start_up;
 mod store_embedded;
 mod store_redis;
+mod terminal;
+mod variables;
 mod with_redis;
 
 fn main() -> ExitCode {
     let mut suite = Suite::default()
         .area("quickstart", quickstart::CASES)
         .area("bad_input", bad_input::CASES)
+        .area("bodies", bodies::CASES)
         .area("cli", cli::CASES)
         .area("bench", bench::CASES)
         .area("benchmarks", benchmarks::CASES)
@@ -62,8 +71,14 @@ fn main() -> ExitCode {
         .area("with_redis", with_redis::CASES)
         .area("start_up", start_up::CASES)
         .area("by_hand", by_hand::CASES)
+        .area("join", join::CASES)
         .area("frontends", frontends::CASES)
         .area("idle", idle::CASES)
+        .area("logs", logs::CASES)
+        .area("signals", signals::CASES)
+        .area("orphans", orphans::CASES)
+        .area("terminal", terminal::CASES)
+        .area("variables", variables::CASES)
         .area("store_redis", store_redis::CASES)
         .area("runtime_process", runtime_process::CASES);
     // What has several implementations has one list of promises, and each a test of each.

@@ -8,40 +8,49 @@ use std::collections::HashMap;
 use std::env;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::Docker;
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
-    CreateImageOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
-    ListContainersOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
-    RemoveImageOptions,
+    InspectContainerOptions, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
+    ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
 };
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
+use parking_lot::Mutex;
 use skysail_frontend::runtime::conformance::{PROMISES, Promise, Subject};
 use skysail_frontend::runtime::docker::DockerRuntime;
 use skysail_frontend::runtime::{ContainerRuntime, ContainerState, ReplicaSpec, RuntimeError};
 use skysail_proto::ids::ClusterName;
 use skysail_proto::labels;
-use skysail_tests::suite::{Need, Suite, block_on};
+use skysail_tests::suite::{Need, Suite};
+use skysail_tests::test_image::{self, TestImage, import, packed};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
-const TEST_CONTAINER: &str = env!("CARGO_BIN_EXE_test-container");
-
 /// Made by the first test that wants it.
-static IMAGE: OnceCell<String> = OnceCell::const_new();
+static IMAGE: OnceCell<Mutex<Option<TestImage>>> = OnceCell::const_new();
 
 /// Removes the image of the test container, if one was made.
 pub(crate) fn clean_up() {
     if let Some(image) = IMAGE.get() {
-        block_on(remove_image(image));
+        drop(image.lock().take());
     }
+}
+
+async fn image() -> String {
+    let made = IMAGE
+        .get_or_init(async || Mutex::new(Some(TestImage::make().await)))
+        .await;
+    let made = made.lock();
+    made.as_ref()
+        .expect("no test runs after the end")
+        .name()
+        .to_owned()
 }
 
 /// With what every runtime promises, and what only this one does.
@@ -96,7 +105,7 @@ struct Bench {
 
 /// Runs a check in clusters of its own, and removes all that carries their labels, whatever happened.
 async fn with_bench(check: impl FnOnce(Bench) -> BoxFuture<'static, ()>) {
-    let image = IMAGE.get_or_init(make_image).await;
+    let image = image().await;
     let docker = Docker::connect_with_defaults().expect("docker");
     let unique = format!("test-{:08x}", fastrand::u32(..));
     let clusters = [unique.clone(), format!("{unique}-next")];
@@ -194,7 +203,7 @@ async fn containers_carry_labels_limits_and_a_bounded_log(bench: Bench) {
         (labels::VERSION, "1.0-RC1"),
         (labels::REPLICA, "test-model_1.0-RC1_0"),
         (labels::SPEC, spec.digest.as_str()),
-        (labels::TOKEN, spec.token.as_str()),
+        (labels::START, spec.start.as_str()),
     ];
     for (name, value) in expected {
         assert_eq!(labels.get(name).map(String::as_str), Some(value), "{name}");
@@ -258,7 +267,7 @@ async fn two_runtimes_that_start_one_container_at_once_start_one(bench: Bench) {
     let spec = bench.subject.spec("one", "print started\nwait");
     let other = DockerRuntime::connect(bench.cluster.clone());
     let theirs = ReplicaSpec {
-        token: "token-of-the-other".into(),
+        start: "the-other".into(),
         ..spec.clone()
     };
     for _ in 0..5 {
@@ -299,19 +308,13 @@ async fn gpus_that_are_not_there_are_refused_with_what_to_do(bench: Bench) {
 
 async fn an_image_that_holds_no_program_says_so(bench: Bench) {
     let image = format!("{}:empty", bench.cluster);
-    import(
-        &bench.docker,
-        &image,
-        "/nothing-here",
-        tar(&[Path::new("/etc/hostname")]),
-    )
-    .await;
+    import(&image, "/nothing-here", packed(&[Path::new("/etc/hostname")])).await;
     let spec = ReplicaSpec {
         image: image.clone(),
         ..bench.subject.spec("one", "wait")
     };
     let error = bench.subject.start_spec(&spec).await.expect_err("refused");
-    remove_image(&image).await;
+    test_image::remove(&image).await;
     let said = error.to_string();
     assert!(matches!(error, RuntimeError::Image(_)), "{error:?}");
     assert!(said.contains(&image) && said.contains("/nothing-here"), "{said}");
@@ -398,62 +401,6 @@ impl Bench {
             .await
             .expect("inspected")
     }
-}
-
-/// Makes an image of the test container and returns its name.
-async fn make_image() -> String {
-    let docker = Docker::connect_with_defaults().expect("docker");
-    let image = format!("skysail-test-container:{:08x}", fastrand::u32(..));
-    let binary = Path::new(TEST_CONTAINER);
-    let libraries = libraries_of(binary);
-    let files: Vec<_> = libraries.iter().map(Path::new).chain([binary]).collect();
-    import(&docker, &image, TEST_CONTAINER, tar(&files)).await;
-    image
-}
-
-/// What the loader needs to run it, by absolute path.
-fn libraries_of(binary: &Path) -> Vec<String> {
-    let listed = Command::new("ldd").arg(binary).output().expect("ldd runs");
-    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let paths = listed.split_whitespace().filter(|word| word.starts_with('/'));
-    paths.map(str::to_owned).collect()
-}
-
-fn tar(files: &[&Path]) -> Vec<u8> {
-    let packed = Command::new("tar")
-        .args(["--create", "--dereference", "--absolute-names"])
-        .args(files)
-        .output();
-    let packed = packed.expect("tar runs");
-    assert!(
-        packed.status.success(),
-        "{}",
-        String::from_utf8_lossy(&packed.stderr)
-    );
-    packed.stdout
-}
-
-async fn import(docker: &Docker, image: &str, entrypoint: &str, tar: Vec<u8>) {
-    let (repo, tag) = image.rsplit_once(':').expect("a name with a tag");
-    let options = CreateImageOptionsBuilder::new()
-        .from_src("-")
-        .repo(repo)
-        .tag(tag)
-        .changes(vec![format!("ENTRYPOINT [{entrypoint:?}]")])
-        .build();
-    let body = http_body_util::Either::Left(http_body_util::Full::new(bytes::Bytes::from(tar)));
-    let mut news = docker.create_image(Some(options), Some(body), None).boxed();
-    while let Some(news) = news.next().await {
-        news.expect("the image is imported");
-    }
-}
-
-async fn remove_image(image: &str) {
-    let docker = Docker::connect_with_defaults().expect("docker");
-    docker
-        .remove_image(image, None::<RemoveImageOptions>, None)
-        .await
-        .expect("the image is removed");
 }
 
 async fn remove_cluster(docker: &Docker, cluster: &str) {

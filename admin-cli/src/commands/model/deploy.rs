@@ -38,7 +38,12 @@ const REGISTER_EXAMPLES: &str = "\
 Examples:
   skysail model register my-model:1 --input-type floats
   SKYSAIL_FRONTENDS=127.0.0.1:7000 SKYSAIL_MODEL_NAME=my-model \\
-      SKYSAIL_MODEL_VERSION=1 SKYSAIL_INPUT_TYPE=floats ./my-container";
+      SKYSAIL_MODEL_VERSION=1 SKYSAIL_INPUT_TYPE=floats \\
+      SKYSAIL_TOKEN=$(skysail model show my-model:1 --token) ./my-container
+
+Where container RPC (--rpc-addr) can be reached from other machines or from containers, a
+container is to show a token, which is printed here and by
+`skysail model show NAME:VERSION --token`.";
 
 /// What any version has.
 #[derive(Args, Debug)]
@@ -102,6 +107,10 @@ pub(crate) struct RegisterArguments {
     id: ModelId,
     #[command(flatten)]
     version: VersionArguments,
+    /// Let any container attach, without a token, also where container RPC can be reached from elsewhere: whoever
+    /// reaches it answers this model's queries
+    #[arg(long)]
+    open: bool,
 }
 
 impl DeployArguments {
@@ -125,6 +134,7 @@ impl VersionArguments {
             max_batch: self.max_batch.unwrap_or(DEFAULT_MAX_BATCH.max(fixed)),
             cache: !self.no_cache,
             deployment,
+            open: false,
         }
     }
 }
@@ -164,10 +174,17 @@ pub(super) async fn deploy(session: &Session, arguments: DeployArguments) -> Res
 
 pub(super) async fn register(session: &Session, arguments: RegisterArguments) -> Result<(), Error> {
     let id = arguments.id;
-    let new = NewVersion::of(id.version.clone(), arguments.version.into_spec(None));
+    let new = NewVersion {
+        open: arguments.open,
+        ..NewVersion::of(id.version.clone(), arguments.version.into_spec(None))
+    };
     let version = session.admin.create_version(&id.name, &new).await?;
-    session.output.answer(&version, |_| {
-        format!("registered {id}; it answers as soon as a container attaches")
+    session.output.answer(&version, |version| {
+        let registered = format!("registered {id}; it answers as soon as a container attaches");
+        match &version.token {
+            Some(token) => format!("{registered}\ncontainers show this token: SKYSAIL_TOKEN={token}"),
+            None => registered,
+        }
     })
 }
 

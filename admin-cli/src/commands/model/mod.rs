@@ -19,6 +19,12 @@ mod wait;
 
 pub(super) use show::{replicas_share, state_word};
 
+const SHOW_EXAMPLES: &str = "\
+Examples:
+  skysail model show iris-model
+  skysail model show iris-model:2
+  export SKYSAIL_TOKEN=$(skysail model show iris-model:2 --token)   # for a container started by hand";
+
 const SET_VERSION_EXAMPLES: &str = "\
 Examples:
   skysail model set-version iris-model:2     # forward
@@ -52,10 +58,15 @@ pub(crate) enum ModelCommand {
     #[command(visible_alias = "ls")]
     List,
     /// Show a model, or one version of it: what was asked for, what is, and what went wrong
+    #[command(after_help = SHOW_EXAMPLES)]
     Show {
         /// The model, or one version of it
         #[arg(value_name = "NAME[:VERSION]")]
         target: ModelTarget,
+        /// Print what containers started by hand are given as SKYSAIL_TOKEN, and nothing else: the token of the
+        /// version, or of the current one; nothing where the version is open
+        #[arg(long)]
+        token: bool,
     },
     /// Choose the version that answers
     #[command(after_help = SET_VERSION_EXAMPLES)]
@@ -108,7 +119,8 @@ pub(super) async fn run(session: &Session, command: ModelCommand) -> Result<(), 
         ModelCommand::Deploy(arguments) => deploy::deploy(session, arguments).await,
         ModelCommand::Register(arguments) => deploy::register(session, arguments).await,
         ModelCommand::List => list(session).await,
-        ModelCommand::Show { target } => show(session, &target).await,
+        ModelCommand::Show { target, token: true } => show_token(session, &target).await,
+        ModelCommand::Show { target, token: false } => show(session, &target).await,
         ModelCommand::SetVersion { id, waiting } => set_version(session, &id, &waiting).await,
         ModelCommand::Scale(arguments) => scale(session, &arguments).await,
         ModelCommand::Stop { target } => stop(session, &target).await,
@@ -139,6 +151,13 @@ async fn show(session: &Session, target: &ModelTarget) -> Result<(), Error> {
     session
         .output
         .answer(&model, |model| show::model_page(model, &replicas, session.now))
+}
+
+async fn show_token(session: &Session, target: &ModelTarget) -> Result<(), Error> {
+    let id = chosen(session, target).await?;
+    let result = session.admin.join_token(&id).await;
+    let token = about_model(&session.admin, target, result).await?;
+    session.output.answer(&token, |token| token.token.clone())
 }
 
 /// The attached replicas, for a page that says more of them; none where JSON is asked for, and none if they

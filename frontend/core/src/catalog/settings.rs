@@ -33,7 +33,8 @@ impl Secret {
         &self.0
     }
 
-    fn from_hex(text: &str) -> Option<Self> {
+    /// Reads what it is written as.
+    pub(crate) fn from_hex(text: &str) -> Option<Self> {
         if text.len() != 2 * Self::BYTES {
             return None;
         }

@@ -60,7 +60,7 @@ struct Missing {
 type Start = (String, String);
 
 fn start_of(container: &ContainerStatus) -> Start {
-    (container.container.clone(), container.token.clone())
+    (container.container.clone(), container.start.clone())
 }
 
 /// Remembered from pass to pass; forgotten with the process, at no harm.

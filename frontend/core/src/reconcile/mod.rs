@@ -11,6 +11,9 @@ use skysail_proto::ids::{ModelId, ReplicaId};
 use skysail_proto::labels;
 use skysail_proto::value::InputType;
 
+use crate::catalog::Secret;
+use crate::container_token;
+
 mod doubt;
 mod history;
 mod plan;
@@ -32,28 +35,26 @@ pub const SURGE: u32 = 1;
 pub struct Observed {
     /// What the runtime has for this cluster.
     pub containers: Vec<ContainerStatus>,
-    /// The replicas that some query frontend sees attached and taking work, with the token each registered
-    /// with.
+    /// The replicas that some query frontend sees attached and taking work, with the start of each; empty for
+    /// one that was started by hand.
     pub attached: BTreeSet<(ReplicaId, String)>,
-    /// The tokens of containers that a frontend gave up as hung.
+    /// The starts of containers that a frontend gave up as hung.
     pub hung: BTreeSet<String>,
     /// Containers that an action is still at work on, by name: left alone until it is done.
     pub at_work: BTreeMap<String, AtWork>,
 }
 
 impl Observed {
-    /// Whether this container's replica is attached: with its token, or with none, as one that knows nothing
-    /// of tokens.
+    /// Whether this very start of the container is attached: another one that registered under the replica's
+    /// id is not it.
     pub fn is_attached(&self, container: &ContainerStatus) -> bool {
-        let id = &container.replica;
-        [container.token.as_str(), ""]
-            .into_iter()
-            .any(|token| self.attached.contains(&(id.clone(), token.to_owned())))
+        let start = (container.replica.clone(), container.start.clone());
+        self.attached.contains(&start)
     }
 
-    /// Whether a frontend gave it up as hung. One started by hand, without a token, never is.
+    /// Whether a frontend gave it up as hung.
     pub fn is_hung(&self, container: &ContainerStatus) -> bool {
-        !container.token.is_empty() && self.hung.contains(&container.token)
+        !container.start.is_empty() && self.hung.contains(&container.start)
     }
 }
 
@@ -98,16 +99,17 @@ pub struct ReplicaSpec {
     pub env: BTreeMap<String, String>,
     /// A digest of all that a person asked for: [`ContainerStatus::spec_digest`] gives it back.
     pub digest: String,
-    /// Unique to this start of it; empty until [`Self::with_token`].
-    pub token: String,
+    /// Unique to this start of it; empty until [`Self::started_with`].
+    pub start: String,
 }
 
 impl ReplicaSpec {
-    /// The same, for a start that is told apart from all others by `token`. The core draws no random numbers,
-    /// so a plan's starts have none yet.
-    pub fn with_token(mut self, token: String) -> Self {
-        self.env.insert(labels::ENV_TOKEN.to_owned(), token.clone());
-        self.token = token;
+    /// The same, for a start that is told apart from all others by `start`, with the token that shows it. The
+    /// core draws no random numbers, so a plan's starts have none yet.
+    pub fn started_with(mut self, start: String, key: &Secret) -> Self {
+        let token = container_token::start_token(key, &self.model, &self.replica, &start);
+        self.env.insert(labels::ENV_TOKEN.to_owned(), token);
+        self.start = start;
         self
     }
 }
@@ -123,8 +125,8 @@ pub struct ContainerStatus {
     pub model: ModelId,
     /// The digest it was started with.
     pub spec_digest: String,
-    /// The token it was started with; empty if it was started by a release without.
-    pub token: String,
+    /// Which start of it this is: unique to each.
+    pub start: String,
     /// How it is.
     pub state: ContainerState,
     /// Its process id on this machine, with the process runtime while it runs.

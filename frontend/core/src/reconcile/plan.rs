@@ -15,7 +15,7 @@ use census::Census;
 /// One thing to do. All are idempotent: names are deterministic, and what is gone is not missed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Start this container, with a token of its own.
+    /// Start this container, as a start of its own.
     Start(Box<ReplicaSpec>),
     /// Stop this container and remove it.
     Stop {

@@ -7,7 +7,8 @@ use skysail_proto::ids::{ClusterName, ModelId, ReplicaId};
 use skysail_proto::labels;
 
 use super::ReplicaSpec;
-use crate::catalog::Version;
+use crate::catalog::{Secret, Version};
+use crate::container_token;
 
 /// Where containers are started, and whom they dial.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct Placement {
     /// The query frontends that live now and that they dial, as host:port. Without any there is nothing to
     /// dial, and nobody to say what is attached.
     pub frontends: Vec<String>,
+    /// What their tokens are made with: containers that were started with another key are outdated.
+    pub key: Option<Secret>,
 }
 
 /// The container in place `ordinal` of a version; none if the version's containers attach by themselves.
@@ -38,8 +41,8 @@ pub fn replica_spec(
         cpus: deployment.cpus,
         gpus: deployment.gpus,
         memory_bytes: deployment.memory_bytes,
-        digest: digest(version, deployment),
-        token: String::new(),
+        digest: digest(placement, version, deployment),
+        start: String::new(),
     })
 }
 
@@ -76,7 +79,7 @@ fn environment(
 /// The frontends' addresses are left out: a container learns of new ones over its stream. So is the largest
 /// batch, which a container uses for nothing but its warm-up. The time of
 /// registration is in: a version deleted and registered again may mean another image of the same name.
-fn digest(version: &Version, deployment: &Deployment) -> String {
+fn digest(placement: &Placement, version: &Version, deployment: &Deployment) -> String {
     let Deployment {
         image,
         replicas: _,
@@ -102,6 +105,9 @@ fn digest(version: &Version, deployment: &Deployment) -> String {
     if let Some(gpus) = gpus {
         fitting["gpus"] = (*gpus).into();
     }
+    if let Some(key) = &placement.key {
+        fitting["key"] = container_token::fingerprint(key).into();
+    }
     format!("{:016x}", fnv1a(fitting.to_string().as_bytes()))
 }
 
@@ -115,7 +121,13 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
+    const KEY: Secret = Secret::new([7; Secret::BYTES]);
+
     fn spec(deployment: &str) -> ReplicaSpec {
+        spec_with(deployment, None)
+    }
+
+    fn spec_with(deployment: &str, key: Option<Secret>) -> ReplicaSpec {
         let version = format!(
             r#"{{"input_type": "doubles", "max_batch": 8, "registered_at": "1970-01-01T00:00:00Z",
                  "deployment": {deployment}}}"#
@@ -123,6 +135,7 @@ mod tests {
         let placement = Placement {
             cluster: "test".parse().unwrap(),
             frontends: vec!["127.0.0.1:7000".into()],
+            key,
         };
         let id = "m:1".parse().unwrap();
         replica_spec(&placement, &id, &serde_json::from_str(&version).unwrap(), 0).unwrap()
@@ -137,18 +150,33 @@ mod tests {
     }
 
     #[test]
-    fn a_token_reaches_the_container_and_is_no_part_of_the_digest() {
+    fn a_start_has_a_token_that_is_checked_with_the_key_and_is_no_part_of_the_digest() {
         let spec = spec(r#"{"image": "i", "replicas": 1}"#);
         assert_eq!(
-            (spec.token.as_str(), spec.env[labels::ENV_TOKEN].as_str()),
+            (spec.start.as_str(), spec.env[labels::ENV_TOKEN].as_str()),
             ("", "")
         );
-        let started = spec.clone().with_token("abc".into());
+        let started = spec.clone().started_with("abc".into(), &KEY);
+        let subject = container_token::Subject {
+            model: &spec.model,
+            registered_at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let token = &started.env[labels::ENV_TOKEN];
         assert_eq!(
-            (started.token.as_str(), started.env[labels::ENV_TOKEN].as_str()),
-            ("abc", "abc")
+            container_token::check(&KEY, subject, &spec.replica, token),
+            Some(container_token::Bearer::Started("abc".into()))
         );
-        assert_eq!(started.digest, spec.digest);
+        assert_eq!((started.start.as_str(), &started.digest), ("abc", &spec.digest));
+    }
+
+    #[test]
+    fn what_was_started_with_another_key_does_not_fit() {
+        let deployment = r#"{"image": "i", "replicas": 1}"#;
+        let digest = |key| spec_with(deployment, key).digest;
+        let other = Secret::new([8; Secret::BYTES]);
+        assert_eq!(digest(Some(KEY)), digest(Some(KEY)));
+        assert_ne!(digest(Some(KEY)), digest(Some(other)));
+        assert_ne!(digest(Some(KEY)), digest(None));
     }
 
     #[test]

@@ -9,10 +9,12 @@ use skysail_proto::deployment::{BatchSize, Deployment, VersionSpec};
 use skysail_proto::value::InputType;
 
 use super::*;
-use crate::catalog::{Change, Generation, Model, Version};
+use crate::catalog::{Change, Generation, Model, Secret, Version};
 use crate::reconcile::{AtWork, Patience, Work, replica_spec};
 
 mod simulated;
+
+const KEY: Secret = Secret::new([7; Secret::BYTES]);
 
 const PATIENCE: Patience = Patience {
     startup: Duration::from_secs(300),
@@ -29,6 +31,7 @@ fn placement() -> Placement {
     Placement {
         cluster: "test".parse().unwrap(),
         frontends: vec!["127.0.0.1:7000".into()],
+        key: Some(KEY),
     }
 }
 
@@ -49,6 +52,7 @@ fn version(image: &str, replicas: u32) -> Version {
         max_batch: NonZeroU32::MIN,
         cache: true,
         deployment: Some(deployment),
+        open: false,
     };
     Version {
         spec,
@@ -77,7 +81,7 @@ fn started(spec: &ReplicaSpec) -> ContainerStatus {
         replica: spec.replica.clone(),
         model: spec.model.clone(),
         spec_digest: spec.digest.clone(),
-        token: spec.token.clone(),
+        start: spec.start.clone(),
         state: ContainerState::Running,
         pid: None,
     }
@@ -86,12 +90,12 @@ fn started(spec: &ReplicaSpec) -> ContainerStatus {
 fn running(model: &str, image: &str, ordinal: u32) -> ContainerStatus {
     let id: ModelId = format!("{model}:1").parse().unwrap();
     let spec = replica_spec(&placement(), &id, &version(image, 1), ordinal).unwrap();
-    let token = format!("token of {}", spec.container);
-    started(&spec.with_token(token))
+    let start = format!("start of {}", spec.container);
+    started(&spec.started_with(start, &KEY))
 }
 
 fn attachment(container: &ContainerStatus) -> (skysail_proto::ids::ReplicaId, String) {
-    (container.replica.clone(), container.token.clone())
+    (container.replica.clone(), container.start.clone())
 }
 
 fn observed(containers: Vec<ContainerStatus>) -> Observed {
@@ -228,7 +232,7 @@ fn an_outdated_container_that_does_not_serve_goes_at_once() {
 #[test]
 fn a_container_that_hangs_is_stopped_and_replaced_beside_it() {
     let mut found = observed(vec![running("m", "i", 0), running("m", "i", 1)]);
-    found.hung.insert(found.containers[0].token.clone());
+    found.hung.insert(found.containers[0].start.clone());
     let plan = plan_at(&catalog(&[("m", "i", 2)]), &found, &history(), 0);
     assert_eq!(steps(&plan), ["-0", "+2"]);
     let reason = StopReason::Hung;
@@ -236,22 +240,23 @@ fn a_container_that_hangs_is_stopped_and_replaced_beside_it() {
 }
 
 #[test]
-fn a_container_without_a_token_never_hangs() {
+fn a_container_whose_start_is_unknown_never_hangs() {
     let mut found = observed(vec![running("m", "i", 0)]);
-    found.containers[0].token = String::new();
+    found.containers[0].start = String::new();
     found.hung.insert(String::new());
     found.attached = found.containers.iter().map(attachment).collect();
     assert_eq!(steps_of(&catalog(&[("m", "i", 1)]), &found), [""; 0]);
 }
 
 #[test]
-fn a_stream_with_another_containers_token_is_not_this_ones_and_one_without_is() {
+fn a_stream_of_another_start_is_not_this_ones_nor_is_one_started_by_hand() {
     let mut found = observed(vec![running("m", "i", 0)]);
     let id = found.containers[0].replica.clone();
-    found.attached = [(id.clone(), "another".to_owned())].into();
-    assert!(!found.is_attached(&found.containers[0]));
-    found.attached = [(id, String::new())].into();
     assert!(found.is_attached(&found.containers[0]));
+    for start in ["another", ""] {
+        found.attached = [(id.clone(), start.to_owned())].into();
+        assert!(!found.is_attached(&found.containers[0]));
+    }
 }
 
 #[test]
@@ -454,7 +459,7 @@ fn another_container_of_the_same_name_is_given_its_own_time() {
         attached: BTreeSet::new(),
         ..first
     };
-    second.containers[0].token = "another".into();
+    second.containers[0].start = "another".into();
     history.observe(&second, &placement(), at(1));
     // It was never attached: it may be loading.
     assert_eq!(plan_at(&catalog, &second, &history, 12).look_again, Some(at(301)));

@@ -62,7 +62,7 @@ struct World {
     containers: Vec<Simulated>,
     jobs: Vec<Job>,
     history: History,
-    tokens: u64,
+    starts: u64,
     now: u64,
 }
 
@@ -78,7 +78,7 @@ impl World {
             containers: unique.into_values().collect(),
             jobs: Vec::new(),
             history: History::new(HASTY),
-            tokens: 0,
+            starts: 0,
             now: 0,
         }
     }
@@ -90,7 +90,7 @@ impl World {
         Observed {
             containers: self.containers.iter().map(|found| found.status.clone()).collect(),
             attached: attached.map(|found| attachment(&found.status)).collect(),
-            hung: hung.map(|found| found.status.token.clone()).collect(),
+            hung: hung.map(|found| found.status.start.clone()).collect(),
             at_work: at_work.collect(),
         }
     }
@@ -179,9 +179,9 @@ impl World {
                     "{} is there",
                     spec.container
                 );
-                self.tokens += 1;
-                let status = started(&spec.with_token(format!("t{}", self.tokens)));
-                let attaches = Some(self.now + self.tokens % 4);
+                self.starts += 1;
+                let status = started(&spec.started_with(format!("s{}", self.starts), &KEY));
+                let attaches = Some(self.now + self.starts % 4);
                 let hangs = false;
                 self.containers.push(Simulated {
                     status,
