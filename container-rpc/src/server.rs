@@ -183,11 +183,6 @@ impl ReplicaStream {
         })
     }
 
-    /// Batches in the container's hands.
-    pub fn in_flight(&self) -> usize {
-        self.session.in_flight()
-    }
-
     /// Whether the container is going and has answered all it held.
     pub fn is_finished(&self) -> bool {
         self.session.is_finished()

@@ -146,11 +146,6 @@ impl Session {
         self.in_flight.insert(id);
     }
 
-    /// Batches in the container's hands.
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.len()
-    }
-
     /// Whether the container is going and has answered all it held.
     pub fn is_finished(&self) -> bool {
         self.state == State::Draining && self.in_flight.is_empty()

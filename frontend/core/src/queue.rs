@@ -27,7 +27,7 @@ impl Place {
     }
 
     /// The place of the same task at another deadline.
-    pub fn moved_to(self, deadline: Instant) -> Self {
+    pub(crate) fn moved_to(self, deadline: Instant) -> Self {
         Self { deadline, ..self }
     }
 }
