@@ -65,7 +65,7 @@ enum Event {
     Wake(usize),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 enum FromFrontend {
     /// Queries wait, the first of which is due in so long.
     Demand(Duration),
