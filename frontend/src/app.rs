@@ -9,7 +9,6 @@ use skysail_core::reconcile::Patience;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::admin::AdminService;
@@ -33,9 +32,9 @@ use crate::reconcile::{Parts, Reconciler, Report, Rollouts};
 use crate::runtime::docker::DockerRuntime;
 use crate::runtime::process::ProcessRuntime;
 use crate::runtime::{ContainerRuntime, RuntimeError};
+use crate::store::MetadataStore;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::redis::RedisStore;
-use crate::store::{MetadataStore, StoreHealth};
 use crate::{admin, http, open_files};
 
 mod ending;
@@ -259,7 +258,7 @@ impl App {
         let (mut health, metrics) = (self.store.health(), self.metrics.clone());
         spawn_until(tasks, closing, async move {
             loop {
-                metrics.set_store_up(*health.borrow_and_update() == StoreHealth::Up);
+                metrics.set_store_up(health.borrow_and_update().is_up());
                 if health.changed().await.is_err() {
                     return;
                 }
@@ -293,7 +292,7 @@ impl App {
             draining: ending.closing.queries.clone(),
         };
         let (membership, views) = Membership::new(
-            self.store.announced(),
+            (self.store.announced(), self.store.watch()),
             seen,
             self.queries.clone(),
             self.models.clone(),

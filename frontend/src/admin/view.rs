@@ -142,13 +142,10 @@ impl AdminService {
         let runtime_error = self.report.runtime_error();
         let info = &self.info;
         let mut problems = Vec::new();
-        problems.extend(match &*self.store.health().borrow() {
-            // It says so itself.
-            StoreHealth::WentBack(sentence) => Some(sentence.clone()),
-            _ => store
-                .error
-                .as_ref()
-                .map(|why| format!("the metadata store is away: {why}")),
+        let health = self.store.health().borrow().clone();
+        problems.extend(match health {
+            StoreHealth::Connecting => Some("the metadata store is away: it was not reached yet".to_owned()),
+            other => other.problem(),
         });
         problems.extend(runtime_error.clone());
         let paused = self.report.problems();
@@ -210,15 +207,20 @@ impl AdminService {
     }
 
     fn store_status(&self, catalog: &Catalog) -> StoreStatus {
-        let error = match &*self.store.health().borrow() {
+        let health = self.store.health().borrow().clone();
+        let up = health.is_up();
+        let error = match health {
             StoreHealth::Up => None,
             StoreHealth::Connecting => Some("it was not reached yet".to_owned()),
-            StoreHealth::Down(why) | StoreHealth::WentBack(why) => Some(why.clone()),
+            StoreHealth::Slow(why)
+            | StoreHealth::RefusesWrites(why)
+            | StoreHealth::Down(why)
+            | StoreHealth::WentBack(why) => Some(why),
         };
         StoreStatus {
             kind: self.info.store_kind.into(),
             location: self.info.store_location.clone(),
-            up: error.is_none(),
+            up,
             generation: catalog.generation.number,
             error,
         }

@@ -17,7 +17,7 @@ pub(super) const SCHEMA: u32 = 2;
 const QUERY_BLOCK_EPOCH_SECONDS: i64 = 1_767_225_600;
 
 /// What a document describes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Kind {
     Application,
     Model,
@@ -76,6 +76,20 @@ pub(super) struct Documents {
 }
 
 impl Documents {
+    /// Every document: its kind, its name and what is written.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Kind, &str, &[u8])> {
+        let all = [
+            (Kind::Application, &self.applications),
+            (Kind::Model, &self.models),
+            (Kind::Settings, &self.settings),
+        ];
+        all.into_iter().flat_map(|(kind, documents)| {
+            documents
+                .iter()
+                .map(move |(name, document)| (kind, name.as_str(), document.as_slice()))
+        })
+    }
+
     /// Reads all documents, or says which one cannot be read and why.
     pub(super) fn catalog(&self, generation: Generation) -> Result<Catalog, String> {
         Ok(Catalog {
@@ -122,6 +136,17 @@ where
         documents.insert(named, Arc::new(document));
     }
     Ok(documents)
+}
+
+/// Everything of a snapshot, as changes to an empty one.
+pub(super) fn documents_of(catalog: &Catalog) -> Vec<Change> {
+    let applications = catalog.applications.values();
+    let models = catalog.models.values();
+    applications
+        .map(|application| Change::PutApplication(application.as_ref().clone()))
+        .chain(models.map(|model| Change::PutModel(model.as_ref().clone())))
+        .chain([Change::PutSettings(catalog.settings.as_ref().clone())])
+        .collect()
 }
 
 /// Whether a store of this schema can be used; says what to do about it otherwise.

@@ -29,6 +29,7 @@ mod isolation;
 mod join;
 mod large_outputs;
 mod logs;
+mod lost_parts;
 mod metrics;
 mod orphans;
 mod overload;
@@ -42,6 +43,7 @@ mod start_up;
 mod store_embedded;
 mod store_redis;
 mod terminal;
+mod unwell_redis;
 mod variables;
 mod with_redis;
 
@@ -80,6 +82,8 @@ fn main() -> ExitCode {
         .area("terminal", terminal::CASES)
         .area("variables", variables::CASES)
         .area("store_redis", store_redis::CASES)
+        .area("lost_parts", lost_parts::CASES)
+        .area("unwell_redis", unwell_redis::CASES)
         .area("runtime_process", runtime_process::CASES);
     // What has several implementations has one list of promises, and each a test of each.
     suite = store_embedded::keeps_promises(suite);
