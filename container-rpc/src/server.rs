@@ -11,7 +11,7 @@ use skysail_proto::error_code::ErrorCode;
 use skysail_proto::value::InputType;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
@@ -105,8 +105,6 @@ impl ContainerService for Door {
             session,
             inbound,
             outbound,
-            credit_since: Instant::now(),
-            withheld: None,
         };
         let registered = container::Registered {
             frontend_id: self.frontend_id.clone(),
@@ -132,6 +130,12 @@ fn refused(violation: &Violation) -> Status {
 /// Inputs to send, laid out as they travel.
 #[derive(Clone, Debug)]
 pub struct NewBatch {
+    /// Its number, unique on its stream.
+    pub id: u64,
+    /// The credit that it is sent against.
+    pub credit: u64,
+    /// How long that was held.
+    pub credit_held: Duration,
     /// What the inputs are.
     pub input_type: InputType,
     /// All inputs, one after the other.
@@ -142,15 +146,6 @@ pub struct NewBatch {
     pub budgets_micros: Vec<u64>,
     /// How long the model is expected to take; zero if that is not known.
     pub predicted: Duration,
-}
-
-/// Queries that wait for a credit.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Demand {
-    /// How many.
-    pub queued: usize,
-    /// Time left until the earliest deadline.
-    pub earliest_budget: Duration,
 }
 
 /// The stream is over: the container is gone, or broke the protocol.
@@ -172,10 +167,6 @@ pub struct ReplicaStream {
     session: Session,
     inbound: Streaming<ContainerMessage>,
     outbound: mpsc::Sender<Result<FrontendMessage, Status>>,
-    /// When the newest credit came.
-    credit_since: Instant,
-    /// Demand the container has no use for as things stand, and since when it waits here.
-    withheld: Option<(Demand, Instant)>,
 }
 
 impl ReplicaStream {
@@ -186,29 +177,10 @@ impl ReplicaStream {
             Ok(None) => return Err(StreamError::Lost("the container closed it".into())),
             Err(status) => return Err(StreamError::Lost(status.message().to_owned())),
         };
-        let event = self.session.receive(message).inspect_err(|violation| {
-            let _ = self.outbound.try_send(Err(refused(violation)));
-        })?;
-        match event {
-            Event::Credit => {
-                self.credit_since = Instant::now();
-                // Forgotten here as it is at the container: what is left is announced anew.
-                self.withheld = None;
-            }
-            Event::Recall => self.announce_withheld()?,
-            _ => {}
-        }
-        Ok(event)
-    }
-
-    /// Whether a batch may be sent.
-    pub fn has_credit(&self) -> bool {
-        self.session.has_credit()
-    }
-
-    /// Batches in the container's hands.
-    pub fn in_flight(&self) -> usize {
-        self.session.in_flight()
+        self.session.receive(message).map_err(|violation| {
+            let _ = self.outbound.try_send(Err(refused(&violation)));
+            violation.into()
+        })
     }
 
     /// Whether the container is going and has answered all it held.
@@ -216,69 +188,33 @@ impl ReplicaStream {
         self.session.is_finished()
     }
 
-    /// Sends a batch against a credit; returns its id.
-    ///
-    /// # Panics
-    /// Without a credit.
-    pub fn send_batch(&mut self, batch: NewBatch) -> Result<u64, StreamError> {
-        let (credit, id) = self
-            .session
-            .use_credit()
-            .expect("the caller asked for a credit first; this is a bug");
+    /// Sends a batch against a credit.
+    pub fn send_batch(&mut self, batch: NewBatch) -> Result<(), StreamError> {
+        self.session.sent(batch.id);
         self.send(frontend_message::Kind::Batch(Batch {
-            id,
-            credit: credit.sequence,
-            credit_held_micros: micros(self.credit_since.elapsed()),
+            id: batch.id,
+            credit: batch.credit,
+            credit_held_micros: micros(batch.credit_held),
             predicted_micros: micros(batch.predicted),
             input_type: batch.input_type.to_wire() as i32,
             data: batch.data,
             lengths: batch.lengths,
             budgets_micros: batch.budgets_micros,
-        }))?;
-        Ok(id)
-    }
-
-    /// Whether the container has a use for word of demand. One that knows no other frontend has none: its
-    /// next credit comes all the same.
-    pub fn wants_demand(&self) -> bool {
-        self.session.wants_demand()
-    }
-
-    /// Says that queries wait for a credit; where the container has no use for that, once it has.
-    pub fn announce(&mut self, demand: Demand) -> Result<(), StreamError> {
-        if self.wants_demand() {
-            return self.send_demand(demand);
-        }
-        self.withheld = Some((demand, Instant::now()));
-        Ok(())
-    }
-
-    fn announce_withheld(&mut self) -> Result<(), StreamError> {
-        let Some((demand, since)) = self.withheld.take() else {
-            return Ok(());
-        };
-        self.send_demand(Demand {
-            earliest_budget: demand.earliest_budget.saturating_sub(since.elapsed()),
-            ..demand
-        })
-    }
-
-    fn send_demand(&mut self, demand: Demand) -> Result<(), StreamError> {
-        self.send(frontend_message::Kind::Demand(container::Demand {
-            queued: u32::try_from(demand.queued).unwrap_or(u32::MAX),
-            earliest_budget_micros: micros(demand.earliest_budget),
         }))
     }
 
-    /// Gives back credits that there is no work for and that may not be parked.
-    pub fn return_credits(&mut self) -> Result<(), StreamError> {
-        while let Some(credit) = self.session.unparked_credit() {
-            let returned = container::CreditReturned {
-                sequence: credit.sequence,
-            };
-            self.send(frontend_message::Kind::CreditReturned(returned))?;
-        }
-        Ok(())
+    /// Says that so many queries wait for a credit, and how much time is left until the earliest deadline.
+    pub fn announce(&mut self, queued: usize, earliest_budget: Duration) -> Result<(), StreamError> {
+        self.send(frontend_message::Kind::Demand(container::Demand {
+            queued: u32::try_from(queued).unwrap_or(u32::MAX),
+            earliest_budget_micros: micros(earliest_budget),
+        }))
+    }
+
+    /// Gives back a credit that there is no work for.
+    pub fn return_credit(&mut self, sequence: u64) -> Result<(), StreamError> {
+        let returned = container::CreditReturned { sequence };
+        self.send(frontend_message::Kind::CreditReturned(returned))
     }
 
     /// Names the cluster's frontends, as host:port: the container keeps a stream to each.

@@ -4,10 +4,10 @@
 //! Handshake ──Register──► Ready ──Draining──► Draining ──nothing in flight──► finished
 //! ```
 //!
-//! It keeps the credits a container has granted and the batches that are in its hands, and names every
-//! breach of the protocol in words that end up in the container's own log.
+//! It keeps which batches are in the container's hands, and names every breach of the protocol in words that end
+//! up in the container's own log. What a credit is used for is for whoever holds the stream to decide.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 
 use skysail_proto::container::{self, BatchResult, ContainerMessage, PROTOCOL_VERSION, container_message};
 use skysail_proto::ids::{ModelId, ModelName, ModelVersion, ReplicaId};
@@ -45,9 +45,9 @@ pub struct Violation(String);
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A batch may be sent.
-    Credit,
-    /// The container wants unused credits back.
-    Recall,
+    Credit(Credit),
+    /// The container wants this credit back if it is not used: it knows another frontend now.
+    Recall(u64),
     /// A batch was answered.
     Result(BatchResult),
     /// The container is going; it answers what it holds.
@@ -63,6 +63,8 @@ pub struct Credit {
     pub sequence: u64,
     /// Whether it may be kept while there is no work.
     pub park: bool,
+    /// Whether the container knows no other frontend, and has no use for word of demand.
+    pub alone: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -76,21 +78,14 @@ enum State {
 #[derive(Debug)]
 pub struct Session {
     state: State,
-    credits: VecDeque<Credit>,
     in_flight: HashSet<u64>,
-    next_batch: u64,
-    /// Whether the container last said that it knows no other frontend.
-    is_alone: bool,
 }
 
 impl Default for Session {
     fn default() -> Self {
         Self {
             state: State::Handshake,
-            credits: VecDeque::new(),
             in_flight: HashSet::new(),
-            next_batch: 1,
-            is_alone: false,
         }
     }
 }
@@ -118,28 +113,18 @@ impl Session {
         match message.kind {
             None => Ok(Event::Nothing),
             Some(Kind::Register(_)) => Err(Violation("a stream registers only once".into())),
+            // One that crossed the word that the container drains: it takes no batch any more.
+            Some(Kind::Credit(_)) if self.state == State::Draining => Ok(Event::Nothing),
             Some(Kind::Credit(container::Credit {
                 sequence,
                 park,
                 alone,
-            })) => {
-                if self.state == State::Ready {
-                    self.credits.push_back(Credit { sequence, park });
-                    self.is_alone = alone;
-                }
-                Ok(Event::Credit)
-            }
-            Some(Kind::Recall(container::Recall { sequence })) => {
-                self.is_alone = false;
-                for credit in self
-                    .credits
-                    .iter_mut()
-                    .filter(|credit| credit.sequence == sequence)
-                {
-                    credit.park = false;
-                }
-                Ok(Event::Recall)
-            }
+            })) => Ok(Event::Credit(Credit {
+                sequence,
+                park,
+                alone,
+            })),
+            Some(Kind::Recall(container::Recall { sequence })) => Ok(Event::Recall(sequence)),
             Some(Kind::Result(result)) => {
                 if self.in_flight.remove(&result.id) {
                     return Ok(Event::Result(result));
@@ -151,40 +136,14 @@ impl Session {
             }
             Some(Kind::Draining(_)) => {
                 self.state = State::Draining;
-                self.credits.clear();
                 Ok(Event::Draining)
             }
         }
     }
 
-    /// Whether a batch may be sent.
-    pub fn has_credit(&self) -> bool {
-        !self.credits.is_empty()
-    }
-
-    /// Whether the container has a use for word of what waits here: without, its next credit comes all the same.
-    pub fn wants_demand(&self) -> bool {
-        !self.is_alone
-    }
-
-    /// Uses a credit for a batch, whose id it returns.
-    pub fn use_credit(&mut self) -> Option<(Credit, u64)> {
-        let credit = self.credits.pop_front()?;
-        let id = self.next_batch;
-        self.next_batch += 1;
+    /// A batch was sent.
+    pub fn sent(&mut self, id: u64) {
         self.in_flight.insert(id);
-        Some((credit, id))
-    }
-
-    /// Takes back a credit that may not be parked, to be returned.
-    pub fn unparked_credit(&mut self) -> Option<Credit> {
-        let index = self.credits.iter().position(|credit| !credit.park)?;
-        self.credits.remove(index)
-    }
-
-    /// Batches in the container's hands.
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.len()
     }
 
     /// Whether the container is going and has answered all it held.
@@ -235,14 +194,6 @@ mod tests {
             sequence,
             park,
             alone: false,
-        }))
-    }
-
-    fn credit_of_the_only_frontend(sequence: u64) -> ContainerMessage {
-        message(container_message::Kind::Credit(container::Credit {
-            sequence,
-            park: true,
-            alone: true,
         }))
     }
 
@@ -305,76 +256,36 @@ mod tests {
     }
 
     #[test]
-    fn each_credit_is_good_for_one_batch() {
-        let mut session = ready();
-        assert_eq!(session.use_credit(), None);
-        session.receive(credit(1, true)).unwrap();
-        assert_eq!(
-            session.use_credit(),
-            Some((
-                Credit {
-                    sequence: 1,
-                    park: true
-                },
-                1
-            ))
-        );
-        assert_eq!(session.use_credit(), None);
-        assert_eq!(session.in_flight(), 1);
-    }
-
-    #[test]
     fn a_batch_is_answered_once_and_only_if_it_was_sent() {
         let mut session = ready();
-        session.receive(credit(1, true)).unwrap();
-        let (_, id) = session.use_credit().unwrap();
-        assert!(matches!(session.receive(result(id)), Ok(Event::Result(_))));
-        assert!(session.receive(result(id)).is_err());
+        session.sent(1);
+        assert!(matches!(session.receive(result(1)), Ok(Event::Result(_))));
+        assert!(session.receive(result(1)).is_err());
+        assert!(session.receive(result(2)).is_err());
     }
 
     #[test]
-    fn a_recalled_credit_is_given_back_and_a_parked_one_is_kept() {
+    fn credits_and_recalls_are_passed_on() {
         let mut session = ready();
-        session.receive(credit(1, true)).unwrap();
-        assert_eq!(session.unparked_credit(), None);
-        session.receive(recall(1)).unwrap();
-        assert_eq!(
-            session.unparked_credit(),
-            Some(Credit {
-                sequence: 1,
-                park: false
-            })
-        );
-        assert!(!session.has_credit());
-    }
-
-    #[test]
-    fn demand_is_wanted_until_a_credit_says_otherwise_and_again_from_the_next_word_of_others() {
-        let mut session = ready();
-        assert!(session.wants_demand());
-        session.receive(credit_of_the_only_frontend(1)).unwrap();
-        assert!(!session.wants_demand());
-        session.use_credit().unwrap();
-        assert!(!session.wants_demand());
-        session.receive(credit(2, false)).unwrap();
-        assert!(session.wants_demand());
-        session.receive(credit_of_the_only_frontend(3)).unwrap();
-        session.receive(recall(3)).unwrap();
-        assert!(session.wants_demand());
+        let granted = Credit {
+            sequence: 1,
+            park: true,
+            alone: false,
+        };
+        assert_eq!(session.receive(credit(1, true)), Ok(Event::Credit(granted)));
+        assert_eq!(session.receive(recall(1)), Ok(Event::Recall(1)));
     }
 
     #[test]
     fn a_draining_container_gets_nothing_more_and_is_finished_when_it_has_answered() {
         let mut session = ready();
-        session.receive(credit(1, true)).unwrap();
-        session.receive(credit(2, true)).unwrap();
-        let (_, id) = session.use_credit().unwrap();
+        session.sent(1);
         session
             .receive(message(container_message::Kind::Draining(container::Draining {})))
             .unwrap();
-        session.receive(credit(3, true)).unwrap();
-        assert!(!session.has_credit() && !session.is_finished());
-        session.receive(result(id)).unwrap();
+        assert_eq!(session.receive(credit(3, true)), Ok(Event::Nothing));
+        assert!(!session.is_finished());
+        session.receive(result(1)).unwrap();
         assert!(session.is_finished());
     }
 }

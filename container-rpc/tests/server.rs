@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use skysail_container_rpc::server::{self, Arrival, Demand, NewBatch, Reception, Refusal, ReplicaStream};
-use skysail_container_rpc::session::Event;
+use skysail_container_rpc::server::{self, Arrival, NewBatch, Reception, Refusal, ReplicaStream};
+use skysail_container_rpc::session::{self, Event};
 use skysail_proto::container::container_message::Kind as FromContainer;
 use skysail_proto::container::container_service_client::ContainerServiceClient;
 use skysail_proto::container::frontend_message::Kind as FromFrontend;
@@ -113,16 +113,12 @@ async fn event(stream: &mut ReplicaStream) -> Event {
         .unwrap()
 }
 
-fn demand(queued: usize) -> Demand {
-    Demand {
-        queued,
-        earliest_budget: Duration::MAX,
-    }
-}
-
 fn one_text() -> NewBatch {
     let (data, lengths) = to_columns([Input::string("a")].iter());
     NewBatch {
+        id: 1,
+        credit: 7,
+        credit_held: Duration::from_micros(5),
         input_type: InputType::Strings,
         data,
         lengths,
@@ -142,43 +138,35 @@ async fn a_registration_tells_what_the_containers_batches_took() {
 }
 
 #[tokio::test]
-async fn a_lone_frontend_announces_demand_only_once_another_is_there() {
+async fn credits_batches_and_demand_pass_both_ways() {
     let (mut container, arrival) = attached(Vec::new()).await;
     let mut stream = arrival.stream;
-    container.grant(1, true).await;
-    assert_eq!(event(&mut stream).await, Event::Credit);
-    assert!(!stream.wants_demand());
+    container.grant(7, true).await;
+    let credit = session::Credit {
+        sequence: 7,
+        park: true,
+        alone: true,
+    };
+    assert_eq!(event(&mut stream).await, Event::Credit(credit));
+    container.say(FromContainer::Recall(Recall { sequence: 7 })).await;
+    assert_eq!(event(&mut stream).await, Event::Recall(7));
     stream.send_batch(one_text()).unwrap();
-    stream.announce(demand(1)).unwrap();
-    stream.announce(demand(2)).unwrap();
-    assert!(matches!(container.next().await, FromFrontend::Batch(_)));
-    // The recall crosses the batch. What was kept back is said now, as it was last.
-    container.say(FromContainer::Recall(Recall { sequence: 1 })).await;
-    assert_eq!(event(&mut stream).await, Event::Recall);
+    stream.announce(3, Duration::from_micros(9)).unwrap();
+    stream.return_credit(8).unwrap();
     match container.next().await {
-        FromFrontend::Demand(demand) => assert_eq!(demand.queued, 2),
+        FromFrontend::Batch(batch) => {
+            assert_eq!((batch.id, batch.credit, batch.credit_held_micros), (1, 7, 5));
+        }
+        other => panic!("not a batch: {other:?}"),
+    }
+    match container.next().await {
+        FromFrontend::Demand(demand) => {
+            assert_eq!((demand.queued, demand.earliest_budget_micros), (3, 9));
+        }
         other => panic!("not demand: {other:?}"),
     }
-    stream.announce(demand(3)).unwrap();
     match container.next().await {
-        FromFrontend::Demand(demand) => assert_eq!(demand.queued, 3),
-        other => panic!("not demand: {other:?}"),
+        FromFrontend::CreditReturned(returned) => assert_eq!(returned.sequence, 8),
+        other => panic!("not a credit: {other:?}"),
     }
-}
-
-#[tokio::test]
-async fn demand_kept_back_is_forgotten_with_the_next_credit() {
-    let (mut container, arrival) = attached(Vec::new()).await;
-    let mut stream = arrival.stream;
-    container.grant(1, true).await;
-    event(&mut stream).await;
-    stream.send_batch(one_text()).unwrap();
-    stream.announce(demand(1)).unwrap();
-    container.grant(2, true).await;
-    container.say(FromContainer::Recall(Recall { sequence: 2 })).await;
-    assert_eq!(event(&mut stream).await, Event::Credit);
-    assert_eq!(event(&mut stream).await, Event::Recall);
-    stream.return_credits().unwrap();
-    assert!(matches!(container.next().await, FromFrontend::Batch(_)));
-    assert!(matches!(container.next().await, FromFrontend::CreditReturned(_)));
 }

@@ -15,6 +15,8 @@
 //! - [`queue`]: queries waiting for a replica, ordered by deadline.
 //! - [`arrivals`]: when they came lately, and how long each was given.
 //! - [`batch`]: how many of them the next batch takes, from learned batch times.
+//! - [`waiting_room`]: the queries of one version: who is let in, who is taken when, and who is given up.
+//! - [`dispatch`]: what one replica is sent next, and what becomes of what it was sent.
 //! - [`autoscale`]: how many replicas a version needs for its load.
 //! - [`reconcile`]: from desired and observed state to the actions that bring them together.
 //! - [`backoff`]: growing pauses between tries.
@@ -28,6 +30,7 @@ pub mod batch;
 pub mod catalog;
 pub mod cluster;
 pub mod container_token;
+pub mod dispatch;
 pub mod query;
 pub mod queue;
 pub mod reconcile;
@@ -35,3 +38,4 @@ pub mod rollout;
 pub mod selection;
 pub mod settling;
 pub mod time;
+pub mod waiting_room;

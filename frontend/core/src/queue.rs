@@ -27,7 +27,7 @@ impl Place {
     }
 
     /// The place of the same task at another deadline.
-    pub fn moved_to(self, deadline: Instant) -> Self {
+    pub(crate) fn moved_to(self, deadline: Instant) -> Self {
         Self { deadline, ..self }
     }
 }
@@ -36,10 +36,68 @@ impl Place {
 #[derive(Debug, Eq, PartialEq)]
 pub struct Full<T>(pub T);
 
+/// A task outside of the queue, and the place it was taken from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Placed<T> {
+    place: Place,
+    bytes: usize,
+    /// Whether a replica was lost with it before.
+    pub(crate) lost_before: bool,
+    /// What was to wait.
+    pub task: T,
+}
+
+impl<T> Placed<T> {
+    /// Where it waited.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// When its answer is due.
+    pub fn deadline(&self) -> Instant {
+        self.place.deadline
+    }
+
+    /// The same task at another deadline.
+    #[must_use]
+    pub(crate) fn moved_to(self, deadline: Instant) -> Self {
+        let place = self.place.moved_to(deadline);
+        Self { place, ..self }
+    }
+}
+
+/// What is taken out of the queue at a time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Section {
+    /// This many of the first stay.
+    pub(crate) leave: usize,
+    /// At most this many of those behind them are taken.
+    pub(crate) take: usize,
+    /// At most this many bytes of them; one task always goes.
+    pub(crate) max_bytes: usize,
+}
+
 #[derive(Debug)]
 struct Waiting<T> {
     bytes: usize,
+    lost_before: bool,
     task: T,
+}
+
+impl<T> Waiting<T> {
+    fn at(self, place: Place) -> Placed<T> {
+        let Self {
+            bytes,
+            lost_before,
+            task,
+        } = self;
+        Placed {
+            place,
+            bytes,
+            lost_before,
+            task,
+        }
+    }
 }
 
 /// What a batch policy sees of a queue.
@@ -93,33 +151,82 @@ impl<T> DeadlineQueue<T> {
             arrival: self.arrivals,
         };
         self.arrivals += 1;
-        self.put_back(place, bytes, task);
+        self.put_back(Placed {
+            place,
+            bytes,
+            lost_before: false,
+            task,
+        });
         Ok(place)
     }
 
     /// Returns a task to the place it was taken from, bounds or not: it was accepted and may not be lost.
-    pub fn put_back(&mut self, place: Place, bytes: usize, task: T) {
+    pub fn put_back(&mut self, placed: Placed<T>) {
+        let Placed {
+            place,
+            bytes,
+            lost_before,
+            task,
+        } = placed;
         self.bytes += bytes;
-        self.waiting.insert(place, Waiting { bytes, task });
+        let waiting = Waiting {
+            bytes,
+            lost_before,
+            task,
+        };
+        self.waiting.insert(place, waiting);
     }
 
     /// Takes the task with the earliest deadline.
-    pub fn pop(&mut self) -> Option<(Place, T)> {
+    pub fn pop(&mut self) -> Option<Placed<T>> {
         let (place, waiting) = self.waiting.pop_first()?;
         self.bytes -= waiting.bytes;
-        Some((place, waiting.task))
+        Some(waiting.at(place))
+    }
+
+    /// Takes a section out.
+    pub(crate) fn cut(&mut self, section: Section) -> Vec<Placed<T>> {
+        let left: Vec<_> = std::iter::from_fn(|| self.waiting.pop_first())
+            .take(section.leave)
+            .collect();
+        let mut batch = Vec::with_capacity(section.take.min(self.waiting.len()));
+        let mut bytes: usize = 0;
+        while batch.len() < section.take {
+            let Some(next) = self.waiting.first_entry() else {
+                break;
+            };
+            bytes = bytes.saturating_add(next.get().bytes);
+            if bytes > section.max_bytes && !batch.is_empty() {
+                break;
+            }
+            let (place, waiting) = next.remove_entry();
+            self.bytes -= waiting.bytes;
+            batch.push(waiting.at(place));
+        }
+        self.waiting.extend(left);
+        batch
     }
 
     /// Takes the task at a place, if it still waits.
-    pub fn remove(&mut self, place: Place) -> Option<T> {
+    pub fn remove(&mut self, place: Place) -> Option<Placed<T>> {
         let waiting = self.waiting.remove(&place)?;
         self.bytes -= waiting.bytes;
-        Some(waiting.task)
+        Some(waiting.at(place))
+    }
+
+    /// Whether a replica was lost with the task at a place, if it still waits.
+    pub(crate) fn lost_before(&self, place: Place) -> Option<bool> {
+        self.waiting.get(&place).map(|waiting| waiting.lost_before)
+    }
+
+    /// The place of the task with the earliest deadline.
+    pub fn first(&self) -> Option<Place> {
+        self.waiting.first_key_value().map(|(&place, _)| place)
     }
 
     /// The earliest deadline.
     pub fn earliest(&self) -> Option<Instant> {
-        self.waiting.first_key_value().map(|(place, _)| place.deadline)
+        self.first().map(Place::deadline)
     }
 
     /// The latest deadline.
@@ -169,6 +276,30 @@ mod tests {
         DeadlineQueue::new(Bounds { count, bytes })
     }
 
+    fn task(taken: Option<Placed<u64>>) -> Option<u64> {
+        taken.map(|placed| placed.task)
+    }
+
+    #[test]
+    fn a_section_stays_within_its_bytes_but_one_large_task_still_goes() {
+        let mut queue = queue(10, 1000);
+        for n in 0..5 {
+            queue.push(at(n), 10, n).unwrap();
+        }
+        let mut cut = |leave, take, max_bytes| -> Vec<u64> {
+            let section = Section {
+                leave,
+                take,
+                max_bytes,
+            };
+            queue.cut(section).into_iter().map(|placed| placed.task).collect()
+        };
+        assert_eq!(cut(1, 9, 29), [1, 2]);
+        assert_eq!(cut(0, 9, 1), [0]);
+        assert!(cut(7, 1, 100).is_empty());
+        assert_eq!((queue.len(), queue.bytes()), (2, 20));
+    }
+
     #[test]
     fn a_full_queue_gives_the_task_back() {
         let mut queue = queue(1, 100);
@@ -181,7 +312,7 @@ mod tests {
         let mut queue = queue(10, 100);
         let large = queue.push(at(1), 1000, 1).unwrap();
         assert_eq!(queue.push(at(1), 1, 2), Err(Full(2)));
-        assert_eq!(queue.remove(large), Some(1));
+        assert_eq!(task(queue.remove(large)), Some(1));
         assert!(queue.push(at(1), 100, 3).is_ok());
         assert_eq!(queue.bytes(), 100);
     }
@@ -190,7 +321,7 @@ mod tests {
     fn a_removed_task_is_gone_and_removing_it_again_is_no_harm() {
         let mut queue = queue(10, 100);
         let place = queue.push(at(5), 1, 7).unwrap();
-        assert_eq!(queue.remove(place), Some(7));
+        assert_eq!(task(queue.remove(place)), Some(7));
         assert_eq!(queue.remove(place), None);
         assert_eq!(queue.pop(), None);
     }
@@ -199,11 +330,12 @@ mod tests {
     fn a_task_put_back_is_found_at_the_place_it_had() {
         let mut queue = queue(1, 100);
         let place = queue.push(at(5), 10, 7).unwrap();
-        assert_eq!(queue.pop(), Some((place, 7)));
+        let taken = queue.pop().unwrap();
+        assert_eq!((taken.place(), taken.task), (place, 7));
         queue.push(at(9), 10, 8).unwrap();
-        queue.put_back(place, 10, 7);
+        queue.put_back(taken);
         assert_eq!((queue.len(), queue.bytes()), (2, 20));
-        assert_eq!(queue.remove(place), Some(7));
+        assert_eq!(task(queue.remove(place)), Some(7));
     }
 
     #[test]
@@ -211,11 +343,14 @@ mod tests {
         let mut queue = queue(10, 100);
         let place = queue.push(at(9), 10, 7).unwrap();
         queue.push(at(5), 10, 8).unwrap();
-        let earlier = place.moved_to(at(1));
-        let task = queue.remove(place).unwrap();
-        queue.put_back(earlier, 10, task);
+        let moved = queue.remove(place).unwrap().moved_to(at(1));
+        let earlier = moved.place();
+        assert_eq!(earlier, place.moved_to(at(1)));
+        queue.put_back(moved);
         assert_eq!((queue.get(place), queue.get(earlier)), (None, Some(&7)));
-        assert_eq!((queue.bytes(), queue.pop()), (20, Some((earlier, 7))));
+        assert_eq!(queue.bytes(), 20);
+        let first = queue.pop().unwrap();
+        assert_eq!((first.place(), first.task), (earlier, 7));
     }
 
     proptest! {
@@ -238,7 +373,7 @@ mod tests {
             }
             prop_assert_eq!(queue.bytes(), expected.len() * 3);
             expected.sort_by_key(|&(deadline, _)| deadline);
-            let left: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|(place, n)| (place.deadline(), n)).collect();
+            let left: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|left| (left.deadline(), left.task)).collect();
             prop_assert_eq!(left, expected);
         }
     }

@@ -1,14 +1,14 @@
 //! Batch policies compared in virtual time: no clock is read and nothing is measured, so that a busy machine
 //! cannot touch the figures, and the same seed gives the same figures everywhere.
 //!
-//! What decides here is `skysail-core` itself, the code that the frontend runs: its queue, its record of
-//! arrivals, its latency model and its policies. Only the world around them is made up. In reading order:
+//! What decides here is `skysail-core` itself, the code that the frontend runs: its waiting rooms,
+//! its dispatchers, its latency model and its policies. Only the world around them is made up. In reading order:
 //!
 //! - [`arguments`]: what is typed, and the cells that are to be simulated.
 //! - [`scenario`]: a model, its replicas, and the queries they are offered.
 //! - [`arrivals`], [`trace`]: when queries come.
 //! - [`cost`], [`noise`]: what a batch takes.
-//! - [`simulation`]: the replicas and their queue, event by event, to one outcome for each query.
+//! - [`simulation`]: the replicas and their waiting room, event by event, to one outcome for each query.
 //! - `sharing`: several frontends that share the replicas by credits, message by message.
 //! - `scaling`: a number of replicas that follows the load.
 //! - [`bound`]: the goodput that no policy can exceed.

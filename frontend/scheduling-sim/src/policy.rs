@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use skysail_core::batch::{BatchPolicy, policy_for};
+use skysail_core::waiting_room::Admission;
 use skysail_proto::deployment::BatchSize;
 
 use crate::natural::Natural;
@@ -47,6 +48,16 @@ impl PolicyKind {
             Self::Core(batch_size) => policy_for(batch_size, max_batch),
             Self::Reference => Box::new(Reference::new(max_batch)),
             Self::Natural => Box::new(Natural::new(max_batch)),
+        }
+    }
+}
+
+impl PolicyKind {
+    /// What is let into the queues that it takes from.
+    pub fn admission(self) -> Admission {
+        match self {
+            Self::Core(batch_size) => batch_size.into(),
+            Self::Reference | Self::Natural => Admission::Any,
         }
     }
 }

@@ -174,6 +174,10 @@ impl BatchPolicy for Reference {
     fn observe(&mut self, size: usize, took: Duration) {
         self.model.observe(size as f64, took.as_secs_f64());
     }
+
+    fn counts_on_times(&self) -> bool {
+        true
+    }
 }
 
 /// What old batches still count for after each new one.

@@ -1,9 +1,8 @@
 //! Several frontends that share replicas by credits, message by message.
 //!
-//! Each query comes to one of the frontends, each as likely as the others. A frontend has a queue of its own,
-//! and for each replica a policy and what it learned from the batches it sent there. Who may send the next
-//! batch is decided by the container: `skysail-container-rpc`'s [`Credits`] themselves. What frontends do with
-//! a credit is what the server's batchers do. Every message takes a while.
+//! Each query comes to one of the frontends, each as likely as the others. A frontend has a waiting room of its
+//! own, and for each replica a dispatcher: `skysail-core`'s, as the server has them. Who may send the next batch is
+//! decided by the container: `skysail-container-rpc`'s [`Credits`] themselves. Every message takes a while.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -12,17 +11,16 @@ use std::time::Duration;
 use fastrand::Rng;
 use skysail_container_rpc::credit::{Arrival, Credits, Step, StreamId};
 use skysail_container_rpc::sample::BatchTimeSample;
-use skysail_core::arrivals::Arrivals;
-use skysail_core::batch::{BatchPolicy, LatencyModel, Other, Overhead, Pause, Situation};
+use skysail_core::dispatch::{Answer, Credit, Departure, Dispatcher, Step as Next};
 use skysail_core::query::DefaultReason;
-use skysail_core::queue::{Bounds, DeadlineQueue, Deadlines};
 use skysail_core::time::Instant;
+use skysail_core::waiting_room::{Refused, WaitingRoom};
 
 use crate::cost::Cost;
 use crate::noise::Noise;
 use crate::policy::PolicyKind;
 use crate::scenario::{Query, Scenario, Sharing};
-use crate::simulation::Tally;
+use crate::simulation::{Tally, waiting_room};
 
 /// Offers a scenario's queries to a policy at several frontends.
 pub(crate) fn simulate(
@@ -67,22 +65,31 @@ enum Event {
     Wake(usize),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 enum FromFrontend {
     /// Queries wait, the first of which is due in so long.
     Demand(Duration),
     Returned(u64),
     Batch {
+        id: u64,
         arrival: Arrival,
-        deadlines: Vec<Instant>,
     },
 }
 
 #[derive(Clone, Copy, Debug)]
 enum FromContainer {
-    Credit { sequence: u64, park: bool },
-    Recall { sequence: u64 },
-    Result { took: Duration, waited: Duration },
+    Credit {
+        sequence: u64,
+        park: bool,
+    },
+    Recall {
+        sequence: u64,
+    },
+    Result {
+        id: u64,
+        took: Duration,
+        waited: Duration,
+    },
 }
 
 /// What is to happen; in the same instant, what was added first happens first.
@@ -116,66 +123,10 @@ struct Cluster {
     tally: Tally,
 }
 
-/// A frontend: a queue and a batcher for each replica.
+/// A frontend: a waiting room and a dispatcher for each replica.
 struct Frontend {
-    queue: DeadlineQueue<()>,
-    arrivals: Arrivals,
-    batchers: Vec<Batcher>,
-}
-
-struct Batcher {
-    policy: Box<dyn BatchPolicy>,
-    latency: LatencyModel,
-    overhead: Overhead,
-    credits: VecDeque<Credit>,
-    /// Whether the container knows no other frontend, and so has no use for word of demand.
-    alone: bool,
-    announced: Option<Instant>,
-    sent: VecDeque<Sent>,
-    pause: Pause,
-}
-
-/// A credit in a frontend's hands.
-#[derive(Clone, Copy, Debug)]
-struct Credit {
-    sequence: u64,
-    park: bool,
-    since: Instant,
-}
-
-/// A batch that was sent.
-struct Sent {
-    deadlines: Vec<Instant>,
-    pressed: bool,
-    at: Instant,
-    expected_end: Instant,
-}
-
-impl Batcher {
-    fn new(policy: Box<dyn BatchPolicy>) -> Self {
-        Self {
-            policy,
-            latency: LatencyModel::default(),
-            overhead: Overhead::default(),
-            credits: VecDeque::new(),
-            alone: false,
-            announced: None,
-            sent: VecDeque::new(),
-            pause: Pause::default(),
-        }
-    }
-
-    /// When the container is expected to be done with what this frontend sent it.
-    fn free_at(&self, now: Instant) -> Instant {
-        self.sent.back().map_or(now, |batch| batch.expected_end.max(now))
-    }
-
-    fn outlook(&self, now: Instant) -> Other {
-        Other {
-            free: self.free_at(now),
-            alone: self.latency.predict(1).unwrap_or_default(),
-        }
-    }
+    room: WaitingRoom<()>,
+    dispatchers: Vec<Dispatcher<()>>,
 }
 
 /// A container: its credits, and the batches in its hands.
@@ -189,6 +140,7 @@ struct Container {
 
 struct Held {
     link: Link,
+    id: u64,
     inputs: usize,
     arrived: Instant,
     started: Instant,
@@ -198,9 +150,6 @@ struct Held {
 fn since_start(now: Instant) -> Duration {
     now.saturating_since(Instant::default())
 }
-
-/// A part of what queries are given, at most, is allowed for the way: as in the server.
-const MOST_OVERHEAD: u32 = 4;
 
 /// Timers fire at whole milliseconds, as tokio's do.
 fn timer(at: Instant) -> Instant {
@@ -223,14 +172,15 @@ impl Cluster {
             }
         };
         let containers: Vec<_> = scenario.replicas().map(container).collect();
-        let batcher = |_: &Container| Batcher::new(policy.build(scenario.max_batch));
-        let frontend = |_| Frontend {
-            queue: DeadlineQueue::new(Bounds {
-                count: usize::MAX,
-                bytes: usize::MAX,
-            }),
-            arrivals: Arrivals::default(),
-            batchers: containers.iter().map(batcher).collect(),
+        let frontend = |_| {
+            let mut room = waiting_room(policy.admission());
+            let replicas = 0..containers.len() as u64;
+            let dispatcher = |replica| {
+                room.join(replica, Instant::default());
+                Dispatcher::new(replica, policy.build(scenario.max_batch), usize::MAX)
+            };
+            let dispatchers = replicas.map(dispatcher).collect();
+            Frontend { room, dispatchers }
         };
         Self {
             now: Instant::default(),
@@ -262,204 +212,123 @@ impl Cluster {
             }
         }
         for frontend in &self.frontends {
-            let left = frontend.queue.len();
+            let left = frontend.room.len();
             self.tally.default_output(DefaultReason::ExpiredInQueue, left);
         }
         self.tally
     }
 
     fn enqueue(&mut self, at: usize, deadline: Instant) {
-        let frontend = &mut self.frontends[at];
-        frontend
-            .arrivals
-            .record(self.now, deadline.saturating_since(self.now));
-        let queued = frontend.queue.push(deadline, 1, ());
-        queued.expect("the queue has no bounds; this is a bug");
+        let entered = self.frontends[at].room.enter(self.now, deadline, 1, ());
+        if let Err(Refused { reason, .. }) = entered {
+            self.tally.default_output(reason, 1);
+        }
         self.dispatch(at);
     }
 
     fn receive(&mut self, link: Link, message: FromContainer) {
         let now = self.now;
-        let batcher = &mut self.frontends[link.frontend].batchers[link.container];
         match message {
             FromContainer::Credit { sequence, park } => {
-                let since = now;
-                batcher.credits.push_back(Credit {
-                    sequence,
-                    park,
-                    since,
-                });
-                batcher.alone = park;
+                let alone = park;
+                self.dispatcher(link).grant(
+                    Credit {
+                        sequence,
+                        park,
+                        alone,
+                    },
+                    now,
+                );
             }
-            FromContainer::Recall { sequence } => {
-                batcher.alone = false;
-                let recalled = batcher
-                    .credits
-                    .iter_mut()
-                    .filter(|credit| credit.sequence == sequence);
-                recalled.for_each(|credit| credit.park = false);
+            FromContainer::Recall { sequence } => self.dispatcher(link).recall(sequence),
+            FromContainer::Result { id, took, waited } => {
+                let answer = Answer {
+                    worked_on: usize::MAX,
+                    took,
+                    inside: took + waited,
+                };
+                self.answer(link, id, answer);
             }
-            FromContainer::Result { took, waited } => self.answer(link, took, took + waited),
         }
         self.dispatch(link.frontend);
     }
 
-    fn answer(&mut self, link: Link, took: Duration, inside: Duration) {
-        let frontend = &mut self.frontends[link.frontend];
-        let waits = !frontend.queue.is_empty();
-        let batcher = &mut frontend.batchers[link.container];
-        let batch = batcher
-            .sent
-            .pop_front()
-            .expect("only what was sent is answered; this is a bug");
-        let size = batch.deadlines.len();
-        batcher.policy.observe(size, took);
-        batcher.latency.observe(size, took, batch.pressed);
-        batcher
-            .overhead
-            .observe(self.now.saturating_since(batch.at), inside);
-        if batcher.sent.is_empty() {
-            batcher.pause.begins(self.now, waits);
-        }
-        let in_time = batch.deadlines.iter().filter(|&&due| self.now <= due).count();
-        self.tally.in_time += in_time;
-        self.tally
-            .default_output(DefaultReason::LateReply, size - in_time);
+    fn answer(&mut self, link: Link, id: u64, answer: Answer) {
+        let Frontend { room, dispatchers } = &mut self.frontends[link.frontend];
+        let dispatcher = &mut dispatchers[link.container];
+        let answered = dispatcher.answered(id, answer, self.now);
+        let answered = answered.expect("only what was sent is answered; this is a bug");
+        dispatcher.report(room, self.now);
+        self.tally.answered(&answered.sent.batch, self.now);
     }
 
-    /// Lets each batcher of a frontend use its credits, and announce what is left to containers that grant none.
+    /// Asks a frontend's dispatchers: as its wake-ups do, first those that hold a credit.
     fn dispatch(&mut self, frontend: usize) {
         self.expire(frontend);
-        for container in 0..self.containers.len() {
-            self.use_credits(Link { frontend, container });
-        }
-        for container in 0..self.containers.len() {
-            self.announce(Link { frontend, container });
+        let links = (0..self.containers.len()).map(|container| Link { frontend, container });
+        let (holding, others): (Vec<_>, Vec<_>) =
+            links.partition(|&link| self.dispatcher(link).holds_credit());
+        for link in holding.into_iter().chain(others) {
+            self.ask(link);
         }
     }
 
-    /// Queries leave the queue at their deadlines at the latest: their askers take them out.
+    /// Queries leave the room at their deadlines at the latest: their askers take them out.
     fn expire(&mut self, frontend: usize) {
-        let queue = &mut self.frontends[frontend].queue;
+        let room = &mut self.frontends[frontend].room;
         let mut expired = 0;
-        while queue.earliest().is_some_and(|due| due <= self.now) {
-            queue.pop();
+        while let Some(first) = room.first().filter(|first| first.deadline() <= self.now) {
+            room.remove(first);
             expired += 1;
         }
         self.tally.default_output(DefaultReason::ExpiredInQueue, expired);
     }
 
-    fn use_credits(&mut self, link: Link) {
-        while !self.batcher(link).credits.is_empty() {
-            self.batcher(link).announced = None;
-            let (deadlines, pressed) = self.take(link);
-            if deadlines.is_empty() {
-                self.batcher(link).pause.passes();
-                return self.return_credits(link);
-            }
-            self.send_batch(link, deadlines, pressed);
-        }
-    }
-
-    fn batcher(&mut self, link: Link) -> &mut Batcher {
-        &mut self.frontends[link.frontend].batchers[link.container]
-    }
-
-    /// Takes what the policy decides, and gives up what it gives up.
-    fn take(&mut self, link: Link) -> (Vec<Instant>, bool) {
-        let now = self.now;
-        let frontend = &mut self.frontends[link.frontend];
-        let but = |&(index, _): &(usize, &Batcher)| index != link.container;
-        let others = frontend.batchers.iter().enumerate().filter(but);
-        let others: Vec<_> = others.map(|(_, batcher)| batcher.outlook(now)).collect();
-        let batcher = &mut frontend.batchers[link.container];
-        let budget = frontend.arrivals.mean_budget().unwrap_or_default();
-        let overhead = batcher.overhead.allowance().min(budget / MOST_OVERHEAD);
-        let situation = Situation {
-            start: batcher.free_at(now) + overhead,
-            arrivals: &frontend.arrivals,
-            latency: &batcher.latency,
-            others: &others,
-            pause: batcher.pause.expected(),
-        };
-        let queue = &mut frontend.queue;
-        while !queue.is_empty() {
-            let decision = batcher.policy.decide(&*queue, &situation);
-            let pressed = decision.take < queue.len();
-            let mut pop =
-                |count: usize| -> Vec<_> { std::iter::from_fn(|| queue.pop()).take(count).collect() };
-            let given_up = pop(decision.give_up);
-            let left = pop(decision.leave);
-            let batch = pop(decision.take);
-            for (place, ()) in left {
-                queue.put_back(place, 1, ());
-            }
-            self.tally
-                .default_output(DefaultReason::PredictedLate, given_up.len());
-            if !batch.is_empty() {
-                return (
-                    batch.into_iter().map(|(place, ())| place.deadline()).collect(),
-                    pressed,
-                );
-            }
-            if decision.give_up == 0 {
-                break;
+    /// Carries out what there is to do for one replica now.
+    fn ask(&mut self, link: Link) {
+        loop {
+            let Frontend { room, dispatchers } = &mut self.frontends[link.frontend];
+            let turn = dispatchers[link.container].step(room, self.now);
+            self.tally.given_up(&turn.given_up, self.now);
+            match turn.step {
+                Next::Send(departure) => self.send_batch(link, departure),
+                Next::Pass => return self.return_credits(link),
+                Next::Announce(demand) => {
+                    return self.tell_container(link, FromFrontend::Demand(demand.earliest_budget));
+                }
+                Next::Wait => return,
             }
         }
-        (Vec::new(), false)
     }
 
-    fn send_batch(&mut self, link: Link, deadlines: Vec<Instant>, pressed: bool) {
-        let now = self.now;
-        let inputs = deadlines.len();
+    fn dispatcher(&mut self, link: Link) -> &mut Dispatcher<()> {
+        &mut self.frontends[link.frontend].dispatchers[link.container]
+    }
+
+    fn send_batch(&mut self, link: Link, departure: Departure) {
+        let Departure {
+            id,
+            credit,
+            credit_held,
+            predicted,
+        } = departure;
+        let inputs = self.dispatcher(link).queries(id).len();
         self.tally.batches += 1;
         self.tally.inputs[link.container] += inputs;
-        let batcher = self.batcher(link);
-        let credit = batcher
-            .credits
-            .pop_front()
-            .expect("the caller looked; this is a bug");
-        let predicted = batcher.latency.predict(inputs);
-        batcher.pause.ends(now);
-        batcher.sent.push_back(Sent {
-            deadlines: deadlines.clone(),
-            pressed,
-            at: now,
-            expected_end: batcher.free_at(now) + predicted.unwrap_or_default(),
-        });
         let arrival = Arrival {
-            credit: credit.sequence,
-            credit_held: now.saturating_since(credit.since),
+            credit,
+            credit_held,
             inputs,
             predicted,
         };
-        self.tell_container(link, FromFrontend::Batch { arrival, deadlines });
+        self.tell_container(link, FromFrontend::Batch { id, arrival });
     }
 
     /// Returns the credits that may not be parked.
     fn return_credits(&mut self, link: Link) {
-        let batcher = self.batcher(link);
-        let (parked, returned): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut batcher.credits)
-            .into_iter()
-            .partition(|credit| credit.park);
-        batcher.credits = parked;
-        for credit in returned {
-            self.tell_container(link, FromFrontend::Returned(credit.sequence));
+        while let Some(sequence) = self.dispatcher(link).unparked_credit() {
+            self.tell_container(link, FromFrontend::Returned(sequence));
         }
-    }
-
-    fn announce(&mut self, link: Link) {
-        let now = self.now;
-        let earliest = self.frontends[link.frontend].queue.earliest();
-        let batcher = self.batcher(link);
-        let Some(earliest) = earliest.filter(|_| batcher.credits.is_empty() && !batcher.alone) else {
-            return;
-        };
-        if batcher.announced.is_some_and(|announced| announced <= earliest) {
-            return;
-        }
-        batcher.announced = Some(earliest);
-        self.tell_container(link, FromFrontend::Demand(earliest.saturating_since(now)));
     }
 
     fn tell_container(&mut self, link: Link, message: FromFrontend) {
@@ -479,12 +348,13 @@ impl Cluster {
         match message {
             FromFrontend::Demand(budget) => container.credits.demand(stream, budget, now),
             FromFrontend::Returned(sequence) => container.credits.returned(stream, sequence),
-            FromFrontend::Batch { arrival, deadlines } => {
+            FromFrontend::Batch { id, arrival } => {
                 let taken = container.credits.batch(stream, arrival, now);
                 taken.expect("batches are sent against credits only; this is a bug");
                 container.held.push_back(Held {
                     link,
-                    inputs: deadlines.len(),
+                    id,
+                    inputs: arrival.inputs,
                     arrived: self.now,
                     started: self.now,
                 });
@@ -521,7 +391,14 @@ impl Cluster {
         };
         container.credits.finish(Some(sample), since_start(self.now));
         let waited = batch.started.saturating_since(batch.arrived);
-        self.tell_frontend(batch.link, FromContainer::Result { took, waited });
+        self.tell_frontend(
+            batch.link,
+            FromContainer::Result {
+                id: batch.id,
+                took,
+                waited,
+            },
+        );
         self.compute(index);
         self.settle(index);
     }

@@ -1,17 +1,18 @@
-//! Replicas and their queue, event by event.
+//! Replicas and their waiting room, event by event.
 //!
-//! A query that comes waits in the queue. A replica that is free is asked at every event what to do, by its
-//! policy; it computes one batch at a time, and nothing takes time but batches: no network, no reply. When a
-//! query comes in the same instant as a batch ends, the batch ends first.
+//! A query that comes waits, if it is let in. A replica that is free holds a credit, and its dispatcher is asked at
+//! every event what to do; it computes one batch at a time, and nothing takes time but batches: no network, no
+//! reply. When a query comes in the same instant as a batch ends, the batch ends first.
 
 use std::time::Duration;
 
 use fastrand::Rng;
-use skysail_core::arrivals::Arrivals;
-use skysail_core::batch::{BatchPolicy, Decision, LatencyModel, Other, Situation};
+use skysail_core::batch::{BatchPolicy, Overhead};
+use skysail_core::dispatch::{Answer, Credit, Departure, Dispatcher, Step};
 use skysail_core::query::DefaultReason;
-use skysail_core::queue::{Bounds, DeadlineQueue, Deadlines};
+use skysail_core::queue::{Bounds, Placed};
 use skysail_core::time::Instant;
+use skysail_core::waiting_room::{Admission, Refused, WaitingRoom};
 
 use crate::cost::Cost;
 use crate::noise::Noise;
@@ -51,6 +52,20 @@ impl Tally {
         self.defaults[reason.index()] += queries;
     }
 
+    /// Queries that are given up at `now`.
+    pub(crate) fn given_up(&mut self, queries: &[Placed<()>], now: Instant) {
+        for query in queries {
+            self.default_output(query.given_up(now), 1);
+        }
+    }
+
+    /// A batch that was answered at `now`.
+    pub(crate) fn answered(&mut self, batch: &[Placed<()>], now: Instant) {
+        let in_time = batch.iter().filter(|query| now <= query.deadline()).count();
+        self.in_time += in_time;
+        self.default_output(DefaultReason::LateReply, batch.len() - in_time);
+    }
+
     /// Default outputs by reason, of those that there were.
     pub fn defaults(&self) -> impl Iterator<Item = (DefaultReason, usize)> + '_ {
         DefaultReason::ALL
@@ -78,21 +93,30 @@ pub fn simulate(policy: PolicyKind, scenario: &Scenario, queries: &[Query]) -> T
         Fleet::Scaled(scaling) => Some(*scaling),
     };
     let at_first = scaling.map_or(usize::MAX, |scaling| scaling.bounds.min as usize);
-    let replicas = scenario
-        .replicas()
-        .take(at_first)
-        .map(|cost| Replica::new(policy.build(scenario.max_batch), cost))
-        .collect();
-    let mut simulation = Simulation::new(replicas, scenario);
+    let mut simulation = Simulation::new(policy.admission(), scenario);
+    for cost in scenario.replicas().take(at_first) {
+        simulation.add(policy.build(scenario.max_batch), cost, Instant::default());
+    }
+    simulation.tally = Tally::new(simulation.replicas.len());
     simulation.scaler = scaling.map(|scaling| Scaler::new(policy, scenario, scaling));
     simulation.run(queries)
 }
 
+/// A waiting room without bounds: what is compared is what policies do about a queue that grows.
+pub(crate) fn waiting_room(admission: Admission) -> WaitingRoom<()> {
+    let bounds = Bounds {
+        count: usize::MAX,
+        bytes: usize::MAX,
+    };
+    WaitingRoom::new(bounds, admission)
+}
+
 struct Simulation {
     now: Instant,
-    queue: DeadlineQueue<()>,
-    arrivals: Arrivals,
+    room: WaitingRoom<()>,
     replicas: Vec<Replica>,
+    /// How many replicas there ever were: their names count up.
+    named: u64,
     noise: Noise,
     rng: Rng,
     tally: Tally,
@@ -101,10 +125,10 @@ struct Simulation {
 }
 
 struct Replica {
-    policy: Box<dyn BatchPolicy>,
-    latency: LatencyModel,
+    name: u64,
+    dispatcher: Dispatcher<()>,
     cost: Cost,
-    batch: Option<Batch>,
+    computing: Option<Computing>,
     /// When it was asked for.
     asked_for: Instant,
     /// From when it takes batches.
@@ -114,13 +138,10 @@ struct Replica {
 }
 
 /// A batch that is being computed.
-struct Batch {
-    deadlines: Vec<Instant>,
+struct Computing {
+    id: u64,
     took: Duration,
     ends: Instant,
-    expected_end: Instant,
-    /// Whether queries were left waiting or given up when it was sized.
-    pressed: bool,
 }
 
 /// What happens next. What happens in the same instant happens in this order.
@@ -136,56 +157,56 @@ enum Event {
 }
 
 impl Replica {
-    fn new(policy: Box<dyn BatchPolicy>, cost: Cost) -> Self {
-        Self {
-            policy,
-            latency: LatencyModel::default(),
-            cost,
-            batch: None,
-            asked_for: Instant::default(),
-            ready: Instant::default(),
-            leaves: false,
-        }
-    }
-
-    /// One that is asked for now, and ready then.
-    fn starting(self, now: Instant, ready: Instant) -> Self {
-        Self {
-            asked_for: now,
-            ready,
-            ..self
-        }
-    }
-
     fn serves(&self, now: Instant) -> bool {
         !self.leaves && self.ready <= now
     }
-
-    /// What the other replicas' policies are told.
-    fn outlook(&self, now: Instant) -> Other {
-        let busy_until = self.batch.as_ref().map(|batch| batch.expected_end);
-        Other {
-            free: busy_until.map_or(now, |end| end.max(now)),
-            alone: self.latency.predict(1).unwrap_or_default(),
-        }
-    }
 }
 
+/// What a replica that is free gives to the one frontend there is.
+const CREDIT: Credit = Credit {
+    sequence: 0,
+    park: true,
+    alone: true,
+};
+
 impl Simulation {
-    fn new(replicas: Vec<Replica>, scenario: &Scenario) -> Self {
+    fn new(admission: Admission, scenario: &Scenario) -> Self {
         Self {
             now: Instant::default(),
-            // Unbounded: what is compared is what policies do about a queue that grows.
-            queue: DeadlineQueue::new(Bounds {
-                count: usize::MAX,
-                bytes: usize::MAX,
-            }),
-            arrivals: Arrivals::default(),
-            tally: Tally::new(replicas.len()),
-            replicas,
+            room: waiting_room(admission),
+            replicas: Vec::new(),
+            named: 0,
+            tally: Tally::new(1),
             noise: scenario.noise,
             rng: scenario.noise_rng(),
             scaler: None,
+        }
+    }
+
+    /// Adds a replica that is asked for now, and ready then.
+    fn add(&mut self, policy: Box<dyn BatchPolicy>, cost: Cost, ready: Instant) {
+        let name = self.named;
+        self.named += 1;
+        let mut dispatcher = Dispatcher::new(name, policy, usize::MAX).with_overhead(Overhead::NONE);
+        dispatcher.grant(CREDIT, self.now);
+        self.replicas.push(Replica {
+            name,
+            dispatcher,
+            cost,
+            computing: None,
+            asked_for: self.now,
+            ready,
+            leaves: false,
+        });
+        if ready <= self.now {
+            self.room.join(name, self.now);
+        }
+    }
+
+    /// Those that become ready now take batches from now on.
+    fn join(&mut self) {
+        for replica in self.replicas.iter().filter(|replica| replica.ready == self.now) {
+            self.room.join(replica.name, self.now);
         }
     }
 
@@ -195,7 +216,7 @@ impl Simulation {
             self.now = at;
             match event {
                 Event::Result(replica) => self.take_result(replica),
-                Event::Ready => {}
+                Event::Ready => self.join(),
                 Event::Decision => self.scale(),
                 Event::Arrival => self.enqueue(coming.next()),
             }
@@ -207,13 +228,13 @@ impl Simulation {
         }
         // Those that every replica leaves to another, after which nothing happens any more.
         self.tally
-            .default_output(DefaultReason::ExpiredInQueue, self.queue.len());
+            .default_output(DefaultReason::ExpiredInQueue, self.room.len());
         self.tally
     }
 
     fn next_event(&self, coming: Option<&Query>) -> Option<(Instant, Event)> {
         let ends = |(index, replica): (usize, &Replica)| {
-            let batch = replica.batch.as_ref()?;
+            let batch = replica.computing.as_ref()?;
             Some((batch.ends, Event::Result(index)))
         };
         let results = self.replicas.iter().enumerate().filter_map(ends);
@@ -230,13 +251,12 @@ impl Simulation {
 
     fn enqueue(&mut self, query: Option<Query>) {
         let Some(query) = query else { return };
-        self.arrivals.record(self.now, query.budget());
         if let Some(scaler) = &mut self.scaler {
             scaler.arrival();
         }
-        self.queue
-            .push(query.deadline, 1, ())
-            .expect("the queue has no bounds; this is a bug");
+        if let Err(Refused { reason, .. }) = self.room.enter(self.now, query.deadline, 1, ()) {
+            self.tally.default_output(reason, 1);
+        }
     }
 
     /// Decides how many replicas there are to be, and asks for them.
@@ -245,24 +265,24 @@ impl Simulation {
         let staying = self.replicas.iter().filter(|replica| !replica.leaves);
         let seen = Seen {
             now: self.now,
-            queued: self.queue.len(),
+            queued: self.room.len(),
             replicas: staying.clone().count(),
             attached: staying
                 .clone()
                 .filter(|replica| replica.ready <= self.now)
                 .count(),
         };
-        let wanted = scaler.decide(seen, staying.map(|replica| &replica.latency));
+        let wanted = scaler.decide(seen, staying.map(|replica| replica.dispatcher.latency()));
         self.tally.changes += usize::from(wanted != seen.replicas);
-        for _ in seen.replicas..wanted {
-            let (policy, cost) = scaler.replica();
-            let ready = self.now + scaler.start_time();
-            self.replicas
-                .push(Replica::new(policy, cost).starting(self.now, ready));
+        let ready = self.now + scaler.start_time();
+        let started: Vec<_> = (seen.replicas..wanted).map(|_| scaler.replica()).collect();
+        for (policy, cost) in started {
+            self.add(policy, cost, ready);
         }
-        let mut newest = self.replicas.iter_mut().rev().filter(|replica| !replica.leaves);
-        for replica in newest.by_ref().take(seen.replicas.saturating_sub(wanted)) {
+        let newest = self.replicas.iter_mut().rev().filter(|replica| !replica.leaves);
+        for replica in newest.take(seen.replicas.saturating_sub(wanted)) {
             replica.leaves = true;
+            self.room.leave(replica.name);
         }
         self.let_go();
     }
@@ -270,7 +290,7 @@ impl Simulation {
     /// Forgets the replicas that leave and have answered all they hold.
     fn let_go(&mut self) {
         let now = self.now;
-        let is_done = |replica: &mut Replica| replica.leaves && replica.batch.is_none();
+        let is_done = |replica: &mut Replica| replica.leaves && replica.computing.is_none();
         for replica in self.replicas.extract_if(.., is_done).collect::<Vec<_>>() {
             self.count_seconds(&replica, now);
         }
@@ -282,14 +302,19 @@ impl Simulation {
 
     fn take_result(&mut self, replica: usize) {
         let replica = &mut self.replicas[replica];
-        let Some(batch) = replica.batch.take() else { return };
-        let size = batch.deadlines.len();
-        replica.policy.observe(size, batch.took);
-        replica.latency.observe(size, batch.took, batch.pressed);
-        let in_time = batch.deadlines.iter().filter(|&&due| self.now <= due).count();
-        self.tally.in_time += in_time;
-        self.tally
-            .default_output(DefaultReason::LateReply, size - in_time);
+        let Some(Computing { id, took, .. }) = replica.computing.take() else {
+            return;
+        };
+        let answer = Answer {
+            worked_on: usize::MAX,
+            took,
+            inside: took,
+        };
+        if let Some(answered) = replica.dispatcher.answered(id, answer, self.now) {
+            self.tally.answered(&answered.sent.batch, self.now);
+        }
+        replica.dispatcher.report(&mut self.room, self.now);
+        replica.dispatcher.grant(CREDIT, self.now);
         self.let_go();
     }
 
@@ -297,85 +322,41 @@ impl Simulation {
     fn dispatch(&mut self) {
         for replica in 0..self.replicas.len() {
             let asked = &self.replicas[replica];
-            if asked.serves(self.now) && asked.batch.is_none() && !self.queue.is_empty() {
+            if asked.serves(self.now) && asked.computing.is_none() && !self.room.is_empty() {
                 self.ask(replica);
             }
         }
     }
 
-    /// Asks until there is a batch, or nothing more to decide.
     fn ask(&mut self, replica: usize) {
-        let others = self.others(replica);
-        while !self.queue.is_empty() {
-            let Replica { policy, latency, .. } = &mut self.replicas[replica];
-            let situation = Situation {
-                start: self.now,
-                arrivals: &self.arrivals,
-                latency,
-                others: &others,
-                pause: Duration::ZERO,
-            };
-            let decision = policy.decide(&self.queue, &situation);
-            let pressed = decision.take < self.queue.len();
-            let deadlines = self.carry_out(decision);
-            if !deadlines.is_empty() {
-                return self.start(replica, deadlines, pressed);
-            }
-            if decision.give_up == 0 {
-                return;
-            }
+        let turn = self.replicas[replica].dispatcher.step(&mut self.room, self.now);
+        self.tally.given_up(&turn.given_up, self.now);
+        if let Step::Send(departure) = turn.step {
+            self.start(replica, departure);
         }
     }
 
-    fn others(&self, but: usize) -> Vec<Other> {
-        let others = self
-            .replicas
-            .iter()
-            .enumerate()
-            .filter(|&(index, replica)| index != but && replica.serves(self.now));
-        others.map(|(_, replica)| replica.outlook(self.now)).collect()
-    }
-
-    /// Gives up what is to be given up, and returns the deadlines of the batch.
-    fn carry_out(&mut self, decision: Decision) -> Vec<Instant> {
-        let mut pop = |count: usize| -> Vec<_> {
-            let popped = std::iter::from_fn(|| self.queue.pop()).take(count);
-            popped.map(|(place, ())| place).collect()
-        };
-        let given_up = pop(decision.give_up);
-        let left = pop(decision.leave);
-        let batch = pop(decision.take);
-        for place in left {
-            self.queue.put_back(place, 1, ());
-        }
-        let expired = given_up.partition_point(|place| place.deadline() <= self.now);
-        self.tally.default_output(DefaultReason::ExpiredInQueue, expired);
-        self.tally
-            .default_output(DefaultReason::PredictedLate, given_up.len() - expired);
-        batch.into_iter().map(|place| place.deadline()).collect()
-    }
-
-    fn start(&mut self, replica: usize, deadlines: Vec<Instant>, pressed: bool) {
-        let size = deadlines.len();
-        self.tally.batches += 1;
+    fn start(&mut self, replica: usize, Departure { id, .. }: Departure) {
         // Where replicas come and go they are counted together.
         let counted = replica.min(self.tally.inputs.len() - 1);
-        self.tally.inputs[counted] += size;
         let replica = &mut self.replicas[replica];
+        let size = replica.dispatcher.queries(id).len();
+        self.tally.batches += 1;
+        self.tally.inputs[counted] += size;
         let seconds = replica.cost.seconds(size) * self.noise.factor(self.now, &mut self.rng);
         let took = Duration::from_secs_f64(seconds);
-        replica.batch = Some(Batch {
-            deadlines,
+        replica.computing = Some(Computing {
+            id,
             took,
             ends: self.now + took,
-            expected_end: self.now + replica.latency.predict(size).unwrap_or_default(),
-            pressed,
         });
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use skysail_core::batch::{Decision, Situation};
+    use skysail_core::queue::Deadlines;
     use skysail_proto::deployment::BatchSize;
 
     use super::*;
@@ -441,6 +422,30 @@ mod tests {
     }
 
     #[test]
+    fn what_no_replica_can_answer_in_time_is_not_let_in() {
+        let scenario = scenario(20.0);
+        let policy = PolicyKind::LEARNED;
+        let mut simulation = Simulation::new(policy.admission(), &scenario);
+        simulation.add(
+            policy.build(scenario.max_batch),
+            scenario.cost,
+            Instant::default(),
+        );
+        // The first batch tells that those take 20 ms: the second is done at 41, and one more at 61.
+        for query in queries(&[0, 21, 30]) {
+            simulation.now = query.arrival;
+            simulation.enqueue(Some(query));
+            simulation.dispatch();
+            if query.arrival == Instant::default() {
+                simulation.now = query.arrival + Duration::from_millis(20);
+                simulation.take_result(0);
+            }
+        }
+        assert!(simulation.room.is_empty());
+        assert_eq!(defaults(&simulation.tally), [(DefaultReason::PredictedLate, 1)]);
+    }
+
+    #[test]
     fn replicas_work_side_by_side() {
         let mut scenario = scenario(20.0);
         scenario.paces = vec![1.0, 1.0];
@@ -466,8 +471,9 @@ mod tests {
     #[test]
     fn queries_that_every_replica_leaves_to_another_expire() {
         let scenario = scenario(10.0);
-        let replicas = vec![Replica::new(Box::new(Shy), scenario.cost)];
-        let tally = Simulation::new(replicas, &scenario).run(&queries(&[0, 1, 2]));
+        let mut simulation = Simulation::new(Admission::Any, &scenario);
+        simulation.add(Box::new(Shy), scenario.cost, Instant::default());
+        let tally = simulation.run(&queries(&[0, 1, 2]));
         assert_eq!(defaults(&tally), [(DefaultReason::ExpiredInQueue, 3)]);
     }
 }

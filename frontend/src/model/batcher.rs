@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::FutureExt;
-use skysail_container_rpc::server::{Demand, NewBatch, Refusal, ReplicaStream, StreamError};
-use skysail_container_rpc::session::Event;
-use skysail_core::batch::{BatchPolicy, LatencyModel, Other, Overhead, Patience, Pause};
+use skysail_container_rpc::server::{NewBatch, Refusal, ReplicaStream, StreamError};
+use skysail_container_rpc::session::{Credit as Granted, Event};
+use skysail_core::dispatch::{Answer, Answered, Credit, Departure, Dispatcher, SentBatch, Step};
+use skysail_core::queue::Placed;
 use skysail_core::time::Instant;
 use skysail_proto::container::{BatchResult, batch_result};
 use skysail_proto::error_code::ErrorCode;
@@ -17,11 +18,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
 use tracing::{info, warn};
 
+use super::ModelHandle;
 use super::delivery::Delivery;
-use super::queue::{Taken, Taker, Task, Unanswered};
+use super::queue::{Task, Unanswered};
 use super::replica::{Order, Replica, ReplicaTable};
-use super::sent::{Outgoing, Sent, SentBatch};
-use super::{MAX_BATCH_BYTES, ModelHandle};
 use crate::clock::Clock;
 
 /// Serves one replica for as long as its stream lives.
@@ -32,20 +32,9 @@ pub(super) struct Batcher {
     /// The cluster's frontends, which the container is told.
     pub(super) frontends: watch::Receiver<Arc<Vec<String>>>,
     pub(super) stream: ReplicaStream,
-    pub(super) policy: Box<dyn BatchPolicy>,
-    /// What was learned of its batch times.
-    pub(super) latency: LatencyModel,
-    /// What was learned of the way there and back.
-    pub(super) overhead: Overhead,
-    /// What was learned of how long other frontends keep the container.
-    pub(super) pause: Pause,
+    /// What it is sent next, and what it holds.
+    pub(super) dispatcher: Dispatcher<Task>,
     pub(super) clock: Clock,
-    /// The batches in the container's hands.
-    pub(super) sent: Sent,
-    /// The earliest deadline announced since the last credit: less urgent demand is not worth a message.
-    pub(super) announced: Option<Instant>,
-    /// Whether a batch is overdue: none is sent until it is answered.
-    pub(super) overdue: bool,
 }
 
 /// Why a stream is over.
@@ -64,9 +53,10 @@ impl Batcher {
     /// Runs until the stream ends; what was in the container's hands waits again then.
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         // What it has learned by warming up, or elsewhere, is known from the first query on.
-        self.expect(self.clock.now());
+        let outlook = self.dispatcher.outlook(self.clock.now());
+        self.model.queue.expect(self.replica.stream, outlook);
         let ended = self.work(&mut orders).await;
-        let in_hand = self.sent.hand_back();
+        let in_hand = self.dispatcher.hand_back();
         let replica = &self.replica.registration.replica;
         match &ended {
             Ended::Drained => info!(%replica, "replica left"),
@@ -103,12 +93,12 @@ impl Batcher {
             if let Err(error) = self.dispatch() {
                 return Ended::Lost(error);
             }
-            if self.stream.is_finished() || (draining && self.sent.owes_nothing()) {
+            if self.stream.is_finished() || (draining && self.owes_nothing()) {
                 return Ended::Drained;
             }
-            let holds_credit = self.stream.has_credit();
-            let takes_work = holds_credit && !self.overdue;
-            look.arm(self.sent.next_look(self.overdue), self.clock);
+            let holds_credit = self.dispatcher.holds_credit();
+            let takes_work = self.dispatcher.takes_work();
+            look.arm(self.dispatcher.next_look(), self.clock);
             tokio::select! {
                 event = self.stream.next() => match event {
                     Ok(event) => self.handle(event),
@@ -138,7 +128,7 @@ impl Batcher {
                     }
                 }
                 // Another may have come, or go on, that can take over what this one sits on.
-                Ok(()) = others.changed(), if self.overdue => {
+                Ok(()) = others.changed(), if self.dispatcher.is_overdue() => {
                     if self.look_at_the_time() {
                         return Ended::Hung;
                     }
@@ -176,172 +166,154 @@ impl Batcher {
     /// Hands on what the container has had for too long; says whether it is to be given up.
     fn look_at_the_time(&mut self) -> bool {
         let now = self.clock.now();
-        self.set_overdue(now);
-        if self.overdue {
-            // Until it answers, nobody counts on it; the others are not to leave to it what comes back.
-            self.model.queue.expect(self.replica.stream, None);
+        self.dispatcher.look(now);
+        self.show_overdue();
+        if self.dispatcher.is_overdue() {
+            self.hand_over();
         }
-        if self.overdue && self.table.ready(&self.model.id) > 0 {
-            let tasks = self.sent.hand_back();
-            if !tasks.is_empty() {
-                let replica = &self.replica.registration.replica;
-                warn!(%replica, queries = tasks.len(), "batch overdue, its queries are handed to other replicas");
-            }
-            self.model.queue.put_back(tasks, Unanswered::ReplicaLost);
-        }
-        self.sent.is_hung(now)
+        self.dispatcher.is_hung(now)
     }
 
-    /// Looks whether a batch is overdue, and lets others see it.
-    fn set_overdue(&mut self, now: Instant) {
-        self.overdue = self.sent.is_overdue(now);
-        if self.replica.overdue.swap(self.overdue, Ordering::Relaxed) != self.overdue {
+    fn hand_over(&mut self) {
+        let others_ready = self.table.ready(&self.model.id);
+        let queries = self.model.queue.hand_over(&mut self.dispatcher, others_ready);
+        if queries > 0 {
+            let replica = &self.replica.registration.replica;
+            warn!(%replica, queries, "batch overdue, its queries are handed to other replicas");
+        }
+    }
+
+    /// Lets others see whether a batch is overdue.
+    fn show_overdue(&self) {
+        let overdue = self.dispatcher.is_overdue();
+        if self.replica.overdue.swap(overdue, Ordering::Relaxed) != overdue {
             self.table.touch();
         }
     }
 
-    /// Tells the others, and those who ask, when this replica is expected to be free.
-    fn expect(&self, free: Instant) {
-        let alone = self.latency.predict(1).unwrap_or_default();
-        let outlook = Other { free, alone };
-        self.model.queue.expect(self.replica.stream, Some(outlook));
+    /// Whether nobody waits for anything that the container holds.
+    fn owes_nothing(&self) -> bool {
+        self.dispatcher.held().all(|placed| placed.task.is_abandoned())
     }
 
-    /// Sends batches while there are credits and queries; then announces or returns what is left of either.
+    /// Carries out what there is to do now.
     fn dispatch(&mut self) -> Result<(), StreamError> {
-        while self.stream.has_credit() && !self.overdue {
-            self.announced = None;
+        loop {
             let now = self.clock.now();
-            let start = self.sent.free_at(now);
-            let taken = self.model.queue.take(Taker {
-                stream: self.replica.stream,
-                policy: &mut *self.policy,
-                latency: &self.latency,
-                now,
-                start,
-                overhead: self.overhead.allowance(),
-                pause: self.pause.expected(),
-                max_bytes: MAX_BATCH_BYTES,
-            });
-            if taken.tasks.is_empty() {
-                self.pause.passes();
-                return self.stream.return_credits();
+            match self.model.queue.step(&mut self.dispatcher, now) {
+                Step::Send(departure) => self.send(departure, now)?,
+                Step::Pass => return self.return_credits(),
+                Step::Announce(demand) => {
+                    return self.stream.announce(demand.queued, demand.earliest_budget);
+                }
+                Step::Wait => return Ok(()),
             }
-            self.send(taken, now, start)?;
         }
-        self.announce()
     }
 
-    fn send(&mut self, taken: Taken, now: Instant, start: Instant) -> Result<(), StreamError> {
-        let Taken { tasks, pressed } = taken;
-        let (data, lengths) = to_columns(tasks.iter().map(|task| &task.input));
-        let budget = |task: &Task| micros(task.deadline().saturating_since(now));
-        let predicted = self.latency.predict(tasks.len()).unwrap_or_default();
+    fn send(&mut self, departure: Departure, now: Instant) -> Result<(), StreamError> {
+        let queries = self.dispatcher.queries(departure.id);
+        let (data, lengths) = to_columns(queries.iter().map(|placed| &placed.task.input));
+        let budget = |placed: &Placed<Task>| micros(placed.deadline().saturating_since(now));
         let batch = NewBatch {
+            id: departure.id,
+            credit: departure.credit,
+            credit_held: departure.credit_held,
             input_type: self.model.spec.input_type,
             data,
             lengths,
-            budgets_micros: tasks.iter().map(budget).collect(),
-            predicted,
+            budgets_micros: queries.iter().map(budget).collect(),
+            predicted: departure.predicted.unwrap_or_default(),
         };
-        self.model.metrics.sent(tasks.len());
+        self.model.metrics.sent(queries.len());
         self.replica.in_flight.fetch_add(1, Ordering::Relaxed);
-        match self.stream.send_batch(batch) {
-            Ok(id) => {
-                let batch = Outgoing {
-                    patience: Patience::with(&self.latency, tasks.len()),
-                    tasks,
-                    pressed,
-                    now,
-                    start,
-                    expected: predicted,
-                };
-                self.sent.insert(id, batch);
-                self.pause.ends(now);
-                Ok(())
-            }
-            Err(error) => {
-                self.model.queue.put_back(tasks, Unanswered::NotSent);
-                Err(error)
-            }
-        }
+        self.stream.send_batch(batch).inspect_err(|_| {
+            let batch = self.dispatcher.unsend(departure.id);
+            self.model.queue.put_back(batch, Unanswered::NotSent);
+        })
     }
 
-    /// Tells a container that grants no credit what waits here, if that has become more urgent.
-    fn announce(&mut self) -> Result<(), StreamError> {
-        let now = self.clock.now();
-        let Some((queued, earliest_budget)) = self.model.queue.waiting(now) else {
-            return Ok(());
-        };
-        let earliest = now + earliest_budget;
-        if self.announced.is_some_and(|announced| announced <= earliest) {
-            return Ok(());
+    fn return_credits(&mut self) -> Result<(), StreamError> {
+        while let Some(sequence) = self.dispatcher.unparked_credit() {
+            self.stream.return_credit(sequence)?;
         }
-        self.announced = Some(earliest);
-        self.stream.announce(Demand {
-            queued,
-            earliest_budget,
-        })
+        Ok(())
     }
 
     fn handle(&mut self, event: Event) {
         match event {
+            Event::Credit(Granted {
+                sequence,
+                park,
+                alone,
+            }) => {
+                let credit = Credit {
+                    sequence,
+                    park,
+                    alone,
+                };
+                self.dispatcher.grant(credit, self.clock.now());
+            }
+            Event::Recall(sequence) => self.dispatcher.recall(sequence),
             Event::Result(result) => self.answer(result),
             Event::Draining => {
+                self.dispatcher.stop();
                 self.replica.draining.store(true, Ordering::Relaxed);
                 self.table.touch();
                 info!(replica = %self.replica.registration.replica, "replica draining");
             }
-            Event::Credit | Event::Recall | Event::Nothing => {}
+            Event::Nothing => {}
         }
     }
 
     /// Matches a batch's outputs to their askers.
     fn answer(&mut self, result: BatchResult) {
-        let Some(batch) = self.sent.remove(result.id) else {
+        let Some(SentBatch { batch, size, .. }) = self.learn(&result) else {
             return;
         };
-        self.learn(&result, &batch);
-        if self.sent.is_empty() {
-            let waits = !self.model.queue.is_empty();
-            self.pause.begins(self.clock.now(), waits);
-        }
-        let SentBatch { tasks, size, .. } = batch;
         self.replica.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.replica.batches.fetch_add(1, Ordering::Relaxed);
         self.replica.inputs.fetch_add(size as u64, Ordering::Relaxed);
-        if tasks.is_empty() {
+        if batch.is_empty() {
             // They were handed to another replica.
             return;
         }
         Delivery {
             model: self.model.clone(),
-            tasks,
+            batch,
             size,
             result,
         }
         .start();
     }
 
-    /// Learns from a batch that came back. Only what the model really worked on says how long it takes.
-    fn learn(&mut self, result: &BatchResult, batch: &SentBatch) {
+    /// Learns from a batch that came back.
+    fn learn(&mut self, result: &BatchResult) -> Option<SentBatch<Task>> {
         let now = self.clock.now();
-        let model_time = Duration::from_micros(result.model_micros);
-        let worked_on = result
-            .model_inputs
-            .map_or(batch.size, |inputs| batch.size.min(inputs as usize));
-        if worked_on > 0 && matches!(result.outcome, Some(batch_result::Outcome::Outputs(_))) {
-            self.policy.observe(worked_on, model_time);
-            self.latency.observe(worked_on, model_time, batch.pressed);
-            self.model.metrics.answered(model_time);
-            self.replica.times.observe(model_time, &self.latency);
+        let took = Duration::from_micros(result.model_micros);
+        let answer = Answer {
+            worked_on: worked_on(result),
+            took,
+            inside: took + Duration::from_micros(result.wait_micros),
+        };
+        let Answered { sent, learned } = self.dispatcher.answered(result.id, answer, now)?;
+        if learned {
+            self.model.metrics.answered(took);
+            self.replica.times.observe(took, self.dispatcher.latency());
         }
-        let inside = model_time + Duration::from_micros(result.wait_micros);
-        self.overhead.observe(now.saturating_since(batch.sent_at), inside);
-        self.set_overdue(now);
-        if !self.overdue {
-            self.expect(self.sent.free_at(now));
+        self.show_overdue();
+        self.model.queue.report(&mut self.dispatcher, now);
+        Some(sent)
+    }
+}
+
+/// How many inputs the model's time is the time of: all, unless the container says otherwise.
+fn worked_on(result: &BatchResult) -> usize {
+    match result.outcome {
+        Some(batch_result::Outcome::Outputs(_)) => {
+            result.model_inputs.map_or(usize::MAX, |inputs| inputs as usize)
         }
+        _ => 0,
     }
 }
 

@@ -8,16 +8,16 @@ use skysail_proto::value::{Output, from_outputs};
 use tracing::debug;
 
 use super::ModelHandle;
-use super::queue::Task;
+use super::queue::Batch;
 
 /// From this size on the outputs of a batch are read on a thread of its own: to find out whether they are JSON
 /// takes a few milliseconds per megabyte, which every other query would have to wait.
 const LARGE_OUTPUTS_BYTES: usize = 64 * 1024;
 
-/// A batch's tasks, and what came back for them.
+/// A batch, and what came back for it.
 pub(super) struct Delivery {
     pub(super) model: Arc<ModelHandle>,
-    pub(super) tasks: Vec<Task>,
+    pub(super) batch: Batch,
     /// How many inputs the batch had: as many as there are tasks.
     pub(super) size: usize,
     pub(super) result: BatchResult,
@@ -44,15 +44,15 @@ impl Delivery {
     fn deliver(self) {
         match outputs(self.result, self.size) {
             Ok(outputs) => {
-                for (task, output) in self.tasks.into_iter().zip(outputs) {
-                    task.answer(output.map_err(|error| input_failure(&error)));
+                for (placed, output) in self.batch.into_iter().zip(outputs) {
+                    placed.task.answer(output.map_err(|error| input_failure(&error)));
                 }
             }
             Err(words) => {
                 debug!(model = %self.model.id, error = words, "batch failed");
                 let failure = Failure::model_error(&words);
-                for task in self.tasks {
-                    task.answer(Err(failure.clone()));
+                for placed in self.batch {
+                    placed.task.answer(Err(failure.clone()));
                 }
             }
         }

@@ -10,8 +10,9 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use skysail_container_rpc::server::{Arrival, Reception, Refusal};
 use skysail_container_rpc::session::Registration;
-use skysail_core::batch::{LatencyModel, Overhead, Pause, policy_for};
+use skysail_core::batch::{LatencyModel, policy_for};
 use skysail_core::catalog::{Catalog, Version};
+use skysail_core::dispatch::Dispatcher;
 use skysail_core::query::{DefaultReason, Outcome};
 use skysail_core::queue::Bounds;
 use skysail_core::time::Instant;
@@ -33,7 +34,6 @@ pub mod cache;
 mod delivery;
 pub mod queue;
 pub mod replica;
-mod sent;
 #[cfg(test)]
 mod tests;
 pub mod times;
@@ -44,7 +44,6 @@ use cache::PredictionCache;
 use cache::flight::Asker;
 use queue::{Load, TaskQueue};
 use replica::{Order, ReplicaTable};
-use sent::Sent;
 
 /// The most input bytes in one batch: a message's limit, less room for lengths, budgets and framing.
 const MAX_BATCH_BYTES: usize = MAX_MESSAGE_BYTES - 16 * 1024 * 1024;
@@ -395,20 +394,16 @@ impl Reception for ModelTable {
             latency.observe(sample.inputs, sample.took, false);
         }
         leaving.replica.times.learned(&latency);
+        let policy = policy_for(model.spec.batch_size, model.spec.max_batch);
         let batcher = Batcher {
             table: self.replicas.clone(),
             frontends: self.frontends.subscribe(),
-            policy: policy_for(model.spec.batch_size, model.spec.max_batch),
-            latency,
-            overhead: Overhead::default(),
-            pause: Pause::default(),
+            dispatcher: Dispatcher::new(leaving.replica.stream, policy, MAX_BATCH_BYTES)
+                .with_latency(latency),
             model,
             replica: leaving.replica.clone(),
             stream,
             clock: self.clock,
-            sent: Sent::default(),
-            announced: None,
-            overdue: false,
         };
         self.batchers.spawn(async move {
             let _leaving = leaving;

@@ -1,25 +1,22 @@
 //! Queries waiting for one model version, and the two ways a replica's batcher is woken.
-
-use std::time::Duration;
+//!
+//! Who is let in, taken and given up is decided by `core`'s [`WaitingRoom`] and [`Dispatcher`]; here are the lock, the
+//! wake-ups, and the channels that answers go through.
 
 use parking_lot::Mutex;
-use skysail_core::arrivals::Arrivals;
 use skysail_core::batch::Other;
+use skysail_core::dispatch::{Dispatcher, Step, Turn};
 use skysail_core::query::{DefaultReason, Failure, Outcome};
-use skysail_core::queue::{Bounds, DeadlineQueue, Deadlines, Full, Place};
+use skysail_core::queue::{Bounds, Place, Placed};
 use skysail_core::time::Instant;
+use skysail_core::waiting_room::{Refused, WaitingRoom};
 use skysail_proto::value::Input;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 
+pub use skysail_core::waiting_room::{Admission, Unanswered};
+
 use super::cache::flight::Landing;
-
-mod members;
-mod taker;
-
-pub use members::Admission;
-use members::Members;
-pub use taker::{Taken, Taker};
 
 /// Whom a task's answer goes to.
 #[derive(Debug)]
@@ -51,55 +48,12 @@ impl Reply {
 /// A query on its way to a replica.
 #[derive(Debug)]
 pub struct Task {
-    /// Its place in the queue, which it returns to if its replica is lost.
-    place: Place,
     /// Its input.
     pub input: Input,
-    /// Whether a replica was lost with it before.
-    lost_before: bool,
     reply: Reply,
-}
-
-/// A query in the queue.
-#[derive(Debug)]
-struct Waiting {
-    input: Input,
-    lost_before: bool,
-    reply: Reply,
-}
-
-impl Waiting {
-    /// Why it is given up here: because its deadline has passed, or because it would.
-    fn given_up(&self, is_past: bool) -> Failure {
-        let reason = match (self.lost_before, is_past) {
-            (true, _) => DefaultReason::ReplicaLost,
-            (false, true) => DefaultReason::ExpiredInQueue,
-            (false, false) => DefaultReason::PredictedLate,
-        };
-        reason.into()
-    }
 }
 
 impl Task {
-    fn taken(place: Place, waiting: Waiting) -> Self {
-        let Waiting {
-            input,
-            lost_before,
-            reply,
-        } = waiting;
-        Self {
-            place,
-            input,
-            lost_before,
-            reply,
-        }
-    }
-
-    /// When its answer is due.
-    pub fn deadline(&self) -> Instant {
-        self.place.deadline()
-    }
-
     /// Gives the one answer. That nobody may be waiting for it any more is no error.
     pub fn answer(self, outcome: Outcome) {
         self.reply.send(outcome);
@@ -111,15 +65,8 @@ impl Task {
     }
 }
 
-/// What happened to a batch that comes back unanswered.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Unanswered {
-    /// It never left: its queries lose nothing.
-    NotSent,
-    /// Its replica was lost with it, or has it far longer than expected. A query gets a second try, no third:
-    /// a poison query would otherwise kill every replica in turn.
-    ReplicaLost,
-}
+/// Queries in a replica's hands, each with its place in the queue.
+pub type Batch = Vec<Placed<Task>>;
 
 /// The queue of one model version, shared by whoever asks and by its replicas' batchers.
 ///
@@ -127,9 +74,7 @@ pub enum Unanswered {
 /// batch" and "given up by its asker" exclude each other.
 #[derive(Debug)]
 pub struct TaskQueue {
-    waiting: Mutex<State>,
-    /// Whether what no replica can answer in time is refused on arrival.
-    admission: Admission,
+    room: Mutex<WaitingRoom<Task>>,
     /// Wakes one batcher that holds a credit.
     work: Notify,
     /// Wakes all batchers without one, to announce demand.
@@ -143,27 +88,6 @@ pub struct Load {
     pub arrived: u64,
     /// Queries that wait.
     pub queued: usize,
-}
-
-#[derive(Debug)]
-struct State {
-    queue: DeadlineQueue<Waiting>,
-    arrivals: Arrivals,
-    /// The replicas that take from here.
-    members: Members,
-    /// Its version is gone: nobody will take anything from here.
-    closed: bool,
-    /// Whether something came since a replica that took nothing last woke another.
-    changed: bool,
-}
-
-impl State {
-    /// Whether a replica that leaves all to others shall pass on what woke it: another may be waiting for it.
-    /// Once for what came: it may be the only one that waits, and would wake itself for ever.
-    fn passes_on(&mut self, stream: u64, now: Instant) -> bool {
-        let changed = std::mem::take(&mut self.changed);
-        changed && !self.queue.is_empty() && self.members.is_another_idle(stream, now)
-    }
 }
 
 /// A place in the queue and the promise of an answer. Dropping it frees the place.
@@ -183,10 +107,12 @@ impl Ticket<'_> {
 
     /// Gives up at the deadline: the reason depends on how far the task got.
     pub fn expire(self) -> Failure {
-        match self.queue.waiting.lock().queue.remove(self.place) {
-            Some(waiting) => waiting.given_up(true),
-            None => DefaultReason::LateReply.into(),
-        }
+        let (reason, task) = {
+            let mut room = self.queue.room.lock();
+            (room.unanswered(self.place), room.remove(self.place))
+        };
+        drop(task);
+        reason.into()
     }
 }
 
@@ -194,7 +120,7 @@ impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         // Answered tasks have left the queue; only an asker that hung up leaves one behind.
         if self.answer.is_empty() && !self.answer.is_terminated() {
-            self.queue.waiting.lock().queue.remove(self.place);
+            self.queue.room.lock().remove(self.place);
         }
     }
 }
@@ -203,14 +129,7 @@ impl TaskQueue {
     /// An empty queue.
     pub fn new(bounds: Bounds, admission: Admission) -> Self {
         Self {
-            admission,
-            waiting: Mutex::new(State {
-                queue: DeadlineQueue::new(bounds),
-                arrivals: Arrivals::default(),
-                members: Members::default(),
-                closed: false,
-                changed: false,
-            }),
+            room: Mutex::new(WaitingRoom::new(bounds, admission)),
             work: Notify::new(),
             demand: Notify::new(),
         }
@@ -218,23 +137,19 @@ impl TaskQueue {
 
     /// A replica takes batches from here from now on.
     pub fn join(&self, stream: u64, now: Instant) {
-        self.waiting.lock().members.join(stream, now);
+        self.room.lock().join(stream, now);
     }
 
     /// It does so no more. What was left for it is for the others again.
     pub fn leave(&self, stream: u64) {
-        {
-            let mut state = self.waiting.lock();
-            state.members.leave(stream);
-            state.changed = true;
-        }
+        self.room.lock().leave(stream);
         self.work.notify_one();
         self.demand.notify_waiters();
     }
 
-    /// What is now expected of a replica; none: it is not counted on until something is.
-    pub fn expect(&self, stream: u64, outlook: Option<Other>) {
-        self.waiting.lock().members.expect(stream, outlook);
+    /// What is now expected of a replica.
+    pub fn expect(&self, stream: u64, outlook: Other) {
+        self.room.lock().expect(stream, Some(outlook));
     }
 
     /// Lets a query wait, unless the queue is full or no replica can answer it in time: that is known, and
@@ -260,105 +175,68 @@ impl TaskQueue {
         reply: Reply,
     ) -> Result<Place, (Failure, Reply)> {
         let bytes = input.data().len();
-        let waiting = Waiting {
-            input,
-            lost_before: false,
-            reply,
-        };
-        let (place, was_earliest) = {
-            let mut state = self.waiting.lock();
-            if state.closed {
-                return Err((DefaultReason::NoReplica.into(), waiting.reply));
-            }
-            state.arrivals.record(now, deadline.saturating_since(now));
-            let nothing_waits = state.queue.is_empty();
-            if self.admission == Admission::InTime && state.members.is_hopeless(now, deadline, nothing_waits)
-            {
-                return Err((DefaultReason::PredictedLate.into(), waiting.reply));
-            }
-            let earliest = state.queue.earliest();
-            state.changed = true;
-            match state.queue.push(deadline, bytes, waiting) {
-                Ok(place) => (place, earliest.is_none_or(|earliest| deadline < earliest)),
-                Err(Full(waiting)) => return Err((DefaultReason::QueueFull.into(), waiting.reply)),
-            }
-        };
+        let task = Task { input, reply };
+        let entered = self.room.lock().enter(now, deadline, bytes, task);
+        let seat = entered.map_err(|Refused { reason, task }| (reason.into(), task.reply))?;
         self.work.notify_one();
-        if was_earliest {
+        if seat.is_first {
             self.demand.notify_waiters();
         }
-        Ok(place)
+        Ok(seat.place)
     }
 
-    /// Lets tasks wait again that were not answered, each in its old place.
-    pub fn put_back(&self, tasks: impl IntoIterator<Item = Task>, why: Unanswered) {
-        let lost = why == Unanswered::ReplicaLost;
-        let mut given_up = Vec::new();
-        {
-            let mut state = self.waiting.lock();
-            state.changed = true;
-            for task in tasks.into_iter().filter(|task| !task.is_abandoned()) {
-                if state.closed || (lost && task.lost_before) {
-                    given_up.push(task);
-                    continue;
-                }
-                let Task {
-                    place,
-                    input,
-                    lost_before,
-                    reply,
-                } = task;
-                let bytes = input.data().len();
-                let waiting = Waiting {
-                    input,
-                    lost_before: lost_before || lost,
-                    reply,
-                };
-                state.queue.put_back(place, bytes, waiting);
-            }
-        }
-        for task in given_up {
+    /// Lets tasks wait again that were not answered, each in its old place, unless nobody waits for them any more.
+    pub fn put_back(&self, batch: impl IntoIterator<Item = Placed<Task>>, why: Unanswered) {
+        let wanted = batch.into_iter().filter(|placed| !placed.task.is_abandoned());
+        let given_up = self.room.lock().put_back(wanted, why);
+        for Placed { task, .. } in given_up {
             task.answer(Err(DefaultReason::ReplicaLost.into()));
         }
         self.work.notify_one();
         self.demand.notify_waiters();
     }
 
-    /// Takes the next batch as the taker's policy decides; it may be empty.
-    ///
-    /// What the policy gives up is answered here. If queries are left, another batcher is woken.
-    pub fn take(&self, mut taker: Taker<'_>) -> Taken {
-        let mut given_up = Vec::new();
-        let (now, stream) = (taker.now, taker.stream);
-        let (taken, wake_another) = {
-            let state = &mut *self.waiting.lock();
-            let taken = state.take(&mut taker, self.admission, &mut given_up);
-            let wake_another = match taken.tasks.is_empty() {
-                true => state.passes_on(stream, now),
-                false => !state.queue.is_empty(),
-            };
-            (taken, wake_another)
-        };
-        for (deadline, waiting) in given_up {
-            let failure = waiting.given_up(deadline <= now);
-            waiting.reply.send(Err(failure));
+    /// What the replica's batcher is to do now. What is given up for it is answered here, and another batcher is
+    /// woken if there is work for it.
+    pub fn step(&self, dispatcher: &mut Dispatcher<Task>, now: Instant) -> Step {
+        if !dispatcher.looks_at_the_room() {
+            return Step::Wait;
+        }
+        let Turn {
+            step,
+            given_up,
+            wake_another,
+        } = dispatcher.step(&mut self.room.lock(), now);
+        for placed in given_up {
+            let failure = placed.given_up(now).into();
+            placed.task.answer(Err(failure));
         }
         if wake_another {
             self.work.notify_one();
         }
-        taken
+        step
+    }
+
+    /// Lets the others see what is expected of a replica that has answered a batch.
+    pub fn report(&self, dispatcher: &mut Dispatcher<Task>, now: Instant) {
+        dispatcher.report(&mut self.room.lock(), now);
+    }
+
+    /// Hands on what a replica has had for too long, if others are ready for it; returns how many queries.
+    pub fn hand_over(&self, dispatcher: &mut Dispatcher<Task>, others_ready: usize) -> usize {
+        let batch = dispatcher.hand_over(&mut self.room.lock(), others_ready);
+        let queries = batch.len();
+        if queries > 0 {
+            self.put_back(batch, Unanswered::ReplicaLost);
+        }
+        queries
     }
 
     /// Answers all that waits, and whatever comes: the version is gone.
     pub fn close(&self) {
-        let mut waiting = Vec::new();
-        {
-            let mut state = self.waiting.lock();
-            state.closed = true;
-            waiting.extend(std::iter::from_fn(|| state.queue.pop()));
-        }
-        for (_, waiting) in waiting {
-            waiting.reply.send(Err(DefaultReason::NoReplica.into()));
+        let waiting = self.room.lock().close();
+        for Placed { task, .. } in waiting {
+            task.answer(Err(DefaultReason::NoReplica.into()));
         }
     }
 
@@ -367,32 +245,24 @@ impl TaskQueue {
         self.work.notified()
     }
 
-    /// Completes when a batcher without a credit should look at [`Self::waiting`] again, if that changed
-    /// after this was called: call it before looking.
+    /// Completes when a batcher without a credit should [`Self::step`] again, if what waits changed after this
+    /// was called: call it before.
     pub fn demand(&self) -> Notified<'_> {
         self.demand.notified()
     }
 
-    /// How many wait and how long the most urgent still has, if any waits.
-    pub fn waiting(&self, now: Instant) -> Option<(usize, Duration)> {
-        let queue = &self.waiting.lock().queue;
-        queue
-            .earliest()
-            .map(|earliest| (queue.len(), earliest.saturating_since(now)))
-    }
-
     /// What is asked of it.
     pub fn load(&self) -> Load {
-        let state = self.waiting.lock();
+        let room = self.room.lock();
         Load {
-            arrived: state.arrivals.total(),
-            queued: state.queue.len(),
+            arrived: room.arrived(),
+            queued: room.len(),
         }
     }
 
     /// How many wait.
     pub fn len(&self) -> usize {
-        self.waiting.lock().queue.len()
+        self.room.lock().len()
     }
 
     /// Whether none waits.
@@ -402,40 +272,28 @@ impl TaskQueue {
 
     /// Moves a query that still waits to an earlier deadline; returns where it waits, or waited last.
     pub fn hasten(&self, place: Place, deadline: Instant) -> Place {
-        let hastened = place.moved_to(deadline);
-        let was_earliest = {
-            let queue = &mut self.waiting.lock().queue;
-            let Some(waiting) = queue.remove(place) else {
-                return place;
-            };
-            let earliest = queue.earliest();
-            let bytes = waiting.input.data().len();
-            queue.put_back(hastened, bytes, waiting);
-            earliest.is_none_or(|earliest| deadline < earliest)
-        };
-        if was_earliest {
+        let hastened = self.room.lock().hasten(place, deadline);
+        let Some(seat) = hastened else { return place };
+        if seat.is_first {
             self.demand.notify_waiters();
         }
-        hastened
+        seat.place
     }
 
     /// Why the query that waits, or waited last, at this place is not answered yet.
     pub fn unanswered(&self, place: Place) -> Failure {
-        match self.waiting.lock().queue.get(place) {
-            Some(waiting) => waiting.given_up(true),
-            None => DefaultReason::LateReply.into(),
-        }
+        self.room.lock().unanswered(place).into()
     }
 
     /// Takes a query out that still waits if it is unwanted, which is asked under the queue's lock: it
     /// cannot be taken by a batch meanwhile.
     pub fn withdraw(&self, place: Place, is_unwanted: impl FnOnce() -> bool) {
         let withdrawn = {
-            let queue = &mut self.waiting.lock().queue;
-            if queue.get(place).is_none() || !is_unwanted() {
+            let mut room = self.room.lock();
+            if !room.holds(place) || !is_unwanted() {
                 return;
             }
-            queue.remove(place)
+            room.remove(place)
         };
         drop(withdrawn);
     }

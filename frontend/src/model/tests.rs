@@ -6,7 +6,7 @@ use skysail_core::query::Failure;
 use skysail_proto::ids::ModelVersion;
 use skysail_proto::value::{InputType, Output};
 
-use super::queue::{Taker, Task};
+use super::queue::Task;
 use super::*;
 use crate::metrics::Format;
 
@@ -76,12 +76,9 @@ async fn ask(handle: &ModelHandle) -> Outcome {
 }
 
 fn take_one(handle: &ModelHandle) -> Task {
-    let mut policy = policy_for(handle.spec.batch_size, handle.spec.max_batch);
-    let latency = LatencyModel::default();
-    let taker = Taker::without_history(&mut *policy, &latency, handle.clock.now());
-    let mut batch = handle.queue.take(taker).tasks;
+    let mut batch = handle.queue.take(1, handle.clock.now());
     assert_eq!(batch.len(), 1);
-    batch.remove(0)
+    batch.remove(0).task
 }
 
 /// Asks, and answers in the model's place.

@@ -255,6 +255,10 @@ impl BatchPolicy for Learned {
 
     /// All that is learned is in the latency model.
     fn observe(&mut self, _size: usize, _took: Duration) {}
+
+    fn counts_on_times(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

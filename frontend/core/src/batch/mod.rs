@@ -69,6 +69,11 @@ pub trait BatchPolicy: Send {
 
     /// A batch of `size` took this long inside the model.
     fn observe(&mut self, size: usize, took: Duration);
+
+    /// Whether it counts on batch times. One that does not gives up what has expired by now, and no more.
+    fn counts_on_times(&self) -> bool {
+        false
+    }
 }
 
 /// The policy for a version's batch size.

@@ -70,6 +70,12 @@ impl Default for Overhead {
 }
 
 impl Overhead {
+    /// That of a replica right beside the queue.
+    pub const NONE: Self = Self {
+        mean: Duration::ZERO,
+        deviation: Duration::ZERO,
+    };
+
     /// A batch took this long in all, and so much of it inside the container.
     pub fn observe(&mut self, in_all: Duration, inside: Duration) {
         let sample = in_all.saturating_sub(inside);

@@ -1,19 +1,17 @@
 use std::collections::HashMap;
-use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::time::Duration;
 
 use futures::future::{FutureExt, Shared};
 use proptest::prelude::*;
-use skysail_core::batch::{FixedSize, LatencyModel};
 use skysail_core::query::{DefaultReason, Failure};
-use skysail_core::queue::Bounds;
+use skysail_core::queue::{Bounds, Placed};
 use skysail_core::time::Instant;
 use tokio::time::advance;
 
 use super::*;
 use crate::clock::Clock;
-use crate::model::queue::{Admission, Taker, Task, TaskQueue, Unanswered};
+use crate::model::queue::{Admission, Batch, Task, TaskQueue, Unanswered};
 
 /// A version without replicas: the test takes batches and answers them.
 struct Version {
@@ -70,20 +68,15 @@ impl Version {
     }
 
     /// What a batcher would send; what has expired is answered.
-    fn take(&self, size: u32) -> Vec<Task> {
-        let (mut policy, latency) = (
-            FixedSize::new(NonZeroU32::new(size).unwrap()),
-            LatencyModel::default(),
-        );
-        let taker = Taker::without_history(&mut policy, &latency, self.clock.now());
-        self.queue.take(taker).tasks
+    fn take(&self, size: u32) -> Batch {
+        self.queue.take(size, self.clock.now())
     }
 
     /// Takes the one task that waits.
     fn take_one(&self) -> Task {
         let mut batch = self.take(100);
         assert_eq!(batch.len(), 1);
-        batch.remove(0)
+        batch.remove(0).task
     }
 
     fn counts(&self) -> [u64; 3] {
@@ -137,11 +130,11 @@ async fn identical_queries_in_flight_are_one_input_of_the_model() {
     let mut asking: Vec<_> = (0..3).map(|_| version.ask(1, 100)).collect();
     asking.push(version.ask(2, 100));
     let batch = version.take(100);
-    let inputs: Vec<_> = batch.iter().map(|task| task.input.clone()).collect();
+    let inputs: Vec<_> = batch.iter().map(|placed| placed.task.input.clone()).collect();
     assert_eq!(inputs, [input(1), input(2)]);
     // Also one that comes when the container has it.
     asking.push(version.ask(1, 100));
-    for task in batch {
+    for Placed { task, .. } in batch {
         let answer = if task.input == input(1) { "one" } else { "two" };
         task.answer(Ok(output(answer)));
     }
@@ -257,9 +250,9 @@ async fn a_flight_waits_at_the_earliest_deadline_of_those_who_joined_it() {
     let between = version.ask(2, 50);
     let hasty = version.ask(1, 10);
     let batch = version.take(1);
-    assert_eq!(batch[0].input, input(1));
+    assert_eq!(batch[0].task.input, input(1));
     assert_eq!(batch[0].deadline(), version.clock.now() + millis(10));
-    for task in batch {
+    for Placed { task, .. } in batch {
         task.answer(Ok(output("one")));
     }
     assert_eq!(hasty.await, Ok(output("one")));
@@ -296,7 +289,7 @@ async fn after_a_failure_the_flight_waits_at_the_latest_deadline_and_is_not_hast
     assert!(others.iter_mut().all(|asking| look(asking).is_none()));
     let _hasty = version.ask(1, 1);
     assert_eq!(version.queue.len(), 1);
-    assert_eq!(version.take_one().deadline(), start + millis(100));
+    assert_eq!(version.take(1)[0].deadline(), start + millis(100));
 }
 
 #[tokio::test(start_paused = true)]
@@ -529,7 +522,7 @@ fn check(version: &Version, asked: &[Asked<'_>]) -> Result<(), TestCaseError> {
 async fn whatever_happens(events: Vec<Event>) -> Result<(), TestCaseError> {
     let version = Version::queueing(4);
     let mut asked: Vec<Asked<'_>> = Vec::new();
-    let mut in_hand: Vec<Task> = Vec::new();
+    let mut in_hand = Batch::new();
     for event in events {
         match event {
             Event::Ask { number, millis } => asked.push(Asked {
@@ -542,7 +535,7 @@ async fn whatever_happens(events: Vec<Event>) -> Result<(), TestCaseError> {
             }
             Event::Take { size } => in_hand.extend(version.take(size)),
             Event::Answer { which, good } if !in_hand.is_empty() => {
-                let task = in_hand.remove(which.index(in_hand.len()));
+                let task = in_hand.remove(which.index(in_hand.len())).task;
                 let number = (0..3).find(|&number| input(number) == task.input).unwrap();
                 let outcome = if good {
                     Ok(output(&number.to_string()))

@@ -1,11 +1,43 @@
 use std::num::NonZeroU32;
 
-use futures::FutureExt;
-use skysail_core::batch::{FixedSize, LatencyModel, Learned};
-use skysail_proto::deployment::BatchSize;
+use std::time::Duration;
 
-use super::members::PROBE_INTERVAL;
+use futures::FutureExt;
+use skysail_core::batch::{FixedSize, LatencyModel, Learned, Overhead};
+use skysail_core::dispatch::Credit;
+
 use super::*;
+
+/// A replica of which nothing is known, with a credit.
+fn replica(stream: u64, max_batch: u32, max_bytes: usize) -> Dispatcher<Task> {
+    let policy = FixedSize::new(NonZeroU32::new(max_batch).unwrap());
+    with_credit(Dispatcher::new(stream, Box::new(policy), max_bytes))
+}
+
+fn with_credit(mut dispatcher: Dispatcher<Task>) -> Dispatcher<Task> {
+    let credit = Credit {
+        sequence: 1,
+        park: true,
+        alone: true,
+    };
+    dispatcher.grant(credit, at(0));
+    dispatcher
+}
+
+impl TaskQueue {
+    /// What such a replica is sent, up to so many queries.
+    pub(in crate::model) fn take(&self, size: u32, now: Instant) -> Batch {
+        self.take_within(size, usize::MAX, now)
+    }
+
+    fn take_within(&self, size: u32, max_bytes: usize, now: Instant) -> Batch {
+        let mut dispatcher = replica(0, size, max_bytes);
+        match self.step(&mut dispatcher, now) {
+            Step::Send(departure) => dispatcher.unsend(departure.id),
+            _ => Batch::new(),
+        }
+    }
+}
 
 fn queue(count: usize) -> TaskQueue {
     let bounds = Bounds {
@@ -21,13 +53,6 @@ fn at(nanos: u64) -> Instant {
 
 fn input() -> Input {
     Input::doubles(&[1.0])
-}
-
-fn take(queue: &TaskQueue, size: u32, max_bytes: usize) -> Vec<Task> {
-    let mut policy = FixedSize::new(NonZeroU32::new(size).unwrap());
-    let latency = LatencyModel::default();
-    let taker = Taker::without_history(&mut policy, &latency, at(0));
-    queue.take(Taker { max_bytes, ..taker }).tasks
 }
 
 #[test]
@@ -53,19 +78,19 @@ fn the_reason_at_the_deadline_says_how_far_the_query_got() {
     let waiting = queue.push(at(0), at(9), input()).unwrap();
     assert_eq!(waiting.expire().reason, DefaultReason::ExpiredInQueue);
     let sent = queue.push(at(0), at(9), input()).unwrap();
-    let batch = take(&queue, 1, usize::MAX);
+    let batch = queue.take(1, at(0));
     assert_eq!(sent.expire().reason, DefaultReason::LateReply);
-    assert!(batch[0].is_abandoned());
+    assert!(batch[0].task.is_abandoned());
 }
 
 #[tokio::test]
 async fn a_query_is_tried_again_after_its_replica_was_lost_but_only_once() {
     let queue = queue(10);
     let mut ticket = queue.push(at(0), at(9), input()).unwrap();
-    queue.put_back(take(&queue, 1, usize::MAX), Unanswered::NotSent);
-    queue.put_back(take(&queue, 1, usize::MAX), Unanswered::ReplicaLost);
+    queue.put_back(queue.take(1, at(0)), Unanswered::NotSent);
+    queue.put_back(queue.take(1, at(0)), Unanswered::ReplicaLost);
     assert_eq!(queue.len(), 1);
-    queue.put_back(take(&queue, 1, usize::MAX), Unanswered::ReplicaLost);
+    queue.put_back(queue.take(1, at(0)), Unanswered::ReplicaLost);
     assert!(queue.is_empty());
     let outcome = ticket.answer().await.unwrap();
     assert_eq!(outcome, Err(DefaultReason::ReplicaLost.into()));
@@ -76,7 +101,7 @@ fn a_query_put_back_still_belongs_to_its_asker() {
     let queue = queue(10);
     let lost = queue.push(at(0), at(9), input()).unwrap();
     let hung_up = queue.push(at(0), at(9), input()).unwrap();
-    queue.put_back(take(&queue, 2, usize::MAX), Unanswered::ReplicaLost);
+    queue.put_back(queue.take(2, at(0)), Unanswered::ReplicaLost);
     drop(hung_up);
     assert_eq!(queue.len(), 1, "hanging up frees the place");
     assert_eq!(lost.expire().reason, DefaultReason::ReplicaLost);
@@ -89,7 +114,7 @@ fn what_a_full_message_left_behind_expires_in_the_queue() {
     let mut tickets: Vec<_> = (0..2)
         .map(|_| queue.push(at(0), at(9), input()).unwrap())
         .collect();
-    assert_eq!(take(&queue, 8, 8).len(), 1);
+    assert_eq!(queue.take_within(8, 8, at(0)).len(), 1);
     assert_eq!(tickets.remove(1).expire().reason, DefaultReason::ExpiredInQueue);
 }
 
@@ -98,7 +123,7 @@ async fn a_closed_queue_answers_all_that_waits_and_whatever_comes() {
     let queue = queue(10);
     let mut waiting = queue.push(at(0), at(9), input()).unwrap();
     let mut sent = queue.push(at(0), at(9), input()).unwrap();
-    let batch = take(&queue, 1, usize::MAX);
+    let batch = queue.take(1, at(0));
     queue.close();
     assert_eq!(
         queue.push(at(0), at(9), input()).unwrap_err().reason,
@@ -114,9 +139,12 @@ async fn a_closed_queue_answers_all_that_waits_and_whatever_comes() {
 async fn demand_that_comes_while_a_batcher_looks_away_still_wakes_it() {
     let queue = queue(10);
     let demand = queue.demand();
-    assert_eq!(queue.waiting(at(0)), None);
+    let mut without_credit = Dispatcher::new(0, Box::new(FixedSize::new(NonZeroU32::MIN)), 1);
+    assert_eq!(queue.step(&mut without_credit, at(0)), Step::Wait);
     let _ticket = queue.push(at(0), at(9), input()).unwrap();
     demand.await;
+    let step = queue.step(&mut without_credit, at(0));
+    assert!(matches!(step, Step::Announce(_)), "{step:?}");
 }
 
 #[tokio::test]
@@ -128,7 +156,7 @@ async fn a_query_that_is_hastened_to_the_front_is_announced_and_taken_first() {
     let place = queue.hasten(hastened.place, at(1));
     demand.await;
     assert_eq!(queue.unanswered(place).reason, DefaultReason::ExpiredInQueue);
-    assert_eq!(take(&queue, 1, usize::MAX)[0].deadline(), at(1));
+    assert_eq!(queue.take(1, at(0))[0].deadline(), at(1));
     assert_eq!(queue.unanswered(place).reason, DefaultReason::LateReply);
     assert_eq!(
         queue.hasten(place, at(0)),
@@ -154,62 +182,11 @@ async fn what_has_expired_is_answered_when_the_next_batch_is_taken() {
     let queue = queue(10);
     let mut late = queue.push(at(0), at(0), input()).unwrap();
     let _in_time = queue.push(at(0), at(9), input()).unwrap();
-    assert_eq!(take(&queue, 8, usize::MAX).len(), 1);
+    assert_eq!(queue.take(8, at(0)).len(), 1);
     assert_eq!(
         late.answer().await.unwrap(),
         Err(DefaultReason::ExpiredInQueue.into())
     );
-}
-
-#[test]
-fn a_batch_stays_below_the_largest_message() {
-    let queue = queue(10);
-    let tickets: Vec<_> = (0..3)
-        .map(|_| queue.push(at(0), at(9), input()).unwrap())
-        .collect();
-    assert_eq!(take(&queue, 8, 16).len(), 2);
-    assert_eq!(
-        take(&queue, 8, 1).len(),
-        1,
-        "one that is larger still goes, alone"
-    );
-    drop(tickets);
-}
-
-fn member(queue: &TaskQueue, free: u64, alone: u64) {
-    queue.join(1, at(0));
-    let outlook = Other {
-        free: at(free),
-        alone: Duration::from_nanos(alone),
-    };
-    queue.expect(1, Some(outlook));
-}
-
-#[test]
-fn what_no_replica_can_answer_in_time_is_refused_on_arrival() {
-    let queue = queue(10);
-    member(&queue, 5, 10);
-    let _in_time = queue.push(at(0), at(15), input()).unwrap();
-    let refused = queue.push(at(0), at(14), input()).unwrap_err();
-    assert_eq!(refused.reason, DefaultReason::PredictedLate);
-    queue.join(2, at(0));
-    let _unknown_may_be_faster = queue.push(at(0), at(14), input()).unwrap();
-}
-
-#[test]
-fn while_no_replica_is_counted_on_queries_wait_for_one() {
-    let queue = queue(10);
-    member(&queue, 5, 10);
-    queue.expect(1, None);
-    let _may_still_be_answered = queue.push(at(0), at(14), input()).unwrap();
-    queue.join(2, at(0));
-    let outlook = Other {
-        free: at(5),
-        alone: Duration::from_nanos(10),
-    };
-    queue.expect(2, Some(outlook));
-    let refused = queue.push(at(0), at(14), input()).unwrap_err();
-    assert_eq!(refused.reason, DefaultReason::PredictedLate);
 }
 
 #[tokio::test]
@@ -221,48 +198,19 @@ async fn what_a_replica_leaves_to_others_wakes_them_once_and_not_itself_for_ever
     };
     for (stream, outlook) in [(1, outlook(0, 1000)), (2, outlook(0, 10))] {
         queue.join(stream, at(0));
-        queue.expect(stream, Some(outlook));
+        queue.expect(stream, outlook);
     }
     let _ticket = queue.push(at(0), at(100), input()).unwrap();
     queue.work().await;
     let mut latency = LatencyModel::default();
     latency.observe(1, Duration::from_nanos(1000), false);
-    let mut policy = Learned::new(NonZeroU32::MIN);
+    let policy = Box::new(Learned::new(NonZeroU32::MIN));
+    let slow = Dispatcher::new(1, policy, usize::MAX).with_latency(latency);
+    let mut slow = with_credit(slow.with_overhead(Overhead::NONE));
     for woken in [true, false] {
-        let taker = Taker {
-            stream: 1,
-            ..Taker::without_history(&mut policy, &latency, at(0))
-        };
-        assert!(queue.take(taker).tasks.is_empty());
+        assert_eq!(queue.step(&mut slow, at(0)), Step::Pass);
         assert_eq!(queue.work().now_or_never().is_some(), woken);
     }
-}
-
-#[test]
-fn policies_that_do_not_count_on_times_refuse_nothing_for_them() {
-    let bounds = Bounds {
-        count: 10,
-        bytes: 100,
-    };
-    let queue = TaskQueue::new(bounds, BatchSize::Aimd.into());
-    member(&queue, 5, 10);
-    assert!(queue.push(at(0), at(1), input()).is_ok());
-}
-
-#[test]
-fn an_idle_replica_is_tried_now_and_then_even_if_all_would_be_late() {
-    let queue = queue(10);
-    let interval = u64::try_from(PROBE_INTERVAL.as_nanos()).unwrap();
-    member(&queue, 0, 10 * interval);
-    let arrive = |now: u64| queue.push(at(now), at(now + interval), input());
-    let probe = arrive(0).unwrap();
-    assert_eq!(arrive(1).unwrap_err().reason, DefaultReason::PredictedLate);
-    drop(probe);
-    assert_eq!(
-        arrive(interval - 1).unwrap_err().reason,
-        DefaultReason::PredictedLate
-    );
-    assert!(arrive(interval).is_ok());
 }
 
 #[tokio::test]
@@ -272,7 +220,7 @@ async fn what_is_left_wakes_another_batcher() {
         .map(|_| queue.push(at(0), at(9), input()).unwrap())
         .collect();
     queue.work().await;
-    take(&queue, 1, usize::MAX);
+    queue.take(1, at(0));
     queue.work().await;
 }
 

@@ -1,29 +1,9 @@
-//! The replicas that take from a queue, as far as each other and those who ask want to know.
+//! The replicas that take from a waiting room, as far as each other and those who ask want to know.
 
 use std::time::Duration;
 
-use skysail_core::batch::Other;
-use skysail_core::time::Instant;
-use skysail_proto::deployment::BatchSize;
-
-/// What is let into a queue.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Admission {
-    /// Whatever there is room for.
-    Any,
-    /// What a replica can answer in time, as far as is known.
-    InTime,
-}
-
-impl From<BatchSize> for Admission {
-    /// Only learned batching counts on batch times; the other policies give up what has expired, no more.
-    fn from(batch_size: BatchSize) -> Self {
-        match batch_size {
-            BatchSize::Adaptive => Self::InTime,
-            BatchSize::Aimd | BatchSize::Fixed(_) => Self::Any,
-        }
-    }
-}
+use crate::batch::Other;
+use crate::time::Instant;
 
 /// Queries that would be late with every replica are let through at least this often while one is idle:
 /// that is how a model that has become faster is noticed.
@@ -32,12 +12,12 @@ pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 /// A replica.
 #[derive(Clone, Copy, Debug)]
 struct Member {
-    stream: u64,
+    replica: u64,
     /// None while it is not counted on.
     outlook: Option<Other>,
 }
 
-/// All replicas of one queue.
+/// All replicas of one waiting room.
 #[derive(Debug, Default)]
 pub(super) struct Members {
     all: Vec<Member>,
@@ -49,41 +29,46 @@ pub(super) struct Members {
 
 impl Members {
     /// One more, of which nothing is known.
-    pub(super) fn join(&mut self, stream: u64, now: Instant) {
+    pub(super) fn join(&mut self, replica: u64, now: Instant) {
         let outlook = Other {
             free: now,
             alone: Duration::ZERO,
         };
         self.all.push(Member {
-            stream,
+            replica,
             outlook: Some(outlook),
         });
     }
 
     /// One less.
-    pub(super) fn leave(&mut self, stream: u64) {
-        self.all.retain(|member| member.stream != stream);
+    pub(super) fn leave(&mut self, replica: u64) {
+        self.all.retain(|member| member.replica != replica);
     }
 
     /// What is now expected of one; none: it is not counted on.
-    pub(super) fn expect(&mut self, stream: u64, outlook: Option<Other>) {
-        let found = self.all.iter_mut().find(|member| member.stream == stream);
+    pub(super) fn expect(&mut self, replica: u64, outlook: Option<Other>) {
+        let found = self.all.iter_mut().find(|member| member.replica == replica);
         if let Some(member) = found {
             member.outlook = outlook;
         }
     }
 
-    /// What is expected of the others.
-    pub(super) fn others(&mut self, stream: u64) -> &[Other] {
+    /// What is expected of the others. One that should be free by now is free now, and no earlier: a batch
+    /// cannot start there in the past.
+    pub(super) fn others(&mut self, replica: u64, now: Instant) -> &[Other] {
         self.others.clear();
-        let others = self.all.iter().filter(|member| member.stream != stream);
-        self.others.extend(others.filter_map(|member| member.outlook));
+        let others = self.all.iter().filter(|member| member.replica != replica);
+        let outlooks = others.filter_map(|member| member.outlook);
+        self.others.extend(outlooks.map(|other| Other {
+            free: other.free.max(now),
+            ..other
+        }));
         &self.others
     }
 
     /// Whether another is expected to be free.
-    pub(super) fn is_another_idle(&mut self, stream: u64, now: Instant) -> bool {
-        self.others(stream).iter().any(|other| other.free <= now)
+    pub(super) fn is_another_idle(&mut self, replica: u64, now: Instant) -> bool {
+        self.others(replica, now).iter().any(|other| other.free <= now)
     }
 
     /// Whether no replica is expected to answer by `deadline`, even at once and alone. Of such queries one is

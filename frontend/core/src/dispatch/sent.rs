@@ -3,34 +3,33 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use skysail_core::batch::Patience;
-use skysail_core::time::Instant;
-
-use super::queue::Task;
+use crate::batch::Patience;
+use crate::queue::Placed;
+use crate::time::Instant;
 
 /// A batch that was sent.
 #[derive(Debug)]
-pub(super) struct SentBatch {
+pub struct SentBatch<T> {
     /// Its queries; none once they were handed back.
-    pub(super) tasks: Vec<Task>,
+    pub batch: Vec<Placed<T>>,
     /// How many inputs it has.
-    pub(super) size: usize,
+    pub size: usize,
     /// Whether queries were left waiting or given up when it was sized.
     pub(super) pressed: bool,
     /// When it left.
     pub(super) sent_at: Instant,
     /// When the container is expected to be done with it.
-    pub(super) expected_end: Instant,
+    expected_end: Instant,
     /// When it is overdue.
-    pub(super) overdue_at: Instant,
+    overdue_at: Instant,
     /// When the replica is given up for it.
-    pub(super) hung_at: Instant,
+    hung_at: Instant,
 }
 
 /// A batch that leaves now.
-pub(super) struct Outgoing {
+pub(super) struct Outgoing<T> {
     /// Its queries.
-    pub(super) tasks: Vec<Task>,
+    pub(super) batch: Vec<Placed<T>>,
     /// See [`SentBatch::pressed`].
     pub(super) pressed: bool,
     /// Now.
@@ -43,32 +42,51 @@ pub(super) struct Outgoing {
     pub(super) patience: Patience,
 }
 
-impl From<Outgoing> for SentBatch {
-    fn from(batch: Outgoing) -> Self {
+impl<T> From<Outgoing<T>> for SentBatch<T> {
+    fn from(outgoing: Outgoing<T>) -> Self {
         Self {
-            size: batch.tasks.len(),
-            tasks: batch.tasks,
-            pressed: batch.pressed,
-            sent_at: batch.now,
-            expected_end: batch.start + batch.expected,
-            overdue_at: batch.start + batch.patience.overdue,
-            hung_at: batch.start + batch.patience.hung,
+            size: outgoing.batch.len(),
+            batch: outgoing.batch,
+            pressed: outgoing.pressed,
+            sent_at: outgoing.now,
+            expected_end: outgoing.start + outgoing.expected,
+            overdue_at: outgoing.start + outgoing.patience.overdue,
+            hung_at: outgoing.start + outgoing.patience.hung,
         }
     }
 }
 
 /// All of them, in the order in which the container takes them. There are at most a few.
-#[derive(Debug, Default)]
-pub(super) struct Sent {
-    batches: BTreeMap<u64, SentBatch>,
+#[derive(Debug)]
+pub(super) struct Sent<T> {
+    batches: BTreeMap<u64, SentBatch<T>>,
+    /// The number of the next.
+    next: u64,
 }
 
-impl Sent {
-    pub(super) fn insert(&mut self, id: u64, batch: Outgoing) {
+impl<T> Default for Sent<T> {
+    fn default() -> Self {
+        Self {
+            batches: BTreeMap::new(),
+            next: 1,
+        }
+    }
+}
+
+impl<T> Sent<T> {
+    /// Keeps a batch that leaves now; returns its number.
+    pub(super) fn insert(&mut self, batch: Outgoing<T>) -> u64 {
+        let id = self.next;
+        self.next += 1;
         self.batches.insert(id, batch.into());
+        id
     }
 
-    pub(super) fn remove(&mut self, id: u64) -> Option<SentBatch> {
+    pub(super) fn get(&self, id: u64) -> Option<&SentBatch<T>> {
+        self.batches.get(&id)
+    }
+
+    pub(super) fn remove(&mut self, id: u64) -> Option<SentBatch<T>> {
         self.batches.remove(&id)
     }
 
@@ -76,42 +94,39 @@ impl Sent {
         self.batches.is_empty()
     }
 
+    /// All queries in it.
+    pub(super) fn queries(&self) -> impl Iterator<Item = &Placed<T>> {
+        self.batches.values().flat_map(|sent| &sent.batch)
+    }
+
     /// When the container is expected to be done with all of them; `now` if it should be.
     pub(super) fn free_at(&self, now: Instant) -> Instant {
         let last = self.batches.values().next_back();
-        last.map_or(now, |batch| batch.expected_end.max(now))
-    }
-
-    /// Whether nobody waits for anything that the container holds.
-    pub(super) fn owes_nothing(&self) -> bool {
-        let mut tasks = self.batches.values().flat_map(|batch| &batch.tasks);
-        tasks.all(Task::is_abandoned)
+        last.map_or(now, |sent| sent.expected_end.max(now))
     }
 
     /// Whether the container has had a batch for too long to be sent another.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
-        self.batches.values().any(|batch| batch.overdue_at <= now)
+        self.batches.values().any(|sent| sent.overdue_at <= now)
     }
 
     /// Whether it is to be given up.
     pub(super) fn is_hung(&self, now: Instant) -> bool {
-        self.batches.values().any(|batch| batch.hung_at <= now)
+        self.batches.values().any(|sent| sent.hung_at <= now)
     }
 
     /// When to look whether a batch is overdue or, once one is, whether the replica hangs.
     pub(super) fn next_look(&self, is_overdue: bool) -> Option<Instant> {
-        let point = |batch: &SentBatch| match is_overdue {
-            true => batch.hung_at,
-            false => batch.overdue_at,
+        let point = |sent: &SentBatch<T>| match is_overdue {
+            true => sent.hung_at,
+            false => sent.overdue_at,
         };
         self.batches.values().map(point).min()
     }
 
     /// Takes all queries out. Their batches stay: the container may still answer them.
-    pub(super) fn hand_back(&mut self) -> Vec<Task> {
+    pub(super) fn hand_back(&mut self) -> Vec<Placed<T>> {
         let batches = self.batches.values_mut();
-        batches
-            .flat_map(|batch| std::mem::take(&mut batch.tasks))
-            .collect()
+        batches.flat_map(|sent| std::mem::take(&mut sent.batch)).collect()
     }
 }

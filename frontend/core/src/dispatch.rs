@@ -1,0 +1,354 @@
+//! What one replica is sent next, and what becomes of what it was sent.
+//!
+//! A [`Dispatcher`] is one frontend's side of one replica. It holds the credits that the container granted and the
+//! batches that are in its hands, and has learned what those take. At every event of the stream, and when
+//! something came to the [`WaitingRoom`], it is asked for the next [`Step`]; whoever asks carries it out.
+
+use std::time::Duration;
+
+use crate::batch::{BatchPolicy, LatencyModel, Other, Overhead, Patience, Pause};
+use crate::queue::Placed;
+use crate::time::Instant;
+use crate::waiting_room::{Taken, Taker, WaitingRoom};
+
+mod credits;
+mod sent;
+
+pub use credits::Credit;
+use credits::InHand;
+pub use sent::SentBatch;
+use sent::{Outgoing, Sent};
+
+/// What to do now.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// Send this batch, then ask again.
+    Send(Departure),
+    /// Nothing is to be sent: return the credits that [`Dispatcher::unparked_credit`] gives.
+    Pass,
+    /// Say that queries wait for a credit.
+    Announce(Demand),
+    /// Nothing.
+    Wait,
+}
+
+/// A batch that leaves. [`Dispatcher::queries`] are its queries.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Departure {
+    /// Its number: batches of one replica count up from 1.
+    pub id: u64,
+    /// The credit that it is sent against.
+    pub credit: u64,
+    /// How long that was held.
+    pub credit_held: Duration,
+    /// How long the model is expected to take, if that is known.
+    pub predicted: Option<Duration>,
+}
+
+/// Queries that wait for a credit.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Demand {
+    /// How many.
+    pub queued: usize,
+    /// Time left until the earliest deadline.
+    pub earliest_budget: Duration,
+}
+
+/// A step, and what came of it for those who wait.
+#[derive(Debug)]
+pub struct Turn<T> {
+    /// What to do.
+    pub step: Step,
+    /// What is to be answered with a default output, for the reason that [`Placed::given_up`] says.
+    pub given_up: Vec<Placed<T>>,
+    /// Whether another replica that can take a batch is to be asked, too.
+    pub wake_another: bool,
+}
+
+impl<T> From<Step> for Turn<T> {
+    fn from(step: Step) -> Self {
+        Self {
+            step,
+            given_up: Vec::new(),
+            wake_another: false,
+        }
+    }
+}
+
+/// How a batch was answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// How many inputs the model's time is the time of; none if it failed on the batch.
+    pub worked_on: usize,
+    /// How long the model took.
+    pub took: Duration,
+    /// How long the batch was inside the container.
+    pub inside: Duration,
+}
+
+/// A batch that came back.
+#[derive(Debug)]
+pub struct Answered<T> {
+    /// The batch.
+    pub sent: SentBatch<T>,
+    /// Whether its time was learned from.
+    pub learned: bool,
+}
+
+/// One frontend's side of one replica. See the module.
+pub struct Dispatcher<T> {
+    replica: u64,
+    policy: Box<dyn BatchPolicy>,
+    max_bytes: usize,
+    /// What was learned of its batch times.
+    latency: LatencyModel,
+    /// What was learned of the way there and back.
+    overhead: Overhead,
+    /// What was learned of how long other frontends keep the container.
+    pause: Pause,
+    credits: InHand,
+    sent: Sent<T>,
+    /// The earliest deadline announced since the last credit: less urgent demand is not worth a message.
+    announced: Option<Instant>,
+    /// Whether a batch is overdue: none is sent until it is answered.
+    overdue: bool,
+}
+
+impl<T> Dispatcher<T> {
+    /// One that knows nothing yet. Its batches hold at most so many bytes of inputs.
+    pub fn new(replica: u64, policy: Box<dyn BatchPolicy>, max_bytes: usize) -> Self {
+        Self {
+            replica,
+            policy,
+            max_bytes,
+            latency: LatencyModel::default(),
+            overhead: Overhead::default(),
+            pause: Pause::default(),
+            credits: InHand::default(),
+            sent: Sent::default(),
+            announced: None,
+            overdue: false,
+        }
+    }
+
+    /// The same, with what is known of its batch times.
+    #[must_use]
+    pub fn with_latency(self, latency: LatencyModel) -> Self {
+        Self { latency, ..self }
+    }
+
+    /// The same, with what is known of the way there and back.
+    #[must_use]
+    pub fn with_overhead(self, overhead: Overhead) -> Self {
+        Self { overhead, ..self }
+    }
+
+    /// What was learned of its batch times.
+    pub fn latency(&self) -> &LatencyModel {
+        &self.latency
+    }
+
+    /// The container granted a credit. What is left then is announced anew.
+    pub fn grant(&mut self, credit: Credit, now: Instant) {
+        self.credits.grant(credit, now);
+    }
+
+    /// The container wants a credit back if it is not used: another frontend has a use for it.
+    pub fn recall(&mut self, sequence: u64) {
+        self.credits.recall(sequence);
+    }
+
+    /// The container is going, and takes no more batches.
+    pub fn stop(&mut self) {
+        self.credits.clear();
+    }
+
+    /// Whether a credit is in hand.
+    pub fn holds_credit(&self) -> bool {
+        !self.credits.is_empty()
+    }
+
+    /// Whether a batch may be sent.
+    pub fn takes_work(&self) -> bool {
+        self.holds_credit() && !self.overdue
+    }
+
+    /// Whether [`Self::step`] depends on what waits, as things stand.
+    pub fn looks_at_the_room(&self) -> bool {
+        self.takes_work() || self.credits.wants_demand()
+    }
+
+    /// What to do now.
+    pub fn step(&mut self, room: &mut WaitingRoom<T>, now: Instant) -> Turn<T> {
+        match self.takes_work() {
+            true => self.take(room, now),
+            false => self.announce(room, now).into(),
+        }
+    }
+
+    fn take(&mut self, room: &mut WaitingRoom<T>, now: Instant) -> Turn<T> {
+        self.announced = None;
+        let start = self.sent.free_at(now);
+        let taker = Taker {
+            replica: self.replica,
+            policy: &mut *self.policy,
+            latency: &self.latency,
+            start,
+            overhead: self.overhead.allowance(),
+            pause: self.pause.expected(),
+            max_bytes: self.max_bytes,
+        };
+        let Taken {
+            batch,
+            pressed,
+            given_up,
+            wake_another,
+        } = room.take(now, taker);
+        let step = self.depart(batch, pressed, now);
+        Turn {
+            step,
+            given_up,
+            wake_another,
+        }
+    }
+
+    fn depart(&mut self, batch: Vec<Placed<T>>, pressed: bool, now: Instant) -> Step {
+        if batch.is_empty() {
+            self.pause.passes();
+            return Step::Pass;
+        }
+        let Some((credit, since)) = self.credits.pop() else {
+            unreachable!("a batch is taken against a credit only");
+        };
+        let predicted = self.latency.predict(batch.len());
+        let id = self.sent.insert(Outgoing {
+            patience: Patience::with(&self.latency, batch.len()),
+            batch,
+            pressed,
+            now,
+            start: self.sent.free_at(now),
+            expected: predicted.unwrap_or_default(),
+        });
+        self.pause.ends(now);
+        Step::Send(Departure {
+            id,
+            credit: credit.sequence,
+            credit_held: now.saturating_since(since),
+            predicted,
+        })
+    }
+
+    /// Tells a container that grants no credit what waits here, if that has become more urgent and the container
+    /// has a use for it.
+    fn announce(&mut self, room: &WaitingRoom<T>, now: Instant) -> Step {
+        let Some(first) = room.first().filter(|_| self.credits.wants_demand()) else {
+            return Step::Wait;
+        };
+        let earliest = first.deadline();
+        if self.announced.is_some_and(|announced| announced <= earliest) {
+            return Step::Wait;
+        }
+        self.announced = Some(earliest);
+        Step::Announce(Demand {
+            queued: room.len(),
+            earliest_budget: earliest.saturating_since(now),
+        })
+    }
+
+    /// Takes out a credit that there is no work for and that may not be kept; returns its number.
+    pub fn unparked_credit(&mut self) -> Option<u64> {
+        self.credits.pop_unparked().map(|credit| credit.sequence)
+    }
+
+    /// The queries of a batch.
+    pub fn queries(&self, id: u64) -> &[Placed<T>] {
+        self.sent.get(id).map_or(&[], |sent| &sent.batch)
+    }
+
+    /// Takes back a batch that could not be sent.
+    pub fn unsend(&mut self, id: u64) -> Vec<Placed<T>> {
+        self.sent.remove(id).map(|sent| sent.batch).unwrap_or_default()
+    }
+
+    /// Takes a batch out that was answered, and learns from it. Only what the model really worked on says how
+    /// long it takes. [`Self::report`] is to follow.
+    pub fn answered(&mut self, id: u64, answer: Answer, now: Instant) -> Option<Answered<T>> {
+        let sent = self.sent.remove(id)?;
+        let worked_on = answer.worked_on.min(sent.size);
+        if worked_on > 0 {
+            self.policy.observe(worked_on, answer.took);
+            self.latency.observe(worked_on, answer.took, sent.pressed);
+        }
+        self.overhead
+            .observe(now.saturating_since(sent.sent_at), answer.inside);
+        self.look(now);
+        Some(Answered {
+            sent,
+            learned: worked_on > 0,
+        })
+    }
+
+    /// Lets the others that take from the room know what is expected of this replica, once a batch was answered.
+    pub fn report(&mut self, room: &mut WaitingRoom<T>, now: Instant) {
+        if !self.overdue {
+            room.expect(self.replica, Some(self.outlook(now)));
+        }
+        if self.sent.is_empty() {
+            self.pause.begins(now, !room.is_empty());
+        }
+    }
+
+    /// When it is expected to be free, and what a batch of one takes then.
+    pub fn outlook(&self, now: Instant) -> Other {
+        Other {
+            free: self.sent.free_at(now),
+            alone: self.latency.predict(1).unwrap_or_default(),
+        }
+    }
+
+    /// Looks whether a batch is overdue.
+    pub fn look(&mut self, now: Instant) {
+        self.overdue = self.sent.is_overdue(now);
+    }
+
+    /// When to look again.
+    pub fn next_look(&self) -> Option<Instant> {
+        self.sent.next_look(self.overdue)
+    }
+
+    /// Whether a batch was overdue when that was last looked at.
+    pub fn is_overdue(&self) -> bool {
+        self.overdue
+    }
+
+    /// Whether the replica is to be given up.
+    pub fn is_hung(&self, now: Instant) -> bool {
+        self.sent.is_hung(now)
+    }
+
+    /// While a batch is overdue nobody counts on the replica; what it holds is for the others then, if `others_ready`
+    /// is not 0, and returned. The others are not to leave to it what comes back.
+    pub fn hand_over(&mut self, room: &mut WaitingRoom<T>, others_ready: usize) -> Vec<Placed<T>> {
+        if !self.overdue {
+            return Vec::new();
+        }
+        room.expect(self.replica, None);
+        match others_ready {
+            0 => Vec::new(),
+            _ => self.sent.hand_back(),
+        }
+    }
+
+    /// All queries that the container holds.
+    pub fn held(&self) -> impl Iterator<Item = &Placed<T>> {
+        self.sent.queries()
+    }
+
+    /// Takes all queries out that the container holds: it is lost.
+    pub fn hand_back(&mut self) -> Vec<Placed<T>> {
+        self.sent.hand_back()
+    }
+}
+
+#[cfg(test)]
+mod tests;

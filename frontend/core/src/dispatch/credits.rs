@@ -1,0 +1,65 @@
+//! The credits that a container granted and that are not used yet. Each is good for one batch.
+
+use std::collections::VecDeque;
+
+use crate::time::Instant;
+
+/// A credit.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Credit {
+    /// Its number.
+    pub sequence: u64,
+    /// Whether it may be kept while there is no work.
+    pub park: bool,
+    /// Whether the container knows no other frontend: its next credit then comes without word of demand.
+    pub alone: bool,
+}
+
+/// Those in hand.
+#[derive(Debug, Default)]
+pub(super) struct InHand {
+    /// Each with when it came.
+    credits: VecDeque<(Credit, Instant)>,
+    /// Whether the container last said that it knows no other frontend.
+    alone: bool,
+}
+
+impl InHand {
+    pub(super) fn grant(&mut self, credit: Credit, now: Instant) {
+        self.alone = credit.alone;
+        self.credits.push_back((credit, now));
+    }
+
+    /// The container knows another frontend now, and wants this one back if it is not used.
+    pub(super) fn recall(&mut self, sequence: u64) {
+        self.alone = false;
+        let recalled = |(credit, _): &&mut (Credit, Instant)| credit.sequence == sequence;
+        for (credit, _) in self.credits.iter_mut().filter(recalled) {
+            credit.park = false;
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.credits.is_empty()
+    }
+
+    /// Whether the container has a use for word of demand.
+    pub(super) fn wants_demand(&self) -> bool {
+        !self.alone
+    }
+
+    /// The oldest, to be used, with when it came.
+    pub(super) fn pop(&mut self) -> Option<(Credit, Instant)> {
+        self.credits.pop_front()
+    }
+
+    /// One that may not be parked.
+    pub(super) fn pop_unparked(&mut self) -> Option<Credit> {
+        let index = self.credits.iter().position(|(credit, _)| !credit.park)?;
+        self.credits.remove(index).map(|(credit, _)| credit)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.credits.clear();
+    }
+}

@@ -1,0 +1,343 @@
+//! The queries of one version that wait for a replica: who is let in, who is taken when, and who is given up.
+//!
+//! A [`WaitingRoom`] knows what waits, when queries came lately, and when each replica is expected to be free.
+//! A replica that can take a batch asks [`WaitingRoom::take`], by way of its [`crate::dispatch::Dispatcher`].
+//! Whoever shares a room between tasks locks it, and wakes those whom it says are to be woken.
+
+use std::time::Duration;
+
+use skysail_proto::deployment::BatchSize;
+
+use crate::arrivals::Arrivals;
+use crate::batch::{BatchPolicy, LatencyModel, Other, Situation};
+use crate::query::DefaultReason;
+use crate::queue::{Bounds, DeadlineQueue, Deadlines, Full, Place, Placed, Section};
+use crate::time::Instant;
+
+mod members;
+
+use members::Members;
+
+/// At most one such part of what queries are given is allowed for the way to the replica and back.
+const MOST_OVERHEAD: u32 = 4;
+
+/// What is let in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Admission {
+    /// Whatever there is room for.
+    Any,
+    /// What a replica can answer in time, as far as is known.
+    InTime,
+}
+
+impl From<BatchSize> for Admission {
+    /// Only learned batching counts on batch times; the other policies give up what has expired, no more.
+    fn from(batch_size: BatchSize) -> Self {
+        match batch_size {
+            BatchSize::Adaptive => Self::InTime,
+            BatchSize::Aimd | BatchSize::Fixed(_) => Self::Any,
+        }
+    }
+}
+
+/// What happened to a batch that comes back unanswered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unanswered {
+    /// It never left: its queries lose nothing.
+    NotSent,
+    /// Its replica was lost with it, or has it far longer than expected. A query gets a second try, no third:
+    /// a poison query would otherwise kill every replica in turn.
+    ReplicaLost,
+}
+
+/// A replica that can take a batch.
+pub struct Taker<'a> {
+    /// Which.
+    pub replica: u64,
+    /// Decides.
+    pub policy: &'a mut dyn BatchPolicy,
+    /// What is known of its batch times.
+    pub latency: &'a LatencyModel,
+    /// When it is expected to start on the batch.
+    pub start: Instant,
+    /// What to allow for the way there and back.
+    pub overhead: Duration,
+    /// How long other frontends' batches are expected to keep it between two from here.
+    pub pause: Duration,
+    /// The most bytes of inputs.
+    pub max_bytes: usize,
+}
+
+/// What came of it when a replica could take a batch.
+#[derive(Debug)]
+pub struct Taken<T> {
+    /// The batch, earliest deadline first; may be empty.
+    pub batch: Vec<Placed<T>>,
+    /// Whether queries were left waiting or given up.
+    pub pressed: bool,
+    /// What is to be answered with a default output, for the reason that [`Placed::given_up`] says.
+    pub given_up: Vec<Placed<T>>,
+    /// Whether another replica that can take a batch is to be asked, too.
+    pub wake_another: bool,
+}
+
+impl<T> Default for Taken<T> {
+    fn default() -> Self {
+        Self {
+            batch: Vec::new(),
+            pressed: false,
+            given_up: Vec::new(),
+            wake_another: false,
+        }
+    }
+}
+
+/// A query that waits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Seat {
+    /// Where.
+    pub place: Place,
+    /// Whether it is more urgent than all that waited before it: replicas without a credit announce that.
+    pub is_first: bool,
+}
+
+/// A query that is not let in, and why.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Refused<T> {
+    /// The reason.
+    pub reason: DefaultReason,
+    /// What was to wait.
+    pub task: T,
+}
+
+impl<T> Placed<T> {
+    /// Why it is given up at `now`: because its deadline has passed, or because it would.
+    pub fn given_up(&self, now: Instant) -> DefaultReason {
+        match (self.lost_before, self.deadline() <= now) {
+            (true, _) => DefaultReason::ReplicaLost,
+            (false, true) => DefaultReason::ExpiredInQueue,
+            (false, false) => DefaultReason::PredictedLate,
+        }
+    }
+}
+
+/// The waiting room of one version. See the module.
+#[derive(Debug)]
+pub struct WaitingRoom<T> {
+    queue: DeadlineQueue<T>,
+    arrivals: Arrivals,
+    /// The replicas that take from here.
+    members: Members,
+    admission: Admission,
+    /// Its version is gone: nobody will take anything from here.
+    closed: bool,
+    /// Whether something came since a replica that took nothing last woke another.
+    changed: bool,
+}
+
+impl<T> WaitingRoom<T> {
+    /// An empty one.
+    pub fn new(bounds: Bounds, admission: Admission) -> Self {
+        Self {
+            queue: DeadlineQueue::new(bounds),
+            arrivals: Arrivals::default(),
+            members: Members::default(),
+            admission,
+            closed: false,
+            changed: false,
+        }
+    }
+
+    /// A replica takes batches from here from now on.
+    pub fn join(&mut self, replica: u64, now: Instant) {
+        self.members.join(replica, now);
+    }
+
+    /// It does so no more. What was left for it is for the others again.
+    pub fn leave(&mut self, replica: u64) {
+        self.members.leave(replica);
+        self.changed = true;
+    }
+
+    /// What is now expected of a replica; none: it is not counted on until something is.
+    pub fn expect(&mut self, replica: u64, outlook: Option<Other>) {
+        self.members.expect(replica, outlook);
+    }
+
+    /// Lets a query wait whose input is of `bytes` bytes. One that no replica can answer in time is refused: that
+    /// is known, and said, at once.
+    pub fn enter(
+        &mut self,
+        now: Instant,
+        deadline: Instant,
+        bytes: usize,
+        task: T,
+    ) -> Result<Seat, Refused<T>> {
+        let refuse = |reason, task| Err(Refused { reason, task });
+        if self.closed {
+            return refuse(DefaultReason::NoReplica, task);
+        }
+        self.arrivals.record(now, deadline.saturating_since(now));
+        if self.is_hopeless(now, deadline) {
+            return refuse(DefaultReason::PredictedLate, task);
+        }
+        let is_first = self.is_first(deadline);
+        self.changed = true;
+        match self.queue.push(deadline, bytes, task) {
+            Ok(place) => Ok(Seat { place, is_first }),
+            Err(Full(task)) => refuse(DefaultReason::QueueFull, task),
+        }
+    }
+
+    fn is_hopeless(&mut self, now: Instant, deadline: Instant) -> bool {
+        let nothing_waits = self.queue.is_empty();
+        self.admission == Admission::InTime && self.members.is_hopeless(now, deadline, nothing_waits)
+    }
+
+    fn is_first(&self, deadline: Instant) -> bool {
+        self.queue.earliest().is_none_or(|earliest| deadline < earliest)
+    }
+
+    /// Lets queries wait again that were not answered, each in its old place; returns those that are given up,
+    /// because their replicas were lost.
+    pub fn put_back(
+        &mut self,
+        batch: impl IntoIterator<Item = Placed<T>>,
+        why: Unanswered,
+    ) -> Vec<Placed<T>> {
+        let lost = why == Unanswered::ReplicaLost;
+        self.changed = true;
+        let mut given_up = Vec::new();
+        for mut placed in batch {
+            if self.closed || (lost && placed.lost_before) {
+                given_up.push(placed);
+                continue;
+            }
+            placed.lost_before |= lost;
+            self.queue.put_back(placed);
+        }
+        given_up
+    }
+
+    /// Takes the next batch as the taker's policy decides.
+    pub fn take(&mut self, now: Instant, mut taker: Taker<'_>) -> Taken<T> {
+        let mut taken = self.decide(now, &mut taker);
+        if taken.batch.is_empty() {
+            taken.wake_another = self.passes_on(taker.replica, now);
+            return taken;
+        }
+        taken.wake_another = !self.queue.is_empty();
+        if let Some(took) = taker.latency.predict(taken.batch.len()) {
+            let free = taker.start + took;
+            let alone = taker.latency.predict(1).unwrap_or_default();
+            self.members.expect(taker.replica, Some(Other { free, alone }));
+        }
+        taken
+    }
+
+    /// Asks the policy until there is a batch, or nothing more to give up.
+    fn decide(&mut self, now: Instant, taker: &mut Taker<'_>) -> Taken<T> {
+        let situation = Situation {
+            start: self.expected_start(now, taker),
+            arrivals: &self.arrivals,
+            latency: taker.latency,
+            others: self.members.others(taker.replica, now),
+            pause: taker.pause,
+        };
+        let mut taken = Taken::default();
+        while !self.queue.is_empty() {
+            let decision = taker.policy.decide(&self.queue, &situation);
+            taken.pressed = decision.take < self.queue.len();
+            let given_up = std::iter::from_fn(|| self.queue.pop()).take(decision.give_up);
+            taken.given_up.extend(given_up);
+            if decision.take > 0 {
+                taken.batch = self.queue.cut(Section {
+                    leave: decision.leave,
+                    take: decision.take,
+                    max_bytes: taker.max_bytes,
+                });
+            }
+            if decision.take > 0 || decision.give_up == 0 {
+                break;
+            }
+        }
+        taken
+    }
+
+    /// What a policy that counts on batch times is to take for the time at which the batch starts. What is due
+    /// must have left the replica a little earlier. Of that no more is allowed for than a part of what queries
+    /// are given: with more none would ever be sent, and nothing learned of the way.
+    fn expected_start(&self, now: Instant, taker: &Taker<'_>) -> Instant {
+        if !taker.policy.counts_on_times() {
+            return now;
+        }
+        let budget = self.arrivals.mean_budget().unwrap_or_default();
+        taker.start + taker.overhead.min(budget / MOST_OVERHEAD)
+    }
+
+    /// Whether a replica that leaves all to others shall pass on what woke it: another may be waiting for it.
+    /// Once for what came: it may be the only one that waits, and would wake itself for ever.
+    fn passes_on(&mut self, replica: u64, now: Instant) -> bool {
+        let changed = std::mem::take(&mut self.changed);
+        changed && !self.queue.is_empty() && self.members.is_another_idle(replica, now)
+    }
+
+    /// Lets nobody in any more, because the version is gone; returns all that waits.
+    pub fn close(&mut self) -> Vec<Placed<T>> {
+        self.closed = true;
+        std::iter::from_fn(|| self.queue.pop()).collect()
+    }
+
+    /// Moves a query to an earlier deadline, if it still waits.
+    pub fn hasten(&mut self, place: Place, deadline: Instant) -> Option<Seat> {
+        let hastened = self.queue.remove(place)?.moved_to(deadline);
+        let seat = Seat {
+            place: hastened.place(),
+            is_first: self.is_first(deadline),
+        };
+        self.queue.put_back(hastened);
+        Some(seat)
+    }
+
+    /// Takes a query out, if it still waits.
+    pub fn remove(&mut self, place: Place) -> Option<Placed<T>> {
+        self.queue.remove(place)
+    }
+
+    /// Why the query that waits, or waited last, at this place is not answered by its deadline.
+    pub fn unanswered(&self, place: Place) -> DefaultReason {
+        match self.queue.lost_before(place) {
+            Some(true) => DefaultReason::ReplicaLost,
+            Some(false) => DefaultReason::ExpiredInQueue,
+            None => DefaultReason::LateReply,
+        }
+    }
+
+    /// Whether the query at this place still waits.
+    pub fn holds(&self, place: Place) -> bool {
+        self.queue.get(place).is_some()
+    }
+
+    /// Where the most urgent query waits.
+    pub fn first(&self) -> Option<Place> {
+        self.queue.first()
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// How many came so far, also those that were refused.
+    pub fn arrived(&self) -> u64 {
+        self.arrivals.total()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,311 @@
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use proptest::prelude::*;
+
+use super::members::PROBE_INTERVAL;
+use super::*;
+use crate::batch::{FixedSize, Learned, policy_for};
+
+fn room(admission: Admission) -> WaitingRoom<u32> {
+    let bounds = Bounds {
+        count: 10,
+        bytes: 1000,
+    };
+    WaitingRoom::new(bounds, admission)
+}
+
+fn at(nanos: u64) -> Instant {
+    Instant::from_nanos(nanos)
+}
+
+fn outlook(free: u64, alone: u64) -> Other {
+    Other {
+        free: at(free),
+        alone: Duration::from_nanos(alone),
+    }
+}
+
+/// A room with a replica that is free then, and takes so long for one.
+fn room_with(free: u64, alone: u64, admission: Admission) -> WaitingRoom<u32> {
+    let mut room = room(admission);
+    room.join(1, at(0));
+    room.expect(1, Some(outlook(free, alone)));
+    room
+}
+
+fn refusal(entered: Result<Seat, Refused<u32>>) -> Option<DefaultReason> {
+    entered.err().map(|refused| refused.reason)
+}
+
+/// What a replica of which nothing is known takes.
+fn take(room: &mut WaitingRoom<u32>, replica: u64, now: u64, policy: &mut dyn BatchPolicy) -> Taken<u32> {
+    let taker = Taker {
+        replica,
+        policy,
+        latency: &LatencyModel::default(),
+        start: at(now),
+        overhead: Duration::ZERO,
+        pause: Duration::ZERO,
+        max_bytes: usize::MAX,
+    };
+    room.take(at(now), taker)
+}
+
+fn fixed(size: u32) -> FixedSize {
+    FixedSize::new(NonZeroU32::new(size).unwrap())
+}
+
+fn tasks(batch: &[Placed<u32>]) -> Vec<u32> {
+    batch.iter().map(|placed| placed.task).collect()
+}
+
+#[test]
+fn what_no_replica_can_answer_in_time_is_refused_on_arrival() {
+    let mut room = room_with(5, 10, Admission::InTime);
+    assert!(room.enter(at(0), at(15), 1, 1).is_ok());
+    let late = room.enter(at(0), at(14), 1, 2);
+    assert_eq!(refusal(late), Some(DefaultReason::PredictedLate));
+    room.join(2, at(0));
+    assert!(
+        room.enter(at(0), at(14), 1, 3).is_ok(),
+        "one of which nothing is known may be faster"
+    );
+    assert_eq!((room.len(), room.arrived()), (2, 3));
+}
+
+#[test]
+fn while_no_replica_is_counted_on_queries_wait_for_one() {
+    let mut room = room_with(5, 10, Admission::InTime);
+    room.expect(1, None);
+    assert!(room.enter(at(0), at(14), 1, 1).is_ok());
+    room.join(2, at(0));
+    room.expect(2, Some(outlook(5, 10)));
+    let late = room.enter(at(0), at(14), 1, 2);
+    assert_eq!(refusal(late), Some(DefaultReason::PredictedLate));
+}
+
+#[test]
+fn policies_that_do_not_count_on_times_refuse_nothing_for_them() {
+    for batch_size in [BatchSize::Aimd, BatchSize::Fixed(NonZeroU32::MIN)] {
+        assert!(!policy_for(batch_size, NonZeroU32::MIN).counts_on_times());
+        let mut room = room_with(5, 10, batch_size.into());
+        assert!(room.enter(at(0), at(1), 1, 1).is_ok());
+    }
+    assert!(policy_for(BatchSize::Adaptive, NonZeroU32::MIN).counts_on_times());
+    let mut room = room_with(5, 10, BatchSize::Adaptive.into());
+    assert!(room.enter(at(0), at(1), 1, 1).is_err());
+}
+
+#[test]
+fn an_idle_replica_is_tried_now_and_then_even_if_all_would_be_late() {
+    let interval = u64::try_from(PROBE_INTERVAL.as_nanos()).unwrap();
+    let mut room = room_with(0, 10 * interval, Admission::InTime);
+    let mut arrive = |now: u64| refusal(room.enter(at(now), at(now + interval), 1, 1));
+    assert_eq!(arrive(0), None);
+    assert_eq!(arrive(1), Some(DefaultReason::PredictedLate));
+    room.close();
+    let mut room = room_with(0, 10 * interval, Admission::InTime);
+    let mut arrive = |now: u64| {
+        let entered = room.enter(at(now), at(now + interval), 1, 1);
+        entered.map(|seat| room.remove(seat.place)).is_ok()
+    };
+    assert!(arrive(0));
+    assert!(!arrive(interval - 1));
+    assert!(arrive(interval));
+}
+
+#[test]
+fn a_replica_that_should_be_free_by_now_is_no_replica_that_could_have_begun_before() {
+    // Free since 0, it needs 50 for one: what is due at 120 is for it at 100, no sooner than for this one.
+    let mut room = room_with(0, 50, Admission::Any);
+    room.join(2, at(0));
+    for due in [120, 130] {
+        room.enter(at(100), at(due), 1, 1).unwrap();
+    }
+    let mut latency = LatencyModel::default();
+    latency.observe(1, Duration::from_nanos(50), false);
+    let taken = room.take(
+        at(100),
+        Taker {
+            replica: 2,
+            policy: &mut Learned::new(NonZeroU32::MIN),
+            latency: &latency,
+            start: at(100),
+            overhead: Duration::ZERO,
+            pause: Duration::ZERO,
+            max_bytes: usize::MAX,
+        },
+    );
+    assert_eq!((taken.given_up.len(), taken.batch.len()), (1, 1), "{taken:?}");
+}
+
+#[test]
+fn what_is_given_up_has_the_reason_of_how_far_it_got() {
+    let mut room = room(Admission::Any);
+    for (due, task) in [(1, 1), (1, 2), (9, 3)] {
+        room.enter(at(0), at(due), 1, task).unwrap();
+    }
+    let lost = take(&mut room, 1, 0, &mut fixed(1)).batch;
+    assert_eq!(tasks(&lost), [1]);
+    assert!(room.put_back(lost, Unanswered::ReplicaLost).is_empty());
+    let taken = take(&mut room, 1, 5, &mut fixed(9));
+    assert_eq!(
+        (tasks(&taken.given_up), tasks(&taken.batch)),
+        (vec![1, 2], vec![3])
+    );
+    let reasons: Vec<_> = taken
+        .given_up
+        .iter()
+        .map(|placed| placed.given_up(at(5)))
+        .collect();
+    assert_eq!(
+        reasons,
+        [DefaultReason::ReplicaLost, DefaultReason::ExpiredInQueue]
+    );
+    assert_eq!(taken.batch[0].given_up(at(5)), DefaultReason::PredictedLate);
+}
+
+#[test]
+fn of_the_way_no_more_than_a_part_of_what_queries_are_given_is_allowed_for() {
+    let mut room = room(Admission::InTime);
+    room.enter(at(0), at(100), 1, 1).unwrap();
+    let mut latency = LatencyModel::default();
+    latency.observe(1, Duration::from_nanos(70), false);
+    let taken = room.take(
+        at(0),
+        Taker {
+            replica: 1,
+            policy: &mut Learned::new(NonZeroU32::MIN),
+            latency: &latency,
+            start: at(0),
+            overhead: Duration::from_secs(1),
+            pause: Duration::ZERO,
+            max_bytes: usize::MAX,
+        },
+    );
+    assert_eq!(
+        tasks(&taken.batch),
+        [1],
+        "70 and 25 are in time, 70 and a second are not"
+    );
+}
+
+#[test]
+fn a_closed_room_lets_nobody_in_and_gives_up_what_comes_back() {
+    let mut room = room(Admission::Any);
+    room.enter(at(0), at(9), 1, 1).unwrap();
+    room.enter(at(0), at(9), 1, 2).unwrap();
+    let in_hand = take(&mut room, 1, 0, &mut fixed(1)).batch;
+    assert_eq!(tasks(&room.close()), [2]);
+    let refused = room.enter(at(0), at(9), 1, 3);
+    assert_eq!(refusal(refused), Some(DefaultReason::NoReplica));
+    assert_eq!(tasks(&room.put_back(in_hand, Unanswered::NotSent)), [1]);
+}
+
+/// What may happen to a room.
+#[derive(Clone, Debug)]
+enum Event {
+    Enter { due: u64, bytes: usize },
+    Take { replica: u64, size: u32 },
+    PutBack(Unanswered),
+    Remove(prop::sample::Index),
+    Hasten(prop::sample::Index),
+    Leave { replica: u64 },
+    Tick,
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let unanswered = prop::sample::select(vec![Unanswered::NotSent, Unanswered::ReplicaLost]);
+    prop_oneof![
+        6 => (0u64..60, 0usize..300).prop_map(|(due, bytes)| Event::Enter { due, bytes }),
+        3 => (0u64..3, 1u32..6).prop_map(|(replica, size)| Event::Take { replica, size }),
+        2 => unanswered.prop_map(Event::PutBack),
+        1 => any::<prop::sample::Index>().prop_map(Event::Remove),
+        1 => any::<prop::sample::Index>().prop_map(Event::Hasten),
+        1 => (0u64..3).prop_map(|replica| Event::Leave { replica }),
+        3 => Just(Event::Tick),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_each_query_is_in_one_place_and_is_tried_twice_at_the_most(
+        events in prop::collection::vec(any_event(), 0..80),
+        learned in any::<bool>(),
+    ) {
+        let mut room = room(if learned { Admission::InTime } else { Admission::Any });
+        let mut latency = LatencyModel::default();
+        latency.observe(2, Duration::from_nanos(8), false);
+        (0..3).for_each(|replica| room.join(replica, at(0)));
+        let (mut now, mut next) = (0, 0);
+        // Where each query is that is not done with.
+        let mut waiting: BTreeMap<u32, Place> = BTreeMap::new();
+        let mut in_hand: Vec<Placed<u32>> = Vec::new();
+        let mut losses: BTreeMap<u32, u32> = BTreeMap::new();
+        for event in events {
+            match event {
+                Event::Enter { due, bytes } => {
+                    if let Ok(seat) = room.enter(at(now), at(now + due), bytes, next) {
+                        let earliest = waiting.values().map(|place| place.deadline()).min();
+                        prop_assert_eq!(seat.is_first, earliest.is_none_or(|first| at(now + due) < first));
+                        waiting.insert(next, seat.place);
+                    }
+                    next += 1;
+                }
+                Event::Take { replica, size } => {
+                    let limit = NonZeroU32::new(size).unwrap();
+                    let mut policy: Box<dyn BatchPolicy> =
+                        if learned { Box::new(Learned::new(limit)) } else { Box::new(FixedSize::new(limit)) };
+                    let taken = room.take(at(now), Taker {
+                        replica,
+                        policy: &mut *policy,
+                        latency: &latency,
+                        start: at(now),
+                        overhead: Duration::ZERO,
+                        pause: Duration::ZERO,
+                        max_bytes: 400,
+                    });
+                    prop_assert!(taken.batch.len() <= size as usize);
+                    prop_assert!(taken.batch.is_sorted_by_key(Placed::place));
+                    for placed in taken.batch.iter().chain(&taken.given_up) {
+                        prop_assert_eq!(waiting.remove(&placed.task), Some(placed.place()));
+                    }
+                    in_hand.extend(taken.batch);
+                }
+                Event::PutBack(why) => {
+                    let batch = std::mem::take(&mut in_hand);
+                    for placed in &batch {
+                        waiting.insert(placed.task, placed.place());
+                        *losses.entry(placed.task).or_default() += u32::from(why == Unanswered::ReplicaLost);
+                    }
+                    for given_up in room.put_back(batch, why) {
+                        waiting.remove(&given_up.task);
+                        prop_assert_eq!(losses[&given_up.task], 2);
+                        losses.remove(&given_up.task);
+                    }
+                    prop_assert!(losses.values().all(|&losses| losses < 2));
+                }
+                Event::Remove(which) if !waiting.is_empty() => {
+                    let (&task, &place) = waiting.iter().nth(which.index(waiting.len())).unwrap();
+                    waiting.remove(&task);
+                    prop_assert_eq!(room.remove(place).map(|placed| placed.task), Some(task));
+                }
+                Event::Hasten(which) if !waiting.is_empty() => {
+                    let (&task, &place) = waiting.iter().nth(which.index(waiting.len())).unwrap();
+                    let seat = room.hasten(place, at(now)).unwrap();
+                    waiting.insert(task, seat.place);
+                }
+                Event::Leave { replica } => room.leave(replica),
+                Event::Tick => now += 5,
+                Event::Remove(_) | Event::Hasten(_) => {}
+            }
+            prop_assert_eq!(room.len(), waiting.len());
+            prop_assert!(waiting.values().all(|&place| room.holds(place)));
+            prop_assert_eq!(room.first(), waiting.values().min().copied());
+        }
+        let mut left = tasks(&room.close());
+        left.sort_unstable();
+        prop_assert_eq!(left, waiting.into_keys().collect::<Vec<_>>());
+    }
+}
