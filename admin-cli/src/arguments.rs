@@ -9,8 +9,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Styles};
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use reqwest::Url;
+use skysail_process::variables;
 use skysail_proto::ids::{InvalidName, ModelId, ModelName, ModelVersion};
 
 use crate::commands::Command;
@@ -37,6 +38,13 @@ pub(crate) struct Arguments {
     pub(crate) general: GeneralArguments,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Reads the command line. A variable of the environment that is set but empty is one that is not set.
+pub(crate) fn parse() -> Arguments {
+    let command = variables::without_blank(Arguments::command());
+    let matches = command.get_matches();
+    Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 const STYLES: Styles = Styles::styled()
@@ -235,8 +243,6 @@ pub(crate) fn is_local(url: &Url) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
     use crate::commands::app::AppCommand;
     use crate::commands::model::ModelCommand;

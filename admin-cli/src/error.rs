@@ -14,7 +14,7 @@ use crate::bench::BenchError;
 use crate::client::ClientError;
 use crate::cluster::ClusterError;
 use crate::credentials::CredentialsError;
-use crate::output::{Paint, Stream, failure_words};
+use crate::output::{Paint, Stream, failure_words, tell};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -89,12 +89,12 @@ impl Error {
             return ExitCode::SUCCESS;
         }
         let paint = Paint::on(Stream::Stderr);
-        eprintln!("{} {self}", paint.error("error:"));
+        tell(&paint.error("error:"), &self.to_string());
         for line in self.details() {
-            eprintln!("  {line}");
+            tell(" ", &line);
         }
         if let Some(hint) = self.hint() {
-            eprintln!("{} {hint}", paint.hint("hint:"));
+            tell(&paint.hint("hint:"), &hint);
         }
         ExitCode::FAILURE
     }

@@ -13,8 +13,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::arguments::Arguments;
 
 mod advice;
@@ -29,7 +27,7 @@ mod output;
 mod progress;
 
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
+    match run(arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use comfy_table::{Cell, Table};
 use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
+use skysail_process::visible;
 use skysail_proto::admin::Failure;
 
 use crate::arguments::Format;
@@ -48,18 +49,31 @@ impl Output {
         }
     }
 
-    /// Prints text and ends its line.
+    /// Prints text for people and ends its line. What would be a command to a terminal is shown, wherever the
+    /// text goes: it may be on a terminal in the end.
     pub(crate) fn line(self, text: &str) -> Result<(), Error> {
-        self.bytes(format!("{text}\n").as_bytes())
+        self.bytes(format!("{}\n", visible::lines(text)).as_bytes())
     }
 
-    /// Prints a body byte for byte. Only a terminal gets a line end with it, for the prompt's sake.
-    fn body(self, body: &[u8]) -> Result<(), Error> {
-        self.bytes(body)?;
-        if io::stdout().is_terminal() && !body.ends_with(b"\n") {
-            self.bytes(b"\n")?;
+    /// Prints text that programs read as well, and ends its line: as it is, except on a terminal.
+    pub(crate) fn data(self, text: &str) -> Result<(), Error> {
+        match io::stdout().is_terminal() {
+            true => self.line(text),
+            false => self.bytes(format!("{text}\n").as_bytes()),
         }
-        Ok(())
+    }
+
+    /// Prints a JSON body byte for byte. On a terminal it says the same without commands to it, and gets a line
+    /// end, for the prompt's sake.
+    pub(crate) fn body(self, body: &[u8]) -> Result<(), Error> {
+        if !io::stdout().is_terminal() {
+            return self.bytes(body);
+        }
+        self.bytes(&visible::json(body))?;
+        match body.ends_with(b"\n") {
+            true => Ok(()),
+            false => self.bytes(b"\n"),
+        }
     }
 
     /// Prints bytes, now: a log that is followed has no end to wait for.
@@ -85,7 +99,13 @@ pub(crate) fn table<const N: usize>(
     table.load_style(comfy_table::presets::NOTHING);
     table.set_header(header.map(Cell::new));
     for row in rows {
-        table.add_row(row.map(|text| Cell::new(if text.is_empty() { "-" } else { &text })));
+        table.add_row(row.map(|text| {
+            Cell::new(if text.is_empty() {
+                "-".into()
+            } else {
+                visible::line(&text)
+            })
+        }));
     }
     trimmed(table)
 }
@@ -95,7 +115,7 @@ pub(crate) fn fields<'a>(pairs: impl IntoIterator<Item = (&'a str, String)>) -> 
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     for (label, value) in pairs {
-        table.add_row([format!("{label}:"), value]);
+        table.add_row([format!("{label}:"), visible::line(&value).into_owned()]);
     }
     trimmed(table)
 }
@@ -176,6 +196,11 @@ pub(crate) fn failure_words(failure: &Failure) -> String {
     }
 }
 
+/// Says something on stderr that is no result, behind a painted word.
+pub(crate) fn tell(word: &str, text: &str) {
+    eprintln!("{word} {}", visible::lines(text));
+}
+
 /// Where text goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stream {
@@ -240,6 +265,19 @@ mod tests {
     fn a_table_has_aligned_columns_and_no_trailing_blanks() {
         let rows = [["iris".into(), "100ms".into()], ["a".into(), String::new()]];
         assert_eq!(table(["NAME", "SLO"], rows), "NAME   SLO\niris   100ms\na      -");
+    }
+
+    #[test]
+    fn no_value_makes_a_row_of_its_own_or_commands_a_terminal() {
+        let rows = [["a\nb   forged".into(), "\x1b[2J".into()]];
+        assert_eq!(
+            table(["NAME", "SLO"], rows),
+            "NAME           SLO\na\\nb   forged   \\x1b[2J"
+        );
+        assert_eq!(
+            fields([("Image", "x\r\u{202e}".into())]),
+            "Image:   x\\r\\u{202e}"
+        );
     }
 
     #[test]

@@ -4,7 +4,10 @@ use std::io::{IsTerminal, stderr};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use skysail_process::visible;
 use tokio::time::Instant;
+
+use crate::output::{Paint, Stream, tell};
 
 /// How often the spinner turns.
 const TURN: Duration = Duration::from_millis(100);
@@ -45,8 +48,9 @@ impl Progress {
             Some(detail) => format!("{step} ({detail})"),
             None => step.to_owned(),
         };
+        let text = visible::line(&text);
         match self {
-            Self::Spinner(spinner) => spinner.set_message(text),
+            Self::Spinner(spinner) => spinner.set_message(text.into_owned()),
             Self::Lines(lines) => {
                 if lines.is_due(step, detail, Instant::now()) {
                     eprintln!("{text}");
@@ -59,9 +63,10 @@ impl Progress {
 impl Progress {
     /// Tells what should be known also after the work is done.
     pub(crate) fn warn(&self, text: &str) {
+        let note = || tell(&Paint::on(Stream::Stderr).hint("note:"), text);
         match self {
-            Self::Spinner(spinner) => spinner.suspend(|| eprintln!("{text}")),
-            Self::Lines(_) => eprintln!("{text}"),
+            Self::Spinner(spinner) => spinner.suspend(note),
+            Self::Lines(_) => note(),
         }
     }
 }

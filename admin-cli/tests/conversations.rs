@@ -677,6 +677,24 @@ fn a_lossy_store_is_settled_by_a_word_and_a_refusal_is_told() {
 }
 
 #[test]
+fn containers_of_another_store_are_adopted_by_a_word() {
+    let adoption = r#"{"generation": 8, "containers": ["c_m_1_0", "c_m_1_1"]}"#;
+    let refusal = problem(409, "there is nothing to adopt");
+    let server = Script::start(&[
+        ("POST /api/v1/cluster/adopt", 200, adoption),
+        ("POST /api/v1/cluster/adopt", 409, &refusal),
+    ]);
+    let adopted = server.skysail(&["cluster", "adopt"]);
+    assert_eq!(
+        text(&adopted.stdout),
+        "took over 2 containers: c_m_1_0, c_m_1_1\n"
+    );
+    let refused = server.skysail(&["cluster", "adopt"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("nothing to adopt"));
+}
+
+#[test]
 fn without_docker_start_and_stop_say_so() {
     for command in ["start", "stop"] {
         let output = Command::new(env!("CARGO_BIN_EXE_skysail"))

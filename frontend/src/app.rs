@@ -10,7 +10,7 @@ use skysail_core::reconcile::Patience;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::admin::AdminService;
 use crate::admin::access::token::{AskedToken, Asks};
@@ -28,15 +28,16 @@ use crate::http::{BodyReader, Cors, Limits};
 use crate::leadership::{self, Leadership};
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
+use crate::orphans::{self, Orphans};
 use crate::query::QueryService;
 use crate::query::http::{QueryApi, QueryServer};
-use crate::reconcile::{Parts, Reconciler, Report, Rollouts};
+use crate::reconcile::{Moves, Parts, Reconciler, Report, Rollouts};
 use crate::runtime::docker::DockerRuntime;
 use crate::runtime::process::ProcessRuntime;
 use crate::runtime::{ContainerRuntime, RuntimeError};
+use crate::store::MetadataStore;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::redis::RedisStore;
-use crate::store::{MetadataStore, StoreHealth};
 use crate::{admin, http, open_files};
 
 mod admin_token;
@@ -158,6 +159,19 @@ impl App {
             let _inside = control.handle().enter();
             Runtime::new(&config)?
         };
+        let built = Self::build_with(config, control, runtime.clone()).await;
+        if let (Err(_), Runtime::Docker(docker)) = (&built, &runtime) {
+            // What is said is why it cannot start; a network that is left is removed by the next life's end.
+            let _ = docker.leave_made().await;
+        }
+        built
+    }
+
+    async fn build_with(
+        config: Config,
+        control: ControlThread,
+        runtime: Runtime,
+    ) -> Result<Self, BuildError> {
         let mut listeners = Listeners::bind(&config, &runtime).await?;
         let admin = listeners.admin.take().map(|listener| control.adopt(listener));
         listeners.admin = admin.transpose().map_err(BuildError::ControlThread)?;
@@ -208,6 +222,8 @@ impl App {
             queries: self.queries.clone(),
             models: self.models.clone(),
             runtime: self.runtime.clone(),
+            id: self.identity.id.clone(),
+            announced: self.store.announced(),
             query_server: JoinSet::new(),
             admin_server: JoinSet::new(),
             background: JoinSet::new(),
@@ -218,6 +234,7 @@ impl App {
         let followed = self.spawn_followers(&mut ending.background, &closing.background);
         let views = self.spawn_membership(&mut ending, followed.clone());
         let report = self.spawn_control(&mut ending, &views);
+        self.spawn_reaper(&mut ending.background, &closing.background);
         self.spawn_rpc(&mut ending.background, &closing.background);
         let _control = self.spawn_http(&mut ending, followed, views, report);
 
@@ -272,7 +289,7 @@ impl App {
         let (mut health, metrics) = (self.store.health(), self.metrics.clone());
         spawn_until(tasks, closing, async move {
             loop {
-                metrics.set_store_up(*health.borrow_and_update() == StoreHealth::Up);
+                metrics.set_store_up(health.borrow_and_update().is_up());
                 if health.changed().await.is_err() {
                     return;
                 }
@@ -306,7 +323,7 @@ impl App {
             draining: ending.closing.queries.clone(),
         };
         let (membership, views) = Membership::new(
-            self.store.announced(),
+            (self.store.announced(), self.store.watch()),
             seen,
             self.queries.clone(),
             self.models.clone(),
@@ -358,9 +375,17 @@ impl App {
         });
         ending.background.spawn(autoscaler.run(closing.clone()));
         if let Some(runtime) = self.runtime.shared() {
+            let moves = Moves {
+                runtime: runtime.clone(),
+                store: self.store.clone(),
+                leadership: leadership.clone(),
+                cluster: self.config.cluster.clone(),
+                report: report.clone(),
+            };
+            ending.background.spawn(moves.run(closing.clone()));
             let reconciler = Reconciler::new(Parts {
                 runtime,
-                catalog: self.store.watch(),
+                store: self.store.clone(),
                 views: views.announced.clone(),
                 leadership,
                 cluster: self.config.cluster.clone(),
@@ -375,6 +400,28 @@ impl App {
                 .spawn_on(reconciler.run(closing.clone()), self.control.handle());
         }
         report
+    }
+
+    /// The task that reaps orphans, where they come to this process.
+    fn spawn_reaper(&self, tasks: &mut JoinSet<()>, closing: &CancellationToken) {
+        let _inside = self.control.handle().enter();
+        let mut orphans = match Orphans::watch() {
+            Ok(Some(orphans)) => orphans,
+            Ok(None) => return,
+            Err(error) => return warn!(%error, "orphans are not reaped"),
+        };
+        let runtime = self.runtime.clone();
+        let reap = async move {
+            loop {
+                match &runtime {
+                    Runtime::Process(processes) => processes.reap_orphans().await,
+                    // The frontend has no children of its own.
+                    Runtime::Docker(_) | Runtime::None => orphans::reap(|_| false),
+                }
+                orphans.ended().await;
+            }
+        };
+        tasks.spawn_on(until(closing, reap), self.control.handle());
     }
 
     fn spawn_rpc(&mut self, tasks: &mut JoinSet<()>, closing: &CancellationToken) {
@@ -403,10 +450,7 @@ impl App {
         let info = self.info();
         let closing = ending.closing.clone();
         let timeouts = self.config.timeouts;
-        let bodies = |limit| BodyReader {
-            limit,
-            timeout: timeouts.client,
-        };
+        let bodies = |limit| BodyReader::new(limit, timeouts.client);
         if let Some(listener) = self.listeners.query {
             let api = QueryApi {
                 service: self.queries,

@@ -32,8 +32,9 @@ struct Flags {
     /// A TOML file with options.
     #[arg(long, env = "SKYSAIL_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where metadata lives: embedded:PATH (one machine), redis://USER:PASSWORD@HOST:PORT/DB, or
-    /// rediss://… for Redis over TLS [default: an embedded store in the user's data folder].
+    /// Where metadata lives: embedded:PATH (one machine; `~/` is the home folder),
+    /// redis://USER:PASSWORD@HOST:PORT/DB, or rediss://… for Redis over TLS [default: an embedded store in the
+    /// user's data folder].
     #[arg(long, env = "SKYSAIL_STORE", value_name = "STORE")]
     store: Option<String>,
     /// A PEM file with the certificates of the authority that signed Redis' certificate, for rediss:// only
@@ -83,7 +84,7 @@ struct Flags {
     /// there, other than the gateway's own, as which those of published ports come [default: none].
     #[arg(long, env = "SKYSAIL_MODEL_NETWORK", value_name = "IP/PREFIX,…")]
     model_network: Option<String>,
-    /// The largest query body, in bytes [default: 33554432].
+    /// The largest query body, in bytes, also once it is inflated [default: 33554432].
     #[arg(long, env = "SKYSAIL_BODY_LIMIT", value_name = "BYTES")]
     body_limit: Option<String>,
     /// Connections to query REST that may be open at once; for a further one the one that has idled longest is
@@ -108,7 +109,8 @@ struct Flags {
     /// asked before; 0 asks the model every time [default: 67108864].
     #[arg(long, env = "SKYSAIL_CACHE_BYTES", value_name = "BYTES")]
     cache_bytes: Option<String>,
-    /// How long SIGTERM may take: in-flight queries are answered and containers told [default: 10s].
+    /// How long an end by SIGTERM, SIGINT, SIGQUIT or SIGHUP may take: in-flight queries are answered and
+    /// containers told [default: 10s].
     #[arg(long, env = "SKYSAIL_GRACE", value_name = "DURATION")]
     grace: Option<String>,
     /// Threads that serve queries [default: 1 on up to two cores, otherwise half of the cores].
@@ -654,12 +656,30 @@ fn parse_store(text: &str) -> Result<StoreLocation, String> {
         if path.is_empty() {
             return Err("a path is missing after `embedded:`".into());
         }
-        return Ok(StoreLocation::Embedded(path.into()));
+        let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
+        return in_home(path, home.map(PathBuf::from)).map(StoreLocation::Embedded);
     }
     if text.starts_with("redis://") || text.starts_with("rediss://") {
         return Ok(StoreLocation::Redis(text.into()));
     }
     Err("expected embedded:PATH, redis://HOST:PORT/DB or rediss://HOST:PORT/DB".into())
+}
+
+/// A path whose `~` is the home folder: a shell replaces it only at the begin of a word, and not behind
+/// `embedded:`.
+fn in_home(path: &str, home: Option<PathBuf>) -> Result<PathBuf, String> {
+    let Some(below) = path.strip_prefix('~') else {
+        return Ok(path.into());
+    };
+    if !below.is_empty() && !below.starts_with('/') {
+        return Err(
+            "`~` is the home folder only before a `/`: write another user's in full, and a file whose name \
+                    begins with it as ./~…"
+                .into(),
+        );
+    }
+    let home = home.ok_or("`~` is the home folder, and HOME is not set: write the path in full")?;
+    Ok(home.join(below.trim_start_matches('/')))
 }
 
 /// The content of a file of certificates; what they are worth is found out when they are used.
@@ -860,6 +880,30 @@ mod tests {
         assert!(mistakes.contains("--store redis://"), "{mistakes}");
         assert!(config(&["--roles", "control", "--store", "redis://r:6379/0"]).is_ok());
         assert!(config(&["--roles", "control", "--runtime", "none"]).is_ok());
+    }
+
+    #[test]
+    fn a_tilde_before_a_slash_is_the_home_folder_and_no_other_users() {
+        let home = || Some(PathBuf::from("/home/ada"));
+        for (path, expected) in [
+            ("~/x.redb", "/home/ada/x.redb"),
+            ("~//x.redb", "/home/ada/x.redb"),
+            ("~", "/home/ada/"),
+            ("/var/~/x", "/var/~/x"),
+            ("./~x", "./~x"),
+        ] {
+            assert_eq!(in_home(path, home()).unwrap(), PathBuf::from(expected), "{path}");
+        }
+        assert!(in_home("~bob/x", home()).unwrap_err().contains("another user's"));
+        assert!(in_home("~/x", None).unwrap_err().contains("HOME is not set"));
+        assert_eq!(in_home("x", None).unwrap(), PathBuf::from("x"));
+        let mistake = config(&["--store", "embedded:~bob/x.redb"])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            mistake.contains("--store") && mistake.contains("~bob"),
+            "{mistake}"
+        );
     }
 
     #[test]

@@ -52,16 +52,9 @@ impl Health {
         let not_ready = self.service.not_ready();
         let mut reasons: Vec<String> = not_ready.into_iter().map(str::to_owned).collect();
         let mut degraded = Vec::new();
-        match &*self.store.borrow() {
-            StoreHealth::Connecting | StoreHealth::Up => {}
-            StoreHealth::Down(why) => {
-                degraded.push("store");
-                reasons.push(format!("the metadata store cannot be reached: {why}"));
-            }
-            StoreHealth::WentBack(sentence) => {
-                degraded.push("store");
-                reasons.push(sentence.clone());
-            }
+        if let Some(problem) = self.store.borrow().problem() {
+            degraded.push("store");
+            reasons.push(problem);
         }
         Readiness {
             ready: not_ready.is_none(),

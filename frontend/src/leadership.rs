@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use skysail_core::cluster::Lease;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -35,8 +37,12 @@ const RETRY: Duration = Duration::from_millis(200);
 /// How much sooner than the store this frontend takes its lease to have ended: clocks run differently fast.
 const MARGIN: Duration = Duration::from_millis(500);
 
-/// How long the store may take to answer.
-const ANSWER: Duration = Duration::from_secs(1);
+/// How long the store may take to answer: a lease whose answer takes longer has run out by then.
+const ANSWER: Duration = Duration::from_millis(2500);
+
+/// A store that has not answered for so long is asked once more meanwhile, so that a lease is kept for as long
+/// as an answer comes before it runs out.
+const OVERLAP: Duration = Duration::from_millis(500);
 
 /// This frontend's part in who acts.
 pub struct Leadership {
@@ -98,26 +104,46 @@ impl Leadership {
     /// Takes the lease whenever it is free and keeps it until `shutdown`; gives it back then, so that another
     /// acts at once.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
-        while shutdown.run_until_cancelled(self.round()).await.is_some() {}
+        {
+            let mut asks = FuturesUnordered::new();
+            let rounds = async {
+                loop {
+                    asks.push(self.ask());
+                    self.round(&mut asks).await;
+                }
+            };
+            shutdown.run_until_cancelled(rounds).await;
+        }
         self.resign().await;
     }
 
-    /// Asks once, and waits until it is time to ask again.
-    async fn round(&self) {
-        let pause = match self.ask().await {
-            Asked::NoAnswer if self.acted_last.load(Ordering::Relaxed) => RETRY,
-            _ => RENEWAL,
+    /// Waits for what was asked, and until it is time to ask again. Asks that are not answered yet are left
+    /// to the next round.
+    async fn round(&self, asks: &mut FuturesUnordered<impl Future<Output = Asked>>) {
+        let asked = Instant::now();
+        let answer = timeout(OVERLAP, asks.next()).await;
+        let pause = match answer {
+            Ok(Some(Asked::NoAnswer)) if self.acted_last.load(Ordering::Relaxed) => RETRY,
+            // Frontends that were started together need not ask together for ever.
+            _ if asks.is_empty() => RENEWAL.mul_f64(0.8 + 0.2 * fastrand::f64()),
+            _ => OVERLAP,
         };
-        if self.acting().is_none() && self.term.borrow().is_some() {
-            self.cease("the metadata store did not renew its lease");
+        let again = sleep_until(asked + pause);
+        tokio::pin!(again);
+        loop {
+            if self.acting().is_none() && self.term.borrow().is_some() {
+                self.cease("the metadata store did not renew its lease");
+            }
+            tokio::select! {
+                () = &mut again => return,
+                Some(_) = asks.next() => {}
+            }
         }
-        // Frontends that were started together need not ask together for ever.
-        tokio::time::sleep(pause.mul_f64(0.8 + 0.2 * fastrand::f64())).await;
     }
 
     async fn ask(&self) -> Asked {
         let asked = Instant::now();
-        match tokio::time::timeout(ANSWER, self.store.take_lease(&self.holder, TTL)).await {
+        match timeout(ANSWER, self.store.take_lease(&self.holder, TTL)).await {
             Ok(Ok(Leased::Held(lease))) => {
                 self.begin(lease, asked + TTL - MARGIN);
                 Asked::Held
@@ -161,7 +187,7 @@ impl Leadership {
         let Some(term) = self.term.send_replace(None) else {
             return;
         };
-        let released = tokio::time::timeout(ANSWER, self.store.release_lease(&term.lease)).await;
+        let released = timeout(ANSWER, self.store.release_lease(&term.lease)).await;
         if !matches!(released, Ok(Ok(()))) {
             debug!("the control role's lease was not given back; it ends by itself");
         }

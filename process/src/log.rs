@@ -2,17 +2,22 @@
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::{self, Debug};
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{self, PanicHookInfo};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use tracing::field::Field;
 use tracing::{error, warn};
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::util::TryInitError;
 
 use crate::outlet::Outlet;
+use crate::visible;
 
 /// How long the end of a process waits for its last lines to be read.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -55,7 +60,8 @@ pub fn start(filter: EnvFilter, format: Format, delivery: Delivery) -> Result<()
         .log_internal_errors(false);
     let started: Result<(), TryInitError> = match format {
         Format::Text => {
-            let init = lines.with_ansi(io::stderr().is_terminal());
+            let fields = debug_fn(write_field).delimited(" ");
+            let init = lines.with_ansi(io::stderr().is_terminal()).fmt_fields(fields);
             tracing_subscriber::util::SubscriberInitExt::try_init(init.finish())
         }
         Format::Json => {
@@ -115,6 +121,22 @@ fn outlet() -> io::Result<&'static Outlet> {
     started
         .as_ref()
         .map_err(|error| io::Error::new(error.kind(), error.to_string()))
+}
+
+/// Writes a field as the library does, and on one line: what others said neither commands a terminal nor makes
+/// a line of its own.
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::Result {
+    let text = format!("{value:?}");
+    match (field.name(), writer.has_ansi_escapes()) {
+        ("message", _) => writer.write_str(&visible::line(&text)),
+        ("backtrace", _) => write!(writer, "\n{}", visible::lines(&text)),
+        (name, true) => write!(
+            writer,
+            "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{}",
+            visible::line(&text)
+        ),
+        (name, false) => write!(writer, "{name}={}", visible::line(&text)),
+    }
 }
 
 /// A log line on its way; it is written in one piece.

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -94,14 +94,10 @@ impl Outlet {
 
     /// Waits until everything is written, for `patience` at most. Returns whether it is.
     pub fn flush(&self, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
         let mut queue = self.0.queue.lock();
-        while queue.writing || !queue.waiting.is_empty() {
-            if self.0.changed.wait_until(&mut queue, deadline).timed_out() {
-                return false;
-            }
-        }
-        true
+        let unwritten = |queue: &mut Queue| queue.writing || !queue.waiting.is_empty();
+        let waited = self.0.changed.wait_while_for(&mut queue, unwritten, patience);
+        !waited.timed_out()
     }
 
     /// The lines that were left out so far: there was no room for them, or they could not be written.

@@ -20,8 +20,11 @@
 //! | `GET /api/v1/replicas` | | `[Replica]` |
 //! | `GET /api/v1/status` | | [`Status`] |
 //! | `POST /api/v1/cluster/restore`, `POST /api/v1/cluster/accept-empty` | | [`Settlement`] |
+//! | `POST /api/v1/cluster/adopt` | | [`Adoption`] |
 //! | `GET /metrics` | | Prometheus text, or OpenMetrics where `Accept` asks for it |
 //!
+//! Bodies are taken as `application/json` only. Where a token is asked for
+//! ([`admin_token`](crate::admin_token)), requests below [`API_PREFIX`] show it.
 //! Errors are [`Problem`] documents (RFC 9457).
 
 use std::num::NonZeroU32;
@@ -276,6 +279,10 @@ pub struct Version {
     pub autoscaling: Option<String>,
     /// The containers the runtime has for it, running or ended.
     pub containers: Vec<Container>,
+    /// That its image's name, or one of its files, means something else by now than what the version runs, in a
+    /// sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_on: Option<String>,
     /// Times a container failed or could not be started, since this frontend started.
     pub restarts: u64,
     /// The last time a container failed or could not be started.
@@ -462,6 +469,15 @@ pub struct Settlement {
     pub given_up_applications: u64,
     /// Models that the answering frontend held and the store does not have.
     pub given_up_models: u64,
+}
+
+/// What became of containers that had been started for another metadata store.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Adoption {
+    /// The generation of the catalog that they belong to from now on.
+    pub generation: u64,
+    /// Their names. Those that the catalog asks for go on, the others are stopped.
+    pub containers: Vec<String>,
 }
 
 /// What starts containers.

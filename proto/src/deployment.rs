@@ -118,6 +118,14 @@ pub(crate) fn is_false(value: &bool) -> bool {
 pub struct Deployment {
     /// A Docker image, or with the process runtime the path of an executable.
     pub image: String,
+    /// The id that the engine gives the image (`sha256:…`). A name can come to mean another image; every container
+    /// of the version runs this one. The control role finds it out when it first starts the version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_id: Option<String>,
+    /// The files that the version is made of, and what is in them. With the process runtime the executable is one;
+    /// the control role adds it when it first starts the version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<Artifact>,
     /// Replicas wanted now. With `autoscale` the control role moves it within those bounds.
     pub replicas: u32,
     /// Bounds within which the number of replicas follows the load; none for a number chosen by hand.
@@ -139,6 +147,23 @@ pub struct Deployment {
     /// before it registers; its JSON text has at most [`MAX_WARM_UP_BYTES`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm_up: Option<serde_json::Value>,
+}
+
+impl Deployment {
+    /// Whether it is known what the image's name means.
+    pub fn is_resolved(&self) -> bool {
+        self.image_id.is_some() || self.artifacts.iter().any(|artifact| artifact.path == self.image)
+    }
+}
+
+/// A file that a version is made of: one with another content is not used in its place.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Artifact {
+    /// Where it is, on the machine of the frontend that starts containers.
+    pub path: String,
+    /// The SHA-256 of its content, in lower-case hexadecimal digits.
+    pub sha256: String,
 }
 
 /// Bounds for a number of replicas that follows the load.

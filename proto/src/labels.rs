@@ -19,6 +19,11 @@ pub const SPEC: &str = "ai.skysail.spec";
 /// Which start of a replica's container it is: unique to each, and the nonce of the token it was given.
 pub const START: &str = "ai.skysail.start";
 
+/// The image that was asked for, by its name: the container itself runs it by its id.
+pub const IMAGE: &str = "ai.skysail.image";
+/// The incarnation of the metadata store that the container was started for.
+pub const INCARNATION: &str = "ai.skysail.incarnation";
+
 /// A frontend's container.
 pub const ROLE_FRONTEND: &str = "frontend";
 /// The Redis that holds a cluster's metadata.

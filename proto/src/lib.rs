@@ -5,6 +5,7 @@
 //!
 //! - [`ids`]: the names of applications, models, versions, replicas and clusters, parsed once at the edge.
 //! - [`value`]: [`value::Input`] and its only conversions to and from JSON and the wire.
+//! - [`json`]: JSON that is looked through, and not kept.
 //! - [`container`]: the container protocol, generated from `skysail/container/v1/container.proto`.
 //! - [`admin`]: the admin API's JSON bodies, shared by the server and the CLI; [`admin_token`] guards it.
 //! - [`deployment`]: how a version runs: image, limits, batching. Part of the catalog and of the admin API.
@@ -18,6 +19,7 @@ pub mod admin_token;
 pub mod deployment;
 pub mod error_code;
 pub mod ids;
+pub mod json;
 pub mod labels;
 pub mod value;
 

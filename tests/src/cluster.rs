@@ -32,6 +32,7 @@ pub struct Settings {
     cluster: String,
     flags: Vec<(String, String)>,
     env: Vec<(String, String)>,
+    through: Vec<String>,
 }
 
 /// Where metadata lives.
@@ -74,6 +75,7 @@ impl Default for Settings {
             cluster: "test".to_owned(),
             flags: Vec::new(),
             env: Vec::new(),
+            through: Vec::new(),
         }
     }
 }
@@ -115,6 +117,36 @@ impl Settings {
         self
     }
 
+    /// Started by this command line, which is given the frontend's as further arguments and becomes it.
+    pub fn through(mut self, words: &[&str]) -> Self {
+        self.through = words.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
+    /// Starts a frontend that logs nothing that can be read, and waits until it is ready.
+    pub async fn start_unheard(self) -> TestCluster {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let addresses = Addresses {
+            query: free_address(),
+            admin: free_address(),
+            rpc: free_address(),
+        };
+        let command = self.command(folder.path(), &addresses.again());
+        let cluster = TestCluster {
+            frontend: Program::start("the frontend", command),
+            addresses,
+            folder,
+            settings: self,
+        };
+        let queries = cluster.queries();
+        wait::until("the frontend to be ready", PATIENCE, async || {
+            let asked = queries.send(reqwest::Method::GET, "/readyz", "").await;
+            asked.is_ok_and(|reply| reply.status == 200)
+        })
+        .await;
+        cluster
+    }
+
     /// Starts the frontend and waits until it is ready.
     pub async fn start(self) -> TestCluster {
         let cluster = self.launch().await;
@@ -149,7 +181,15 @@ impl Settings {
     }
 
     fn command(&self, folder: &Path, ports: &Ports) -> Command {
-        let mut command = Command::new(binaries::path("skysail-frontend"));
+        let program = binaries::path("skysail-frontend");
+        let mut command = match self.through.split_first() {
+            None => Command::new(program),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
         // What the person who runs the tests has configured is not for them.
         let configured = env::vars_os().map(|(name, _)| name);
         for name in configured.filter(|name| name.to_string_lossy().starts_with("SKYSAIL_")) {
@@ -250,6 +290,12 @@ impl Addresses {
             rpc: bound(self.rpc),
         }
     }
+}
+
+/// An address that is free just now.
+fn free_address() -> SocketAddr {
+    let bound = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    bound.local_addr().expect("it is bound")
 }
 
 /// Waits until a frontend has logged all its addresses; `None` if it ended instead.

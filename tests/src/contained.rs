@@ -243,6 +243,46 @@ impl ContainedCluster {
         done_or_gone(self.engine.connect_network(&network, request).await);
     }
 
+    /// Has Redis run a command, its words separated by spaces.
+    pub async fn tell_redis(&self, command: &str) {
+        let addr = self.address(&self.redis(), REDIS_PORT).await;
+        let told = async {
+            let client = redis::Client::open(format!("redis://{addr}")).expect("a valid URL");
+            let mut connection = client.get_multiplexed_async_connection().await?;
+            let mut words = command.split(' ');
+            let mut request = redis::cmd(words.next().expect("a command"));
+            for word in words {
+                request.arg(word);
+            }
+            request.query_async::<redis::Value>(&mut connection).await
+        };
+        told.await.unwrap_or_else(|error| panic!("{command}: {error}"));
+    }
+
+    /// The same with a key of the cluster as the second word, as in `UNLINK models`.
+    pub async fn tell_redis_of_keys(&self, command: &str) {
+        let (command, rest) = command.split_once(' ').expect("a key");
+        self.tell_redis(&format!("{command} {{skysail:{}}}:{rest}", self.name()))
+            .await;
+    }
+
+    /// Has the frontends write back what Redis lost, as a person does once that is told of.
+    pub async fn restore(&self) {
+        wait::until("what was lost to be written back", PATIENCE, async || {
+            let mut restored = false;
+            for place in 0..self.control.len() {
+                let Some(addr) = self.find_address(&self.control[place], ADMIN_PORT).await else {
+                    continue;
+                };
+                let admin = Rest::at(addr);
+                let asked = admin.send(reqwest::Method::POST, "/api/v1/cluster/restore", "");
+                restored |= asked.await.is_ok_and(|reply| reply.status == 200);
+            }
+            restored
+        })
+        .await;
+    }
+
     /// What each frontend announces, as far as the store can be asked; nothing if it cannot.
     pub async fn views(&mut self) -> Vec<FrontendView> {
         let Some(addr) = self.find_address(&self.redis(), REDIS_PORT).await else {

@@ -10,14 +10,15 @@ use std::time::Duration;
 use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, HostConfig,
-    NetworkCreateRequest, VolumeCreateRequest,
+    ContainerConfig, ContainerCreateBody, ContainerInspectResponse, ContainerSummary,
+    ContainerSummaryStateEnum, HostConfig, NetworkCreateRequest, VolumeCreateRequest,
 };
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder, InspectContainerOptions,
-    KillContainerOptionsBuilder, ListContainersOptionsBuilder, ListNetworksOptionsBuilder,
-    ListVolumesOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions,
-    StartContainerOptions,
+    CommitContainerOptionsBuilder, CreateContainerOptions, CreateContainerOptionsBuilder,
+    DownloadFromContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
+    ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, LogsOptionsBuilder,
+    RemoveContainerOptionsBuilder, RemoveImageOptions, RemoveVolumeOptions, StartContainerOptions,
+    TagImageOptionsBuilder,
 };
 use futures::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
@@ -97,6 +98,101 @@ async fn existing(image: &str, built_by: &str) -> String {
         "image {image} is not there: `{built_by}` builds it"
     );
     image.to_owned()
+}
+
+/// A name of a test's own for an image, which is removed with its guard.
+pub struct Tag {
+    docker: Docker,
+    name: String,
+}
+
+impl Tag {
+    /// Another name for this image.
+    pub async fn of(image: &str) -> Self {
+        let tag = Self::new();
+        tag.move_to(image).await;
+        tag
+    }
+
+    /// The name of an image with the content of this one and an id of its own, which goes with its last name.
+    pub async fn of_copy(image: &str) -> Self {
+        let tag = Self::new();
+        let original = ContainerCreateBody {
+            image: Some(image.to_owned()),
+            ..ContainerCreateBody::default()
+        };
+        let created = tag
+            .docker
+            .create_container(None::<CreateContainerOptions>, original)
+            .await;
+        let container = created.expect("a container").id;
+        let (repo, version) = tag.parts();
+        let options = CommitContainerOptionsBuilder::new()
+            .container(&container)
+            .repo(repo)
+            .tag(version)
+            .build();
+        let copied = tag
+            .docker
+            .commit_container(options, ContainerConfig::default())
+            .await;
+        copied.expect("a copy");
+        remove_container(&tag.docker, &container).await;
+        tag
+    }
+
+    fn new() -> Self {
+        Self {
+            docker: engine(),
+            name: format!("e2e-{:08x}/model:1", fastrand::u32(..)),
+        }
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The id of the image that it names.
+    pub async fn image_id(&self) -> String {
+        let found = self.docker.inspect_image(&self.name).await.expect("an image");
+        found.id.expect("an image has an id")
+    }
+
+    /// Makes it the name of another image. One that has no other name is removed.
+    pub async fn move_to(&self, image: &str) {
+        untag(&self.docker, &self.name).await;
+        let (repo, version) = self.parts();
+        let options = TagImageOptionsBuilder::new().repo(repo).tag(version).build();
+        let tagged = self.docker.tag_image(image, Some(options)).await;
+        tagged.expect("an image can have another name");
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        self.name.split_once(':').expect("a name has a tag")
+    }
+}
+
+impl Drop for Tag {
+    fn drop(&mut self) {
+        let name = self.name.clone();
+        let removal = thread::spawn(move || block_on(async { untag(&engine(), &name).await })).join();
+        assert!(
+            thread::panicking() || removal.is_ok(),
+            "the image's name is not removed"
+        );
+    }
+}
+
+async fn untag(docker: &Docker, name: &str) {
+    match docker.remove_image(name, None::<RemoveImageOptions>, None).await {
+        Ok(_) => {}
+        // It was none.
+        Err(Error::DockerResponseServerError { status_code: 404, .. }) => {}
+        // It goes with the containers of the test.
+        Err(Error::DockerResponseServerError { status_code: 409, .. }) => {}
+        Err(error) => panic!("the name {name} cannot be removed: {error}"),
+    }
 }
 
 fn engine() -> Docker {

@@ -13,7 +13,7 @@
 //! - [`load`]: a sustained load on several frontends; [`journal`] judges what becomes of each query.
 //! - [`program`]: a child process with its log; [`binaries`] finds the programs.
 //! - [`promtool`]: Prometheus' own linter of metrics.
-//! - [`redis`]: a Redis server that can be killed, frozen and emptied.
+//! - [`redis`]: a Redis server that can be killed, frozen and emptied; [`late`]: a way to it that takes long.
 //! - [`wait`]: waiting for a state, with a bound.
 
 pub mod binaries;
@@ -24,6 +24,7 @@ pub mod docker;
 pub mod frontends;
 pub mod http2;
 pub mod journal;
+pub mod late;
 pub mod load;
 pub mod program;
 pub mod promtool;

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait::{self, PATIENCE};
@@ -24,7 +24,17 @@ pub struct Program {
 
 /// What a program has printed so far, on both outputs.
 #[derive(Clone, Default)]
-pub struct Log(Arc<Mutex<Vec<String>>>);
+pub struct Log {
+    lines: Arc<Mutex<Vec<String>>>,
+    gate: Arc<Gate>,
+}
+
+/// Keeps a log from being read.
+#[derive(Default)]
+struct Gate {
+    closed: Mutex<bool>,
+    changed: Condvar,
+}
 
 impl Program {
     /// Starts a program; `name` is what it is called when a test fails.
@@ -109,38 +119,63 @@ impl Drop for Program {
 impl Log {
     /// All lines so far.
     pub fn lines(&self) -> Vec<String> {
-        self.0.lock().clone()
+        self.lines.lock().clone()
     }
 
     /// Whether a line contains this.
     pub fn says(&self, words: &str) -> bool {
-        self.0.lock().iter().any(|line| line.contains(words))
+        self.lines.lock().iter().any(|line| line.contains(words))
     }
 
     /// Waits for a line that contains this, and returns it.
     pub async fn line(&self, words: &str) -> String {
         let what = format!("a log line with `{words}`");
         wait::find(&what, PATIENCE, async || {
-            self.0.lock().iter().find(|line| line.contains(words)).cloned()
+            self.lines
+                .lock()
+                .iter()
+                .find(|line| line.contains(words))
+                .cloned()
         })
         .await
     }
 
+    /// Stops reading: once its pipe is full, the program's writes wait.
+    pub fn hold(&self) {
+        *self.gate.closed.lock() = true;
+    }
+
+    /// Goes on reading.
+    pub fn go_on(&self) {
+        *self.gate.closed.lock() = false;
+        self.gate.changed.notify_all();
+    }
+
     fn tail(&self, count: usize) -> String {
-        let lines = self.0.lock();
+        let lines = self.lines.lock();
         let skipped = lines.len().saturating_sub(count);
         lines[skipped..].iter().map(|line| format!("{line}\n")).collect()
     }
 
     /// Reads until the output is closed.
     fn follow(&self, output: impl Read + Send + 'static) -> thread::JoinHandle<()> {
-        let lines = self.0.clone();
+        let (lines, gate) = (self.lines.clone(), self.gate.clone());
         thread::spawn(move || {
             let read = BufReader::new(output).split(b'\n').map_while(Result::ok);
             for line in read {
+                gate.pass();
                 lines.lock().push(String::from_utf8_lossy(&line).into_owned());
             }
         })
+    }
+}
+
+impl Gate {
+    fn pass(&self) {
+        let mut closed = self.closed.lock();
+        while *closed {
+            self.changed.wait(&mut closed);
+        }
     }
 }
 
@@ -183,8 +218,31 @@ pub async fn gone(pid: u32) {
 
 /// The processes whose parent is this one.
 pub fn children_of(parent: u32) -> Vec<u32> {
+    descended(parent, |state| state != 'Z')
+}
+
+/// The children of a process that have ended, and that it has not asked how.
+pub fn zombies_of(parent: u32) -> Vec<u32> {
+    descended(parent, |state| state == 'Z')
+}
+
+fn descended(parent: u32, is_meant: impl Fn(char) -> bool) -> Vec<u32> {
     let processes = fs::read_dir("/proc").expect("the kernel lists processes");
     let ids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    ids.filter(|pid| stat(*pid).is_some_and(|stat| stat.parent == parent && stat.state != 'Z'))
+    ids.filter(|pid| stat(*pid).is_some_and(|stat| stat.parent == parent && is_meant(stat.state)))
         .collect()
+}
+
+/// The processor time that each thread of a process has used, in clock ticks, with the thread's name.
+pub fn thread_ticks(pid: u32) -> Vec<(String, u64)> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the kernel lists threads");
+    let ticks = threads.filter_map(|thread| {
+        let folder = thread.ok()?.path();
+        let name = fs::read_to_string(folder.join("comm")).ok()?.trim().to_owned();
+        let stat = fs::read_to_string(folder.join("stat")).ok()?;
+        let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+        let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+        Some((name, number(11)? + number(12)?))
+    });
+    ticks.collect()
 }

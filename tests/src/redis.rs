@@ -1,7 +1,7 @@
 //! A real `redis-server` for one test.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -55,6 +55,16 @@ impl RedisServer {
             folder: tempfile::tempdir().expect("a temporary folder"),
             options: options.iter().map(ToString::to_string).collect(),
         }
+    }
+
+    /// Where the server listens.
+    pub fn addr(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// The folder it saves to.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The server's URL, without user and password.

@@ -2,10 +2,15 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use tokio::io::AsyncWriteExt;
 
 use crate::binaries;
@@ -72,6 +77,25 @@ impl Skysail {
         }
     }
 
+    /// Runs a command line on a terminal, and returns all that is shown there.
+    pub async fn show(&self, line: &str) -> String {
+        let (terminal, shown) = Terminal::open();
+        let mut command = self.command(&line.split(' ').collect::<Vec<_>>());
+        command
+            .stdin(Stdio::null())
+            .stdout(shown.try_clone().expect("a terminal can be shared"))
+            .stderr(shown);
+        let mut child = tokio::process::Command::from(command)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("`skysail` can be started");
+        let reading = tokio::task::spawn_blocking(|| terminal.read_all());
+        wait::within("`skysail` to end", BOUND, child.wait())
+            .await
+            .expect("a child can be waited for");
+        reading.await.expect("the terminal was read")
+    }
+
     /// Runs a command line that must succeed, and returns what it printed.
     ///
     /// # Panics
@@ -110,5 +134,29 @@ impl Skysail {
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .args(words);
         command
+    }
+}
+
+/// The near end of a terminal.
+struct Terminal(OwnedFd);
+
+impl Terminal {
+    /// A terminal, and its far end, for a program.
+    fn open() -> (Self, OwnedFd) {
+        let near = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC);
+        let near = near.expect("a terminal can be had");
+        grantpt(&near).expect("its far end is ours");
+        unlockpt(&near).expect("its far end can be opened");
+        let name = ptsname(&near, Vec::new()).expect("its far end has a name");
+        let name = OsStr::from_bytes(name.to_bytes());
+        let far = File::options().read(true).write(true).open(name);
+        (Self(near), far.expect("the far end").into())
+    }
+
+    /// Reads until nobody has the far end any more, which is an error.
+    fn read_all(self) -> String {
+        let mut shown = Vec::new();
+        let _ = File::from(self.0).read_to_end(&mut shown);
+        String::from_utf8_lossy(&shown).into_owned()
     }
 }

@@ -36,12 +36,37 @@ impl Wire {
         reply.unwrap_or_else(|error| panic!("the connection ended without a reply: {error}"))
     }
 
+    /// Says that nothing more will be sent, and goes on reading.
+    pub async fn end_sending(&mut self) {
+        self.stream
+            .get_mut()
+            .shutdown()
+            .await
+            .expect("the sending side is closed");
+    }
+
     /// Sends a request and reads its reply.
     pub async fn request(&mut self, method: &str, path: &str, body: impl AsRef<[u8]>) -> Reply {
+        self.request_with("", method, path, body).await
+    }
+
+    /// Sends a request with these further header lines, each with its end, and reads its reply. The body is
+    /// JSON unless one of them says otherwise.
+    pub async fn request_with(
+        &mut self,
+        headers: &str,
+        method: &str,
+        path: &str,
+        body: impl AsRef<[u8]>,
+    ) -> Reply {
         let body = body.as_ref();
-        let json = "Content-Type: application/json";
-        self.head(method, path, &[json, &format!("Content-Length: {}", body.len())])
-            .await;
+        let length = format!("Content-Length: {}", body.len());
+        let mut lines = vec![length.as_str()];
+        lines.extend(headers.lines());
+        if !headers.to_ascii_lowercase().contains("content-type:") {
+            lines.push("Content-Type: application/json");
+        }
+        self.head(method, path, &lines).await;
         self.write(body).await.expect("the body is written");
         self.read().await
     }

@@ -13,8 +13,8 @@ use hyper::StatusCode;
 use reqwest::Url;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use skysail_process::signals::EndSignals;
 use skysail_proto::ids::ApplicationName;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout_at};
 
@@ -71,7 +71,7 @@ pub(crate) struct Sender {
     most_open: usize,
     queries: JoinSet<(Sent, Option<Connection>)>,
     alarm: Alarm,
-    interrupt: Signal,
+    interrupt: EndSignals,
 }
 
 impl Sender {
@@ -85,7 +85,7 @@ impl Sender {
             most_open: 1,
             queries: JoinSet::new(),
             alarm: Alarm::new()?,
-            interrupt: signal(SignalKind::interrupt())?,
+            interrupt: EndSignals::listen()?,
         })
     }
 
@@ -128,7 +128,7 @@ impl Sender {
                 }
                 Some(done) = self.queries.join_next() => self.note(done, tally),
                 _ = ticks.tick() => tell(Stage::Sending(start.elapsed(), tally)),
-                _ = self.interrupt.recv() => return Ok(Ended::Interrupted),
+                _ = self.interrupt.next() => return Ok(Ended::Interrupted),
             }
             if Instant::now() > give_up {
                 give_up_rest(load, next, tally);
@@ -187,7 +187,7 @@ impl Sender {
                     None => return,
                 },
                 _ = ticks.tick() => tell(Stage::Waiting(self.queries.len())),
-                _ = self.interrupt.recv() => break,
+                _ = self.interrupt.next() => break,
             }
         }
         tally.record_interrupted(self.queries.len() as u64);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use skysail_proto::admin::{
-    API_PREFIX, Application, ApplicationPatch, CurrentVersion, JoinToken, Model, NewApplication, NewVersion,
-    Replica, ReplicaCount, Settlement, Status, Version,
+    API_PREFIX, Adoption, Application, ApplicationPatch, CurrentVersion, JoinToken, Model, NewApplication,
+    NewVersion, Replica, ReplicaCount, Settlement, Status, Version,
 };
 use skysail_proto::deployment::Replicas;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName};
@@ -183,6 +183,11 @@ impl AdminClient {
     pub(crate) async fn accept_empty(&self) -> Result<Answer<Settlement>, ClientError> {
         self.exchange(self.request(Method::POST, "/cluster/accept-empty"))
             .await
+    }
+
+    /// Takes over containers that were started for another store.
+    pub(crate) async fn adopt(&self) -> Result<Answer<Adoption>, ClientError> {
+        self.exchange(self.request(Method::POST, "/cluster/adopt")).await
     }
 
     async fn get<T>(&self, path: &str) -> Result<Answer<T>, ClientError> {

@@ -16,6 +16,7 @@ use bollard::query_parameters::{
 };
 use futures::StreamExt;
 use jiff::Timestamp;
+use skysail_process::variables;
 use skysail_proto::ids::ClusterName;
 use skysail_proto::labels;
 use tokio::time::timeout;
@@ -88,7 +89,7 @@ pub(super) enum Ownership {
 impl Engine {
     /// Connects, and settles on an API version that both sides know.
     pub(crate) async fn connect() -> Result<Self, ClusterError> {
-        let socket = socket_path(std::env::var("DOCKER_HOST").ok())?;
+        let socket = socket_path(variables::read("DOCKER_HOST"))?;
         let unreachable = |reason: String| ClusterError::NoDocker {
             address: socket.clone(),
             reason,
@@ -358,7 +359,12 @@ impl Engine {
         match self.docker.inspect_image(image).await {
             Ok(_) => return Ok(()),
             Err(error) if is_missing(&error) => {}
-            Err(error) => return Err(failed("look at the image")(error)),
+            Err(error) => {
+                return Err(ClusterError::Engine {
+                    doing: format!("look at the image `{image}` ({option})"),
+                    reason: words(&error),
+                });
+            }
         }
         let pulled = self.pull(image, progress).await;
         pulled.map_err(|reason| ClusterError::Image {
@@ -520,7 +526,11 @@ fn failed(doing: &str) -> impl FnOnce(DockerError) -> ClusterError + use<'_> {
 /// What Docker said, without the wrapping; or else the innermost cause.
 fn words(error: &DockerError) -> String {
     match error {
-        DockerError::DockerResponseServerError { message, .. } => message.trim().to_owned(),
+        DockerError::DockerResponseServerError { message, status_code } => match message.trim() {
+            // As for a path that the engine would have written otherwise.
+            "" => format!("the engine answered {status_code} without a word"),
+            words => words.to_owned(),
+        },
         DockerError::DockerStreamError { error } => error.trim().to_owned(),
         DockerError::SocketNotFoundError(_) => "there is no such socket".into(),
         other => {
@@ -538,6 +548,18 @@ mod tests {
     use bollard::models::ProgressDetail;
 
     use super::*;
+
+    #[test]
+    fn a_refusal_without_words_is_told_by_its_status() {
+        let refusal = |message: &str| {
+            words(&DockerError::DockerResponseServerError {
+                status_code: 301,
+                message: message.into(),
+            })
+        };
+        assert_eq!(refusal("\n"), "the engine answered 301 without a word");
+        assert_eq!(refusal("no\n"), "no");
+    }
 
     #[test]
     fn an_image_without_a_tag_gets_one() {

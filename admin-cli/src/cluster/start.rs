@@ -8,9 +8,9 @@ use bollard::models::{
     ContainerCreateBody, HostConfig, Mount, MountType, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
 use reqwest::Url;
+use skysail_process::signals::EndSignals;
 use skysail_proto::ids::ClusterName;
 use skysail_proto::labels;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 use super::engine::{Container, Engine, Ownership};
@@ -499,13 +499,13 @@ fn explain_port(error: ClusterError, plan: &StartPlan, frontend: &Frontend) -> C
     choices.into_iter().find(names).map_or(error, taken)
 }
 
-/// Ctrl-C, listened to from the beginning: one that comes while something is being made is heard when that
-/// is done, so that all that was made is known and removed.
-struct Interrupt(Signal);
+/// Ctrl-C and its like, listened to from the beginning: one that comes while something is being made is heard
+/// when that is done, so that all that was made is known and removed.
+struct Interrupt(EndSignals);
 
 impl Interrupt {
     fn listen() -> Result<Self, ClusterError> {
-        let listening = signal(SignalKind::interrupt()).map_err(ClusterError::NoSignals)?;
+        let listening = EndSignals::listen().map_err(ClusterError::NoSignals)?;
         Ok(Self(listening))
     }
 
@@ -516,7 +516,7 @@ impl Interrupt {
     ) -> Result<T, ClusterError> {
         tokio::select! {
             biased;
-            Some(()) = self.0.recv() => Err(ClusterError::Interrupted),
+            _ = self.0.next() => Err(ClusterError::Interrupted),
             outcome = work => outcome,
         }
     }

@@ -24,7 +24,7 @@ use crate::bench::sender::{Ended, Load, Sender, Stage};
 use crate::bench::tally::Tally;
 use crate::client::{Api, ClientError};
 use crate::error::Error;
-use crate::output::{Paint, Stream};
+use crate::output::{self, Paint, Stream};
 use crate::progress::Progress;
 
 /// How much longer than its objective a query is waited for.
@@ -185,9 +185,9 @@ fn bodies(
 fn connections(wanted: usize) -> usize {
     let room = room_for(wanted);
     if room < wanted {
-        eprintln!(
-            "{} the system lets this process open {room} connections (`ulimit -Hn`), not {wanted}",
-            Paint::on(Stream::Stderr).hint("note:")
+        output::tell(
+            &Paint::on(Stream::Stderr).hint("note:"),
+            &format!("the system lets this process open {room} connections (`ulimit -Hn`), not {wanted}"),
         );
     }
     room
@@ -247,14 +247,13 @@ fn how_it_goes(elapsed: Duration, planned: Duration, tally: &Tally) -> String {
 }
 
 fn tell(session: &Session, report: &Report) -> Result<(), Error> {
-    let text = if session.output.is_json() {
-        report.json()
+    if session.output.is_json() {
+        session.output.body(format!("{}\n", report.json()).as_bytes())?;
     } else {
-        report.text()
-    };
-    session.output.line(&text)?;
+        session.output.line(&report.text())?;
+    }
     if let Some(warning) = report.warning() {
-        eprintln!("{} {warning}", Paint::on(Stream::Stderr).error("warning:"));
+        output::tell(&Paint::on(Stream::Stderr).error("warning:"), &warning);
     }
     Ok(())
 }

@@ -124,7 +124,7 @@ pub(super) async fn stop(session: &Session, arguments: StopArguments) -> Result<
     };
     if session.output.is_json() {
         let json = serde_json::to_string(&removed).expect("names can always be written; this is a bug");
-        return session.output.line(&json);
+        return session.output.body(format!("{json}\n").as_bytes());
     }
     session.output.done(&farewell(&arguments.cluster, &removed))
 }

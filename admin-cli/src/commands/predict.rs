@@ -13,7 +13,7 @@ use super::query_url::query_url;
 use crate::advice::about_application;
 use crate::client::{Prediction, QueryClient};
 use crate::error::Error;
-use crate::output::{Paint, Stream};
+use crate::output::{Paint, Stream, tell};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -56,9 +56,13 @@ pub(super) async fn run(session: &Session, arguments: PredictArguments) -> Resul
     let query = QueryClient::new(query_url(session).await?);
     let result = query.predict(&application, &input).await;
     let answer = about_application(&session.admin, &application, result).await?;
-    session.output.answer(&answer, output_text)?;
+    if session.output.is_json() {
+        session.output.body(answer.body())?;
+    } else {
+        session.output.data(&output_text(&answer.read()?))?;
+    }
     if let Some(note) = answer.read().ok().as_ref().and_then(default_note) {
-        eprintln!("{} {note}", Paint::on(Stream::Stderr).hint("note:"));
+        tell(&Paint::on(Stream::Stderr).hint("note:"), &note);
     }
     Ok(())
 }

@@ -1,25 +1,35 @@
-//! `skysail cluster`: what to do about a metadata store that lost something.
+//! `skysail cluster`: what to do about a metadata store that lost something, and about containers that were started
+//! for another one.
 
 use clap::Subcommand;
-use skysail_proto::admin::Settlement;
+use skysail_proto::admin::{Adoption, Settlement};
 
 use super::Session;
+use crate::advice::listed;
 use crate::error::Error;
 use crate::output::counted;
 
 const EXAMPLES: &str = "\
-When the metadata store comes back empty or old, frontends go on with what they hold, and nothing is started,
-stopped or written until one of these is said, once for the whole cluster. `skysail status` says whether it
-is so, and what is held.";
+When the metadata store comes back empty or old, or lost a part, frontends go on with what they hold, and
+nothing is started, stopped or written until `restore` or `accept-empty` is said, once for the whole cluster.
+`skysail status` says whether it is so, what is missing, and what is held. Documents that were edited by hand are
+such a loss too, until `accept-empty` is said.
+
+Containers carry the store that they were started for. Those of another one are named by `skysail status` and left
+as they are: another server may look after them, which then should have a name of its own (`--cluster`). Those that
+were left behind by a store that is gone are taken over with `adopt`.";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub(crate) enum ClusterCommand {
     /// Write what the frontends hold back to a metadata store that lost it
     Restore,
-    /// Follow a metadata store that lost something as it is: what it does not have is given up, and its
-    /// containers are stopped
+    /// Follow a metadata store that lost something, or was edited by hand, as it is: what it does not have is
+    /// given up, and its containers are stopped
     AcceptEmpty,
+    /// Take over the containers of the cluster's name that were started for another metadata store, once nobody
+    /// else looks after them: those that this store's catalog asks for go on or are replaced, the others are stopped
+    Adopt,
 }
 
 pub(super) async fn run(session: &Session, command: ClusterCommand) -> Result<(), Error> {
@@ -31,6 +41,10 @@ pub(super) async fn run(session: &Session, command: ClusterCommand) -> Result<()
         ClusterCommand::AcceptEmpty => {
             let settlement = session.admin.accept_empty().await?;
             session.output.answer(&settlement, accepted)
+        }
+        ClusterCommand::Adopt => {
+            let adoption = session.admin.adopt().await?;
+            session.output.answer(&adoption, adopted)
         }
     }
 }
@@ -52,6 +66,14 @@ fn accepted(settlement: &Settlement) -> String {
         settlement.generation,
         counted(settlement.given_up_applications, "application"),
         counted(settlement.given_up_models, "model"),
+    )
+}
+
+fn adopted(adoption: &Adoption) -> String {
+    format!(
+        "took over {}: {}",
+        counted(adoption.containers.len() as u64, "container"),
+        listed(&adoption.containers)
     )
 }
 

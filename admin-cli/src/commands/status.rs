@@ -15,7 +15,7 @@ use super::replica::replica_list;
 use crate::advice::listed;
 use crate::client::{Answer, ClientError};
 use crate::error::Error;
-use crate::output::{age, counted, failure_words, fields, per_second, shortened, table};
+use crate::output::{Paint, Stream, age, counted, failure_words, fields, per_second, shortened, table, tell};
 
 mod screen;
 
@@ -72,11 +72,14 @@ async fn watch(session: &Session) -> Result<(), Error> {
         let now = Timestamp::now();
         match seen {
             Ok(seen) if session.output.is_json() => {
-                session.output.bytes(seen.status.body())?;
-                session.output.bytes(b"\n")?;
+                let mut body = seen.status.body().to_vec();
+                body.push(b'\n');
+                session.output.body(&body)?;
             }
             Ok(seen) => screen.show(session.output, &seen.page(session.admin.url(), now)?)?,
-            Err(error) if session.output.is_json() => eprintln!("{error}"),
+            Err(error) if session.output.is_json() => {
+                tell(&Paint::on(Stream::Stderr).error("error:"), &error.to_string());
+            }
             Err(error) => screen.show(session.output, &format!("{}\n\n{error}", clock(now)))?,
         }
     }

@@ -142,9 +142,7 @@ impl Tour {
             self.query, self.admin
         ));
 
-        self.say(&format!(
-            "Registering application `iris`: inputs are doubles, answers are due in 1 s, else -1.0"
-        ));
+        self.say("Registering application `iris`: inputs are doubles, answers are due in 1 s, else -1.0");
         let application = json!({"name": "iris", "input_type": "doubles", "default_output": "-1.0", "slo_micros": 1_000_000});
         self.send(
             self.http
@@ -166,7 +164,7 @@ impl Tour {
         )
         .await?;
 
-        self.say(&format!("Linking `iris` to `iris-model`"));
+        self.say("Linking `iris` to `iris-model`");
         self.send(
             self.http
                 .put(format!("{}/applications/iris/models/iris-model", self.admin)),
@@ -218,7 +216,7 @@ impl Tour {
     }
 
     fn invite(&self) {
-        self.say(&format!("Ask it yourself (Ctrl-C ends it):"));
+        self.say("Ask it yourself (Ctrl-C ends it):");
         self.say(&format!(
             "  curl -s {}/iris/predict -d '{{\"input\": [7.9, 4.4, 6.9, 2.5]}}'",
             self.query

@@ -126,6 +126,8 @@ pub enum Change {
 pub struct Catalog {
     /// Which snapshot this is.
     pub generation: Generation,
+    /// The incarnations whose place this store takes, by a person's decision: their containers are its own.
+    pub replaces: Vec<String>,
     /// Applications by name.
     pub applications: BTreeMap<ApplicationName, Arc<Application>>,
     /// Models by name.
@@ -156,6 +158,13 @@ impl Catalog {
             }
         }
         next
+    }
+
+    /// Whether containers that were started for this incarnation of a store are this store's to start and stop.
+    /// One that was never written has none.
+    pub fn owns(&self, incarnation: &str) -> bool {
+        let own = &self.generation.incarnation;
+        !own.is_empty() && (own == incarnation || self.replaces.iter().any(|life| life == incarnation))
     }
 
     /// One version, if it is registered.

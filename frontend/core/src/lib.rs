@@ -9,6 +9,7 @@
 //! - [`cluster`]: what the frontends of a cluster tell each other.
 //! - [`container_token`]: how a container shows that it belongs to a version.
 //! - [`rollout`]: which version of a model answers while a change of versions is under way.
+//! - [`settling`]: when a frontend that has begun is ready.
 //! - [`query`]: a query's outcome and the reasons for a default output.
 //! - [`selection`]: which models answer a query, and what is made of their answers.
 //! - [`queue`]: queries waiting for a replica, ordered by deadline.
@@ -32,4 +33,5 @@ pub mod queue;
 pub mod reconcile;
 pub mod rollout;
 pub mod selection;
+pub mod settling;
 pub mod time;

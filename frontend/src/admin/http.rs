@@ -20,10 +20,12 @@ use skysail_proto::admin::{
 };
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
+use skysail_proto::json;
 
 use super::{AdminError, AdminService};
 use crate::health::Health;
-use crate::http::{self, BodyError, BodyReader};
+use crate::http::encoding::Encodings;
+use crate::http::{self, BodyError, BodyReader, misread};
 use crate::metrics::{Format, Metrics};
 use crate::store::Settle;
 
@@ -73,6 +75,7 @@ pub fn router(api: Arc<AdminApi>) -> Router {
         .route("/replicas", get(list_replicas))
         .route("/cluster/restore", post(restore))
         .route("/cluster/accept-empty", post(accept_empty))
+        .route("/cluster/adopt", post(adopt))
         .route("/status", get(status));
     Router::new()
         .nest(API_PREFIX, v1)
@@ -112,23 +115,31 @@ struct JsonBody<T>(T);
 impl<T: serde::de::DeserializeOwned> FromRequest<Arc<AdminApi>> for JsonBody<T> {
     type Rejection = AdminError;
     async fn from_request(request: Request, api: &Arc<AdminApi>) -> Result<Self, AdminError> {
-        let read = api.bodies.read(request.into_body()).await;
-        let bytes = read.map_err(|error| {
+        let bytes = read_body(request, &api.bodies).await.map_err(|error| {
             let code = match error {
-                BodyError::TooLarge(_) => ErrorCode::TooLarge,
+                BodyError::TooLarge(_) | BodyError::InflatedTooLarge(_) => ErrorCode::TooLarge,
+                BodyError::Encoding(_) => ErrorCode::Unsupported,
                 BodyError::TooSlow { .. } => ErrorCode::TooSlow,
                 BodyError::Broken(_) => ErrorCode::InvalidArgument,
             };
             AdminError::new(code, error.to_string())
         })?;
-        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+        let parsed = json::each_member_once(&bytes).and_then(|()| serde_json::from_slice(&bytes));
+        parsed.map(Self).map_err(|error| {
             let words: String = error.to_string().chars().take(QUOTED_CHARS).collect();
-            AdminError::new(
-                ErrorCode::InvalidArgument,
-                format!("the body is not what was expected: {words}"),
-            )
+            let mut detail = format!("the body is not what was expected: {words}");
+            if let Some(advice) = misread::advice(&bytes).filter(|_| !error.is_data()) {
+                detail.extend(["; ", advice]);
+            }
+            AdminError::new(ErrorCode::InvalidArgument, detail)
         })
     }
+}
+
+async fn read_body(request: Request, bodies: &BodyReader) -> Result<Bytes, BodyError> {
+    let encodings = Encodings::of(request.headers())?;
+    let body = bodies.read(request.into_body()).await?;
+    bodies.decode(encodings, body).await
 }
 
 /// Names from the path; a bad one is a problem document.
@@ -314,6 +325,10 @@ async fn restore(State(api): Api) -> Answer {
 
 async fn accept_empty(State(api): Api) -> Answer {
     Ok(Json(api.service.settle(Settle::Accept).await?).into_response())
+}
+
+async fn adopt(State(api): Api) -> Answer {
+    Ok(Json(api.service.adopt().await?).into_response())
 }
 
 async fn status(State(api): Api) -> Response {

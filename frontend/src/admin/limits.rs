@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeSeed;
 use skysail_proto::admin::{NewVersion, ReplicaCount};
-use skysail_proto::deployment::{Autoscale, MAX_WARM_UP_BYTES, Replicas};
+use skysail_proto::deployment::{Autoscale, Deployment, MAX_WARM_UP_BYTES, Replicas};
 use skysail_proto::value::{InputSeed, InputType};
 
 use super::{AdminError, invalid};
@@ -12,6 +12,9 @@ const MAX_REPLICAS: u32 = 1000;
 
 /// The smallest share of a CPU that a replica may be given: Docker takes less for no limit at all.
 const LEAST_CPUS: f64 = 0.01;
+
+/// The most files a version may be made of.
+const MAX_ARTIFACTS: usize = 64;
 
 pub(super) fn checked_slo(micros: i64) -> Result<u64, AdminError> {
     let positive = u64::try_from(micros).ok().filter(|&micros| micros > 0);
@@ -75,6 +78,7 @@ pub(super) fn check_deployment(new: &NewVersion) -> Result<(), AdminError> {
             "the image is empty: name a Docker image, or an executable's path".into(),
         ));
     }
+    check_identity(deployment)?;
     if let Some(cpus) = deployment
         .cpus
         .filter(|cpus| !cpus.is_finite() || *cpus < LEAST_CPUS)
@@ -101,6 +105,43 @@ pub(super) fn check_deployment(new: &NewVersion) -> Result<(), AdminError> {
         Some(input) => check_warm_up(new.input_type, input),
         None => Ok(()),
     }
+}
+
+/// What a person says of the image and the files is taken as it is found: in the same spelling.
+fn check_identity(deployment: &Deployment) -> Result<(), AdminError> {
+    let is_digest = |text: &str| {
+        let is_digit = |digit: u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit);
+        text.len() == 64 && text.bytes().all(is_digit)
+    };
+    if let Some(id) = &deployment.image_id
+        && !id.strip_prefix("sha256:").is_some_and(is_digest)
+    {
+        return Err(invalid(format!(
+            "image_id is `{id}`: it is `sha256:` and 64 lower-case hexadecimal digits, as `docker images --no-trunc` \
+             shows; without one, it is found out when the version is first started"
+        )));
+    }
+    if deployment.artifacts.len() > MAX_ARTIFACTS {
+        return Err(invalid(format!(
+            "{} artifacts are more than the {MAX_ARTIFACTS} that are allowed",
+            deployment.artifacts.len()
+        )));
+    }
+    for artifact in &deployment.artifacts {
+        if artifact.path.trim().is_empty() || artifact.path.contains('\0') {
+            return Err(invalid(format!(
+                "an artifact's path is `{}`: name a file",
+                artifact.path
+            )));
+        }
+        if !is_digest(&artifact.sha256) {
+            return Err(invalid(format!(
+                "the sha256 of artifact `{}` is `{}`: it is 64 lower-case hexadecimal digits, as `sha256sum` prints",
+                artifact.path, artifact.sha256
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// A container could only warn of a warm-up input that is none, long after whoever gave it has gone.

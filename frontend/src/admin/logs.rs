@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::stream::{BoxStream, SelectAll};
 use futures::{Stream, StreamExt, stream};
 use skysail_core::catalog::Catalog;
+use skysail_core::reconcile::Foreign;
 use skysail_proto::admin::LogLine;
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ModelId, ReplicaId};
@@ -49,7 +50,9 @@ impl AdminService {
         };
         log.looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let unavailable = |error: RuntimeError| AdminError::new(ErrorCode::Unavailable, error.to_string());
-        let containers = containers_of(runtime, id).await.map_err(unavailable)?;
+        let containers = containers_of(runtime, &log.catalog, id)
+            .await
+            .map_err(unavailable)?;
         let mut failed = None;
         for container in &containers {
             // One that was just replaced is no reason to withhold the others.
@@ -173,7 +176,7 @@ impl Log {
 
     /// Reads what came since the last look.
     async fn look(&mut self) {
-        let Ok(containers) = containers_of(&self.runtime, &self.id).await else {
+        let Ok(containers) = containers_of(&self.runtime, &self.catalog, &self.id).await else {
             return;
         };
         let there: BTreeSet<&String> = containers.iter().map(|found| &found.container).collect();
@@ -214,7 +217,7 @@ impl Log {
     /// Takes note that a container is no longer read, and says how it ended, if it did.
     async fn over(&mut self, container: String, replica: ReplicaId) -> Option<LogLine> {
         let start = self.open.remove(&container);
-        let ended = match containers_of(&self.runtime, &self.id).await {
+        let ended = match containers_of(&self.runtime, &self.catalog, &self.id).await {
             // The runtime is away: whether the container is, nobody knows.
             Err(_) => None,
             Ok(containers) => {
@@ -245,12 +248,15 @@ impl Log {
     }
 }
 
-/// A version's containers, running or ended.
+/// A version's containers, running or ended; none that were started for another store.
 async fn containers_of(
     runtime: &Arc<dyn ContainerRuntime>,
+    catalog: &watch::Receiver<Option<Arc<Catalog>>>,
     id: &ModelId,
 ) -> Result<Vec<ContainerStatus>, RuntimeError> {
-    let mut containers = runtime.list().await?;
+    let listed = runtime.list().await?;
+    let catalog = catalog.borrow().clone().unwrap_or_default();
+    let (mut containers, _) = Foreign::part(listed, &catalog);
     containers.retain(|found| found.model == *id);
     Ok(containers)
 }
@@ -285,6 +291,7 @@ mod tests {
             replica: ReplicaId::of(&id, 0),
             model: id.clone(),
             spec_digest: String::new(),
+            incarnation: None,
             start: start.into(),
             state,
             pid: None,

@@ -3,7 +3,7 @@
 //! Every rule is checked on the snapshot that the write names, so it still holds when the write lands: a
 //! store that has moved on refuses, and the request is checked again on the newer snapshot. The rules are in
 //! `rules` (what goes together with the catalog) and `limits` (what goes at all); `view` shows what there is,
-//! by what all frontends see (`observed`).
+//! by what all frontends see (`observed`). Who may ask is decided before, in [`access`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +40,9 @@ use view::FrontendInfo;
 
 /// How often a request is checked anew because another frontend wrote meanwhile.
 const ATTEMPTS: usize = 20;
+
+/// How long a change may take until it is answered that it took too long: clients wait longer than that.
+const CHANGE_TIME: Duration = Duration::from_secs(10);
 
 /// How long a write waits until this frontend's query path follows it. It never takes that long; a bound
 /// is better than a promise.
@@ -120,6 +123,23 @@ impl AdminService {
 
     /// Checks against the newest snapshot and writes, until nobody writes in between.
     async fn change(&self, check: impl Fn(&Catalog) -> Checked) -> Result<Arc<Catalog>, AdminError> {
+        let changing = tokio::time::timeout(CHANGE_TIME, self.insist(check));
+        changing.await.unwrap_or_else(|_| Err(self.took_too_long()))
+    }
+
+    fn took_too_long(&self) -> AdminError {
+        let why = self.store.health().borrow().problem();
+        let why = why.unwrap_or_else(|| "many changes wait for the metadata store".to_owned());
+        let seconds = CHANGE_TIME.as_secs();
+        AdminError::new(
+            ErrorCode::Unavailable,
+            format!(
+                "it is not known after {seconds} s whether this was done, so look before you ask again: {why}"
+            ),
+        )
+    }
+
+    async fn insist(&self, check: impl Fn(&Catalog) -> Checked) -> Result<Arc<Catalog>, AdminError> {
         if let Some(sentence) = self.report.waits_for_a_person() {
             return Err(AdminError::new(ErrorCode::Unavailable, sentence));
         }

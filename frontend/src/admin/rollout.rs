@@ -112,6 +112,7 @@ mod tests {
             load: admin::Load::default(),
             autoscaling: None,
             containers: vec![],
+            moved_on: None,
             restarts: 0,
             last_failure: None,
             token: None,

@@ -315,6 +315,8 @@ mod tests {
         new.replace = replace;
         new.deployment = Some(Deployment {
             image: "i".into(),
+            image_id: None,
+            artifacts: Vec::new(),
             replicas: 1,
             autoscale: None,
             cpus: None,

@@ -129,6 +129,7 @@ impl AdminService {
             load: observed.load(id),
             autoscaling: self.report.autoscaling(id),
             containers: self.report.containers(id),
+            moved_on: report.moved_on,
             restarts: report.restarts,
             last_failure: report.last_failure,
             token: None,
@@ -143,13 +144,10 @@ impl AdminService {
         let runtime_error = self.report.runtime_error();
         let info = &self.info;
         let mut problems = Vec::new();
-        problems.extend(match &*self.store.health().borrow() {
-            // It says so itself.
-            StoreHealth::WentBack(sentence) => Some(sentence.clone()),
-            _ => store
-                .error
-                .as_ref()
-                .map(|why| format!("the metadata store is away: {why}")),
+        let health = self.store.health().borrow().clone();
+        problems.extend(match health {
+            StoreHealth::Connecting => Some("the metadata store is away: it was not reached yet".to_owned()),
+            other => other.problem(),
         });
         problems.extend(runtime_error.clone());
         let paused = self.report.problems();
@@ -211,15 +209,20 @@ impl AdminService {
     }
 
     fn store_status(&self, catalog: &Catalog) -> StoreStatus {
-        let error = match &*self.store.health().borrow() {
+        let health = self.store.health().borrow().clone();
+        let up = health.is_up();
+        let error = match health {
             StoreHealth::Up => None,
             StoreHealth::Connecting => Some("it was not reached yet".to_owned()),
-            StoreHealth::Down(why) | StoreHealth::WentBack(why) => Some(why.clone()),
+            StoreHealth::Slow(why)
+            | StoreHealth::RefusesWrites(why)
+            | StoreHealth::Down(why)
+            | StoreHealth::WentBack(why) => Some(why),
         };
         StoreStatus {
             kind: self.info.store_kind.into(),
             location: self.info.store_location.clone(),
-            up: error.is_none(),
+            up,
             generation: catalog.generation.number,
             error,
         }
@@ -230,6 +233,7 @@ impl AdminService {
         for model in catalog.models.values() {
             let shown = self.shown_model(catalog, model, observed);
             problems.extend(shown.versions.iter().filter_map(problem_of));
+            problems.extend(shown.versions.iter().filter_map(move_of));
             // A version that fails has been told of; what only a person can go on with has not.
             let stopped =
                 |version: &&admin::Version| version.current && version.state == VersionState::Stopped;
@@ -301,6 +305,13 @@ fn problem_of(version: &admin::Version) -> Option<String> {
             version.replicas_desired.unwrap_or_default()
         )),
     }
+}
+
+/// That the names of a version which is to run mean something else by now.
+fn move_of(version: &admin::Version) -> Option<String> {
+    let why = version.moved_on.as_ref()?;
+    let wanted = version.replicas_desired.is_some_and(|desired| desired > 0);
+    wanted.then(|| format!("`{}:{}`: {why}", version.model, version.version))
 }
 
 fn version_state(spec: &VersionSpec, attached: u32, failing: bool) -> VersionState {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -11,6 +12,7 @@ use tracing::{info, warn};
 use super::Runtime;
 use crate::model::ModelTable;
 use crate::query::QueryService;
+use crate::store::Announced;
 
 /// The most of the grace that is kept for telling containers and ending processes.
 const CONTAINER_RESERVE: Duration = Duration::from_secs(3);
@@ -30,6 +32,10 @@ pub(super) struct Ending {
     pub(super) queries: Arc<QueryService>,
     pub(super) models: Arc<ModelTable>,
     pub(super) runtime: Runtime,
+    /// This frontend's id.
+    pub(super) id: String,
+    /// What the live frontends announced last.
+    pub(super) announced: watch::Receiver<Announced>,
     pub(super) query_server: JoinSet<()>,
     pub(super) admin_server: JoinSet<()>,
     pub(super) background: JoinSet<()>,
@@ -78,7 +84,29 @@ impl Ending {
                 .await;
         }
         let _ = timeout_at(end, joined(&mut self.announcer)).await;
+        self.leave_network(end).await;
         info!("drained");
+    }
+}
+
+impl Ending {
+    /// Lets the cluster's network in Docker go with the last of those that used it.
+    async fn leave_network(&mut self, end: Instant) {
+        let Runtime::Docker(docker) = &self.runtime else {
+            return;
+        };
+        // Whoever else follows the store has told where its containers find it.
+        if self.announced.borrow().keys().any(|id| *id != self.id) {
+            return;
+        }
+        // Nobody is to listen there any more, and nothing to be started.
+        let left = async {
+            joined(&mut self.background).await;
+            docker.leave().await
+        };
+        if let Ok(Err(error)) = timeout_at(end, left).await {
+            warn!(%error, "the cluster's network in docker was not looked at");
+        }
     }
 }
 

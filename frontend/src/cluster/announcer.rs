@@ -23,8 +23,11 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// What changes within as long is announced together.
 const SETTLING: Duration = Duration::from_millis(50);
 
-/// No store is waited for longer: what this frontend sees of itself is to stay fresh.
-const STORE_PATIENCE: Duration = Duration::from_secs(1);
+/// No store is waited for longer: the announcement would be forgotten before the next one.
+const STORE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// So long for one that is told of the end: who ends has little time.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Announces this frontend's view.
 pub struct Announcer {
@@ -70,7 +73,15 @@ impl Announcer {
         let document = serde_json::to_string(&view).expect("a view is written as JSON; this is a bug");
         let id = view.id.clone();
         self.own.send_replace(view);
-        let announced = timeout(STORE_PATIENCE, self.store.announce(&id, document, TIME_TO_LIVE)).await;
+        let announcing = timeout(STORE_PATIENCE, self.store.announce(&id, document, TIME_TO_LIVE));
+        tokio::pin!(announcing);
+        let announced = loop {
+            tokio::select! {
+                announced = &mut announcing => break announced,
+                // What this frontend sees of itself is to stay fresh.
+                () = sleep(INTERVAL) => drop(self.own.send_replace(self.observer.lock().look())),
+            }
+        };
         let error = match announced {
             Ok(Ok(())) => {
                 if was_away {
@@ -91,10 +102,7 @@ impl Announcer {
 
     async fn withdraw(&self) {
         let id = self.own.borrow().id.clone();
-        if !matches!(
-            timeout(STORE_PATIENCE, self.store.withdraw(&id)).await,
-            Ok(Ok(()))
-        ) {
+        if !matches!(timeout(FAREWELL, self.store.withdraw(&id)).await, Ok(Ok(()))) {
             debug!("the announcement could not be taken back; it ends by itself");
         }
     }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
+use skysail_core::catalog::Catalog;
 use skysail_core::cluster::{FrontendView, container_addresses, living};
-use skysail_proto::ids::ModelId;
+use skysail_core::settling::Beginning;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -18,41 +18,45 @@ use crate::store::Announced;
 /// The views of all live frontends, this one's included and always fresh.
 pub type Views = Arc<Vec<FrontendView>>;
 
-/// How long a frontend that has begun waits for replicas that others have.
-const SETTLES_WITHIN: Duration = Duration::from_secs(3);
+/// The newest catalog; none until the first was read.
+pub type Catalogs = watch::Receiver<Option<Arc<Catalog>>>;
 
 /// Follows what frontends announce, and tells containers where the query frontends are.
 pub struct Membership {
     announced: watch::Receiver<Announced>,
     own: watch::Receiver<FrontendView>,
+    catalogs: Catalogs,
     views: watch::Sender<Views>,
     queries: Arc<QueryService>,
     models: Arc<ModelTable>,
     metrics: Arc<Metrics>,
-    started: Instant,
+    /// Since when there has been a catalog.
+    began: Option<Instant>,
     /// Frontends whose announcements cannot be read: each is told once.
     unreadable: BTreeSet<String>,
 }
 
 impl Membership {
-    /// Of what is `announced` and this frontend's `own` view; and where all views are found.
+    /// Of what `store` has announced and this frontend's `own` view; and where all views are found.
     pub fn new(
-        announced: watch::Receiver<Announced>,
+        store: (watch::Receiver<Announced>, Catalogs),
         own: watch::Receiver<FrontendView>,
         queries: Arc<QueryService>,
         models: Arc<ModelTable>,
         metrics: Arc<Metrics>,
     ) -> (Self, watch::Receiver<Views>) {
+        let (announced, catalogs) = store;
         let views = watch::Sender::new(Arc::new(vec![own.borrow().clone()]));
         let seen = views.subscribe();
         let membership = Self {
             announced,
             own,
+            catalogs,
             views,
             queries,
             models,
             metrics,
-            started: Instant::now(),
+            began: None,
             unreadable: BTreeSet::new(),
         };
         (membership, seen)
@@ -65,6 +69,7 @@ impl Membership {
             tokio::select! {
                 Ok(()) = self.announced.changed() => {}
                 Ok(()) = self.own.changed() => {}
+                Ok(()) = self.catalogs.changed() => {}
                 else => return,
             }
         }
@@ -99,21 +104,22 @@ impl Membership {
         self.views.send_replace(Arc::new(views));
     }
 
-    /// A frontend that is started beside others is not ready before their replicas have come to it too: a
-    /// balancer that sent it queries would get defaults for them. They dial within a second; one that cannot is
-    /// not waited for.
-    fn settle(&self, knows_others: bool, views: &[FrontendView], own: &str) {
-        let (ours, others): (Vec<_>, Vec<_>) = views.iter().partition(|view| view.id == own);
-        let has = |model: &ModelId| {
-            ours.iter()
-                .any(|view| view.replicas.iter().any(|found| found.model == *model))
+    /// A frontend that has begun is not ready before the replicas that it needs have come to it.
+    fn settle(&mut self, knows_others: bool, views: &[FrontendView], own: &str) {
+        let Some(catalog) = self.catalogs.borrow_and_update().clone() else {
+            return;
         };
-        let serving = others
-            .iter()
-            .filter(|view| !view.draining)
-            .flat_map(|view| &view.replicas);
-        let all_have_come = serving.into_iter().all(|replica| has(&replica.model));
-        if (knows_others && all_have_come) || self.started.elapsed() > SETTLES_WITHIN {
+        let began = *self.began.get_or_insert_with(Instant::now);
+        let (ours, others): (Vec<_>, Vec<_>) = views.iter().partition(|view| view.id == own);
+        let Some(own) = ours.first() else { return };
+        let beginning = Beginning {
+            catalog: &catalog,
+            own,
+            others,
+            knows_others,
+            elapsed: began.elapsed(),
+        };
+        if beginning.is_over() {
             self.queries.set_settling(false);
         }
     }
@@ -145,9 +151,11 @@ impl Membership {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::time::Duration;
 
     use skysail_core::cluster::ReplicaView;
     use skysail_core::queue::Bounds;
+    use skysail_core::settling::DIALS_WITHIN;
 
     use super::*;
     use crate::clock::Clock;
@@ -179,8 +187,9 @@ mod tests {
         let bounds = Bounds { count: 1, bytes: 1 };
         let queries = Arc::new(QueryService::new(Clock::start()));
         let models = Arc::new(ModelTable::new(bounds, 0, metrics.clone(), Clock::start()));
-        let (membership, views) =
-            Membership::new(announced.subscribe(), own.subscribe(), queries, models, metrics);
+        let catalogs = watch::Sender::new(Some(Arc::default())).subscribe();
+        let store = (announced.subscribe(), catalogs);
+        let (membership, views) = Membership::new(store, own.subscribe(), queries, models, metrics);
         (membership, announced, own, views)
     }
 
@@ -249,7 +258,7 @@ mod tests {
             if comes {
                 own.send_replace(with_replica(view("own", "a:1")));
             } else {
-                tokio::time::advance(SETTLES_WITHIN + Duration::from_millis(1)).await;
+                tokio::time::advance(DIALS_WITHIN + Duration::from_millis(1)).await;
             }
             membership.follow();
             assert!(!queries.is_settling());

@@ -8,11 +8,17 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
+
+use super::encoding::{Encodings, Inflated, without_mark};
 
 /// What a client has to send in the long run, in bytes per second: far less than any network carries, and
 /// enough that a body sent a byte at a time ends.
 const LEAST_RATE: u32 = 10 * 1024;
+
+/// How many bodies of more than a little are inflated at once; others wait, as they came.
+const INFLATED_AT_ONCE: usize = 4;
 
 /// Why a body was not read.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +26,12 @@ pub enum BodyError {
     /// It is larger than the limit, in bytes.
     #[error("the body is larger than {0} bytes")]
     TooLarge(usize),
+    /// It is larger than the limit, in bytes, once it is inflated.
+    #[error("the body is larger than {0} bytes when it is inflated")]
+    InflatedTooLarge(usize),
+    /// It is encoded in a way that is not taken; says which are.
+    #[error("{0}")]
+    Encoding(String),
     /// The client kept us waiting for it.
     #[error("the body came too slowly: {received} bytes in {} s", .waited.as_secs_f32().round())]
     TooSlow {
@@ -41,12 +53,44 @@ impl<B: hyper::body::Body<Data = Bytes, Error: Display> + Send + Unpin + 'static
 /// Reads bodies.
 pub struct BodyReader {
     /// The largest that is taken, in bytes.
-    pub limit: usize,
+    limit: usize,
     /// For how long a client may send nothing, and how far it may fall behind the least rate.
-    pub timeout: Duration,
+    timeout: Duration,
+    /// Lets large bodies be inflated.
+    inflating: Semaphore,
 }
 
 impl BodyReader {
+    /// Reads bodies of up to `limit` bytes. A client may send nothing for `timeout`, and fall as far behind the
+    /// least rate.
+    pub fn new(limit: usize, timeout: Duration) -> Self {
+        Self {
+            limit,
+            timeout,
+            inflating: Semaphore::new(INFLATED_AT_ONCE),
+        }
+    }
+
+    /// Makes what was meant of a body as it was read: decoded, and without a byte order mark.
+    ///
+    /// What inflates to more than a little does so on a thread of its own, and only a few do at once: it is for
+    /// little work that they take the memory of large bodies.
+    pub async fn decode(&self, mut encodings: Encodings, mut body: Bytes) -> Result<Bytes, BodyError> {
+        while let Some(inflating) = encodings.inflate(&body, self.limit) {
+            body = match inflating.begin()? {
+                Inflated::Whole(body) => body,
+                Inflated::Begun(inflating) => {
+                    let permit = self.inflating.acquire().await;
+                    let _permit = permit.expect("the semaphore is never closed; this is a bug");
+                    tokio::task::spawn_blocking(|| inflating.finish())
+                        .await
+                        .expect("inflating does not panic; if it did, so do we")?
+                }
+            };
+        }
+        Ok(without_mark(body))
+    }
+
     /// Reads a body, up to its end or the limit.
     pub async fn read(&self, mut body: impl RequestBody) -> Result<Bytes, BodyError> {
         if body.size_hint().lower() > self.limit as u64 {
@@ -119,7 +163,7 @@ mod tests {
     use super::*;
 
     fn reader(timeout: Duration) -> BodyReader {
-        BodyReader { limit: 1000, timeout }
+        BodyReader::new(1000, timeout)
     }
 
     /// A body of which a piece of this size comes in each pause, for ever.

@@ -4,7 +4,7 @@
 //! belongs behind all that are listed, so the list stays right until it is used up: those on it that have been
 //! used since are passed over.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use tokio::task::Id;
@@ -29,10 +29,9 @@ impl Idlest {
     pub(super) fn take(
         &mut self,
         now: Instant,
-        connections: impl Iterator<Item = Id>,
+        connections: &HashMap<Id, impl Sized>,
         idle_since: impl Fn(Id) -> Option<Instant>,
     ) -> Result<Id, Instant> {
-        let mut connections = Some(connections);
         loop {
             while let Some(&(since, id)) = self.listed.front() {
                 if idle_since(id) == Some(since) {
@@ -46,24 +45,22 @@ impl Idlest {
             }
             // Whoever became idle since the last time is not to be closed before then anyway.
             let again = self.listed_at.map_or(now, |at| at + LEAST_IDLE);
-            match connections.take() {
-                Some(connections) if now >= again => {
-                    self.listed_at = Some(now);
-                    let mut listed: Vec<_> =
-                        connections.filter_map(|id| Some((idle_since(id)?, id))).collect();
-                    listed.sort_by_key(|&(since, _)| since);
-                    self.listed = listed.into();
-                }
-                _ => return Err(again.max(now + LEAST_IDLE)),
+            if now < again {
+                return Err(again);
             }
+            self.listed_at = Some(now);
+            let mut listed: Vec<_> = connections
+                .keys()
+                .filter_map(|id| Some((idle_since(*id)?, *id)))
+                .collect();
+            listed.sort_by_key(|&(since, _)| since);
+            self.listed = listed.into();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
 
     /// Connections, and since when each is idle.
@@ -105,9 +102,7 @@ mod tests {
         fn take(&mut self, now: i64) -> Result<usize, u128> {
             let now = self.at(now).unwrap();
             let (idle, begin) = (&self.idle, self.begin);
-            let taken = self.idlest.take(now, self.ids.iter().copied(), |id| {
-                idle.get(&id).copied().flatten()
-            });
+            let taken = self.idlest.take(now, idle, |id| idle.get(&id).copied().flatten());
             let id = taken.map_err(|again| (again - begin).as_millis())?;
             self.idle.remove(&id);
             Ok(self.ids.iter().position(|found| *found == id).unwrap())
@@ -133,8 +128,9 @@ mod tests {
         assert_eq!(connections.take(500), Ok(0));
         connections.set(1, 505);
         assert_eq!(connections.take(510), Ok(2));
-        assert_eq!(connections.take(510), Err(610));
-        assert_eq!(connections.take(610), Ok(1));
+        assert_eq!(connections.take(510), Err(600));
+        assert_eq!(connections.take(600), Err(605));
+        assert_eq!(connections.take(605), Ok(1));
     }
 
     #[tokio::test]
@@ -150,7 +146,8 @@ mod tests {
         let mut connections = Connections::new(&[-1, -1]);
         assert_eq!(connections.take(0), Err(100));
         connections.set(0, 10);
-        assert_eq!(connections.take(50), Err(150));
-        assert_eq!(connections.take(150), Ok(0));
+        assert_eq!(connections.take(50), Err(100));
+        assert_eq!(connections.take(100), Err(110));
+        assert_eq!(connections.take(110), Ok(0));
     }
 }

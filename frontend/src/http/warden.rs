@@ -98,7 +98,7 @@ impl Warden {
             let watched = connections.get(&id).filter(|watched| !watched.leaves);
             watched?.activity.idle_since()
         };
-        let id = self.idlest.take(now, connections.keys().copied(), idle_since)?;
+        let id = self.idlest.take(now, connections, idle_since)?;
         let watched = self.connections.get_mut(&id);
         let watched = watched.expect("it was looked at just now; this is a bug");
         watched.leaves = true;

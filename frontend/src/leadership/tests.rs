@@ -13,6 +13,8 @@ use crate::store::{Announced, Settle, StoreError, StoreHealth};
 #[derive(Default)]
 struct LeaseStore {
     away: AtomicBool,
+    /// How long a question takes to come, and an answer.
+    trip: Mutex<Duration>,
     lease: Mutex<Option<(Lease, Instant)>>,
 }
 
@@ -22,24 +24,14 @@ impl MetadataStore for LeaseStore {
         if self.away.load(Ordering::Relaxed) {
             return Err(StoreError::Unavailable("it is away".into()));
         }
-        let mut held = self.lease.lock();
-        let before = held.take();
-        let number = match &before {
-            Some((lease, until)) if *until > Instant::now() && lease.holder != holder => {
-                let other = lease.holder.clone();
-                *held = before;
-                return Ok(Leased::HeldBy(other));
-            }
-            Some((lease, _)) if lease.holder == holder => lease.number,
-            Some((lease, _)) => lease.number + 1,
-            None => 1,
-        };
-        let lease = Lease {
-            holder: holder.into(),
-            number,
-        };
-        *held = Some((lease.clone(), Instant::now() + ttl));
-        Ok(Leased::Held(lease))
+        let trip = *self.trip.lock();
+        if !trip.is_zero() {
+            tokio::time::sleep(trip / 2).await;
+            let taken = self.take(holder, ttl);
+            tokio::time::sleep(trip / 2).await;
+            return taken;
+        }
+        self.take(holder, ttl)
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), StoreError> {
@@ -83,8 +75,38 @@ impl MetadataStore for LeaseStore {
         unreachable!("nobody announces")
     }
 
+    async fn adopt(
+        &self,
+        _incarnations: std::collections::BTreeSet<String>,
+    ) -> Result<Arc<Catalog>, StoreError> {
+        unreachable!("nobody adopts")
+    }
+
     async fn settle(&self, _how: Settle) -> Result<Arc<Catalog>, StoreError> {
         unreachable!("nothing is lost")
+    }
+}
+
+impl LeaseStore {
+    fn take(&self, holder: &str, ttl: Duration) -> Result<Leased, StoreError> {
+        let mut held = self.lease.lock();
+        let before = held.take();
+        let number = match &before {
+            Some((lease, until)) if *until > Instant::now() && lease.holder != holder => {
+                let other = lease.holder.clone();
+                *held = before;
+                return Ok(Leased::HeldBy(other));
+            }
+            Some((lease, _)) if lease.holder == holder => lease.number,
+            Some((lease, _)) => lease.number + 1,
+            None => 1,
+        };
+        let lease = Lease {
+            holder: holder.into(),
+            number,
+        };
+        *held = Some((lease.clone(), Instant::now() + ttl));
+        Ok(Leased::Held(lease))
     }
 }
 
@@ -186,4 +208,33 @@ async fn without_the_store_nobody_acts_for_long_and_with_it_one_does_again() {
     tokio::time::timeout(RENEWAL, either)
         .await
         .expect("one acts again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_kept_from_a_store_that_answers_before_it_runs_out() {
+    for trip in [600, 1200, 1950] {
+        let store: Arc<LeaseStore> = Arc::default();
+        *store.trip.lock() = Duration::from_millis(trip);
+        let (first, second) = (frontend(&store, "first"), frontend(&store, "second"));
+        let _running = run(&first);
+        acts(&first).await;
+        let _other = run(&second);
+        for _ in 0..600 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(first.acting().is_some(), "a round trip of {trip} ms");
+        }
+        assert!(first.confirm().await.is_some());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_answers_when_a_lease_has_run_out_lets_nobody_act() {
+    let store: Arc<LeaseStore> = Arc::default();
+    *store.trip.lock() = ANSWER + Duration::from_millis(1);
+    let first = frontend(&store, "first");
+    let _running = run(&first);
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(first.acting().is_none());
+    }
 }

@@ -124,16 +124,14 @@ fn to_text(page: &str) -> String {
             false => line,
         };
         let mut words = comment.splitn(3, ' ');
-        match (words.next(), words.next(), words.next()) {
-            (Some(keyword @ ("HELP" | "TYPE")), Some(name), Some(rest)) => {
-                let suffix = match described_by.trim_end().ends_with(" counter") {
-                    true => "_total",
-                    false => "",
-                };
-                text.extend(["# ", keyword, " ", name, suffix, " ", rest]);
-            }
-            // UNIT and EOF.
-            _ => {}
+        let described = (words.next(), words.next(), words.next());
+        // Neither UNIT nor EOF.
+        if let (Some(keyword @ ("HELP" | "TYPE")), Some(name), Some(rest)) = described {
+            let suffix = match described_by.trim_end().ends_with(" counter") {
+                true => "_total",
+                false => "",
+            };
+            text.extend(["# ", keyword, " ", name, suffix, " ", rest]);
         }
     }
     text

@@ -2,13 +2,14 @@
 
 use axum::Json;
 use axum::http::StatusCode;
+use axum::http::header::ACCEPT_ENCODING;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ModelName, ModelVersion};
 use skysail_proto::value::InputType;
 
-use crate::http::{self, BodyError};
+use crate::http::{self, BodyError, encoding};
 
 /// Why a request is not a query. Whatever becomes of a query that is one, it is answered with 200.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -37,8 +38,11 @@ pub enum QueryError {
     #[error("{0} does not take {1}")]
     Method(String, String),
     /// The body is too large.
-    #[error("the body is larger than {0} bytes")]
-    TooLarge(usize),
+    #[error("{0}")]
+    TooLarge(String),
+    /// The body is encoded in a way that is not taken.
+    #[error("{0}")]
+    Encoding(String),
     /// The body did not come in time.
     #[error("{0}")]
     TooSlow(String),
@@ -86,6 +90,7 @@ impl QueryError {
             Self::UnknownApplication(_) | Self::UnknownPath(_) => ErrorCode::NotFound,
             Self::Method(..) => ErrorCode::MethodNotAllowed,
             Self::TooLarge(_) | Self::InputTooLarge { .. } => ErrorCode::TooLarge,
+            Self::Encoding(_) => ErrorCode::Unsupported,
             Self::TooSlow(_) => ErrorCode::TooSlow,
             Self::NotReady(_) => ErrorCode::Unavailable,
         }
@@ -102,6 +107,7 @@ impl QueryError {
             Self::UnknownPath(_) => "Not found",
             Self::Method(..) => "Method not allowed",
             Self::TooLarge(_) | Self::InputTooLarge { .. } => "Request too large",
+            Self::Encoding(_) => "Unsupported encoding",
             Self::TooSlow(_) => "Request too slow",
             Self::Header { .. } => "Header error",
             Self::NotReady(_) => "Not ready",
@@ -112,7 +118,8 @@ impl QueryError {
 impl From<BodyError> for QueryError {
     fn from(error: BodyError) -> Self {
         match error {
-            BodyError::TooLarge(limit) => Self::TooLarge(limit),
+            BodyError::TooLarge(_) | BodyError::InflatedTooLarge(_) => Self::TooLarge(error.to_string()),
+            BodyError::Encoding(why) => Self::Encoding(why),
             BodyError::TooSlow { .. } => Self::TooSlow(error.to_string()),
             BodyError::Broken(why) => Self::Json(why),
         }
@@ -124,9 +131,10 @@ impl IntoResponse for QueryError {
         let status =
             StatusCode::from_u16(self.code().http_status()).expect("error codes map to valid statuses");
         let body = Json(json!({ "error": self.class(), "cause": self.to_string() }));
-        if matches!(self, Self::TooSlow(_)) {
-            return (status, http::CLOSES, body).into_response();
+        match self {
+            Self::TooSlow(_) => (status, http::CLOSES, body).into_response(),
+            Self::Encoding(_) => (status, [(ACCEPT_ENCODING, encoding::TAKEN)], body).into_response(),
+            _ => (status, body).into_response(),
         }
-        (status, body).into_response()
     }
 }

@@ -21,7 +21,8 @@ use super::error::QueryError;
 use super::request::PredictRequest;
 use super::{QueryService, written};
 use crate::health::Health;
-use crate::http::{self, AllowedOrigins, Answers, BodyReader, Cors, Upload};
+use crate::http::encoding::Encodings;
+use crate::http::{self, AllowedOrigins, Answers, BodyReader, Cors, Upload, misread};
 
 /// From this size on a body is parsed on a thread of its own: it would keep every other query waiting.
 const LARGE_BODY_BYTES: usize = 256 * 1024;
@@ -137,9 +138,11 @@ async fn answer(
     body: impl http::RequestBody,
 ) -> Result<Response, QueryError> {
     let route = api.service.route(application);
-    let (route, slo) = route.and_then(|route| Ok((route, slo_of(headers)?)))?;
+    let understood = |route| Ok((route, slo_of(headers)?, Encodings::of(headers)?));
+    let (route, slo, encodings) = route.and_then(understood)?;
     let body = api.bodies.read(body).await?;
     let arrival = api.service.now();
+    let body = api.bodies.decode(encodings, body).await?;
     let mut request = parse(route.application.input_type, body, api.most_inputs).await?;
     request.tighten(slo);
     let reply = api.service.predict(&route, request, arrival).await?;
@@ -173,16 +176,28 @@ fn slo_of(headers: &HeaderMap) -> Result<Option<NonZeroU64>, QueryError> {
 
 async fn parse(input_type: InputType, body: Bytes, most_inputs: usize) -> Result<PredictRequest, QueryError> {
     let is_large = body.len() >= LARGE_BODY_BYTES;
-    let parse = move || PredictRequest::parse(input_type, &body, most_inputs);
-    let parsed = match is_large {
+    let parse = move || {
+        let parsed = PredictRequest::parse(input_type, &body, most_inputs);
+        parsed.map_err(|error| unreadable(&body, &error))
+    };
+    match is_large {
         true => tokio::task::spawn_blocking(parse)
             .await
             .expect("parsing does not panic; if it did, so do we"),
         false => parse(),
+    }
+}
+
+/// Says where a body is no query, and what it may be instead.
+fn unreadable(body: &[u8], error: &serde_json::Error) -> QueryError {
+    let words: String = error.to_string().chars().take(QUOTED_CHARS).collect();
+    let advice = match error.is_data() {
+        true => None,
+        false => misread::advice(body),
     };
-    parsed.map_err(|error| {
-        let words: String = error.to_string().chars().take(QUOTED_CHARS).collect();
-        QueryError::Json(format!("Error parsing JSON: {words}"))
+    QueryError::Json(match advice {
+        None => format!("Error parsing JSON: {words}"),
+        Some(advice) => format!("Error parsing JSON: {words}; {advice}"),
     })
 }
 

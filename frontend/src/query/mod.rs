@@ -220,7 +220,7 @@ impl QueryService {
             return Some("the metadata store was not read yet");
         }
         self.is_settling()
-            .then_some("replicas that other frontends have are on their way to this one")
+            .then_some("replicas of models that were served before are on their way to this frontend")
     }
 
     /// An application's route.

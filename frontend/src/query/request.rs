@@ -69,40 +69,66 @@ impl<'de> Visitor<'de> for RequestSeed {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PredictRequest, A::Error> {
-        let (mut one, mut many, mut version, mut slo_micros) = (None, None, None, None);
+        let mut inputs: Option<Inputs> = None;
+        let (mut version, mut slo_micros, mut uid) = (None, None, None);
         while let Some(Key(key)) = map.next_key::<Key<'de>>()? {
             match &*key {
-                "input" => {
-                    one = Some(
-                        map.next_value_seed(InputSeed(self.input_type))
-                            .map_err(within("input"))?,
-                    )
+                member @ ("input" | "input_batch") => {
+                    let is_one = member == "input";
+                    match inputs {
+                        Some(Inputs::One(_)) if is_one => return Err(twice(member)),
+                        Some(Inputs::Many(_)) if !is_one => return Err(twice(member)),
+                        Some(_) => {
+                            return Err(A::Error::custom(
+                                "both `input` and `input_batch` are given: send one of them",
+                            ));
+                        }
+                        None => inputs = Some(self.inputs(is_one, &mut map)?),
+                    }
                 }
-                "input_batch" => {
-                    many = Some(
-                        map.next_value_seed(BatchSeed(self))
-                            .map_err(within("input_batch"))?,
-                    )
-                }
-                "version" => version = map.next_value().map_err(within("version"))?,
-                "slo_micros" => {
-                    slo_micros = map.next_value::<Option<Micros>>().map_err(within("slo_micros"))?
-                }
-                "uid" => drop(map.next_value::<Option<String>>().map_err(within("uid"))?),
+                "version" => once("version", &mut version, &mut map)?,
+                "slo_micros" => once("slo_micros", &mut slo_micros, &mut map)?,
+                "uid" => once::<Uid, _>("uid", &mut uid, &mut map)?,
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        let inputs = match (one, many) {
-            (Some(input), _) => Inputs::One(input),
-            (None, Some(inputs)) => Inputs::Many(inputs),
-            (None, None) => return Err(A::Error::custom("neither `input` nor `input_batch` is there")),
-        };
+        let inputs = inputs.ok_or_else(|| A::Error::custom("neither `input` nor `input_batch` is there"))?;
         Ok(PredictRequest {
             inputs,
-            version,
-            slo_micros: slo_micros.map(|Micros(micros)| micros),
+            version: version.flatten(),
+            slo_micros: slo_micros.flatten().map(|Micros(micros)| micros),
         })
     }
+}
+
+impl RequestSeed {
+    fn inputs<'de, A: MapAccess<'de>>(self, is_one: bool, map: &mut A) -> Result<Inputs, A::Error> {
+        if is_one {
+            let input = map.next_value_seed(InputSeed(self.input_type));
+            input.map(Inputs::One).map_err(within("input"))
+        } else {
+            let inputs = map.next_value_seed(BatchSeed(self));
+            inputs.map(Inputs::Many).map_err(within("input_batch"))
+        }
+    }
+}
+
+/// Reads a member that may be null, and may be given once.
+fn once<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
+    member: &'static str,
+    slot: &mut Option<Option<T>>,
+    map: &mut A,
+) -> Result<(), A::Error> {
+    if slot.is_some() {
+        return Err(twice(member));
+    }
+    *slot = Some(map.next_value().map_err(within(member))?);
+    Ok(())
+}
+
+/// Readers differ in which of two members of one name they take, so neither is.
+fn twice<E: serde::de::Error>(member: &str) -> E {
+    E::custom(format_args!("`{member}` is given twice"))
 }
 
 /// Says in which member an error is.
@@ -122,6 +148,35 @@ impl<'de> Deserialize<'de> for Micros {
         let micros = NonZeroU64::new(u64::deserialize(deserializer)?);
         let too_few = || D::Error::custom("expected at least 1 microsecond");
         micros.map(Self).ok_or_else(too_few)
+    }
+}
+
+/// Who asks: a string or an integer. No selection policy looks at it yet.
+struct Uid;
+
+impl<'de> Deserialize<'de> for Uid {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl Visitor<'_> for Uid {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or an integer")
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(Self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(Self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(Self)
     }
 }
 
@@ -174,12 +229,6 @@ mod tests {
         let many = Inputs::Many(vec![Input::doubles(&[1.0]), Input::doubles(&[2.0])]);
         assert_eq!(parse(r#"{"input_batch": [[1], [2]]}"#).unwrap().inputs, many);
         assert_eq!(
-            parse(r#"{"input_batch": [[3]], "input": [1, 2]}"#)
-                .unwrap()
-                .inputs,
-            one
-        );
-        assert_eq!(
             parse(r#"{"input_batch": []}"#).unwrap().inputs,
             Inputs::Many(vec![])
         );
@@ -197,6 +246,9 @@ mod tests {
         );
         let request = parse(r#"{"input": [1], "version": null, "slo_micros": null, "uid": null}"#).unwrap();
         assert_eq!((request.version, request.slo_micros), (None, None));
+        for uid in ["0", "-7", "18446744073709551615", r#""""#, r#""\u00fc""#] {
+            parse(&format!(r#"{{"uid": {uid}, "input": [1]}}"#)).expect(uid);
+        }
     }
 
     #[test]
@@ -235,7 +287,36 @@ mod tests {
             (r#"{"input": [1], "slo_micros": -5}"#, "in `slo_micros`"),
             (r#"{"input": [1], "slo_micros": 0}"#, "at least 1 microsecond"),
             (r#"{"input": [1], "slo_micros": "5"}"#, "in `slo_micros`"),
-            (r#"{"input": [1], "uid": 7}"#, "in `uid`"),
+            (
+                r#"{"input": [1], "uid": 1.5}"#,
+                "in `uid`: invalid type: floating point `1.5`, expected a string or an integer",
+            ),
+            (r#"{"input": [1], "uid": true}"#, "in `uid`"),
+            (r#"{"input": [1], "uid": [1]}"#, "in `uid`"),
+            (
+                r#"{"input": [1], "input": [2]}"#,
+                "`input` is given twice at line 1 column 22",
+            ),
+            (r#"{"\u0069nput": [1], "input": [1]}"#, "`input` is given twice"),
+            (
+                r#"{"input_batch": [], "input_batch": []}"#,
+                "`input_batch` is given twice",
+            ),
+            (
+                r#"{"input": [1], "input_batch": [[1]]}"#,
+                "both `input` and `input_batch` are given: send one of them at line 1 column 28",
+            ),
+            (r#"{"input_batch": [], "input": [1]}"#, "both `input` and"),
+            (r#"{"input": [1], "input_batch": null}"#, "both `input` and"),
+            (
+                r#"{"version": null, "input": [1], "version": "1"}"#,
+                "`version` is given twice",
+            ),
+            (
+                r#"{"slo_micros": 5, "slo_micros": 5, "input": [1]}"#,
+                "`slo_micros` is given twice",
+            ),
+            (r#"{"uid": 1, "uid": "1", "input": [1]}"#, "`uid` is given twice"),
             (r#"{"input": [1]} {}"#, "trailing"),
         ];
         for (body, expected) in cases {

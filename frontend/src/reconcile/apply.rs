@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use skysail_core::catalog::{Catalog, Secret};
+use skysail_core::catalog::Secret;
 use skysail_core::reconcile::{Action, StopReason};
 use skysail_proto::admin::Failure;
 use skysail_proto::ids::{ModelId, ReplicaId};
-use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::report::Report;
 use crate::leadership::Leadership;
 use crate::runtime::{ContainerRuntime, ContainerState, ContainerStatus, ReplicaSpec, RuntimeError};
+use crate::store::MetadataStore;
 
 /// Log lines kept of a container that failed.
 const LAST_LINES: usize = 20;
@@ -26,7 +26,7 @@ const LOG_TIME: Duration = Duration::from_secs(3);
 const SHORT_GRACE: Duration = Duration::from_secs(1);
 
 /// How long a container is left alone with which nothing could be done.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// Said where the catalog has no key; the admin API writes one with the first change of anything.
 const NO_KEY: &str = "the metadata store holds no key to make the container's token with: change anything \
@@ -43,10 +43,10 @@ pub(super) enum Applied {
 /// Has what actions need.
 pub(super) struct Applier {
     pub(super) runtime: Arc<dyn ContainerRuntime>,
+    /// Where it is written what names mean, and which has the key that tokens are made with.
+    pub(super) store: Arc<dyn MetadataStore>,
     /// Asked before each thing that the runtime is told to do.
     pub(super) leadership: Arc<Leadership>,
-    /// Has the key that tokens are made with.
-    pub(super) catalog: watch::Receiver<Option<Arc<Catalog>>>,
     pub(super) report: Arc<Report>,
     pub(super) stop_grace: Duration,
 }
@@ -54,6 +54,7 @@ pub(super) struct Applier {
 impl Applier {
     pub(super) async fn apply(&self, action: Action) -> Applied {
         match action {
+            Action::Resolve { spec, registered_at } => self.resolve(*spec, registered_at).await,
             Action::Start(spec) => self.start(*spec).await,
             Action::Stop { found, reason } => self.stop(found, reason).await,
             Action::Bury(status) => self.bury(status).await,
@@ -83,7 +84,20 @@ impl Applier {
         let progress = move |words: &str| report.set_progress(&model, Some(words));
         let started = self.runtime.start(&spec, &progress).await;
         self.report.set_progress(&spec.model, None);
-        let Err(error) = started else { return Applied::Done };
+        // Whoever looks now, because a container was started, wants to know of it now.
+        self.report.look_for_moves();
+        match started {
+            Ok(()) => Applied::Done,
+            Err(error) => self.not_started(spec, &error),
+        }
+    }
+
+    pub(super) fn not_started(&self, spec: ReplicaSpec, error: &RuntimeError) -> Applied {
+        if matches!(error, RuntimeError::NameTaken(_)) {
+            // No failure of the version: two servers chose one name in one moment.
+            info!(container = spec.container, %error, "container not started");
+            return Applied::Done;
+        }
         warn!(container = spec.container, %error, "container not started");
         let permanent = matches!(error, RuntimeError::Image(_));
         let reason = error.to_string();
@@ -93,7 +107,13 @@ impl Applier {
     }
 
     fn key(&self) -> Option<Secret> {
-        self.catalog.borrow().as_ref()?.settings.container_key.clone()
+        self.store
+            .watch()
+            .borrow()
+            .as_ref()?
+            .settings
+            .container_key
+            .clone()
     }
 
     async fn stop(&self, found: ContainerStatus, reason: StopReason) -> Applied {
@@ -150,7 +170,7 @@ impl Applier {
 
     /// Whether this frontend still acts as the control role; asked before each thing the runtime is told to
     /// do, and after whatever takes time.
-    async fn may_act(&self) -> bool {
+    pub(super) async fn may_act(&self) -> bool {
         let acts = self.leadership.confirm().await.is_some();
         if !acts {
             tokio::time::sleep(RETRY).await;

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use skysail_core::catalog::{Catalog, Version};
 use skysail_core::cluster::FrontendView;
 use skysail_core::reconcile::{
-    Action, AtWork, Doubt, History, Observed, Patience, Placement, Plan, Work, doubt, plan,
+    Action, AtWork, Foreign, History, Observed, Patience, Placement, Plan, Work, doubt, plan,
 };
 use skysail_core::time::Instant;
 use skysail_proto::ids::{ClusterName, ModelId};
@@ -27,16 +27,20 @@ use tracing::{error, info, warn};
 use crate::clock::Clock;
 use crate::leadership::Leadership;
 use crate::runtime::ContainerRuntime;
+use crate::store::MetadataStore;
 
 mod apply;
+mod moves;
 mod observe;
 mod report;
+mod resolve;
 mod rollout;
 #[cfg(test)]
 mod tests;
 
 use apply::{Applied, Applier};
 
+pub use moves::Moves;
 pub use observe::ClusterView;
 pub use report::{Report, VersionReport};
 pub use rollout::Rollouts;
@@ -56,6 +60,8 @@ pub struct Reconciler {
     parts: Parts,
     history: Arc<Mutex<History>>,
     report: Arc<Report>,
+    /// Desired state.
+    catalog: watch::Receiver<Option<Arc<Catalog>>>,
     /// The catalog of the last pass.
     before: Option<Arc<Catalog>>,
     /// Since when frontends follow different catalogs.
@@ -66,8 +72,8 @@ pub struct Reconciler {
 pub struct Parts {
     /// Starts and stops containers.
     pub runtime: Arc<dyn ContainerRuntime>,
-    /// Desired state.
-    pub catalog: watch::Receiver<Option<Arc<Catalog>>>,
+    /// Where desired state is written that the control role finds out: what names mean.
+    pub store: Arc<dyn MetadataStore>,
     /// What all live frontends see, this one included.
     pub views: watch::Receiver<Arc<Vec<FrontendView>>>,
     /// Whether this frontend is the one to act.
@@ -97,6 +103,7 @@ impl Reconciler {
         Self {
             history: Arc::new(Mutex::new(History::new(parts.patience))),
             report: parts.report.clone(),
+            catalog: parts.store.watch(),
             parts,
             before: None,
             differs_since: None,
@@ -116,7 +123,7 @@ impl Reconciler {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 Some(done) = actions.running.join_next() => self.finish(done, &mut actions.at_work),
-                changed = self.parts.catalog.changed() => if changed.is_err() { return },
+                changed = self.catalog.changed() => if changed.is_err() { return },
                 () = runtime_changed.notified() => {}
                 changed = news(&mut self.parts.views, &seen) => if changed.is_err() { return },
                 changed = acting.changed() => if changed.is_err() { return },
@@ -128,7 +135,7 @@ impl Reconciler {
 
     /// Observes, plans, and sets the actions to work; returns how soon to look again.
     async fn pass(&mut self, views: &[FrontendView], seen: &ClusterView, actions: &mut Actions) -> Duration {
-        let Some(catalog) = self.parts.catalog.borrow_and_update().clone() else {
+        let Some(catalog) = self.catalog.borrow_and_update().clone() else {
             return TICK;
         };
         let containers = match self.parts.runtime.list().await {
@@ -143,13 +150,16 @@ impl Reconciler {
         if self.report.set_runtime_error(None) {
             info!("containers can be listed again");
         }
+        let (containers, foreign) = Foreign::part(containers, &catalog);
         self.report.set_containers(&containers);
+        self.tell_foreign(&foreign);
         self.report.keep_only(&catalog);
         self.report.recovered(&catalog, seen);
         let now = self.parts.clock.now();
-        let doubted = self.is_doubted(&catalog, views, containers.len(), now);
+        let doubted = self.is_doubted(&catalog, views, now);
         let observed = Observed {
             containers,
+            foreign: foreign.containers,
             attached: seen.attached.clone(),
             hung: seen.hung.clone(),
             at_work: actions.at_work.clone(),
@@ -173,23 +183,12 @@ impl Reconciler {
     }
 
     /// Whether this catalog is not to be acted on. A difference between frontends is told of once it lasts.
-    fn is_doubted(
-        &mut self,
-        catalog: &Catalog,
-        views: &[FrontendView],
-        containers: usize,
-        now: Instant,
-    ) -> bool {
-        let found = doubt(catalog, views, containers);
-        let differs = matches!(found, Some(Doubt::Differs(_)));
-        let since = self.differs_since.filter(|_| differs).unwrap_or(now);
-        self.differs_since = differs.then_some(since);
+    fn is_doubted(&mut self, catalog: &Catalog, views: &[FrontendView], now: Instant) -> bool {
+        let found = doubt(catalog, views);
         let doubted = found.is_some();
-        let told = match found {
-            Some(Doubt::Lost(why)) => Some(why),
-            Some(Doubt::Differs(why)) => Some(why).filter(|_| now.saturating_since(since) >= DIFFERENCE),
-            None => None,
-        };
+        let since = self.differs_since.filter(|_| doubted).unwrap_or(now);
+        self.differs_since = doubted.then_some(since);
+        let told = found.filter(|_| now.saturating_since(since) >= DIFFERENCE);
         let why = told.clone();
         if self.report.set_waits_for_a_person(told)
             && let Some(why) = why
@@ -197,6 +196,16 @@ impl Reconciler {
             error!(why, "a person has to decide");
         }
         doubted
+    }
+
+    /// Containers of others are told of in the log when those of another store come to be seen.
+    fn tell_foreign(&self, foreign: &Foreign) {
+        let sentence = foreign.sentence(&self.parts.cluster);
+        if self.report.set_foreign(foreign.clone(), sentence.clone())
+            && let Some(why) = sentence
+        {
+            error!(why, "containers of the cluster's name are not this store's");
+        }
     }
 
     fn plan(
@@ -209,6 +218,7 @@ impl Reconciler {
         let before = self.before.replace(catalog.clone());
         let placement = Placement {
             cluster: self.parts.cluster.clone(),
+            incarnation: catalog.generation.incarnation.clone(),
             frontends: seen.rpc_addresses.clone(),
             key: catalog.settings.container_key.clone(),
         };
@@ -229,8 +239,8 @@ impl Reconciler {
         actions.at_work.insert(container.clone(), at_work);
         let applier = Applier {
             runtime: self.parts.runtime.clone(),
+            store: self.parts.store.clone(),
             leadership: self.parts.leadership.clone(),
-            catalog: self.parts.catalog.clone(),
             report: self.report.clone(),
             stop_grace: self.parts.stop_grace,
         };
@@ -273,13 +283,17 @@ async fn news(
     }
 }
 
+/// What an action is at work on, by name: a container, or a version as a whole.
 fn work_of(action: &Action) -> (String, AtWork) {
-    let (container, model, work) = match action {
-        Action::Start(spec) => (&spec.container, &spec.model, Work::Starting),
-        Action::Stop { found, .. } | Action::Bury(found) => (&found.container, &found.model, Work::Ending),
+    let (name, model, work) = match action {
+        Action::Resolve { spec, .. } => (spec.model.to_string(), &spec.model, Work::Resolving),
+        Action::Start(spec) => (spec.container.clone(), &spec.model, Work::Starting),
+        Action::Stop { found, .. } | Action::Bury(found) => {
+            (found.container.clone(), &found.model, Work::Ending)
+        }
     };
     let model = model.clone();
-    (container.clone(), AtWork { model, work })
+    (name, AtWork { model, work })
 }
 
 fn replicas_of(version: &Version) -> u32 {

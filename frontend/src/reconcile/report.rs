@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
 use skysail_core::catalog::Catalog;
+use skysail_core::reconcile::Foreign;
 use skysail_proto::admin::{Container, Failure};
 use skysail_proto::ids::{ModelId, ReplicaId};
 use tokio::sync::Notify;
@@ -16,6 +17,7 @@ use crate::runtime::{ContainerState, ContainerStatus};
 pub struct Report {
     state: Mutex<State>,
     pub(super) wake: Notify,
+    pub(super) look_for_moves: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -25,6 +27,9 @@ struct State {
     no_frontend: bool,
     runtime_error: Option<String>,
     containers: Vec<ContainerStatus>,
+    foreign: Foreign,
+    /// What there is to say of those.
+    foreign_sentence: Option<String>,
     versions: BTreeMap<ModelId, VersionReport>,
     autoscaling: BTreeMap<ModelId, String>,
     forgiven: BTreeSet<ModelId>,
@@ -37,6 +42,8 @@ pub struct VersionReport {
     pub progress: Option<String>,
     /// Containers that failed, or could not be started, since this frontend started.
     pub restarts: u64,
+    /// That its names mean something else by now than what runs, in a sentence.
+    pub moved_on: Option<String>,
     /// Whether it has failed since all its replicas were last attached.
     pub failing: bool,
     /// The last failure.
@@ -66,8 +73,14 @@ impl Report {
             .waits_for_a_person
             .iter()
             .cloned()
+            .chain(state.foreign_sentence.iter().cloned())
             .chain(no_frontend)
             .collect()
+    }
+
+    /// The containers that were started for another store, as they were last seen.
+    pub fn foreign(&self) -> Foreign {
+        self.state.lock().foreign.clone()
     }
 
     /// Why the runtime does not answer, if it does not.
@@ -127,7 +140,13 @@ impl Report {
     /// A person asked for this version anew: its failures no longer delay it.
     pub fn forgive(&self, model: &ModelId) {
         let mut state = self.state.lock();
-        state.versions.remove(model);
+        if let Some(version) = state.versions.get_mut(model) {
+            let moved_on = version.moved_on.take();
+            *version = VersionReport {
+                moved_on,
+                ..VersionReport::default()
+            };
+        }
         state.forgiven.insert(model.clone());
         drop(state);
         self.wake.notify_one();
@@ -147,6 +166,41 @@ impl Report {
 
     pub(super) fn set_containers(&self, containers: &[ContainerStatus]) {
         self.state.lock().containers = containers.to_vec();
+    }
+
+    /// Returns whether containers of a store are among them that had none before.
+    pub(super) fn set_foreign(&self, foreign: Foreign, sentence: Option<String>) -> bool {
+        let mut state = self.state.lock();
+        let news = !foreign.incarnations.is_subset(&state.foreign.incarnations);
+        state.foreign = foreign;
+        state.foreign_sentence = sentence;
+        news
+    }
+
+    /// Takes note of whether a version's names mean something else by now. Returns whether that is news.
+    pub(super) fn set_moved_on(&self, model: &ModelId, moved_on: Option<String>) -> bool {
+        let mut state = self.state.lock();
+        match (state.versions.get_mut(model), moved_on) {
+            (Some(version), moved_on) => {
+                let news = version.moved_on != moved_on;
+                version.moved_on = moved_on;
+                news
+            }
+            (None, None) => false,
+            (None, moved_on) => {
+                let report = VersionReport {
+                    moved_on,
+                    ..VersionReport::default()
+                };
+                state.versions.insert(model.clone(), report);
+                true
+            }
+        }
+    }
+
+    /// Wakes whoever looks for names that mean something else.
+    pub(super) fn look_for_moves(&self) {
+        self.look_for_moves.notify_one();
     }
 
     /// Forgets versions that are no longer registered.

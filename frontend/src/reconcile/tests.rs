@@ -9,7 +9,7 @@ use skysail_core::cluster::ReplicaView;
 use tokio::sync::Notify;
 
 use super::*;
-use crate::runtime::{ContainerState, ContainerStatus, Progress, ReplicaSpec, RuntimeError};
+use crate::runtime::{ContainerState, ContainerStatus, Progress, ReplicaSpec, Resolution, RuntimeError};
 use crate::store::MetadataStore;
 use crate::store::embedded::EmbeddedStore;
 
@@ -52,13 +52,27 @@ impl FakeRuntime {
 
 #[async_trait]
 impl ContainerRuntime for FakeRuntime {
+    async fn resolve(&self, spec: &ReplicaSpec, _progress: &Progress) -> Result<Resolution, RuntimeError> {
+        self.answers()?;
+        Ok(Resolution {
+            image_id: Some(format!("id of {}", spec.image)),
+            ..Resolution::default()
+        })
+    }
+
+    async fn moved_on(&self, _spec: &ReplicaSpec) -> Result<Option<String>, RuntimeError> {
+        Ok(None)
+    }
+
     async fn start(&self, spec: &ReplicaSpec, _progress: &Progress) -> Result<(), RuntimeError> {
         self.answers()?;
+        assert_eq!(spec.image_id.as_deref(), Some("id of i"), "it is resolved first");
         self.containers.lock().push(ContainerStatus {
             container: spec.container.clone(),
             replica: spec.replica.clone(),
             model: spec.model.clone(),
             spec_digest: spec.digest.clone(),
+            incarnation: Some(spec.incarnation.clone()),
             start: spec.start.clone(),
             state: ContainerState::Running,
             pid: None,
@@ -125,7 +139,7 @@ impl Bench {
         };
         let reconciler = Reconciler::new(Parts {
             runtime: bench.runtime.clone(),
-            catalog: bench.store.watch(),
+            store: bench.store.clone(),
             views: bench.views.subscribe(),
             leadership: bench.leadership.clone(),
             cluster: "test".parse().unwrap(),
@@ -243,6 +257,7 @@ fn foreign() -> ContainerStatus {
         replica: skysail_proto::ids::ReplicaId::of(&model, 0),
         model,
         spec_digest: String::new(),
+        incarnation: None,
         start: String::new(),
         state: ContainerState::Running,
         pid: None,
@@ -291,13 +306,13 @@ async fn a_runtime_that_goes_away_is_told_of_and_used_again_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn an_empty_store_stops_nothing_and_a_person_is_asked() {
+async fn a_store_that_was_never_written_stops_nothing_and_a_person_is_asked() {
     let runtime = FakeRuntime::default();
     runtime.containers.lock().push(foreign());
     let bench = Bench::new(runtime);
     bench.act();
     bench
-        .reports(|report| report.acting() && report.waits_for_a_person().is_some())
+        .reports(|report| report.acting() && !report.problems().is_empty())
         .await;
     let problems = bench.report.problems();
     assert!(problems[0].contains("skysail cluster restore"), "{problems:?}");
@@ -306,7 +321,37 @@ async fn an_empty_store_stops_nothing_and_a_person_is_asked() {
     // Once it was written, it is believed.
     bench.deploy(0).await;
     bench.runtime.has_done("stop test_gone_1_0 10s").await;
-    assert_eq!(bench.report.waits_for_a_person(), None);
+    assert!(bench.report.problems().is_empty());
+}
+
+#[tokio::test]
+async fn containers_of_another_store_are_told_of_and_left_until_they_are_adopted() {
+    let runtime = FakeRuntime::default();
+    let of_another = |mut found: ContainerStatus| {
+        found.incarnation = Some("another".into());
+        found
+    };
+    let taken = of_another(ContainerStatus {
+        container: "test_m_1_0".into(),
+        ..foreign()
+    });
+    runtime.containers.lock().extend([of_another(foreign()), taken]);
+    let bench = Bench::new(runtime);
+    bench.act();
+    bench.deploy(1).await;
+    bench.runtime.has_done("start test_m_1_1").await;
+    let problems = bench.report.problems();
+    assert!(
+        problems[0].contains("test_gone_1_0, test_m_1_0") && problems[0].contains("cluster adopt"),
+        "{problems:?}"
+    );
+    assert_eq!(bench.report.containers(&foreign().model), []);
+    assert_eq!(*bench.runtime.done.borrow(), ["start test_m_1_1"]);
+
+    bench.store.adopt(["another".to_owned()].into()).await.unwrap();
+    bench.runtime.has_done("stop test_gone_1_0 10s").await;
+    bench.runtime.has_done("stop test_m_1_0 10s").await;
+    bench.reports(|report| report.problems().is_empty()).await;
 }
 
 #[tokio::test]

@@ -98,6 +98,7 @@ promises! {
     stopping_removes_a_container_that_has_ended
     stopping_no_container_is_no_error
     an_image_that_cannot_be_had_says_so
+    what_a_specification_says_that_its_names_mean_is_what_runs_or_nothing
     a_neighbours_containers_are_neither_listed_nor_touched
 }
 
@@ -108,6 +109,7 @@ async fn a_started_container_is_listed_with_what_it_was_started_with(subject: &S
         replica: spec.replica,
         model: spec.model,
         spec_digest: spec.digest,
+        incarnation: None,
         start: spec.start,
         state: ContainerState::Running,
         pid: None,
@@ -115,7 +117,19 @@ async fn a_started_container_is_listed_with_what_it_was_started_with(subject: &S
     let listed = subject.runtime.list().await.expect("listed");
     let listed: Vec<_> = listed
         .into_iter()
-        .map(|status| ContainerStatus { pid: None, ..status })
+        // Only where others' containers can be seen there is need to say whose one is.
+        .inspect(|status| {
+            let incarnation = status.incarnation.as_deref();
+            assert!(
+                incarnation.is_none_or(|life| life == spec.incarnation),
+                "{status:?}"
+            );
+        })
+        .map(|status| ContainerStatus {
+            incarnation: None,
+            pid: None,
+            ..status
+        })
         .collect();
     assert_eq!(listed, [expected]);
 }
@@ -305,6 +319,37 @@ async fn an_image_that_cannot_be_had_says_so(subject: &Subject) {
     assert_eq!(subject.status(&spec).await, None);
 }
 
+async fn what_a_specification_says_that_its_names_mean_is_what_runs_or_nothing(subject: &Subject) {
+    let spec = subject.spec("one", "wait");
+    let found = within(subject.runtime.resolve(&spec, &|_| ()))
+        .await
+        .expect("resolved");
+    let resolved = ReplicaSpec {
+        image_id: found.image_id.clone(),
+        artifacts: found.artifacts.clone(),
+        ..spec
+    };
+    let moved_on = within(subject.runtime.moved_on(&resolved)).await;
+    assert_eq!(moved_on.expect("it can be looked at"), None);
+    subject.start_spec(&resolved).await.expect("started");
+
+    let nobodys = "0".repeat(64);
+    let mut other = ReplicaSpec {
+        image_id: found.image_id.map(|_| format!("sha256:{nobodys}")),
+        container: format!("{}two", subject.prefix),
+        ..resolved
+    };
+    for artifact in &mut other.artifacts {
+        artifact.sha256.clone_from(&nobodys);
+    }
+    let error = within(subject.start_spec(&other)).await.expect_err("refused");
+    assert!(matches!(error, RuntimeError::Image(_)), "{error:?}");
+    assert!(error.to_string().contains("deploy a new version"), "{error}");
+    assert_eq!(subject.status(&other).await, None);
+    let moved_on = within(subject.runtime.moved_on(&other)).await;
+    assert!(moved_on.expect("it can be looked at").is_some());
+}
+
 async fn a_neighbours_containers_are_neither_listed_nor_touched(subject: &Subject) {
     let spec = subject.spec("one", "print started\nwait");
     subject
@@ -338,11 +383,14 @@ impl Subject {
             model,
             input_type: InputType::Doubles,
             image: self.image.clone(),
+            image_id: None,
+            artifacts: Vec::new(),
             cpus: None,
             gpus: None,
             memory_bytes: None,
             env: script(commands),
             digest: "digest-of-the-specification".into(),
+            incarnation: "this-store".into(),
             start: "this-start".into(),
         }
     }

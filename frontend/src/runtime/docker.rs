@@ -14,9 +14,11 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary,
@@ -37,7 +39,9 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::intake::{self, Intake};
-use super::{ContainerRuntime, ContainerState, ContainerStatus, Progress, ReplicaSpec, RuntimeError, exit};
+use super::{
+    ContainerRuntime, ContainerState, ContainerStatus, Progress, ReplicaSpec, Resolution, RuntimeError, exit,
+};
 
 mod ends;
 mod engine;
@@ -73,6 +77,9 @@ const OUT_OF_MEMORY: &str = "killed: out of memory";
 /// The exit code of SIGKILL.
 const KILLED: i64 = 137;
 
+/// Stands for the incarnation of a container that says none, and can be taken over like any other.
+const UNLABELLED: &str = "unlabelled";
+
 /// Containers that are inspected at a time.
 const INSPECTIONS: usize = 8;
 
@@ -86,6 +93,7 @@ pub struct DockerRuntime {
     places: [Mutex<()>; 16],
     followers: Followers,
     ends: Arc<Ends>,
+    made_network: AtomicBool,
     _events: AbortOnDropHandle<()>,
 }
 
@@ -115,13 +123,44 @@ impl DockerRuntime {
             places: Default::default(),
             followers: Followers::default(),
             ends,
+            made_network: AtomicBool::new(false),
             _events: AbortOnDropHandle::new(tokio::spawn(events)),
         }
     }
 
     /// The address at which containers of the cluster reach this host; makes the network if need be.
     pub async fn gateway(&self) -> Result<IpAddr, RuntimeError> {
-        network::gateway(self.engine.get().await?, &self.cluster).await
+        let (gateway, made) = network::gateway(self.engine.get().await?, &self.cluster).await?;
+        if made {
+            self.made_network.store(true, Ordering::Relaxed);
+        }
+        Ok(gateway)
+    }
+
+    /// The same as [`Self::leave`], if the network was made by this runtime: for a frontend that made it and then
+    /// cannot start.
+    pub async fn leave_made(&self) -> Result<(), RuntimeError> {
+        match self.made_network.load(Ordering::Relaxed) {
+            true => self.leave().await,
+            false => Ok(()),
+        }
+    }
+
+    /// Removes the cluster's network, which the frontend needs no longer, unless something else does: a container of
+    /// the cluster, running or not, or another process that listens at its gateway.
+    pub async fn leave(&self) -> Result<(), RuntimeError> {
+        let docker = self.engine.get().await?;
+        let filter = HashMap::from([("label", vec![format!("{}={}", labels::CLUSTER, self.cluster)])]);
+        let options = ListContainersOptionsBuilder::new()
+            .all(true)
+            .filters(&filter)
+            .build();
+        let listed = docker.list_containers(Some(options)).await;
+        let listed = listed.map_err(|error| refused("list", "all containers", &error))?;
+        if listed.is_empty() {
+            network::leave(docker, &self.cluster).await?;
+        }
+        Ok(())
     }
 
     fn place(&self, container: &str) -> &Mutex<()> {
@@ -152,11 +191,15 @@ impl DockerRuntime {
         )))
     }
 
-    /// Whether the container of `spec` runs already; what is left of an earlier one is removed.
+    /// Whether the container of `spec` runs already; what is left of an earlier one is removed, unless it is
+    /// another store's.
     async fn runs_already(&self, spec: &ReplicaSpec) -> Result<bool, RuntimeError> {
         let Some(found) = self.find(&spec.container).await? else {
             return Ok(false);
         };
+        if found.incarnation() != spec.incarnation {
+            return Err(name_taken(spec));
+        }
         if found.running || found.starting {
             let digest = found.label(labels::SPEC).unwrap_or_default();
             return super::same_or_refuse(spec, digest).map(|()| true);
@@ -165,11 +208,11 @@ impl DockerRuntime {
         Ok(false)
     }
 
-    async fn create_and_start(&self, spec: &ReplicaSpec) -> Result<(), RuntimeError> {
+    async fn create_and_start(&self, spec: &ReplicaSpec, image_id: String) -> Result<(), RuntimeError> {
         let docker = self.engine.get().await?;
         let network = network::ensure(docker, &self.cluster).await?;
         let name = CreateContainerOptionsBuilder::new().name(&spec.container).build();
-        let body = self.create_body(spec, network);
+        let body = self.create_body(spec, image_id, network);
         let created = match docker.create_container(Some(name), body).await {
             Ok(created) => created,
             Err(error) if status_of(&error) == Some(409) => return self.concede(spec).await,
@@ -182,14 +225,26 @@ impl DockerRuntime {
                 "docker warned of a container"
             );
         }
-        if let Err(error) = docker
-            .start_container(&created.id, None::<StartContainerOptions>)
-            .await
-        {
+        if let Err(error) = self.start_created(docker, &created.id).await {
             self.remove(&spec.container, &created.id).await?;
             return Err(not_started(spec, &error));
         }
         Ok(())
+    }
+
+    /// Starts a container. Old engines start none in a network of whose name there are two, even if it is named by
+    /// its id: the one who made the younger is given time to remove it.
+    async fn start_created(&self, docker: &Docker, id: &str) -> Result<(), bollard::errors::Error> {
+        let deadline = Instant::now() + network::GIVES_WAY;
+        loop {
+            let started = docker.start_container(id, None::<StartContainerOptions>).await;
+            match started {
+                Err(error) if network::is_ambiguous(&error) && Instant::now() < deadline => {
+                    network::agree(docker, &self.cluster).await;
+                }
+                started => return started,
+            }
+        }
     }
 
     /// Somebody else took the name since it was free: another control role, which was paused or is about to
@@ -197,18 +252,20 @@ impl DockerRuntime {
     /// pass sees.
     async fn concede(&self, spec: &ReplicaSpec) -> Result<(), RuntimeError> {
         match self.find(&spec.container).await? {
+            Some(found) if found.incarnation() != spec.incarnation => Err(name_taken(spec)),
             Some(found) => super::same_or_refuse(spec, found.label(labels::SPEC).unwrap_or_default()),
             None => Ok(()),
         }
     }
 
-    fn create_body(&self, spec: &ReplicaSpec, network: String) -> ContainerCreateBody {
+    fn create_body(&self, spec: &ReplicaSpec, image_id: String, network: String) -> ContainerCreateBody {
         let memory = spec
             .memory_bytes
             .map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
         let log_options = [("max-size", LOG_FILE_SIZE), ("max-file", "2")];
         ContainerCreateBody {
-            image: Some(pull::reference(&spec.image)),
+            // By its id: what a name means can change between two starts, and between a look and a start.
+            image: Some(image_id),
             env: Some(
                 spec.env
                     .iter()
@@ -242,6 +299,8 @@ impl DockerRuntime {
             (labels::VERSION, spec.model.version.as_str()),
             (labels::REPLICA, spec.replica.as_str()),
             (labels::SPEC, spec.digest.as_str()),
+            (labels::IMAGE, spec.image.as_str()),
+            (labels::INCARNATION, spec.incarnation.as_str()),
             (labels::START, spec.start.as_str()),
         ];
         labels.map(|(name, value)| (name.into(), value.into())).into()
@@ -301,14 +360,33 @@ impl DockerRuntime {
 
 #[async_trait]
 impl ContainerRuntime for DockerRuntime {
+    async fn resolve(&self, spec: &ReplicaSpec, progress: &Progress) -> Result<Resolution, RuntimeError> {
+        refuse_artifacts(spec)?;
+        let id = pull::ensure(self.engine.get().await?, &spec.image, progress).await?;
+        Ok(Resolution {
+            image_id: Some(id),
+            artifacts: Vec::new(),
+        })
+    }
+
+    async fn moved_on(&self, spec: &ReplicaSpec) -> Result<Option<String>, RuntimeError> {
+        let Some(id) = &spec.image_id else { return Ok(None) };
+        pull::moved_on(self.engine.get().await?, &spec.image, id).await
+    }
+
     async fn start(&self, spec: &ReplicaSpec, progress: &Progress) -> Result<(), RuntimeError> {
+        refuse_artifacts(spec)?;
+        let docker = self.engine.get().await?;
         // Outside the turn: a pull can take minutes, and the engine joins two pulls of one image itself.
-        pull::ensure(self.engine.get().await?, &spec.image, progress).await?;
+        let image_id = match &spec.image_id {
+            Some(id) => pull::ensure_same(docker, &spec.image, id, progress).await?,
+            None => pull::ensure(docker, &spec.image, progress).await?,
+        };
         let _turn = self.place(&spec.container).lock().await;
         if self.runs_already(spec).await? {
             return Ok(());
         }
-        self.create_and_start(spec).await
+        self.create_and_start(spec, image_id).await
     }
 
     async fn stop(&self, container: &str, grace: Duration) -> Result<(), RuntimeError> {
@@ -413,6 +491,10 @@ impl Found {
     fn label(&self, name: &str) -> Option<&str> {
         self.labels.get(name).map(String::as_str)
     }
+
+    fn incarnation(&self) -> &str {
+        self.label(labels::INCARNATION).unwrap_or(UNLABELLED)
+    }
 }
 
 /// What a container's labels say of it.
@@ -421,6 +503,7 @@ struct Identity {
     replica: ReplicaId,
     model: ModelId,
     spec_digest: String,
+    incarnation: String,
     start: String,
 }
 
@@ -436,6 +519,7 @@ impl Identity {
             replica: label(labels::REPLICA)?.parse().ok()?,
             model: ModelId::new(model, version),
             spec_digest: label(labels::SPEC).unwrap_or_default().to_owned(),
+            incarnation: label(labels::INCARNATION).unwrap_or(UNLABELLED).to_owned(),
             start: label(labels::START).unwrap_or_default().to_owned(),
         })
     }
@@ -446,6 +530,7 @@ impl Identity {
             replica: self.replica,
             model: self.model,
             spec_digest: self.spec_digest,
+            incarnation: Some(self.incarnation),
             start: self.start,
             state,
             // The id on the host would tell nothing: the engine may be on another machine.
@@ -597,6 +682,25 @@ fn gpus_asked_for(gpus: u32) -> DeviceRequest {
     }
 }
 
+/// Files beside an image are not brought into a container.
+fn refuse_artifacts(spec: &ReplicaSpec) -> Result<(), RuntimeError> {
+    match spec.artifacts.first() {
+        None => Ok(()),
+        Some(artifact) => Err(RuntimeError::Image(format!(
+            "the docker runtime takes no files beside an image (`{}`): build them into it",
+            artifact.path
+        ))),
+    }
+}
+
+fn name_taken(spec: &ReplicaSpec) -> RuntimeError {
+    RuntimeError::NameTaken(format!(
+        "the name `{}` is taken by a container that was started for another metadata store, which is left as it is: \
+         the next free name is tried",
+        spec.container
+    ))
+}
+
 fn not_created(spec: &ReplicaSpec, error: &bollard::errors::Error) -> RuntimeError {
     match engine::message_of(error, 400).or_else(|| engine::message_of(error, 404)) {
         Some(said) => unusable(spec, said),
@@ -658,6 +762,23 @@ mod tests {
         let pieces = [out("one\ntw"), Err(()), out("never")];
         let lines: Vec<_> = in_lines(stream::iter(pieces), LOG_FILES).collect().await;
         assert_eq!(lines, ["one", "tw"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_flood_the_last_lines_are_kept_and_what_was_kept_before_is_told_whole() {
+        // The engine sends a piece for each line.
+        let flood = (0..1_000_000).map(|_| out("y\n")).chain([out("the end")]);
+        let followed: Vec<_> = in_lines(stream::iter(flood.clone().collect::<Vec<_>>()), LOG_FILES)
+            .collect()
+            .await;
+        assert!(followed.iter().any(|line| line.contains("left out here")));
+        assert!(followed.len() < 300_000, "{} lines", followed.len());
+        assert_eq!(followed.last().unwrap(), "the end");
+
+        let read: Vec<_> = in_lines(stream::iter(flood.collect::<Vec<_>>()), usize::MAX)
+            .collect()
+            .await;
+        assert_eq!(read.len(), 1_000_001);
     }
 
     fn state_after(state: Inspected) -> (i64, Option<String>) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-pub use skysail_core::reconcile::{ContainerState, ContainerStatus, ReplicaSpec};
+pub use skysail_core::reconcile::{ContainerState, ContainerStatus, ReplicaSpec, Resolution};
 use tokio::sync::Notify;
 
 #[cfg(feature = "conformance")]
@@ -22,7 +22,15 @@ pub mod process;
 /// Starts, stops and lists the containers of one cluster.
 #[async_trait]
 pub trait ContainerRuntime: Send + Sync + 'static {
-    /// Starts a container, unless one of that name already runs.
+    /// Finds out what the names in a specification mean now: its image, which is fetched if it is not there, and the
+    /// files it is made of.
+    async fn resolve(&self, spec: &ReplicaSpec, progress: &Progress) -> Result<Resolution, RuntimeError>;
+
+    /// Whether those names mean something else by now than the specification says, in a sentence. Fetches nothing.
+    async fn moved_on(&self, spec: &ReplicaSpec) -> Result<Option<String>, RuntimeError>;
+
+    /// Starts a container, unless one of that name already runs. What the specification says that its names mean is
+    /// what runs, or nothing.
     ///
     /// Returns once it runs; it may still exit at once. `progress` is told in words what takes long (an
     /// image being pulled). An error that trying again cannot mend says so.
@@ -32,7 +40,7 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// of it. Removes one that has exited; one that does not exist is no error.
     async fn stop(&self, container: &str, grace: Duration) -> Result<(), RuntimeError>;
 
-    /// All containers of this cluster's replicas, running or exited.
+    /// All containers of replicas that carry this cluster's name, running or exited; also those of other stores.
     async fn list(&self) -> Result<Vec<ContainerStatus>, RuntimeError>;
 
     /// The last `tail` lines of what a container printed (stdout and stderr), and if `follow`, the lines
@@ -60,6 +68,9 @@ pub enum RuntimeError {
     /// The image or executable cannot be had; trying again as it is will not help.
     #[error("{0}")]
     Image(String),
+    /// A container of another store has the name: the next look shows it, and another name is chosen.
+    #[error("{0}")]
+    NameTaken(String),
     /// The container could not be created, started or stopped.
     #[error("{0}")]
     Container(String),

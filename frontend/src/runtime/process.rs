@@ -4,43 +4,48 @@
 //! each, so that a Ctrl-C in the terminal reaches the frontend alone, which drains them. None outlives it:
 //! they die with the thread that started them (`spawner`), also when the frontend is killed.
 //!
+//! An executable is what it was when its version was first started (`digests`, `program`), or it is not started.
+//!
 //! Not here: limits of CPU and memory (they have no effect, and a warning says so), GPUs (a deployment that
 //! asks for some is refused), and isolation of any kind. What a child itself
 //! starts dies with it when it is stopped or exits, but not when the frontend is killed.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
+use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use std::{env, fs, io};
 
 use async_trait::async_trait;
 use futures::future;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal};
+use skysail_proto::deployment::Artifact;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
-use super::{ContainerRuntime, ContainerState, ContainerStatus, Progress, ReplicaSpec, RuntimeError, exit};
+use super::{
+    ContainerRuntime, ContainerState, ContainerStatus, Progress, ReplicaSpec, Resolution, RuntimeError, exit,
+};
+use crate::orphans;
 use crate::runtime::intake::{self, Intake};
 
+mod digests;
 mod log;
+mod program;
 mod spawner;
 
+use digests::{Content, Digests};
 use log::Log;
+use program::{executable, launch, no_digest, refuse_image_id, replaced, runs_content};
 use spawner::Spawner;
-
-/// The frontend's variables that children inherit: what finds programs, libraries and a place for files.
-/// Everything else, secrets included, they get only if the deployment says so.
-const INHERITED: [&str; 6] = ["PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "TZ"];
 
 /// How long a child's last words are waited for once it has ended. They are in the pipe already; only a
 /// grandchild that left the process group can hold it open longer.
@@ -57,6 +62,7 @@ const KILL_TAKES: Duration = Duration::from_secs(5);
 pub struct ProcessRuntime {
     children: Arc<Children>,
     spawner: Spawner,
+    digests: Arc<Digests>,
     warned_of_limits: AtomicBool,
 }
 
@@ -89,6 +95,7 @@ impl ProcessRuntime {
         Ok(Self {
             children: Arc::default(),
             spawner,
+            digests: Arc::default(),
             warned_of_limits: AtomicBool::new(false),
         })
     }
@@ -101,6 +108,37 @@ impl ProcessRuntime {
             .into_iter()
             .filter_map(Result::err)
             .for_each(|error| tracing::warn!(%error, "container not stopped"));
+    }
+
+    /// What is in a file, read on a thread that may block.
+    async fn content(&self, path: &str) -> Result<Content, RuntimeError> {
+        let (digests, file) = (self.digests.clone(), PathBuf::from(path));
+        let read = blocking(move || digests.of(&file)).await?;
+        read.map_err(|error| no_digest(path, &error))
+    }
+
+    /// Checks that every file is what it was; gives what is in the executable.
+    async fn check_artifacts(&self, spec: &ReplicaSpec) -> Result<Option<Content>, RuntimeError> {
+        let mut program = None;
+        for artifact in &spec.artifacts {
+            let content = self.content(&artifact.path).await?;
+            if content.sha256 != artifact.sha256 {
+                return Err(RuntimeError::Image(replaced(artifact, &content, &spec.model)));
+            }
+            if artifact.path == spec.image {
+                program = Some(content);
+            }
+        }
+        Ok(program)
+    }
+
+    /// Reaps the orphans among the frontend's children, of which these containers are none. On the thread that
+    /// starts containers, so that each one is known once it can have ended.
+    pub async fn reap_orphans(&self) {
+        let children = self.children.clone();
+        self.spawner
+            .run(move || orphans::reap(|pid| children.includes(pid)))
+            .await;
     }
 
     fn warn_of_limits(&self, spec: &ReplicaSpec) {
@@ -125,6 +163,34 @@ impl Drop for ProcessRuntime {
 
 #[async_trait]
 impl ContainerRuntime for ProcessRuntime {
+    async fn resolve(&self, spec: &ReplicaSpec, _progress: &Progress) -> Result<Resolution, RuntimeError> {
+        refuse_image_id(spec)?;
+        let image = spec.image.clone();
+        blocking(move || executable(&image)).await??;
+        let executable = Artifact {
+            path: spec.image.clone(),
+            sha256: self.content(&spec.image).await?.sha256,
+        };
+        Ok(Resolution {
+            image_id: None,
+            artifacts: std::iter::once(executable)
+                .chain(spec.artifacts.iter().cloned())
+                .collect(),
+        })
+    }
+
+    async fn moved_on(&self, spec: &ReplicaSpec) -> Result<Option<String>, RuntimeError> {
+        for artifact in &spec.artifacts {
+            match self.content(&artifact.path).await {
+                Ok(content) if content.sha256 == artifact.sha256 => {}
+                Ok(content) => return Ok(Some(replaced(artifact, &content, &spec.model))),
+                Err(RuntimeError::Image(why)) => return Ok(Some(why)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
     async fn start(&self, spec: &ReplicaSpec, _progress: &Progress) -> Result<(), RuntimeError> {
         if let Some(gpus) = spec.gpus {
             return Err(RuntimeError::Image(format!(
@@ -133,8 +199,10 @@ impl ContainerRuntime for ProcessRuntime {
             )));
         }
         self.warn_of_limits(spec);
+        refuse_image_id(spec)?;
+        let content = self.check_artifacts(spec).await?;
         let (children, spec) = (self.children.clone(), spec.clone());
-        let started = self.spawner.run(move || children.start(spec)).await;
+        let started = self.spawner.run(move || children.start(spec, content)).await;
         started.unwrap_or_else(|| {
             let lost = "the thread that starts containers failed; the log says more";
             Err(RuntimeError::Container(lost.into()))
@@ -177,12 +245,21 @@ impl Children {
         self.by_name.lock().values().cloned().collect()
     }
 
+    /// Whether `pid` is a container's that was not asked yet how it ended.
+    fn includes(&self, pid: Pid) -> bool {
+        let by_name = self.by_name.lock();
+        let mut waited_for = by_name
+            .values()
+            .filter(|container| !container.reaped.load(Ordering::Acquire));
+        waited_for.any(|container| container.pid == pid)
+    }
+
     fn get(&self, name: &str) -> Option<Arc<Container>> {
         self.by_name.lock().get(name).cloned()
     }
 
     /// Runs on the spawner's thread only: nothing comes between the look and the start.
-    fn start(self: Arc<Self>, spec: ReplicaSpec) -> Result<(), RuntimeError> {
+    fn start(self: Arc<Self>, spec: ReplicaSpec, content: Option<Content>) -> Result<(), RuntimeError> {
         if let Some(present) = self.get(&spec.container)
             && present.runs()
         {
@@ -190,6 +267,15 @@ impl Children {
         }
         let program = executable(&spec.image)?;
         let child = launch(&program, &spec)?;
+        if let Some(content) = content
+            && !runs_content(&child, &program, &content)
+        {
+            // Dropping the child kills it.
+            return Err(RuntimeError::Container(format!(
+                "`{}` was replaced in the moment it was started; what was started was ended",
+                program.display()
+            )));
+        }
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
         let container = Arc::new(Container {
             pid: pid.expect("a child that was not waited for has its id; this is a bug"),
@@ -235,6 +321,7 @@ impl Container {
             replica: self.spec.replica.clone(),
             model: self.spec.model.clone(),
             spec_digest: self.spec.digest.clone(),
+            incarnation: None,
             start: self.spec.start.clone(),
             pid: (state == ContainerState::Running).then(|| self.pid.as_raw_nonzero().get().cast_unsigned()),
             state,
@@ -330,67 +417,10 @@ async fn until_due<T>(intake: &Intake, read: impl Future<Output = T>) -> Option<
     }
 }
 
-/// The absolute path of an image, checked: the kernel's own words for a wrong one help nobody.
-fn executable(image: &str) -> Result<PathBuf, RuntimeError> {
-    let unusable = |problem: String| Err(RuntimeError::Image(problem));
-    let Ok(path) = std::path::absolute(image) else {
-        return unusable(
-            "the image is empty: with the process runtime it is the path of an executable".into(),
-        );
-    };
-    let shown = path.display();
-    match fs::metadata(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => unusable(format!(
-            "there is no executable `{shown}`: check the image's path; with the process runtime it is a file \
-             on the frontend's machine, and a relative path starts at the frontend's working directory"
-        )),
-        Err(error) => unusable(format!("the executable `{shown}` cannot be used: {error}")),
-        Ok(found) if !found.is_file() => unusable(format!(
-            "`{shown}` is not a file: with the process runtime the image is the path of an executable"
-        )),
-        Ok(found) if found.permissions().mode() & 0o111 == 0 => unusable(format!(
-            "`{shown}` is not executable: if it is a program, `chmod +x` makes it so"
-        )),
-        Ok(_) => Ok(path),
-    }
-}
-
-/// Starts the child in the calling thread, with which it will die.
-fn launch(program: &Path, spec: &ReplicaSpec) -> Result<Child, RuntimeError> {
-    let inherited = INHERITED
-        .iter()
-        .filter_map(|name| Some((name, env::var_os(name)?)));
-    let mut command = Command::new(program);
-    command
-        .env_clear()
-        .envs(inherited)
-        .envs(&spec.env)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true);
-    spawner::die_with_this_thread(&mut command);
-    command.spawn().map_err(|error| not_launched(program, &error))
-}
-
-fn not_launched(program: &Path, error: &io::Error) -> RuntimeError {
-    use rustix::io::Errno;
-
-    let shown = program.display();
-    match Errno::from_io_error(error) {
-        Some(Errno::NOEXEC) => RuntimeError::Image(format!(
-            "`{shown}` is not a program this machine can run: it is neither a binary for it nor a script \
-             that begins with `#!`"
-        )),
-        Some(Errno::NOENT) => RuntimeError::Image(format!(
-            "`{shown}` cannot be run: the interpreter or loader that it names is not on this machine"
-        )),
-        Some(Errno::ACCESS | Errno::PERM) => RuntimeError::Image(format!(
-            "the frontend's user may not run `{shown}`: check its owner and permissions, and those of its folders"
-        )),
-        _ => RuntimeError::Container(format!("`{shown}` could not be started: {error}")),
-    }
+/// Does what asks the file system on a thread that may wait for it.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RuntimeError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|failed| RuntimeError::Container(format!("a look at the files of a version {failed}")))
 }
 
 fn ended_as(ended: io::Result<ExitStatus>) -> ContainerState {
@@ -404,45 +434,5 @@ fn ended_as(ended: io::Result<ExitStatus>) -> ContainerState {
             code: -1,
             detail: Some(format!("its end could not be observed: {error}")),
         },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refused(image: &str) -> String {
-        match executable(image) {
-            Err(RuntimeError::Image(problem)) => problem,
-            other => panic!("{image}: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn an_image_that_cannot_be_run_is_refused_with_what_to_do() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("model");
-        fs::write(&file, "no program").unwrap();
-        let of = |path: &Path| refused(path.to_str().unwrap());
-        assert!(of(&folder.path().join("missing")).contains("check the image's path"));
-        assert!(of(folder.path()).contains("is not a file"));
-        assert!(of(&file).contains("chmod +x"));
-        assert!(refused("").contains("path of an executable"));
-    }
-
-    #[test]
-    fn a_relative_image_starts_at_the_working_directory() {
-        let here = env::current_dir().unwrap();
-        let problem = refused("no/such/model");
-        assert!(
-            problem.contains(&format!("`{}/no/such/model`", here.display())),
-            "{problem}"
-        );
-    }
-
-    #[test]
-    fn a_file_of_text_is_no_program() {
-        let error = not_launched(Path::new("/model"), &io::Error::from(rustix::io::Errno::NOEXEC));
-        assert!(matches!(error, RuntimeError::Image(problem) if problem.contains("#!")));
     }
 }

@@ -12,7 +12,7 @@ use futures::future::{BoxFuture, join_all};
 use jiff::Timestamp;
 use skysail_core::catalog::{Application, Catalog, Change, Generation, Model, Secret, Settings, Version};
 use skysail_core::cluster::Lease;
-use skysail_proto::deployment::{BatchSize, DEFAULT_MAX_BATCH, Deployment, VersionSpec};
+use skysail_proto::deployment::{Artifact, BatchSize, DEFAULT_MAX_BATCH, Deployment, VersionSpec};
 use skysail_proto::ids::{ApplicationName, ModelName, ModelVersion};
 use skysail_proto::value::InputType;
 
@@ -97,6 +97,7 @@ pub fn promises() -> Vec<Promise> {
         a_write_under_the_lease_is_committed,
         a_store_that_lost_nothing_has_nothing_to_be_settled,
         a_store_that_was_never_written_can_be_accepted_and_then_is_one_that_was,
+        a_store_takes_the_place_of_others_for_all_handles_and_after_reopening,
     ]
 }
 
@@ -427,6 +428,39 @@ async fn a_store_that_was_never_written_can_be_accepted_and_then_is_one_that_was
     commit(&*other, vec![put("a")], &accepted.generation).await;
 }
 
+async fn a_store_takes_the_place_of_others_for_all_handles_and_after_reopening(
+    mut store: Box<dyn TestedStore>,
+) {
+    let handle = store.handle().await;
+    let before = commit(&*handle, vec![put("a")], &nothing()).await;
+    assert!(before.owns(&before.generation.incarnation) && !before.owns("b") && !before.owns(""));
+    let lives = |lives: &[&str]| lives.iter().map(|life| (*life).to_owned()).collect();
+    let adopted = within("an adoption", handle.adopt(lives(&["b", "c"]))).await;
+    let adopted = adopted.expect("the store is up");
+    assert_eq!(adopted.generation.incarnation, before.generation.incarnation);
+    assert!(adopted.generation.number > before.generation.number);
+    assert_eq!(adopted.applications, before.applications);
+    assert_eq!(shown(&*handle).await, adopted);
+    let adopted = within("another", handle.adopt(lives(&["d"]))).await;
+    let adopted = adopted.expect("the store is up");
+    let other = store.handle().await;
+    let mut watch = other.watch();
+    let same = watch.wait_for(|seen| seen.as_ref() == Some(&adopted));
+    within("the others to follow", same)
+        .await
+        .expect("the store is open");
+    let written = commit(&*other, vec![put("b")], &adopted.generation).await;
+    drop((watch, handle, other));
+
+    store.reopen().await;
+    let read = shown(&*store.handle().await).await;
+    assert_eq!(read, written);
+    for life in ["b", "c", "d", &before.generation.incarnation] {
+        assert!(read.owns(life), "{life}");
+    }
+    assert!(!read.owns("e") && !read.owns(""));
+}
+
 async fn announcements_of_others_are_seen(store: Box<dyn TestedStore>) {
     let (one, other) = (store.handle().await, store.handle().await);
     announce(&*one, "one", "1", PATIENCE).await;
@@ -653,6 +687,11 @@ fn model(name: &str) -> Model {
     };
     let deployment = Deployment {
         image: "example/iris:1".into(),
+        image_id: Some("sha256:0a".into()),
+        artifacts: vec![Artifact {
+            path: "/models/iris".into(),
+            sha256: "0b".into(),
+        }],
         replicas: 3,
         autoscale: None,
         gpus: None,

@@ -17,7 +17,7 @@ pub(super) const SCHEMA: u32 = 2;
 const QUERY_BLOCK_EPOCH_SECONDS: i64 = 1_767_225_600;
 
 /// What a document describes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Kind {
     Application,
     Model,
@@ -76,10 +76,25 @@ pub(super) struct Documents {
 }
 
 impl Documents {
+    /// Every document: its kind, its name and what is written.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Kind, &str, &[u8])> {
+        let all = [
+            (Kind::Application, &self.applications),
+            (Kind::Model, &self.models),
+            (Kind::Settings, &self.settings),
+        ];
+        all.into_iter().flat_map(|(kind, documents)| {
+            documents
+                .iter()
+                .map(move |(name, document)| (kind, name.as_str(), document.as_slice()))
+        })
+    }
+
     /// Reads all documents, or says which one cannot be read and why.
     pub(super) fn catalog(&self, generation: Generation) -> Result<Catalog, String> {
         Ok(Catalog {
             generation,
+            replaces: Vec::new(),
             applications: read_all(Kind::Application, &self.applications, |a: &Application| &a.name)?,
             models: read_all(Kind::Model, &self.models, |m: &Model| &m.name)?,
             settings: read_settings(&self.settings)?,
@@ -124,6 +139,17 @@ where
     Ok(documents)
 }
 
+/// Everything of a snapshot, as changes to an empty one.
+pub(super) fn documents_of(catalog: &Catalog) -> Vec<Change> {
+    let applications = catalog.applications.values();
+    let models = catalog.models.values();
+    applications
+        .map(|application| Change::PutApplication(application.as_ref().clone()))
+        .chain(models.map(|model| Change::PutModel(model.as_ref().clone())))
+        .chain([Change::PutSettings(catalog.settings.as_ref().clone())])
+        .collect()
+}
+
 /// Whether a store of this schema can be used; says what to do about it otherwise.
 pub(super) fn check_schema(found: &str) -> Result<(), String> {
     let (age, remedy) = match found.parse::<u32>() {
@@ -147,6 +173,22 @@ pub(super) fn generation_after(current: &Generation) -> Generation {
         incarnation,
         number: current.number + 1,
     }
+}
+
+/// How many lives a store remembers to have replaced. A frontend would have to be away for as many decisions
+/// to be asked once more.
+const REMEMBERED: usize = 16;
+
+/// The lives whose place a store takes: the newest first, each once, and no more than are remembered.
+pub(super) fn remembered_lives(lives: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut remembered = Vec::new();
+    for life in lives {
+        if !life.is_empty() && !remembered.contains(&life) {
+            remembered.push(life);
+        }
+    }
+    remembered.truncate(REMEMBERED);
+    remembered
 }
 
 /// A name for a store's life that no other life has.

@@ -3,10 +3,15 @@
 //! Readers never touch the file: every snapshot is in memory, in the watch. Writers do, one at a time, on
 //! tokio's threads for blocking work, and a write is on the disk before it is acknowledged. The file is
 //! small (a document per application and per model), so it is read and checked whole when it is opened.
+//!
+//! A file that is removed stays open, and what is written to it is gone with the process. So before and after
+//! each write, and at each announcement (every second), it is looked whether the path still names the file that
+//! is open. While it does not, nothing is written, until the file is back or a person decides.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +24,15 @@ use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError,
     TableHandle,
 };
+use serde::{Deserialize, Serialize};
 use skysail_core::catalog::{Catalog, Change, Generation};
 use skysail_core::cluster::Lease;
 use tokio::sync::watch;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
-use super::document::{self, Documents, Edit, Kind, SCHEMA};
+use super::document::{self, Documents, Edit, Kind, SCHEMA, documents_of};
 use super::local::Local;
+use super::proof::{Inventory, Proof, counted};
 use super::{Announced, Leased, MetadataStore, Settle, StoreError, StoreHealth};
 
 /// What is known of the file itself, by the keys below.
@@ -39,8 +46,10 @@ const SETTINGS: TableDefinition<&str, &str> = TableDefinition::new("settings");
 
 /// In [`ABOUT`]: which way of writing documents down the file uses, a number.
 const SCHEMA_KEY: &str = "schema";
-/// In [`ABOUT`]: a [`Generation`] as JSON, once something was committed.
+/// In [`ABOUT`]: a [`Written`] as JSON, once something was committed.
 const GENERATION_KEY: &str = "generation";
+/// In [`ABOUT`]: the incarnations whose place the store takes, separated by spaces.
+const REPLACES_KEY: &str = "replaces";
 /// In [`ABOUT`]: the last query block that was handed out, a number.
 const QUERY_BLOCK_KEY: &str = "query-block";
 
@@ -108,13 +117,54 @@ pub struct EmbeddedStore {
 /// The file, and what its readers see of it.
 struct StoreFile {
     path: PathBuf,
-    /// Held by one writer at a time, never across an await. `None` after the disk failed: redb refuses
-    /// everything from then on, so the next writer opens the file anew.
-    database: Mutex<Option<Database>>,
+    /// Held by one writer at a time, never across an await.
+    open: Mutex<OpenFile>,
     catalog: watch::Sender<Option<Arc<Catalog>>>,
     health: watch::Sender<StoreHealth>,
     /// What one process tells itself.
     local: Local,
+}
+
+/// What a writer needs.
+struct OpenFile {
+    /// `None` after the disk failed: redb refuses everything from then on, so the next writer opens the file
+    /// anew.
+    database: Option<Database>,
+    /// Which file it is.
+    identity: Identity,
+    /// The documents of the snapshot.
+    inventory: Inventory,
+}
+
+/// What tells a file from another one under its name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    /// How long it was after the last write.
+    length: u64,
+}
+
+/// A generation and what proves its documents whole, as it is written.
+#[derive(Debug, Deserialize, Serialize)]
+struct Written {
+    #[serde(flatten)]
+    generation: Generation,
+    count: u64,
+    digest: u64,
+}
+
+/// A file that was opened, and what was read from it.
+struct Opened {
+    file: OpenFile,
+    catalog: Catalog,
+}
+
+/// Whether a file that is not there is made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Missing {
+    Create,
+    Refuse,
 }
 
 impl EmbeddedStore {
@@ -123,11 +173,11 @@ impl EmbeddedStore {
     /// It blocks for some milliseconds. The snapshot is there when it returns.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         let path = path.as_ref().to_path_buf();
-        let (database, catalog) = open_file(&path)?;
+        let Opened { file, catalog } = open_file(&path, Missing::Create)?;
         info!(path = %path.display(), generation = catalog.generation.number, "store file opened");
         let file = StoreFile {
             path,
-            database: Mutex::new(Some(database)),
+            open: Mutex::new(file),
             catalog: watch::Sender::new(Some(Arc::new(catalog))),
             health: watch::Sender::new(StoreHealth::Up),
             local: Local::default(),
@@ -175,7 +225,12 @@ impl MetadataStore for EmbeddedStore {
 
     async fn announce(&self, id: &str, document: String, _ttl: Duration) -> Result<(), StoreError> {
         self.file.local.announce(id, document);
-        Ok(())
+        self.blocking(|file| {
+            // What is wrong is told by the health; the announcement itself needs no file.
+            file.look(&file.open.lock());
+            Ok(())
+        })
+        .await
     }
 
     async fn withdraw(&self, id: &str) -> Result<(), StoreError> {
@@ -196,8 +251,11 @@ impl MetadataStore for EmbeddedStore {
     }
 
     async fn settle(&self, how: Settle) -> Result<Arc<Catalog>, StoreError> {
-        // Only a file that was never written can be meant: one that lost something is refused when it is
-        // opened, and nobody else holds what it lost.
+        // A file that lost a part is refused when it is opened, and nobody else holds what it lost: only one that
+        // is no longer there, or was never written, can be meant.
+        if let Some(settled) = self.blocking(move |file| file.settle(how)).await? {
+            return Ok(settled);
+        }
         match how {
             Settle::Accept if self.file.snapshot().generation == Generation::default() => {
                 self.commit(Vec::new(), &Generation::default()).await
@@ -205,28 +263,67 @@ impl MetadataStore for EmbeddedStore {
             _ => Err(StoreError::NothingToSettle),
         }
     }
+
+    async fn adopt(&self, incarnations: BTreeSet<String>) -> Result<Arc<Catalog>, StoreError> {
+        self.blocking(move |file| file.adopt(incarnations)).await
+    }
 }
 
 impl StoreFile {
     fn commit(&self, changes: &[Change], expected: Generation) -> Result<Arc<Catalog>, StoreError> {
-        self.with_database(|database| {
-            let current = self.snapshot();
-            let actual = current.generation.clone();
-            if actual != expected {
-                return Ok(Err(StoreError::Conflict { expected, actual }));
-            }
-            let generation = document::generation_after(&actual);
-            write_changes(database, changes, &generation)?;
-            // Published by the writer and not by its caller: a caller that gave up must not leave a
-            // snapshot behind that is older than the file.
-            let next = Arc::new(current.with(changes, generation));
-            self.catalog.send_replace(Some(Arc::clone(&next)));
-            Ok(Ok(next))
-        })?
+        let mut open = self.open.lock();
+        self.ready(&mut open)?;
+        let current = self.snapshot();
+        let actual = current.generation.clone();
+        if actual != expected {
+            return Err(StoreError::Conflict { expected, actual });
+        }
+        let mut inventory = open.inventory.clone();
+        changes
+            .iter()
+            .map(Edit::from)
+            .for_each(|edit| inventory.apply(&edit));
+        let write = Write {
+            before: Before::Kept,
+            changes,
+            generation: document::generation_after(&actual),
+            replaces: &current.replaces,
+            proof: inventory.proof(),
+        };
+        self.with_database(&mut open, |database| write.done_to(database))?;
+        open.inventory = inventory;
+        // Published by the writer and not by its caller: a caller that gave up must not leave a
+        // snapshot behind that is older than the file.
+        Ok(self.publish(current.with(changes, write.generation)))
+    }
+
+    fn adopt(&self, incarnations: BTreeSet<String>) -> Result<Arc<Catalog>, StoreError> {
+        let mut open = self.open.lock();
+        self.ready(&mut open)?;
+        let current = self.snapshot();
+        let replaces = document::remembered_lives(incarnations.into_iter().chain(current.replaces.clone()));
+        let write = Write {
+            before: Before::Kept,
+            changes: &[],
+            generation: document::generation_after(&current.generation),
+            replaces: &replaces,
+            proof: open.inventory.proof(),
+        };
+        self.with_database(&mut open, |database| write.done_to(database))?;
+        let next = current.with(&[], write.generation);
+        Ok(self.publish(Catalog { replaces, ..next }))
     }
 
     fn next_query_block(&self) -> Result<u64, StoreError> {
-        self.with_database(take_query_block)
+        let mut open = self.open.lock();
+        self.ready(&mut open)?;
+        self.with_database(&mut open, take_query_block)
+    }
+
+    fn publish(&self, catalog: Catalog) -> Arc<Catalog> {
+        let next = Arc::new(catalog);
+        self.catalog.send_replace(Some(Arc::clone(&next)));
+        next
     }
 
     fn snapshot(&self) -> Arc<Catalog> {
@@ -234,19 +331,64 @@ impl StoreFile {
         snapshot.expect("an open store has a snapshot; this is a bug")
     }
 
-    /// Does one write, on a file opened anew if the disk failed before.
+    /// Looks whether the path still names the open file; tells what is wrong with it, and that it is over.
+    fn look(&self, open: &OpenFile) -> Option<String> {
+        let displaced = open.identity.displaced(&self.path).map(|what| {
+            format!(
+                "the metadata store lost its file: {} {what} while the server runs; queries go on from memory and \
+                 nothing is written until the file is back, `skysail cluster restore` writes what is held to a file \
+                 there, or `skysail cluster accept-empty` goes by the file that is there",
+                self.path.display()
+            )
+        });
+        self.health.send_if_modified(|health| {
+            let next = match (&displaced, &*health) {
+                (Some(sentence), _) => StoreHealth::WentBack(sentence.clone()),
+                (None, StoreHealth::WentBack(_)) => StoreHealth::Up,
+                (None, other) => other.clone(),
+            };
+            let changed = *health != next;
+            if changed && let Some(reason) = &displaced {
+                error!(reason, "store file lost");
+            } else if changed {
+                info!(path = %self.path.display(), "store file found again");
+            }
+            *health = next;
+            changed
+        });
+        displaced
+    }
+
+    /// Makes sure that there is a file to write to.
+    fn ready(&self, open: &mut OpenFile) -> Result<(), StoreError> {
+        if let Some(displaced) = self.look(open) {
+            return Err(StoreError::HeldBack(displaced));
+        }
+        if open.database.is_none() {
+            self.reopen(open)?;
+        }
+        Ok(())
+    }
+
+    /// Does one write.
     fn with_database<T>(
         &self,
+        open: &mut OpenFile,
         work: impl FnOnce(&Database) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        let mut slot = self.database.lock();
-        let database = match slot.take() {
-            Some(database) => database,
-            None => self.reopen()?,
-        };
+        let database = open.database.take().expect("it was made ready; this is a bug");
         match work(&database) {
             Ok(done) => {
-                *slot = Some(database);
+                if let Ok(written) = Identity::of(&self.path)
+                    && written.is_same_file(&open.identity)
+                {
+                    open.identity = written;
+                }
+                // It may have been removed meanwhile. If it comes back, what was written is the truth.
+                if let Some(displaced) = self.look(open) {
+                    return Err(StoreError::HeldBack(displaced));
+                }
+                open.database = Some(database);
                 Ok(done)
             }
             Err(failed) => {
@@ -259,21 +401,102 @@ impl StoreFile {
     }
 
     /// Opens the file again. What a failed write left there is the truth now: all of it, or nothing.
-    fn reopen(&self) -> Result<Database, StoreError> {
-        let (database, catalog) = open_file(&self.path).map_err(|error| {
+    fn reopen(&self, open: &mut OpenFile) -> Result<(), StoreError> {
+        let opened = self.opened(Missing::Refuse)?;
+        let held = self.snapshot();
+        *open = opened.file;
+        if opened.catalog.generation != held.generation {
+            self.publish(opened.catalog);
+        }
+        info!(path = %self.path.display(), "store file opened again");
+        self.health.send_replace(StoreHealth::Up);
+        Ok(())
+    }
+
+    fn opened(&self, missing: Missing) -> Result<Opened, StoreError> {
+        open_file(&self.path, missing).map_err(|error| {
             let reason = with_cause(&error);
             self.health.send_replace(StoreHealth::Down(reason.clone()));
             match error {
                 OpenError::InUse { .. } | OpenError::Io { .. } => StoreError::Unavailable(reason),
                 _ => StoreError::Corrupt(reason),
             }
-        })?;
-        if catalog.generation != self.snapshot().generation {
-            self.catalog.send_replace(Some(Arc::new(catalog)));
+        })
+    }
+
+    /// Decides what to do about a file that is no longer the one that was opened; nothing if it is.
+    fn settle(&self, how: Settle) -> Result<Option<Arc<Catalog>>, StoreError> {
+        let mut open = self.open.lock();
+        if self.look(&open).is_none() {
+            return Ok(None);
         }
-        info!(path = %self.path.display(), "store file opened again");
+        open.database = None;
+        let Opened { file, catalog } = self.opened(Missing::Create)?;
+        *open = file;
+        let held = self.snapshot();
+        let (before, base) = match how {
+            Settle::Restore => (Before::Dropped, held.clone()),
+            Settle::Accept => (Before::Kept, Arc::new(catalog.clone())),
+        };
+        let documents = documents_of(&base);
+        let mut inventory = Inventory::default();
+        documents
+            .iter()
+            .map(Edit::from)
+            .for_each(|edit| inventory.apply(&edit));
+        // Above both, so that whoever compares sees that something is new.
+        let newest = base.generation.number.max(catalog.generation.number);
+        let generation = document::generation_after(&Generation {
+            number: newest,
+            ..base.generation.clone()
+        });
+        // What runs was started for what is held.
+        let lives = [&held.generation.incarnation].into_iter().chain(&held.replaces);
+        let lives = lives
+            .chain(&catalog.replaces)
+            .filter(|life| **life != generation.incarnation);
+        let replaces = document::remembered_lives(lives.cloned());
+        let write = Write {
+            before,
+            changes: &documents,
+            generation,
+            replaces: &replaces,
+            proof: inventory.proof(),
+        };
+        self.with_database(&mut open, |database| write.done_to(database))?;
+        open.inventory = inventory;
         self.health.send_replace(StoreHealth::Up);
-        Ok(database)
+        info!(?how, path = %self.path.display(), "the metadata store was settled");
+        let next = base.with(&[], write.generation);
+        Ok(Some(self.publish(Catalog { replaces, ..next })))
+    }
+}
+
+impl Identity {
+    fn of(path: &Path) -> io::Result<Self> {
+        let found = fs::metadata(path)?;
+        Ok(Self {
+            device: found.dev(),
+            inode: found.ino(),
+            length: found.len(),
+        })
+    }
+
+    fn is_same_file(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
+    /// What became of this file at `path`, if it is no longer there as it was.
+    fn displaced(&self, path: &Path) -> Option<String> {
+        let found = match Self::of(path) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Some("was removed".into()),
+            Err(error) => return Some(format!("cannot be looked at ({error})")),
+        };
+        if !found.is_same_file(self) {
+            return Some("was replaced by another file".into());
+        }
+        (found.length < self.length).then(|| "was cut short by another program".into())
     }
 }
 
@@ -284,7 +507,7 @@ fn with_cause(error: &OpenError) -> String {
     }
 }
 
-fn open_file(path: &Path) -> Result<(Database, Catalog), OpenError> {
+fn open_file(path: &Path, missing: Missing) -> Result<Opened, OpenError> {
     let io_error = |source| OpenError::Io {
         path: path.to_path_buf(),
         source,
@@ -293,25 +516,39 @@ fn open_file(path: &Path) -> Result<(Database, Catalog), OpenError> {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    fs::create_dir_all(folder).map_err(io_error)?;
+    if missing == Missing::Create {
+        fs::create_dir_all(folder).map_err(io_error)?;
+    }
     let is_new = !path.exists();
+    if !is_new && fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0) {
+        warn!(
+            path = %path.display(),
+            "the store file is empty (0 bytes) and begins anew: if it had content, end this server and restore the \
+             file from a backup"
+        );
+    }
     // Readable by its owner only: the environment of a deployment may carry secrets.
     let file = OpenOptions::new()
         .read(true)
         .write(true)
-        .create(true)
+        .create(missing == Missing::Create)
         .truncate(false)
         .mode(0o600)
         .open(path)
         .map_err(io_error)?;
-    let opened = open_database(file).map_err(|error| refusal(path, error))?;
+    let (database, catalog, inventory) = open_database(file).map_err(|error| refusal(path, error))?;
     if is_new {
         // The file's own content is synced by redb; that it exists is in its folder.
         File::open(folder)
             .and_then(|folder| folder.sync_all())
             .map_err(io_error)?;
     }
-    Ok(opened)
+    let file = OpenFile {
+        database: Some(database),
+        identity: Identity::of(path).map_err(io_error)?,
+        inventory,
+    };
+    Ok(Opened { file, catalog })
 }
 
 /// Why [`open_database`] gave up.
@@ -345,7 +582,7 @@ refused_from!(
     redb::TransactionError
 );
 
-fn open_database(file: File) -> Result<(Database, Catalog), Refused> {
+fn open_database(file: File) -> Result<(Database, Catalog, Inventory), Refused> {
     // The check reads the whole file, which takes a millisecond or two; without it redb may panic on a file
     // that was damaged from outside.
     let database = Database::builder()
@@ -353,8 +590,8 @@ fn open_database(file: File) -> Result<(Database, Catalog), Refused> {
         .set_check_integrity_on_open(true)
         .create_with_backend(FileBackend::new(file)?)?;
     prepare(&database)?;
-    let catalog = read_catalog(&database)?;
-    Ok((database, catalog))
+    let (catalog, inventory) = read_catalog(&database)?;
+    Ok((database, catalog, inventory))
 }
 
 fn refusal(path: &Path, refused: Refused) -> OpenError {
@@ -421,20 +658,35 @@ fn write_schema(database: &Database) -> Result<(), Refused> {
     Ok(())
 }
 
-fn read_catalog(database: &Database) -> Result<Catalog, Refused> {
+fn read_catalog(database: &Database) -> Result<(Catalog, Inventory), Refused> {
     let transaction = database.begin_read()?;
     let about = transaction.open_table(ABOUT)?;
-    let generation = match read_text(&about, GENERATION_KEY)? {
-        None => Generation::default(),
-        Some(written) => serde_json::from_str(&written)
-            .map_err(|error| Refused::Unreadable(format!("its generation: {error}")))?,
+    let (generation, proof) = match read_text(&about, GENERATION_KEY)? {
+        None => (Generation::default(), Proof::default()),
+        Some(written) => {
+            let written: Written = serde_json::from_str(&written)
+                .map_err(|error| Refused::Unreadable(format!("its generation: {error}")))?;
+            let Written { count, digest, .. } = written;
+            (written.generation, Proof { count, digest })
+        }
     };
     let documents = Documents {
         applications: read_documents(&transaction.open_table(APPLICATIONS)?)?,
         models: read_documents(&transaction.open_table(MODELS)?)?,
         settings: read_documents(&transaction.open_table(SETTINGS)?)?,
     };
-    documents.catalog(generation).map_err(Refused::Unreadable)
+    let inventory = Inventory::of(&documents);
+    if inventory.proof() != proof {
+        return Err(Refused::Unreadable(format!(
+            "it is not whole: it should hold {} and holds {}",
+            counted(proof.count.try_into().unwrap_or(usize::MAX), "document"),
+            inventory.counted()
+        )));
+    }
+    let mut catalog = documents.catalog(generation).map_err(Refused::Unreadable)?;
+    let replaces = read_text(&about, REPLACES_KEY)?.unwrap_or_default();
+    catalog.replaces = replaces.split_whitespace().map(str::to_owned).collect();
+    Ok((catalog, inventory))
 }
 
 fn read_text(
@@ -456,36 +708,64 @@ fn read_documents(
         .collect()
 }
 
-/// One transaction, on the disk when this returns (redb's default durability, `Immediate`).
-fn write_changes(
-    database: &Database,
-    changes: &[Change],
-    generation: &Generation,
-) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
-    {
-        let mut applications = transaction.open_table(APPLICATIONS)?;
-        let mut models = transaction.open_table(MODELS)?;
-        let mut settings = transaction.open_table(SETTINGS)?;
-        for Edit { kind, name, document } in changes.iter().map(Edit::from) {
-            let table = match kind {
-                Kind::Application => &mut applications,
-                Kind::Model => &mut models,
-                Kind::Settings => &mut settings,
+/// One write of documents.
+struct Write<'a> {
+    before: Before,
+    changes: &'a [Change],
+    generation: Generation,
+    /// The incarnations whose place the store takes.
+    replaces: &'a [String],
+    /// What proves whole what is there afterwards.
+    proof: Proof,
+}
+
+/// What becomes of the documents there are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Before {
+    Kept,
+    Dropped,
+}
+
+impl Write<'_> {
+    /// One transaction, on the disk when this returns (redb's default durability, `Immediate`).
+    fn done_to(&self, database: &Database) -> Result<(), redb::Error> {
+        let transaction = database.begin_write()?;
+        {
+            let mut applications = transaction.open_table(APPLICATIONS)?;
+            let mut models = transaction.open_table(MODELS)?;
+            let mut settings = transaction.open_table(SETTINGS)?;
+            if self.before == Before::Dropped {
+                for table in [&mut applications, &mut models, &mut settings] {
+                    table.retain(|_, _| false)?;
+                }
+            }
+            for Edit { kind, name, document } in self.changes.iter().map(Edit::from) {
+                let table = match kind {
+                    Kind::Application => &mut applications,
+                    Kind::Model => &mut models,
+                    Kind::Settings => &mut settings,
+                };
+                match document {
+                    Some(json) => drop(table.insert(name, json.as_str())?),
+                    None => drop(table.remove(name)?),
+                }
+            }
+            let written = Written {
+                generation: self.generation.clone(),
+                count: self.proof.count,
+                digest: self.proof.digest,
             };
-            match document {
-                Some(json) => drop(table.insert(name, json.as_str())?),
-                None => drop(table.remove(name)?),
+            let written =
+                serde_json::to_string(&written).expect("a generation is text and numbers; this is a bug");
+            let mut about = transaction.open_table(ABOUT)?;
+            about.insert(GENERATION_KEY, written.as_str())?;
+            if !self.replaces.is_empty() {
+                about.insert(REPLACES_KEY, self.replaces.join(" ").as_str())?;
             }
         }
-        let generation =
-            serde_json::to_string(generation).expect("a generation is text and a number; this is a bug");
-        transaction
-            .open_table(ABOUT)?
-            .insert(GENERATION_KEY, generation.as_str())?;
+        transaction.commit()?;
+        Ok(())
     }
-    transaction.commit()?;
-    Ok(())
 }
 
 fn take_query_block(database: &Database) -> Result<u64, redb::Error> {

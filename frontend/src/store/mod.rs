@@ -3,7 +3,7 @@
 //! One trait, two implementations, one list of promises that both are held to (`conformance`, compiled
 //! for tests only). How documents are written down is shared by both (`document`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ pub mod conformance;
 mod document;
 pub mod embedded;
 mod local;
+mod proof;
 pub mod redis;
 
 /// Desired state, shared by all frontends of a cluster.
@@ -68,6 +69,10 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Decides what to do about a store that lost something ([`StoreHealth::WentBack`]), for all frontends;
     /// accepting one that was never written makes it one that was. Returns the snapshot that is followed now.
     async fn settle(&self, how: Settle) -> Result<Arc<Catalog>, StoreError>;
+
+    /// Takes the place of these other incarnations of the cluster's store as well: what was started for them is this
+    /// one's from then on ([`Catalog::owns`]). Returns the snapshot that says so.
+    async fn adopt(&self, incarnations: BTreeSet<String>) -> Result<Arc<Catalog>, StoreError>;
 }
 
 /// What frontends announced, by their ids.
@@ -126,9 +131,35 @@ pub enum StoreHealth {
     Connecting,
     /// It answers.
     Up,
+    /// It does all that is asked, but takes long; in a sentence.
+    Slow(String),
+    /// It is read, but does not take writes: nobody can act as the control role; in its own words.
+    RefusesWrites(String),
     /// It does not; queries go on from the last snapshot.
     Down(String),
     /// It answers, but it lost something that the snapshot held here has: it is empty, or of before. It is
     /// not followed until a person decides ([`MetadataStore::settle`]); in a sentence.
     WentBack(String),
+}
+
+impl StoreHealth {
+    /// Whether it does all that is asked of it.
+    pub fn is_up(&self) -> bool {
+        matches!(self, Self::Up | Self::Slow(_))
+    }
+
+    /// What is wrong with it, in a sentence that names it.
+    pub fn problem(&self) -> Option<String> {
+        match self {
+            Self::Connecting | Self::Up => None,
+            Self::Slow(why) => Some(format!("the metadata store is slow: {why}")),
+            Self::RefusesWrites(why) => Some(format!(
+                "the metadata store refuses writes, so nothing is started, stopped or written, and what runs goes \
+                 on: {why}"
+            )),
+            Self::Down(why) => Some(format!("the metadata store is away: {why}")),
+            // It says so itself.
+            Self::WentBack(sentence) => Some(sentence.clone()),
+        }
+    }
 }

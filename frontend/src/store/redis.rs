@@ -5,7 +5,7 @@
 //!
 //! | key | is |
 //! |---|---|
-//! | `{skysail:CLUSTER}:generation` | a hash: `incarnation`, `number`, `schema` |
+//! | `{skysail:CLUSTER}:generation` | a hash: `incarnation`, `number`, `schema`; `count` and `digest` prove it whole |
 //! | `{skysail:CLUSTER}:applications` | a hash: name → JSON |
 //! | `{skysail:CLUSTER}:models` | a hash: name → JSON, with all versions |
 //! | `{skysail:CLUSTER}:settings` | a hash: `cluster` → JSON, the settings of the cluster, secrets among them |
@@ -13,7 +13,7 @@
 //! | `{skysail:CLUSTER}:frontends` | a hash: frontend → what it announced, as JSON |
 //! | `{skysail:CLUSTER}:frontend-expiries` | a sorted set: frontend → when that expires |
 //! | `{skysail:CLUSTER}:lease` | a hash: `holder`, `number`, `until`: the control role that acts |
-//! | `{skysail:CLUSTER}:held-back` | a hash: the newest generation that a frontend holds and Redis lost |
+//! | `{skysail:CLUSTER}:held-back` | a hash: the newest generation that a frontend holds and Redis lost; `broken`: one that is not whole |
 //! | `{skysail:CLUSTER}:restore` | there for some seconds: the wish that it be written back |
 //! | `{skysail:CLUSTER}:changes` | a channel: says after each change that there was one |
 //!
@@ -24,13 +24,14 @@
 //! One task, the follower, owns the connection and the snapshot. Writers send it their requests, so a
 //! commit, its snapshot and the snapshots of other frontends' commits are published in one order. A message
 //! on the channel wakes it, the comparison of generations decides, and a look every second catches what a
-//! lost message did not say. (Who edits documents by hand says so with
-//! `HINCRBY {skysail:CLUSTER}:generation number 1`.)
+//! lost message did not say. (Documents that are edited by hand are not as they were written, so nothing is
+//! acted on until `skysail cluster accept-empty` says that what is there is right.)
 //!
 //! While Redis is away or hangs, requests are answered with the reason at once, readers keep the last
 //! snapshot, and the follower tries again by itself. A Redis that lost something is not followed until a
 //! person decides (`setback`).
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,21 +43,24 @@ use skysail_core::catalog::{Catalog, Change, Generation};
 use skysail_core::cluster::Lease;
 use skysail_proto::ids::ClusterName;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info};
 
 use self::announcements::Announcements;
 use self::endpoint::{Endpoint, Failure};
 use self::lease::{LeaseDesk, Line};
-use self::session::Session;
-use self::setback::{Seen, Setback};
-use super::document::{first_query_block, fresh_incarnation};
+use self::pulse::{Beat, Pulse};
+use self::session::{Session, Write};
+use self::setback::{Seen, Setback, Stored};
+use super::document::{Edit, documents_of, first_query_block, fresh_incarnation};
+use super::proof::Inventory;
 use super::{Announced, Leased, MetadataStore, Settle, StoreError, StoreHealth};
 
 mod announcements;
 mod endpoint;
 mod lease;
+mod pulse;
 mod session;
 mod setback;
 
@@ -64,6 +68,8 @@ pub use self::endpoint::InvalidUrl;
 
 /// How often the generation is compared although no message came.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A Redis that is slow is looked at once in so many round trips: there is more to ask of it.
+const LOOK_TRIPS: u32 = 4;
 /// The first pause before Redis is tried again, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// Requests that wait for the follower, of each kind. When it is full callers wait to hand theirs in; not for
@@ -76,10 +82,10 @@ const RESTORE_WISH: Duration = Duration::from_secs(8);
 /// A store in Redis.
 pub struct RedisStore {
     requests: mpsc::Sender<Request>,
-    beats: mpsc::Sender<Beat>,
+    beats: mpsc::Sender<Announcement>,
     lease: LeaseDesk,
     catalog: watch::Receiver<Option<Arc<Catalog>>>,
-    health: watch::Receiver<StoreHealth>,
+    pulse: Arc<Pulse>,
     announced: watch::Receiver<Announced>,
     _follower: AbortOnDropHandle<()>,
 }
@@ -101,10 +107,14 @@ enum Request {
         how: Settle,
         reply: Reply<Settling>,
     },
+    Adopt {
+        incarnations: BTreeSet<String>,
+        reply: Reply<Arc<Catalog>>,
+    },
 }
 
-/// An announcement, or its end. It has a time to live, so it goes before requests.
-struct Beat {
+/// An announcement, or its end. It has a time to live, so it does not queue behind requests.
+struct Announcement {
     id: String,
     document: Option<String>,
     ttl: Duration,
@@ -138,7 +148,7 @@ impl RedisStore {
         let (requests, requests_received) = mpsc::channel(REQUESTS);
         let (beats, beats_received) = mpsc::channel(REQUESTS);
         let (catalog, catalog_seen) = watch::channel(None);
-        let (health, health_seen) = watch::channel(StoreHealth::Connecting);
+        let pulse = Arc::new(Pulse::new(endpoint.to_string()));
         let (line, line_seen) = watch::channel(None);
         let announcements = Announcements::default();
         let announced = announcements.watch();
@@ -150,17 +160,20 @@ impl RedisStore {
             },
             line,
             catalog,
-            health,
+            pulse: Arc::clone(&pulse),
             announcements,
+            inventory: Inventory::default(),
             setback: None,
+            looked: Instant::now(),
+            trip: Duration::ZERO,
             highest_block: None,
         };
         Self {
             requests,
             beats,
-            lease: LeaseDesk::new(line_seen),
+            lease: LeaseDesk::new(line_seen, Arc::clone(&pulse)),
             catalog: catalog_seen,
-            health: health_seen,
+            pulse,
             announced,
             _follower: AbortOnDropHandle::new(tokio::spawn(follower.run())),
         }
@@ -174,7 +187,7 @@ impl RedisStore {
 
     async fn beat(&self, id: &str, document: Option<String>, ttl: Duration) -> Result<(), StoreError> {
         let (reply, answer) = oneshot::channel();
-        let beat = Beat {
+        let beat = Announcement {
             id: id.to_owned(),
             document,
             ttl,
@@ -186,8 +199,9 @@ impl RedisStore {
 
     /// Waits until the frontend that was asked to has written back what it holds.
     async fn restored(&self) -> Result<Arc<Catalog>, StoreError> {
-        let mut health = self.health.clone();
-        let followed = health.wait_for(|health| *health == StoreHealth::Up);
+        let mut health = self.pulse.watch();
+        let followed =
+            health.wait_for(|health| !matches!(health, StoreHealth::WentBack(_) | StoreHealth::Down(_)));
         match tokio::time::timeout(RESTORE_WISH, followed).await {
             Ok(Ok(_)) => self.catalog.borrow().clone().ok_or_else(closed),
             Ok(Err(_)) => Err(closed()),
@@ -227,7 +241,7 @@ impl MetadataStore for RedisStore {
     }
 
     fn health(&self) -> watch::Receiver<StoreHealth> {
-        self.health.clone()
+        self.pulse.watch()
     }
 
     async fn next_query_block(&self) -> Result<u64, StoreError> {
@@ -260,6 +274,10 @@ impl MetadataStore for RedisStore {
             Settling::Wished => self.restored().await,
         }
     }
+
+    async fn adopt(&self, incarnations: BTreeSet<String>) -> Result<Arc<Catalog>, StoreError> {
+        self.ask(|reply| Request::Adopt { incarnations, reply }).await
+    }
 }
 
 impl Request {
@@ -269,6 +287,7 @@ impl Request {
             Self::Commit { reply, .. } => drop(reply.send(Err(why))),
             Self::QueryBlock { reply } => drop(reply.send(Err(why))),
             Self::Settle { reply, .. } => drop(reply.send(Err(why))),
+            Self::Adopt { reply, .. } => drop(reply.send(Err(why))),
         }
     }
 }
@@ -276,7 +295,33 @@ impl Request {
 /// What waits for the follower.
 struct Inbox {
     requests: mpsc::Receiver<Request>,
-    beats: mpsc::Receiver<Beat>,
+    beats: mpsc::Receiver<Announcement>,
+}
+
+/// What the follower did.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Step {
+    /// It answered a request.
+    Request,
+    /// It announced somebody, or looked.
+    Other,
+}
+
+/// How closely Redis is looked at.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Look {
+    /// The documents are read only if something is new or wrong.
+    Quickly,
+    /// They are read, and compared with what proves them whole.
+    Closely,
+}
+
+/// What was read.
+enum Read {
+    /// A catalog that is whole, and shown now.
+    Whole(Arc<Catalog>),
+    /// Something else than what was written.
+    Damaged { stored: Stored, damage: String },
 }
 
 /// Owns the connection to Redis and the snapshot.
@@ -285,10 +330,15 @@ struct Follower {
     inbox: Inbox,
     line: watch::Sender<Line>,
     catalog: watch::Sender<Option<Arc<Catalog>>>,
-    health: watch::Sender<StoreHealth>,
+    pulse: Arc<Pulse>,
     announcements: Announcements,
+    /// The documents of what is shown.
+    inventory: Inventory,
     /// What Redis lost, while it is not followed.
     setback: Option<Setback>,
+    /// When Redis was last looked at, and how long it took to answer.
+    looked: Instant,
+    trip: Duration,
     /// The highest query block this process was given: a Redis that lost its last writes does not get to
     /// give it, or one before it, once more.
     highest_block: Option<u64>,
@@ -319,27 +369,40 @@ impl Follower {
     /// Serves requests and follows the catalog until the session ends, and says why it did.
     async fn serve(&mut self, mut session: Session, backoff: &mut Backoff) -> StoreError {
         self.announcements.keep(Instant::now());
-        if let Err(outage) = self.look(&mut session).await {
+        if let Err(outage) = self.look(&mut session, Look::Quickly).await {
             return outage;
         }
         backoff.reset();
         let connection = session.connection();
         self.line
             .send_replace(Some(Ok((self.endpoint.clone(), connection))));
-        let mut looks = interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        session.warn_of_evictions().await;
+        let mut last = Step::Other;
         loop {
-            let step = tokio::select! {
-                // In this order: what has a time to live, and what ends doubts, before what can wait.
-                biased;
-                Some(beat) = self.inbox.beats.recv() => self.beat(&mut session, beat).await,
-                _ = looks.tick() => self.look(&mut session).await,
-                Some(request) = self.inbox.requests.recv() => self.answer(&mut session, request).await,
-                () = session.woken() => self.look(&mut session).await,
-            };
-            if let Err(outage) = step {
+            let (step, done) = self.step(&mut session, last).await;
+            if let Err(outage) = done {
                 return outage;
             }
+            last = step;
+        }
+    }
+
+    /// Does one thing of what there is to do.
+    async fn step(&mut self, session: &mut Session, last: Step) -> (Step, Result<(), StoreError>) {
+        // What has a time to live, and what ends doubts, goes before what can wait. But a request waits for one
+        // of them only: where each takes seconds, it would wait for ever.
+        if last != Step::Request
+            && let Ok(request) = self.inbox.requests.try_recv()
+        {
+            return (Step::Request, self.answer(session, request).await);
+        }
+        let look_at = self.looked + LOOK_EVERY.max(self.trip * LOOK_TRIPS);
+        tokio::select! {
+            biased;
+            Some(beat) = self.inbox.beats.recv() => (Step::Other, self.beat(session, beat).await),
+            () = sleep_until(look_at) => (Step::Other, self.look(session, Look::Quickly).await),
+            Some(request) = self.inbox.requests.recv() => (Step::Request, self.answer(session, request).await),
+            () = session.woken() => (Step::Other, self.look(session, Look::Quickly).await),
         }
     }
 
@@ -356,13 +419,18 @@ impl Follower {
             }
             Request::QueryBlock { reply } => conclude(reply, self.next_query_block(session).await),
             Request::Settle { how, reply } => conclude(reply, self.settle(session, how).await),
+            Request::Adopt { incarnations, reply } => {
+                conclude(reply, self.adopt(session, incarnations).await)
+            }
         }
     }
 
-    async fn beat(&mut self, session: &mut Session, beat: Beat) -> Result<(), StoreError> {
+    async fn beat(&mut self, session: &mut Session, beat: Announcement) -> Result<(), StoreError> {
+        let asked = Instant::now();
         let announced = session
             .announce(&beat.id, beat.document.as_deref(), beat.ttl)
             .await;
+        self.note(&announced, asked.elapsed());
         let shown = announced.map(|live| {
             if beat.document.is_none() {
                 self.announcements.withdraw(&beat.id);
@@ -370,6 +438,23 @@ impl Follower {
             self.announcements.show(live, Instant::now());
         });
         conclude(beat.reply, shown)
+    }
+
+    /// What an announcement says of a Redis that answers.
+    fn note<T>(&mut self, announced: &Result<T, Failure>, took: Duration) {
+        self.pulse.round_trip(took);
+        let refused = match announced {
+            Ok(_) => None,
+            Err(failure) => match failure.refusal() {
+                Some(refusal) => Some(refusal),
+                None => return,
+            },
+        };
+        self.pulse.written(Beat::Announcement, refused);
+        if refused.is_some() {
+            // Nobody else can announce himself either.
+            self.announcements.keep(Instant::now());
+        }
     }
 
     async fn commit(
@@ -380,24 +465,40 @@ impl Follower {
         expected: Generation,
     ) -> Result<Arc<Catalog>, Failure> {
         self.refuse_a_setback()?;
-        let generation = match session.commit(lease, changes, &expected).await {
+        // Otherwise the writer knows of a snapshot that has not come here yet.
+        let current = self.shown().filter(|current| current.generation == expected);
+        let write = Write {
+            lease,
+            changes,
+            expected: &expected,
+            known: current.as_ref().map(|_| &self.inventory),
+        };
+        let asked = Instant::now();
+        let committed = session.commit(&write).await;
+        self.pulse.round_trip(asked.elapsed());
+        let generation = match committed {
             Ok(generation) => generation,
             Err(refused @ Failure::Refused(StoreError::Conflict { .. } | StoreError::HeldBack(_))) => {
-                // Whoever tries again finds the snapshot that was in the way, or learns that it went back.
-                self.look(session).await.map_err(Failure::Over)?;
+                // Whoever tries again finds the snapshot that was in the way, or learns what was lost.
+                let how = match &refused {
+                    Failure::Refused(StoreError::HeldBack(_)) => Look::Closely,
+                    _ => Look::Quickly,
+                };
+                self.look(session, how).await.map_err(Failure::Over)?;
                 self.refuse_a_setback()?;
                 return Err(refused);
             }
             Err(failure) => return Err(failure),
         };
-        let current = self.shown();
-        match current {
-            Some(current) if current.generation == expected => {
-                Ok(self.publish(current.with(changes, generation)))
-            }
-            // The writer knew of a snapshot that has not come here yet.
-            _ => self.load(session).await,
-        }
+        let Some(current) = current else {
+            return self.load(session).await;
+        };
+        let mut inventory = std::mem::take(&mut self.inventory);
+        changes
+            .iter()
+            .map(Edit::from)
+            .for_each(|edit| inventory.apply(&edit));
+        Ok(self.publish(current.with(changes, generation), inventory))
     }
 
     fn refuse_a_setback(&self) -> Result<(), Failure> {
@@ -418,29 +519,49 @@ impl Follower {
     }
 
     /// Compares what Redis has with what is shown here, and follows it, unless it lost something.
-    async fn look(&mut self, session: &mut Session) -> Result<(), StoreError> {
+    async fn look(&mut self, session: &mut Session, how: Look) -> Result<(), StoreError> {
+        let asked = Instant::now();
         let (seen, live) = session.look().await?;
+        self.looked = Instant::now();
+        self.trip = self.looked - asked;
+        self.pulse.round_trip(self.trip);
         let held = self.shown().map(|catalog| catalog.generation.clone());
         match Setback::of(held.as_ref(), &seen) {
-            None if held.as_ref() == Some(&seen.stored.generation) => self.follow(),
-            None => match self.load(session).await {
-                Ok(_) => self.follow(),
-                failed => tolerate(failed)?,
-            },
             Some(setback) => self.hold_back(session, setback, &seen).await?,
+            None if how == Look::Quickly && seen.is_known(held.as_ref(), &self.inventory) => self.follow(),
+            None => self.look_into(session, held.as_ref(), &seen).await?,
         }
         self.announcements.show(live, Instant::now());
-        session.keep_subscribed().await;
         Ok(())
+    }
+
+    /// Reads the documents, and follows them if they are whole.
+    async fn look_into(
+        &mut self,
+        session: &mut Session,
+        held: Option<&Generation>,
+        seen: &Seen,
+    ) -> Result<(), StoreError> {
+        match self.read(session).await {
+            Ok(Read::Whole(_)) => {
+                if seen.broken {
+                    tolerate(session.mend(&seen.stored.generation).await)?;
+                }
+                self.follow();
+                Ok(())
+            }
+            Ok(Read::Damaged { stored, damage }) => {
+                let setback = Setback::of_damage(stored, damage, held, seen.held_back.as_ref());
+                self.hold_back(session, setback, seen).await
+            }
+            failed => tolerate(failed),
+        }
     }
 
     /// What is shown is what Redis has.
     fn follow(&mut self) {
         self.setback = None;
-        let before = self.health.send_replace(StoreHealth::Up);
-        if before != StoreHealth::Up {
-            info!(redis = %self.endpoint, "the metadata store is followed");
-        }
+        self.pulse.found(StoreHealth::Up);
     }
 
     /// Redis lost something: goes on with what is shown, says so, and writes it back if that was asked for.
@@ -457,22 +578,17 @@ impl Follower {
         let held = self.shown();
         let newest = held
             .as_ref()
-            .is_some_and(|held| held.generation == setback.newest);
-        if let Some(held) = held
-            .as_ref()
-            .filter(|_| newest && seen.held_back.as_ref() != Some(&setback.newest))
-        {
-            tolerate(session.hold_back(&seen.stored.generation, &held.generation).await)?;
+            .is_some_and(|held| setback.ours && held.generation == setback.newest);
+        let stored = &setback.stored.generation;
+        let unsaid = newest && seen.held_back.as_ref() != Some(&setback.newest);
+        // A store that has no generation is found out by whoever writes to it.
+        let unmarked = setback.damage.is_some() && !seen.broken && !stored.incarnation.is_empty();
+        if unsaid || unmarked {
+            let held = unsaid.then_some(&setback.newest);
+            tolerate(session.hold_back(stored, held, setback.damage.is_some()).await)?;
         }
-        let health = StoreHealth::WentBack(setback.sentence(held.as_deref()));
-        self.health.send_if_modified(|current| {
-            let changed = *current != health;
-            if changed && let StoreHealth::WentBack(sentence) = &health {
-                error!(redis = %self.endpoint, reason = sentence, "the metadata store is not followed");
-                *current = health.clone();
-            }
-            changed
-        });
+        self.pulse
+            .found(StoreHealth::WentBack(setback.sentence(held.as_deref())));
         let is_wished = |left| setback.ours && (newest || left < RESTORE_WISH / 2);
         self.setback = Some(setback.clone());
         match seen.wish {
@@ -484,10 +600,11 @@ impl Follower {
     }
 
     async fn settle(&mut self, session: &mut Session, how: Settle) -> Result<Settling, Failure> {
-        self.look(session).await.map_err(Failure::Over)?;
+        // Closely, because what was edited by hand is seen by reading only.
+        self.look(session, Look::Closely).await.map_err(Failure::Over)?;
         let held = self.shown().map(|catalog| catalog.generation.clone());
         let setback = match (self.setback.clone(), how) {
-            (Some(setback), Settle::Restore) if held.as_ref() != Some(&setback.newest) => {
+            (Some(setback), Settle::Restore) if !setback.ours || held.as_ref() != Some(&setback.newest) => {
                 session.wish_for_restore(RESTORE_WISH).await?;
                 return Ok(Settling::Wished);
             }
@@ -498,9 +615,26 @@ impl Follower {
         let settled = self.write_settlement(session, &setback, how).await;
         if let Err(Failure::Refused(StoreError::Conflict { .. })) = settled {
             // Another was quicker: shows what it decided.
-            self.look(session).await.map_err(Failure::Over)?;
+            self.look(session, Look::Quickly).await.map_err(Failure::Over)?;
         }
         settled.map(Settling::Done)
+    }
+
+    /// Takes the place of these lives. The content stays, so that it is written as a settlement that accepts it.
+    async fn adopt(
+        &mut self,
+        session: &mut Session,
+        incarnations: BTreeSet<String>,
+    ) -> Result<Arc<Catalog>, Failure> {
+        // Closely, because what is there is taken as it is.
+        self.look(session, Look::Closely).await.map_err(Failure::Over)?;
+        self.refuse_a_setback()?;
+        let held = self.shown().unwrap_or_default();
+        let adopting = Stored::adopting(&held, incarnations);
+        session
+            .settle(&held.generation, &adopting, Settle::Accept, &[])
+            .await?;
+        self.load(session).await
     }
 
     /// Ends the doubt in Redis, and follows it from then on.
@@ -511,10 +645,17 @@ impl Follower {
         how: Settle,
     ) -> Result<Arc<Catalog>, Failure> {
         let held = self.shown();
-        let settled = setback.settled(held.as_ref().map(|held| &held.generation), fresh_incarnation());
+        let settled = setback.settled(held.as_deref(), fresh_incarnation());
         let documents = match (how, &held) {
             (Settle::Restore, Some(held)) => documents_of(held),
-            _ => Vec::new(),
+            (Settle::Restore, None) => Vec::new(),
+            (Settle::Accept, _) => {
+                // What cannot be read cannot be gone by.
+                let (stored, documents) = session.snapshot().await.map_err(Failure::Over)?;
+                let readable = session.catalog(&documents, stored);
+                readable.map_err(Failure::Refused)?;
+                Vec::new()
+            }
         };
         session
             .settle(&setback.stored.generation, &settled, how, &documents)
@@ -531,13 +672,30 @@ impl Follower {
 
     /// Reads the whole catalog and shows it, unless it is one that lost something: the next look will say so.
     async fn load(&mut self, session: &mut Session) -> Result<Arc<Catalog>, Failure> {
-        let (stored, catalog) = session.snapshot().await.map_err(Failure::Over)?;
-        match self.shown() {
-            Some(held) if stored.lost(&held.generation) => Err(Failure::Refused(StoreError::HeldBack(
-                "the metadata store went back while it was read: see GET /api/v1/status".into(),
-            ))),
-            _ => Ok(self.publish(catalog)),
+        match self.read(session).await? {
+            Read::Whole(catalog) => Ok(catalog),
+            Read::Damaged { damage, .. } => Err(Failure::Refused(StoreError::HeldBack(format!(
+                "the metadata store lost something ({damage}): see GET /api/v1/status"
+            )))),
         }
+    }
+
+    /// Reads all documents, and shows them if they are what was written and nothing is lost by it.
+    async fn read(&mut self, session: &mut Session) -> Result<Read, Failure> {
+        let (stored, documents) = session.snapshot().await.map_err(Failure::Over)?;
+        let held = self.shown();
+        if held.as_ref().is_some_and(|held| stored.lost(&held.generation)) {
+            return Err(Failure::Refused(StoreError::HeldBack(
+                "the metadata store went back while it was read: see GET /api/v1/status".into(),
+            )));
+        }
+        let inventory = Inventory::of(&documents);
+        let same = held.is_some_and(|held| held.generation == stored.generation);
+        if let Some(damage) = stored.damage(&inventory, same.then_some(&self.inventory)) {
+            return Ok(Read::Damaged { stored, damage });
+        }
+        let catalog = session.catalog(&documents, stored).map_err(Failure::Over)?;
+        Ok(Read::Whole(self.publish(catalog, inventory)))
     }
 
     /// What readers see.
@@ -545,8 +703,12 @@ impl Follower {
         self.catalog.borrow().clone()
     }
 
-    /// Shows a snapshot to the readers.
-    fn publish(&self, catalog: Catalog) -> Arc<Catalog> {
+    /// Shows a snapshot to the readers, unless it is what they see already.
+    fn publish(&mut self, catalog: Catalog, inventory: Inventory) -> Arc<Catalog> {
+        self.inventory = inventory;
+        if let Some(shown) = self.shown().filter(|shown| **shown == catalog) {
+            return shown;
+        }
         let next = Arc::new(catalog);
         self.catalog.send_replace(Some(Arc::clone(&next)));
         next
@@ -559,15 +721,7 @@ impl Follower {
             StoreError::Unavailable(why) => why.clone(),
             other => other.to_string(),
         };
-        let health = StoreHealth::Down(why);
-        self.health.send_if_modified(|current| {
-            let changed = *current != health;
-            if changed {
-                warn!(reason = %outage, "metadata store lost; trying again");
-                *current = health;
-            }
-            changed
-        });
+        self.pulse.found(StoreHealth::Down(why));
     }
 }
 
@@ -576,7 +730,7 @@ fn conclude<T>(reply: Reply<T>, result: Result<T, Failure>) -> Result<(), StoreE
     let (answer, step) = match result {
         Ok(done) => (Ok(done), Ok(())),
         Err(Failure::Refused(error)) => (Err(error), Ok(())),
-        Err(Failure::Over(outage)) => (Err(outage.clone()), Err(outage)),
+        Err(Failure::Demoted(outage) | Failure::Over(outage)) => (Err(outage.clone()), Err(outage)),
     };
     // That nobody waits for the answer any more is fine.
     drop(reply.send(answer));
@@ -591,19 +745,8 @@ fn tolerate<T>(done: Result<T, Failure>) -> Result<(), StoreError> {
             debug!(%error, "redis refused; the next look tries again");
             Ok(())
         }
-        Err(Failure::Over(outage)) => Err(outage),
+        Err(Failure::Demoted(outage) | Failure::Over(outage)) => Err(outage),
     }
-}
-
-/// Everything of a snapshot, as changes to an empty one.
-fn documents_of(catalog: &Catalog) -> Vec<Change> {
-    let applications = catalog.applications.values();
-    let models = catalog.models.values();
-    applications
-        .map(|application| Change::PutApplication(application.as_ref().clone()))
-        .chain(models.map(|model| Change::PutModel(model.as_ref().clone())))
-        .chain([Change::PutSettings(catalog.settings.as_ref().clone())])
-        .collect()
 }
 
 impl Inbox {

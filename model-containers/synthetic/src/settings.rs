@@ -98,10 +98,10 @@ impl Settings {
         Self::read(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
     }
 
-    /// Reads variables from wherever `lookup` finds them. An empty variable counts as absent.
+    /// Reads variables from wherever `lookup` finds them. An empty or blank variable counts as absent.
     pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
         let mut variables = Variables {
-            lookup: &|name| lookup(name).filter(|value| !value.is_empty()),
+            lookup: &|name| lookup(name).filter(|value| !value.trim().is_empty()),
             mistakes: Vec::new(),
         };
         let settings = variables.settings();

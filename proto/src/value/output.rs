@@ -7,10 +7,10 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::{WireError, shortened};
 use crate::container;
+use crate::json::is_readable;
 
 /// From this size on a text is quoted once, when it arrives, and kept as it will be written, in bytes. A shorter
 /// one, such as a class name, is quoted in less time than a buffer for it takes.
@@ -119,71 +119,6 @@ impl fmt::Debug for Output {
 
 fn quote(text: &str, to: &mut Vec<u8>) {
     serde_json::to_writer(to, text).expect("a text can be written to memory; this is a bug");
-}
-
-/// Whether a text is JSON that any reader can read.
-///
-/// The grammar alone does not tell: `1e400` and a lone surrogate are within it, and so is any depth, but readers
-/// that keep numbers as doubles and text as Unicode refuse them, and with them the whole answer, other queries'
-/// outputs included.
-fn is_readable(text: &str) -> bool {
-    match text.as_bytes().first() {
-        // Most labels are told from JSON by this; an error of the parser's costs an allocation.
-        Some(b'{' | b'[' | b'"' | b'-' | b'0'..=b'9') => serde_json::from_str::<Readable>(text).is_ok(),
-        _ => matches!(text, "true" | "false" | "null"),
-    }
-}
-
-/// Anything that can be read; kept is nothing of it.
-struct Readable;
-
-impl<'de> Deserialize<'de> for Readable {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Unlike `IgnoredAny`, which skips values, this has numbers and texts read.
-        deserializer.deserialize_any(Self)
-    }
-}
-
-impl<'de> Visitor<'de> for Readable {
-    type Value = Self;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Self, E> {
-        Ok(Self)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
-        Ok(Self)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
-        Ok(Self)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
-        Ok(Self)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
-        Ok(Self)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
-        Ok(Self)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self, A::Error> {
-        while seq.next_element::<Self>()?.is_some() {}
-        Ok(Self)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
-        while map.next_entry::<Self, Self>()?.is_some() {}
-        Ok(Self)
-    }
 }
 
 /// Takes the outputs of a batch of `expected` inputs apart: a text or the model's error for each. Reads all of

@@ -27,13 +27,19 @@ pub(crate) enum Harm {
     Restart,
     /// What is sent to it by the cluster is dropped, and what it sends.
     Cut,
+    /// Redis forgets a part of what it holds; a person writes back what the frontends hold.
+    Lose,
+    /// Redis answers and takes no writes.
+    Refuse,
 }
 
 /// Every harm to every part.
 pub(crate) fn all() -> Vec<(Part, Harm)> {
     let harms = [Harm::Kill, Harm::Stop, Harm::Restart, Harm::Cut];
     let parts = [Part::Replica, Part::Query, Part::Control, Part::Redis].into_iter();
-    parts.flat_map(|part| harms.map(|harm| (part, harm))).collect()
+    let of_any_part = parts.flat_map(|part| harms.map(|harm| (part, harm)));
+    let of_redis = [(Part::Redis, Harm::Lose), (Part::Redis, Harm::Refuse)];
+    of_any_part.chain(of_redis).collect()
 }
 
 /// One harm to one part.
@@ -65,6 +71,8 @@ impl fmt::Display for Harm {
             Self::Stop => "stop",
             Self::Restart => "restart",
             Self::Cut => "cut",
+            Self::Lose => "part lost:",
+            Self::Refuse => "no writes:",
         })
     }
 }
@@ -129,6 +137,19 @@ impl Fault {
                 cluster.cut(container).await;
                 sleep(self.lasts).await;
                 cluster.mend(container).await;
+            }
+            Harm::Lose => {
+                let losses = ["UNLINK models", "HDEL applications probe", "UNLINK generation"];
+                cluster
+                    .tell_redis_of_keys(losses[self.choose(losses.len())])
+                    .await;
+                sleep(self.lasts).await;
+                cluster.restore().await;
+            }
+            Harm::Refuse => {
+                cluster.tell_redis("CONFIG SET min-replicas-to-write 1").await;
+                sleep(self.lasts).await;
+                cluster.tell_redis("CONFIG SET min-replicas-to-write 0").await;
             }
         }
     }

@@ -7,7 +7,7 @@ use crate::fault::{Fault, Harm, Part, all};
 /// The shortest and the longest time that a part is stopped, cut off or away.
 const LASTS: (f64, f64) = (0.3, 5.0);
 
-/// Faults without an end. Of every sixteen each is one harm to one part, so that a run of a hundred does
+/// Faults without an end. Of every eighteen each is one harm to one part, so that a run of a hundred does
 /// everything several times.
 pub(crate) struct Schedule {
     random: fastrand::Rng,
@@ -64,14 +64,14 @@ mod tests {
     }
 
     #[test]
-    fn every_sixteen_faults_do_everything() {
-        let faults: Vec<_> = Schedule::new(1, EVERY).take(32).collect();
-        for sixteen in faults.chunks(16) {
-            let kinds: BTreeSet<_> = sixteen
+    fn every_eighteen_faults_do_everything() {
+        let faults: Vec<_> = Schedule::new(1, EVERY).take(36).collect();
+        for eighteen in faults.chunks(18) {
+            let kinds: BTreeSet<_> = eighteen
                 .iter()
                 .map(|(_, fault)| (fault.part, fault.harm))
                 .collect();
-            assert_eq!(kinds.len(), 16);
+            assert_eq!(kinds.len(), 18);
         }
     }
 

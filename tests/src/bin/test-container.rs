@@ -4,6 +4,7 @@
 
 use std::env;
 use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -14,6 +15,11 @@ use tokio::time::timeout;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    if let Some(words) = as_subreaper() {
+        // Only a failure comes back.
+        eprintln!("{}", Command::new(&words[0]).args(&words[1..]).exec());
+        return ExitCode::FAILURE;
+    }
     let script = env::var("TEST_SCRIPT").unwrap_or_default();
     for line in script.lines() {
         let (command, argument) = line.split_once(' ').unwrap_or((line, ""));
@@ -27,6 +33,17 @@ async fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// The command line to become, where this is to be a subreaper: orphans go to it as they do to process 1.
+fn as_subreaper() -> Option<Vec<String>> {
+    let words: Vec<String> = env::args().skip(1).collect();
+    let (first, rest) = words.split_first()?;
+    if first != "as-subreaper" || rest.is_empty() {
+        return None;
+    }
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).ok()?;
+    Some(rest.to_owned())
 }
 
 /// Does one command; a code means that the script ends here.
@@ -54,6 +71,21 @@ async fn run(command: &str, argument: &str) -> io::Result<Option<ExitCode>> {
                 .spawn()?;
             println!("child {}", child.id());
         }
+        // A child that leaves so many of its own behind when it ends.
+        "orphans" => {
+            let script = format!("leave {argument}\nexit 0");
+            let child = Command::new(env::current_exe()?)
+                .env("TEST_SCRIPT", script)
+                .spawn()?;
+            let ended = tokio::task::spawn_blocking(move || child.wait_with_output());
+            ended.await.map_err(io::Error::other)??;
+        }
+        "leave" => {
+            for _ in 0..argument.parse().unwrap_or(0) {
+                Command::new("true").spawn()?;
+            }
+        }
+        "flood" => flood(argument)?,
         "wait" => std::future::pending().await,
         "abort" => std::process::abort(),
         "fill" => fill(argument),
@@ -100,6 +132,17 @@ async fn ask(address: &str) -> String {
         |_| "not reached in time".to_owned(),
         |answer| answer.unwrap_or_else(|why| why),
     )
+}
+
+/// Prints as many MiB as it is told, in short lines.
+fn flood(mebibytes: &str) -> io::Result<()> {
+    let mebibytes: usize = mebibytes.parse().unwrap_or_default();
+    let piece = b"flood\n".repeat(1000);
+    let mut stdout = io::stdout().lock();
+    for _ in 0..(mebibytes << 20) / piece.len() {
+        stdout.write_all(&piece)?;
+    }
+    stdout.flush()
 }
 
 /// Touches as many MiB of memory as it is told.

@@ -32,6 +32,7 @@ cases! {
     beyond_loopback_a_token_is_made_once_and_kept;
     another_token_takes_the_place_of_the_one_before_with_a_restart;
     all_frontends_of_a_cluster_ask_for_the_same_token: Redis;
+    a_cluster_that_had_no_token_takes_that_of_the_first_frontend_that_has_one: Redis;
     a_store_that_is_empty_or_away_never_opens_the_admin_api: Redis;
     a_frontend_on_loopback_without_the_flag_asks_for_no_token: Redis;
     the_command_finds_the_token_and_says_what_to_do_without_one;
@@ -645,6 +646,26 @@ async fn all_frontends_of_a_cluster_ask_for_the_same_token() {
         })
         .await;
     }
+}
+
+async fn a_cluster_that_had_no_token_takes_that_of_the_first_frontend_that_has_one() {
+    let redis = RedisServer::start().await;
+    let settings = || Settings::default().redis(redis.url()).runtime(Runtime::None);
+    let local = settings().start().await;
+    local.register("a", "doubles", "0", PATIENCE).await;
+    let generation = async || local.admin().get(STATUS).await.expect(200)["store"]["generation"].clone();
+    let before = generation().await;
+    let first = settings().flag("--admin-addr", "0.0.0.0:0").start().await;
+    let (_, token) = made_token(&first).await;
+    until("the token's hash to be in the store", PATIENCE, async || {
+        generation().await != before
+    })
+    .await;
+    let second = settings().flag("--admin-addr", "0.0.0.0:0").start().await;
+    let (_, not_asked_for) = made_token(&second).await;
+    second.log().line("was not made here").await;
+    assert!(takes(&second, &token).await && !takes(&second, &not_asked_for).await);
+    assert!(takes(&first, &token).await);
 }
 
 async fn a_store_that_is_empty_or_away_never_opens_the_admin_api() {

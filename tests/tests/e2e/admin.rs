@@ -589,7 +589,7 @@ async fn what_others_need_is_not_deleted() {
 async fn what_is_not_there_is_a_problem_document_too() {
     let cluster = without_containers().await;
     for path in [
-        "/",
+        "/nothing",
         "/api/v1",
         "/api/v1/nothing",
         "/api/v2/applications",

@@ -50,7 +50,7 @@ async fn a_body_that_is_no_query_is_refused_with_what_is_wrong_and_where() {
         (br#"{"input": [1], "slo_micros": -5}"#, "in `slo_micros`"),
         (br#"{"input": [1], "slo_micros": 0}"#, "at least 1 microsecond"),
         (br#"{"input": [1], "slo_micros": 1.5}"#, "in `slo_micros`"),
-        (br#"{"input": [1], "uid": 7}"#, "in `uid`"),
+        (br#"{"input": [1], "uid": 1.5}"#, "a string or an integer"),
         (b"{\"input\": \"\xff\xfe\"}", "unicode"),
         (deep.as_bytes(), "a number"),
     ];

@@ -111,7 +111,8 @@ async fn a_bench_that_is_interrupted_tells_what_it_found_out_so_far() {
         cluster.metric(waiting).await > 0.0
     })
     .await;
-    bench.signal(Signal::INT);
+    // Whoever closes the terminal wants to know as well.
+    bench.signal(Signal::HUP);
     // What is under way may yet be answered, unless nobody wants to wait.
     bench.log().line("waiting for the last answers").await;
     bench.signal(Signal::INT);

@@ -12,7 +12,9 @@ mod admin;
 mod bad_input;
 mod batching;
 mod bench;
+
 mod benchmarks;
+mod bodies;
 mod by_hand;
 mod cache;
 mod cli;
@@ -23,33 +25,43 @@ mod failing_models;
 mod faults;
 mod frontends;
 mod heals;
+mod identity;
 mod idle;
 mod isolation;
 mod join;
 mod large_outputs;
+mod logs;
+mod lost_parts;
 mod metrics;
+mod orphans;
 mod overload;
 mod queries;
 mod quickstart;
 mod restart;
 mod runtime_docker;
 mod runtime_process;
+mod signals;
 mod start_up;
 mod store_embedded;
 mod store_redis;
+mod terminal;
 mod unread_bodies;
+mod unwell_redis;
+mod variables;
 mod with_redis;
 
 fn main() -> ExitCode {
     let mut suite = Suite::default()
         .area("quickstart", quickstart::CASES)
         .area("bad_input", bad_input::CASES)
+        .area("bodies", bodies::CASES)
         .area("unread_bodies", unread_bodies::CASES)
         .area("cli", cli::CASES)
         .area("bench", bench::CASES)
         .area("benchmarks", benchmarks::CASES)
         .area("cluster", cluster::CASES)
         .area("docker", docker::CASES)
+        .area("identity", identity::CASES)
         .area("isolation", isolation::CASES)
         .area("overload", overload::CASES)
         .area("connections", connections::CASES)
@@ -70,7 +82,14 @@ fn main() -> ExitCode {
         .area("join", join::CASES)
         .area("frontends", frontends::CASES)
         .area("idle", idle::CASES)
+        .area("logs", logs::CASES)
+        .area("signals", signals::CASES)
+        .area("orphans", orphans::CASES)
+        .area("terminal", terminal::CASES)
+        .area("variables", variables::CASES)
         .area("store_redis", store_redis::CASES)
+        .area("lost_parts", lost_parts::CASES)
+        .area("unwell_redis", unwell_redis::CASES)
         .area("runtime_process", runtime_process::CASES);
     // What has several implementations has one list of promises, and each a test of each.
     suite = store_embedded::keeps_promises(suite);

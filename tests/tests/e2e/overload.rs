@@ -334,7 +334,9 @@ async fn a_body_that_stalls_is_answered_408_and_costs_its_own_connection() {
         (cluster.addresses().admin, "/api/v1/applications"),
     ] {
         let mut wire = Wire::to(addr).await;
-        let head = format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n");
+        let json = "Content-Type: application/json";
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{json}\r\nContent-Length: 100\r\n\r\n");
         wire.write(head + r#"{"input": ["#).await.expect("written");
         let reply = wire.read().await;
         assert_eq!(reply.status, 408, "{reply:?}");

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::Docker;
-use bollard::models::ContainerInspectResponse;
+use bollard::models::{ContainerInspectResponse, NetworkCreateRequest};
 use bollard::query_parameters::{
     InspectContainerOptions, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
     ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
@@ -92,6 +92,8 @@ const OWN: &[(&str, Check)] = checks! {
     a_runtime_that_starts_anew_finds_what_runs
     the_gateway_is_an_address_of_this_host
     frontends_that_start_together_share_one_network
+    a_second_network_of_the_name_that_nobody_removed_keeps_no_container_from_starting
+    a_container_of_another_store_keeps_its_name
     a_container_of_nobodys_under_our_name_is_left_alone
 };
 
@@ -369,6 +371,48 @@ async fn frontends_that_start_together_share_one_network(bench: Bench) {
         "{gateways:?}"
     );
     assert_eq!(networks_of(&bench.docker, bench.cluster.as_str()).await.len(), 1);
+}
+
+async fn a_second_network_of_the_name_that_nobody_removed_keeps_no_container_from_starting(bench: Bench) {
+    // As two frontends that start at once make them, of which one ends before it could remove its own.
+    let name = labels::network_name(&bench.cluster);
+    for _ in 0..2 {
+        let request = NetworkCreateRequest {
+            name: name.clone(),
+            labels: Some([(labels::CLUSTER.to_owned(), bench.cluster.to_string())].into()),
+            ..NetworkCreateRequest::default()
+        };
+        // An engine that takes no second one has nothing to get wrong.
+        let _ = bench.docker.create_network(request).await;
+    }
+    let spec = bench.subject.start("one", "print started\nwait").await;
+    bench.subject.line(&spec, "started").await;
+    assert_eq!(networks_of(&bench.docker, bench.cluster.as_str()).await.len(), 1);
+}
+
+async fn a_container_of_another_store_keeps_its_name(bench: Bench) {
+    for script in ["wait", "exit 0"] {
+        let theirs = ReplicaSpec {
+            incarnation: "another-store".into(),
+            ..bench
+                .subject
+                .spec(script.split(' ').next().unwrap_or_default(), script)
+        };
+        bench.subject.start_spec(&theirs).await.expect("started");
+        if script != "wait" {
+            bench.subject.ended(&theirs).await;
+        }
+        let ours = ReplicaSpec {
+            incarnation: "this-store".into(),
+            ..theirs.clone()
+        };
+        let refused = bench.subject.start_spec(&ours).await.expect_err("refused");
+        assert!(matches!(refused, RuntimeError::NameTaken(_)), "{refused:?}");
+        let said = refused.to_string();
+        assert!(said.contains("another metadata store"), "{said}");
+        let found = bench.subject.status(&theirs).await.expect("it is still there");
+        assert_eq!(found.incarnation.as_deref(), Some("another-store"));
+    }
 }
 
 async fn a_container_of_nobodys_under_our_name_is_left_alone(bench: Bench) {

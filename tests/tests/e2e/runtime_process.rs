@@ -6,12 +6,14 @@ use std::env;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use skysail_frontend::runtime::conformance::{PROMISES, Subject};
 use skysail_frontend::runtime::process::ProcessRuntime;
 use skysail_frontend::runtime::{ContainerRuntime, ContainerState, RuntimeError};
 use skysail_tests::cases;
 use skysail_tests::program::{gone, stat};
 use skysail_tests::suite::Suite;
+use skysail_tests::wait::{PATIENCE, within};
 
 cases! {
     an_end_by_signal_counts_as_128_and_its_number;
@@ -19,6 +21,7 @@ cases! {
     what_a_container_started_ends_with_it;
     a_container_is_a_direct_child_in_a_group_of_its_own;
     an_executable_that_is_none_says_so;
+    a_flood_is_left_out_with_a_word_and_what_follows_it_is_read;
     gpus_are_refused_with_what_to_do;
     a_dropped_runtime_leaves_no_process;
     shutdown_lets_all_containers_end_in_their_own_way;
@@ -115,6 +118,26 @@ async fn an_executable_that_is_none_says_so() {
     }
 }
 
+async fn a_flood_is_left_out_with_a_word_and_what_follows_it_is_read() {
+    let subject = subject().await;
+    let spec = subject.start("one", "flood 20\nprint the end\nwait").await;
+    let log = subject.runtime.logs(&spec.container, 1000, true).await;
+    let mut log = log.expect("a log");
+    let (mut lines, mut left_out) = (0, 0);
+    within("the end", PATIENCE, async {
+        while let Some(line) = log.next().await {
+            lines += 1;
+            left_out += usize::from(line.contains("left out here"));
+            if line == "the end" {
+                return;
+            }
+        }
+        panic!("the log ended");
+    })
+    .await;
+    assert!(left_out > 0, "{lines} lines");
+}
+
 async fn gpus_are_refused_with_what_to_do() {
     let subject = subject().await;
     let mut spec = subject.spec("one", "wait");
@@ -154,7 +177,7 @@ async fn shutdown_lets_all_containers_end_in_their_own_way() {
     runtime.shutdown(Duration::from_secs(30)).await;
     assert!(runtime.list().await.expect("listed").is_empty());
     for log in logs {
-        let lines: Vec<_> = futures::StreamExt::collect(log).await;
+        let lines: Vec<_> = log.collect().await;
         assert_eq!(lines, ["drained"]);
     }
 }

@@ -43,18 +43,18 @@ cases! {
     a_user_who_may_touch_nothing_but_the_clusters_keys_and_channel_is_enough: Redis;
     without_permission_for_the_channel_writes_are_seen_all_the_same: Redis;
     a_commit_that_redis_refuses_half_way_changes_nothing: Redis;
-    documents_that_cannot_be_read_are_named_and_the_last_snapshot_stays: Redis;
+    a_store_that_cannot_be_read_is_told_of_and_the_last_snapshot_stays: Redis;
 }
 
 /// The longest wait for a state that must come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn connect(url: &str) -> RedisStore {
+pub(crate) fn connect(url: &str) -> RedisStore {
     RedisStore::connect(url, &ClusterName::new("blue").unwrap()).unwrap()
 }
 
 /// Waits until the store is up and shows a catalog.
-async fn ready(store: &RedisStore) {
+pub(crate) async fn ready(store: &RedisStore) {
     within("the store to be up", async {
         store.health().wait_for(|h| *h == StoreHealth::Up).await.unwrap();
         store.watch().wait_for(Option::is_some).await.unwrap();
@@ -63,7 +63,7 @@ async fn ready(store: &RedisStore) {
 }
 
 /// Waits until the store is down, and returns the reason.
-async fn down(store: &RedisStore) -> String {
+pub(crate) async fn down(store: &RedisStore) -> String {
     let mut health = store.health();
     let down = health.wait_for(|health| matches!(health, StoreHealth::Down(_)));
     match &*within("the store to be down", down).await.unwrap() {
@@ -73,7 +73,7 @@ async fn down(store: &RedisStore) -> String {
 }
 
 /// Waits until the store shows exactly these applications.
-async fn shows(store: &RedisStore, names: &[&str]) {
+pub(crate) async fn shows(store: &RedisStore, names: &[&str]) {
     let mut watch = store.watch();
     let shown = watch.wait_for(|seen| {
         seen.as_ref()
@@ -84,22 +84,22 @@ async fn shows(store: &RedisStore, names: &[&str]) {
         .unwrap();
 }
 
-async fn within<T>(what: &str, coming: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(what: &str, coming: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, coming).await {
         Ok(came) => came,
         Err(_) => panic!("waited {PATIENCE:?} in vain for {what}"),
     }
 }
 
-fn seen(store: &RedisStore) -> Option<Arc<Catalog>> {
+pub(crate) fn seen(store: &RedisStore) -> Option<Arc<Catalog>> {
     store.watch().borrow().clone()
 }
 
-fn applications(catalog: &Catalog) -> Vec<&str> {
+pub(crate) fn applications(catalog: &Catalog) -> Vec<&str> {
     catalog.applications.keys().map(ApplicationName::as_str).collect()
 }
 
-fn put(name: &str) -> Change {
+pub(crate) fn put(name: &str) -> Change {
     Change::PutApplication(Application {
         name: ApplicationName::new(name).unwrap(),
         input_type: InputType::Doubles,
@@ -115,7 +115,7 @@ fn delete(name: &str) -> Change {
 }
 
 /// Commits to what the store shows.
-async fn commit(store: &RedisStore, changes: Vec<Change>) -> Result<Arc<Catalog>, StoreError> {
+pub(crate) async fn commit(store: &RedisStore, changes: Vec<Change>) -> Result<Arc<Catalog>, StoreError> {
     let expected = seen(store).expect("a snapshot").generation.clone();
     within("a commit", store.commit(changes, &expected)).await
 }
@@ -318,7 +318,7 @@ async fn a_write_is_seen_although_its_message_was_lost() {
 }
 
 /// Waits until the store says that Redis lost something, and returns what it says.
-async fn went_back(store: &RedisStore) -> String {
+pub(crate) async fn went_back(store: &RedisStore) -> String {
     let mut health = store.health();
     let back = health.wait_for(|health| matches!(health, StoreHealth::WentBack(_)));
     match &*within("the loss to be seen", back).await.unwrap() {
@@ -327,11 +327,11 @@ async fn went_back(store: &RedisStore) -> String {
     }
 }
 
-async fn settle(store: &RedisStore, how: Settle) -> Result<Arc<Catalog>, StoreError> {
+pub(crate) async fn settle(store: &RedisStore, how: Settle) -> Result<Arc<Catalog>, StoreError> {
     within("a settlement", store.settle(how)).await
 }
 
-async fn two_stores(server: &RedisServer) -> [RedisStore; 2] {
+pub(crate) async fn two_stores(server: &RedisServer) -> [RedisStore; 2] {
     let stores = [connect(&server.url()), connect(&server.url())];
     ready(&stores[0]).await;
     ready(&stores[1]).await;
@@ -546,12 +546,12 @@ async fn the_right_data_that_comes_back_is_followed_at_once() {
     shows(&one, &["a", "b", "c"]).await;
 }
 
-async fn announce(store: &RedisStore, id: &str) -> Result<(), StoreError> {
+pub(crate) async fn announce(store: &RedisStore, id: &str) -> Result<(), StoreError> {
     let announcement = store.announce(id, "{}".into(), Duration::from_secs(60));
     within("an announcement", announcement).await
 }
 
-fn announced(store: &RedisStore) -> Vec<String> {
+pub(crate) fn announced(store: &RedisStore) -> Vec<String> {
     store.announced().borrow().keys().cloned().collect()
 }
 
@@ -584,7 +584,7 @@ async fn announcements_of_others_outlast_an_outage_and_a_loss() {
     assert_eq!(announced(&one), ["one"]);
 }
 
-async fn lease(store: &RedisStore, holder: &str) -> Result<Leased, StoreError> {
+pub(crate) async fn lease(store: &RedisStore, holder: &str) -> Result<Leased, StoreError> {
     within("the lease", store.take_lease(holder, Duration::from_secs(60))).await
 }
 
@@ -694,9 +694,13 @@ async fn a_user_who_may_touch_nothing_but_the_clusters_keys_and_channel_is_enoug
     ready(&store).await;
     commit(&store, vec![put("a")]).await.unwrap();
     query_block(&store).await.unwrap();
-    // Nothing was asked that the user may not do.
-    let denied: Vec<redis::Value> = server.run("ACL LOG");
-    assert!(denied.is_empty(), "{denied:?}");
+    // Nothing was asked that the user may not do, but for the policy of evictions, which may be kept secret.
+    let denied: Vec<HashMap<String, redis::Value>> = server.run("ACL LOG");
+    let denied: Vec<String> = denied
+        .iter()
+        .map(|entry| redis::from_redis_value(entry["object"].clone()).unwrap())
+        .collect();
+    assert!(denied.iter().all(|object| object == "info"), "{denied:?}");
 }
 
 async fn without_permission_for_the_channel_writes_are_seen_all_the_same() {
@@ -737,23 +741,13 @@ async fn a_commit_that_redis_refuses_half_way_changes_nothing() {
     assert_eq!(after.generation.number, before.generation.number + 1);
 }
 
-async fn documents_that_cannot_be_read_are_named_and_the_last_snapshot_stays() {
+async fn a_store_that_cannot_be_read_is_told_of_and_the_last_snapshot_stays() {
     let server = RedisServer::start().await;
     let store = connect(&server.url());
     ready(&store).await;
     let before = commit(&store, vec![put("a")]).await.unwrap();
 
     let breakages = [
-        (
-            "HSET {skysail:blue}:applications b {}",
-            "`b`",
-            "HDEL {skysail:blue}:applications b",
-        ),
-        (
-            "HSET {skysail:blue}:models m 1",
-            "model",
-            "HDEL {skysail:blue}:models m",
-        ),
         (
             "HSET {skysail:blue}:generation schema 3",
             "newer Skysail",
@@ -772,7 +766,6 @@ async fn documents_that_cannot_be_read_are_named_and_the_last_snapshot_stays() {
     ];
     for (breakage, named, repair) in breakages {
         let _: redis::Value = server.run(breakage);
-        let _: redis::Value = server.run("HINCRBY {skysail:blue}:generation number 1");
         let reason = down(&store).await;
         assert!(
             reason.contains("cannot read") && reason.contains(named),

@@ -147,6 +147,8 @@ pub(super) async fn deploy(session: &Session, arguments: DeployArguments) -> Res
     };
     let deployment = Deployment {
         image: located(session, arguments.image).await?,
+        image_id: None,
+        artifacts: Vec::new(),
         replicas,
         autoscale,
         gpus: arguments.gpus.map(NonZeroU32::get),

@@ -1,6 +1,10 @@
 //! `skysail model logs`: what a version's containers print, each line with the replica that printed it.
 
+use std::borrow::Cow;
+use std::io::IsTerminal;
+
 use clap::Args;
+use skysail_process::visible;
 use skysail_proto::admin::LogLine;
 use skysail_proto::ids::ModelId;
 
@@ -9,7 +13,7 @@ use crate::advice::about_model;
 use crate::arguments::ModelTarget;
 use crate::commands::Session;
 use crate::error::Error;
-use crate::output::{Paint, Stream};
+use crate::output::{Paint, Stream, tell};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,24 +44,54 @@ pub(super) async fn run(session: &Session, arguments: &LogsArguments) -> Result<
     let mut log = about_model(&session.admin, &target_of(&id), result).await?;
     let mut lines = Lines::default();
     let mut silent = true;
-    let paint = Paint::on(Stream::Stdout);
+    let view = View {
+        paint: Paint::on(Stream::Stdout),
+        terminal: std::io::stdout().is_terminal(),
+    };
     while let Some(piece) = log.next().await? {
         silent = false;
-        if session.output.is_json() {
+        // A program gets it byte for byte; a terminal could be commanded by a byte that comes in two pieces.
+        if session.output.is_json() && !view.terminal {
             session.output.bytes(&piece)?;
             continue;
         }
         for line in lines.take(&piece) {
-            session.output.line(&shown(&line, paint))?;
+            print(session, &line, view)?;
         }
     }
     if let Some(line) = lines.rest() {
-        session.output.line(&shown(&line, paint))?;
+        print(session, &line, view)?;
     }
     if silent {
-        eprintln!("{} {}", Paint::on(Stream::Stderr).hint("note:"), silence(&id));
+        tell(&Paint::on(Stream::Stderr).hint("note:"), &silence(&id));
     }
     Ok(())
+}
+
+fn print(session: &Session, line: &str, view: View) -> Result<(), Error> {
+    if session.output.is_json() {
+        return session.output.body(format!("{line}\n").as_bytes());
+    }
+    session
+        .output
+        .bytes(format!("{}\n", shown(line, view)).as_bytes())
+}
+
+/// How lines are shown.
+#[derive(Clone, Copy)]
+struct View {
+    paint: Paint,
+    /// What containers print may command a terminal; elsewhere it is passed on as it is.
+    terminal: bool,
+}
+
+impl View {
+    fn part(self, text: &str) -> Cow<'_, str> {
+        match self.terminal {
+            true => visible::line(text),
+            false => text.into(),
+        }
+    }
 }
 
 /// A log without a line looks like a mistake of this command.
@@ -69,13 +103,14 @@ fn silence(id: &ModelId) -> String {
 }
 
 /// One line for a person. What is no log line is shown as it came: nothing is lost.
-fn shown(json: &str, paint: Paint) -> String {
+fn shown(json: &str, view: View) -> String {
     match serde_json::from_str::<LogLine>(json) {
         Ok(LogLine { replica, line, ended }) => {
             let mark = if ended { "--" } else { "|" };
-            format!("{} {mark} {line}", paint.by_name(replica.as_str()))
+            let replica = view.paint.by_name(replica.as_str());
+            format!("{replica} {mark} {}", view.part(&line))
         }
-        Err(_) => json.to_owned(),
+        Err(_) => view.part(json).into_owned(),
     }
 }
 
@@ -129,11 +164,26 @@ mod tests {
 
     #[test]
     fn a_line_is_shown_with_its_replica() {
-        let plain = Paint::plain();
+        let plain = View {
+            paint: Paint::plain(),
+            terminal: false,
+        };
         let json = r#"{"replica": "iris-model_1_0", "line": "ready"}"#;
         assert_eq!(shown(json, plain), "iris-model_1_0 | ready");
         assert_eq!(shown("oops", plain), "oops");
         let json = r#"{"replica": "iris-model_1_0", "line": "the container is gone", "ended": true}"#;
         assert_eq!(shown(json, plain), "iris-model_1_0 -- the container is gone");
+    }
+
+    #[test]
+    fn what_a_container_prints_commands_no_terminal_and_is_passed_on_as_it_is_elsewhere() {
+        let view = |terminal| View {
+            paint: Paint::plain(),
+            terminal,
+        };
+        let json = r#"{"replica": "m_1_0", "line": "\u001b[2J\u009b1mdone\tok\r"}"#;
+        assert_eq!(shown(json, view(true)), "m_1_0 | \\x1b[2J\\u{9b}1mdone\tok\\r");
+        assert_eq!(shown(json, view(false)), "m_1_0 | \x1b[2J\u{9b}1mdone\tok\r");
+        assert_eq!(shown("\x1b[2J", view(true)), "\\x1b[2J");
     }
 }

@@ -140,6 +140,9 @@ pub(super) fn version_page(version: &Version, replicas: &[Replica], now: Timesta
     if let Some(deployment) = &version.spec.deployment {
         pairs.extend(deployment_fields(deployment));
     }
+    if let Some(why) = &version.moved_on {
+        pairs.push(("Moved on", why.clone()));
+    }
     pairs.push((
         "Registered",
         format!(
@@ -241,6 +244,15 @@ fn batch_words(spec: &VersionSpec) -> String {
 
 fn deployment_fields(deployment: &Deployment) -> Vec<(&'static str, String)> {
     let mut pairs = vec![("Image", deployment.image.clone())];
+    if let Some(id) = &deployment.image_id {
+        pairs.push(("Image id", id.clone()));
+    }
+    for artifact in &deployment.artifacts {
+        pairs.push((
+            "Artifact",
+            format!("{} (SHA-256 {})", artifact.path, artifact.sha256),
+        ));
+    }
     if let Some(cpus) = deployment.cpus {
         pairs.push(("CPUs", cpus.to_string()));
     }

@@ -12,7 +12,6 @@ use crate::arguments::parse_duration;
 use crate::client::{Answer, ClientError};
 use crate::commands::Session;
 use crate::error::Error;
-use crate::output::{Paint, Stream};
 use crate::progress::Progress;
 
 /// How often the server is asked.
@@ -207,8 +206,7 @@ impl Wait {
                 }
                 Turn::Ending => {}
                 Turn::Waits(sentence) => {
-                    self.progress
-                        .warn(&format!("{} {sentence}", Paint::on(Stream::Stderr).hint("note:")));
+                    self.progress.warn(&sentence);
                     return Ok(answer);
                 }
                 Turn::Underway if judge(version, before) == Verdict::Failing => {

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, stdout};
 
 use rustix::termios::tcgetwinsize;
+use skysail_process::visible;
 
 use crate::error::Error;
 use crate::output::Output;
@@ -36,6 +37,7 @@ impl Screen {
     }
 
     pub(super) fn show(&mut self, output: Output, page: &str) -> Result<(), Error> {
+        let page = &*visible::lines(page);
         let text = match self {
             Self::Terminal { drawn } => {
                 let (rows, columns) = size();

@@ -3,10 +3,12 @@
 //! A pass observes, [`plan()`]s and applies, and takes no other input: whatever was interrupted, the next
 //! pass finds and repairs. [`History`] remembers what no observation shows: how often a model failed, and
 //! since when a container is without its stream. [`finished`] ends rollouts, and [`doubt()`] holds all of it
-//! back where the catalog itself may have lost something.
+//! back where the catalog itself may have lost something. Containers that were started for another store are
+//! [`Foreign`]. What a version's names mean is written down before its first start ([`resolved`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use skysail_proto::deployment::Artifact;
 use skysail_proto::ids::{ModelId, ReplicaId};
 use skysail_proto::labels;
 use skysail_proto::value::InputType;
@@ -15,14 +17,18 @@ use crate::catalog::Secret;
 use crate::container_token;
 
 mod doubt;
+mod foreign;
 mod history;
 mod plan;
+mod resolution;
 mod rollout;
 mod spec;
 
-pub use doubt::{Doubt, doubt};
+pub use doubt::doubt;
+pub use foreign::Foreign;
 pub use history::{History, Patience};
 pub use plan::{Action, Plan, StopReason, plan};
+pub use resolution::{Resolution, resolved};
 pub use rollout::finished;
 pub use spec::{Placement, replica_spec};
 
@@ -33,8 +39,10 @@ pub const SURGE: u32 = 1;
 /// What there is.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
-    /// What the runtime has for this cluster.
+    /// What the runtime has for this cluster and its store.
     pub containers: Vec<ContainerStatus>,
+    /// The names of containers that have the cluster's name and were started for another store: left alone.
+    pub foreign: BTreeSet<String>,
     /// The replicas that some query frontend sees attached and taking work, with the start of each; empty for
     /// one that was started by hand.
     pub attached: BTreeSet<(ReplicaId, String)>,
@@ -70,6 +78,8 @@ pub struct AtWork {
 /// What is being done to a container.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Work {
+    /// It is being found out what is to be started. By the version's name, for there is no container yet.
+    Resolving,
     /// It is being started, and may not be listed yet.
     Starting,
     /// It is being stopped, or buried.
@@ -89,6 +99,10 @@ pub struct ReplicaSpec {
     pub input_type: InputType,
     /// A Docker image, or the path of an executable.
     pub image: String,
+    /// The id of that image, once it is known.
+    pub image_id: Option<String>,
+    /// The files it is made of, and what must be in them.
+    pub artifacts: Vec<Artifact>,
     /// CPUs it may use.
     pub cpus: Option<f64>,
     /// GPUs it is given.
@@ -99,6 +113,8 @@ pub struct ReplicaSpec {
     pub env: BTreeMap<String, String>,
     /// A digest of all that a person asked for: [`ContainerStatus::spec_digest`] gives it back.
     pub digest: String,
+    /// The incarnation of the store that asks for it.
+    pub incarnation: String,
     /// Unique to this start of it; empty until [`Self::started_with`].
     pub start: String,
 }
@@ -125,6 +141,8 @@ pub struct ContainerStatus {
     pub model: ModelId,
     /// The digest it was started with.
     pub spec_digest: String,
+    /// The incarnation of the store it was started for; none where a runtime sees nobody else's containers.
+    pub incarnation: Option<String>,
     /// Which start of it this is: unique to each.
     pub start: String,
     /// How it is.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use skysail_proto::ids::ModelId;
 
 use super::{ContainerState, ContainerStatus, History, Observed, Placement, ReplicaSpec};
@@ -15,6 +16,13 @@ use census::Census;
 /// One thing to do. All are idempotent: names are deterministic, and what is gone is not missed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
+    /// Find out what the version's names mean, and write that down; its first start comes after.
+    Resolve {
+        /// What it would start with.
+        spec: Box<ReplicaSpec>,
+        /// When the version was registered.
+        registered_at: Timestamp,
+    },
     /// Start this container, as a start of its own.
     Start(Box<ReplicaSpec>),
     /// Stop this container and remove it.

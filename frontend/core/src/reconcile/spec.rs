@@ -15,6 +15,8 @@ use crate::container_token;
 pub struct Placement {
     /// The cluster they belong to.
     pub cluster: ClusterName,
+    /// The incarnation of the store that asks for them.
+    pub incarnation: String,
     /// The query frontends that live now and that they dial, as host:port. Without any there is nothing to
     /// dial, and nobody to say what is attached.
     pub frontends: Vec<String>,
@@ -38,10 +40,13 @@ pub fn replica_spec(
         model: model.clone(),
         input_type: version.spec.input_type,
         image: deployment.image.clone(),
+        image_id: deployment.image_id.clone(),
+        artifacts: deployment.artifacts.clone(),
         cpus: deployment.cpus,
         gpus: deployment.gpus,
         memory_bytes: deployment.memory_bytes,
         digest: digest(placement, version, deployment),
+        incarnation: placement.incarnation.clone(),
         start: String::new(),
     })
 }
@@ -82,6 +87,8 @@ fn environment(
 fn digest(placement: &Placement, version: &Version, deployment: &Deployment) -> String {
     let Deployment {
         image,
+        image_id,
+        artifacts,
         replicas: _,
         autoscale: _,
         cpus,
@@ -98,7 +105,14 @@ fn digest(placement: &Placement, version: &Version, deployment: &Deployment) -> 
         "memory_bytes": memory_bytes,
         "env": env,
     });
-    // Only where there is one, so that containers of an earlier release still fit after an upgrade.
+    // What the image's name means is in as soon as it is known: nothing is started before. Each only where there
+    // is one, so that containers of an earlier release still fit after an upgrade.
+    if let Some(id) = image_id {
+        fitting["image_id"] = id.as_str().into();
+    }
+    if !artifacts.is_empty() {
+        fitting["artifacts"] = serde_json::json!(artifacts);
+    }
     if let Some(input) = warm_up {
         fitting["warm_up"] = input.clone();
     }
@@ -134,6 +148,7 @@ mod tests {
         );
         let placement = Placement {
             cluster: "test".parse().unwrap(),
+            incarnation: "i".into(),
             frontends: vec!["127.0.0.1:7000".into()],
             key,
         };

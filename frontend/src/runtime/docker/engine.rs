@@ -67,11 +67,20 @@ pub(super) fn message_of(error: &Error, status: u16) -> Option<&str> {
 /// The error of a request about `what`: the engine refused, or was not reached.
 pub(super) fn refused(doing: &str, what: &str, error: &Error) -> RuntimeError {
     match error {
-        Error::DockerResponseServerError { message, .. } => {
-            RuntimeError::Container(format!("docker could not {doing} `{what}`: {message}"))
-        }
+        Error::DockerResponseServerError { message, status_code } => RuntimeError::Container(format!(
+            "docker could not {doing} `{what}`: {}",
+            said(message, *status_code)
+        )),
         error if is_about_the_connection(error) => unavailable(error),
         error => RuntimeError::Container(format!("docker could not {doing} `{what}`: {}", chain(error))),
+    }
+}
+
+/// The engine's words; where it has none, its status.
+fn said(message: &str, status: u16) -> String {
+    match message.trim() {
+        "" => format!("it answered {status} without a word"),
+        words => words.to_owned(),
     }
 }
 
@@ -122,6 +131,22 @@ mod tests {
             Err(RuntimeError::Unavailable(why)) => why,
             other => panic!("{host}: {other:?}"),
         }
+    }
+
+    #[test]
+    fn a_refusal_without_words_is_told_by_its_status() {
+        let refusal = |message: &str| {
+            let error = Error::DockerResponseServerError {
+                status_code: 301,
+                message: message.into(),
+            };
+            refused("inspect", "a//b", &error).to_string()
+        };
+        assert_eq!(
+            refusal("\n"),
+            "docker could not inspect `a//b`: it answered 301 without a word"
+        );
+        assert_eq!(refusal("no\n"), "docker could not inspect `a//b`: no");
     }
 
     #[tokio::test]

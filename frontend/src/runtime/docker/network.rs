@@ -1,12 +1,16 @@
 //! The cluster's bridge network.
 //!
 //! Old engines allow two networks of one name, so that two frontends that start together may each make
-//! one. Both then agree on the older, the maker of the younger removes it, and containers join by id.
+//! one. Both then agree on the older, the maker of the younger removes it, and containers join by id. While there are
+//! two, an old engine starts no container in either: whoever wants to waits until the younger is gone.
 
 use std::collections::HashMap;
+use std::fs;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use bollard::Docker;
+use bollard::errors::Error;
 use bollard::models::{Network, NetworkCreateRequest};
 use bollard::query_parameters::ListNetworksOptionsBuilder;
 use jiff::Timestamp;
@@ -16,43 +20,98 @@ use skysail_proto::labels;
 use super::engine::{refused, status_of};
 use crate::runtime::RuntimeError;
 
+/// How long others may take to see a network that was made, and to remove one that was made too late.
+const SETTLING: Duration = Duration::from_millis(250);
+
+/// How long two networks of one name are waited for to become one.
+pub(super) const GIVES_WAY: Duration = Duration::from_secs(10);
+
 /// The id of the cluster's network, which is made if it is not there.
 pub(super) async fn ensure(docker: &Docker, cluster: &ClusterName) -> Result<String, RuntimeError> {
-    ensure_network(docker, cluster).await.map(|(id, _)| id)
+    ensure_network(docker, cluster).await.map(|ensured| ensured.id)
 }
 
-/// The host's own address in the cluster's network.
-pub(super) async fn gateway(docker: &Docker, cluster: &ClusterName) -> Result<IpAddr, RuntimeError> {
-    let (_, network) = ensure_network(docker, cluster).await?;
-    gateway_of(&network).ok_or_else(|| {
+/// The host's own address in the cluster's network, and whether the network was made for that.
+pub(super) async fn gateway(docker: &Docker, cluster: &ClusterName) -> Result<(IpAddr, bool), RuntimeError> {
+    let Ensured { network, is_new, .. } = ensure_network(docker, cluster).await?;
+    let gateway = gateway_of(&network).ok_or_else(|| {
         RuntimeError::Container(format!(
             "docker's network `{}` has no gateway: is it a bridge?",
             labels::network_name(cluster)
         ))
-    })
+    })?;
+    Ok((gateway, is_new))
 }
 
-async fn ensure_network(docker: &Docker, cluster: &ClusterName) -> Result<(String, Network), RuntimeError> {
-    if let Some(network) = oldest(docker, cluster).await? {
-        return Ok(network);
+/// The cluster's network.
+struct Ensured {
+    id: String,
+    network: Network,
+    /// Whether it was made here and now.
+    is_new: bool,
+}
+
+async fn ensure_network(docker: &Docker, cluster: &ClusterName) -> Result<Ensured, RuntimeError> {
+    if let Some((id, network)) = oldest(docker, cluster).await? {
+        let is_new = false;
+        return Ok(Ensured { id, network, is_new });
     }
     let made = create(docker, cluster).await?;
-    let Some(network) = oldest(docker, cluster).await? else {
+    // One whose making was begun before may be listed only after: with a second look all see the same.
+    tokio::time::sleep(SETTLING).await;
+    let Some((id, network)) = oldest(docker, cluster).await? else {
         return Err(RuntimeError::Container(format!(
             "docker has a network `{}` that does not belong to cluster `{cluster}`: remove it, or choose \
              another cluster name",
             labels::network_name(cluster)
         )));
     };
-    if let Some(made) = made.filter(|made| *made != network.0) {
-        // Failing here leaves a network that nothing uses and that `skysail stop` removes.
-        let _ = docker.remove_network(&made).await;
+    let is_new = made.as_ref() == Some(&id);
+    if made.is_some() && !is_new {
+        agree(docker, cluster).await;
     }
-    Ok(network)
+    Ok(Ensured { id, network, is_new })
+}
+
+/// Whether the engine refuses because there are two networks of the name.
+pub(super) fn is_ambiguous(error: &Error) -> bool {
+    matches!(error, Error::DockerResponseServerError { message, .. } if message.contains("ambiguous"))
+}
+
+/// Removes all networks of the cluster but the one that is agreed on, as far as nothing is in them: whoever made
+/// one may have ended before it could. Waits a moment, for whoever is about to do the same.
+pub(super) async fn agree(docker: &Docker, cluster: &ClusterName) {
+    tokio::time::sleep(SETTLING).await;
+    // What fails here, whoever wants to start a container hears of.
+    for (id, _) in all(docker, cluster).await.unwrap_or_default().into_iter().skip(1) {
+        let _ = docker.remove_network(&id).await;
+    }
+}
+
+/// Removes the cluster's network, if the engine finds nothing in it and nobody listens at its gateway: another
+/// frontend would wait there for containers in vain.
+pub(super) async fn leave(docker: &Docker, cluster: &ClusterName) -> Result<(), RuntimeError> {
+    for (id, network) in all(docker, cluster).await? {
+        if gateway_of(&network).is_some_and(is_listened_at) {
+            continue;
+        }
+        match docker.remove_network(&id).await {
+            Ok(()) => tracing::info!(network = labels::network_name(cluster), "network removed"),
+            // Gone, or in use.
+            Err(error) if matches!(status_of(&error), Some(403 | 404 | 409)) => {}
+            Err(error) => return Err(refused("remove the network", &id, &error)),
+        }
+    }
+    Ok(())
 }
 
 /// The cluster's network; the oldest, should there be two.
 async fn oldest(docker: &Docker, cluster: &ClusterName) -> Result<Option<(String, Network)>, RuntimeError> {
+    Ok(all(docker, cluster).await?.into_iter().next())
+}
+
+/// All networks of the cluster's name and label, the oldest first.
+async fn all(docker: &Docker, cluster: &ClusterName) -> Result<Vec<(String, Network)>, RuntimeError> {
     let name = labels::network_name(cluster);
     let ours = format!("{}={cluster}", labels::CLUSTER);
     let filters = HashMap::from([("label", vec![ours]), ("name", vec![name.clone()])]);
@@ -62,12 +121,14 @@ async fn oldest(docker: &Docker, cluster: &ClusterName) -> Result<Option<(String
         .await
         .map_err(|error| refused("list", &name, &error))?;
     let made_at = |network: &Network| network.created.as_ref()?.parse::<Timestamp>().ok();
-    Ok(listed
+    let mut networks: Vec<_> = listed
         .into_iter()
         // The engine's filter takes every name that contains this one.
         .filter(|network| network.name.as_ref() == Some(&name))
         .filter_map(|network| Some((network.id.clone()?, network)))
-        .min_by_key(|(id, network)| (made_at(network), id.clone())))
+        .collect();
+    networks.sort_by_key(|(id, network)| (made_at(network), id.clone()));
+    Ok(networks)
 }
 
 /// Makes the network and gives its id; none if there is one of that name already.
@@ -95,6 +156,21 @@ fn gateway_of(network: &Network) -> Option<IpAddr> {
     gateways.min_by_key(IpAddr::is_ipv6)
 }
 
+/// Whether a process of this machine listens at exactly this address.
+fn is_listened_at(addr: IpAddr) -> bool {
+    const LISTENING: &str = "0A";
+
+    let IpAddr::V4(addr) = addr else { return false };
+    // The kernel writes the four bytes as it writes a number of this machine.
+    let written = format!("{:08X}:", u32::from_ne_bytes(addr.octets()));
+    let sockets = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    sockets.lines().any(|socket| {
+        let mut fields = socket.split_whitespace().skip(1);
+        let local = fields.next().unwrap_or_default();
+        local.starts_with(&written) && fields.nth(1) == Some(LISTENING)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use bollard::models::{Ipam, IpamConfig};
@@ -113,6 +189,17 @@ mod tests {
             }),
             ..Network::default()
         }
+    }
+
+    #[test]
+    fn who_listens_at_an_address_is_seen() {
+        // One that nobody else uses; the kernel takes all of 127/8.
+        let addr: IpAddr = "127.83.107.121".parse().unwrap();
+        assert!(!is_listened_at(addr));
+        let listener = std::net::TcpListener::bind((addr, 0)).unwrap();
+        assert!(is_listened_at(addr));
+        drop(listener);
+        assert!(!is_listened_at(addr));
     }
 
     #[test]

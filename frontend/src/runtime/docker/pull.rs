@@ -1,4 +1,4 @@
-//! Images: there already, or pulled.
+//! Images: there already, or pulled; and what their names mean, which can change.
 //!
 //! Pulling needs no credentials here: an image of a private registry is to be pulled by hand before.
 
@@ -20,18 +20,104 @@ const FIRST_WORD: Duration = Duration::from_secs(15);
 /// How long a pull may say nothing once it has begun. A big pull has no limit, one that stalls has.
 const SILENCE: Duration = Duration::from_secs(120);
 
-/// Sees to it that the engine has `image`.
-pub(super) async fn ensure(docker: &Docker, image: &str, progress: &Progress) -> Result<(), RuntimeError> {
+/// Sees to it that the engine has `image`, and gives its id.
+pub(super) async fn ensure(
+    docker: &Docker,
+    image: &str,
+    progress: &Progress,
+) -> Result<String, RuntimeError> {
+    if let Some(id) = id_of(docker, image).await? {
+        return Ok(id);
+    }
+    if is_whole_id(image) {
+        return Err(RuntimeError::Image(format!(
+            "there is no image `{image}` on this machine, and an id cannot be pulled: check it against `docker images \
+             --no-trunc`, or name the image"
+        )));
+    }
+    let image = reference(image);
+    pull(docker, &image, progress).await?;
+    let id = id_of(docker, &image).await?;
+    id.ok_or_else(|| not_had(&image, "it was pulled, and is not there"))
+}
+
+/// Sees to it that the engine has the image of this id, by its name if need be, and gives the id.
+pub(super) async fn ensure_same(
+    docker: &Docker,
+    image: &str,
+    id: &str,
+    progress: &Progress,
+) -> Result<String, RuntimeError> {
+    if id_of(docker, id).await?.is_some() {
+        return Ok(id.to_owned());
+    }
+    match ensure(docker, image, progress).await {
+        Ok(found) if found == id => Ok(found),
+        Ok(found) => Err(gone(image, id, &format!("`{image}` is {} now", short(&found)))),
+        Err(RuntimeError::Image(why)) => Err(gone(image, id, &why)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a name means another image by now than the one of this id, in a sentence.
+pub(super) async fn moved_on(docker: &Docker, image: &str, id: &str) -> Result<Option<String>, RuntimeError> {
+    if is_id_of(image, id) {
+        return Ok(None);
+    }
+    let now = match id_of(docker, image).await? {
+        Some(now) if now == id => return Ok(None),
+        Some(now) => format!("names another image ({})", short(&now)),
+        None => "names no image any more".to_owned(),
+    };
+    Ok(Some(format!(
+        "the image `{image}` {now}; every replica of this version runs the one it was first started with ({}), and \
+         goes on to: to run another, deploy a new version",
+        short(id)
+    )))
+}
+
+/// The id of the image that the engine knows by a name, an id or the beginning of one, as `docker run` takes it.
+async fn id_of(docker: &Docker, image: &str) -> Result<Option<String>, RuntimeError> {
     if !is_reference(image) {
         return Err(not_a_name(image));
     }
-    let image = reference(image);
-    match docker.inspect_image(&image).await {
-        Ok(_) => Ok(()),
-        Err(error) if status_of(&error) == Some(404) => pull(docker, &image, progress).await,
-        Err(error) if status_of(&error) == Some(400) => Err(not_a_name(&image)),
-        Err(error) => Err(refused("inspect", &image, &error)),
+    match docker.inspect_image(image).await {
+        Ok(found) => found.id.map(Some).ok_or_else(|| {
+            RuntimeError::Container(format!(
+                "docker says of the image `{image}` nothing that tells it from others"
+            ))
+        }),
+        Err(error) if status_of(&error) == Some(404) => Ok(None),
+        Err(error) if status_of(&error) == Some(400) => Err(not_a_name(image)),
+        Err(error) => Err(refused("inspect", image, &error)),
     }
+}
+
+/// Whether this is an image's id in full, which no registry knows.
+fn is_whole_id(image: &str) -> bool {
+    let digits = image.strip_prefix("sha256:").unwrap_or(image);
+    digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+}
+
+/// Whether `image` is this id, or its beginning.
+fn is_id_of(image: &str, id: &str) -> bool {
+    let digits = |id: &str| id.strip_prefix("sha256:").unwrap_or(id).to_owned();
+    digits(id).starts_with(&digits(image))
+}
+
+/// As much of an id as `docker images` shows.
+fn short(id: &str) -> &str {
+    let digits = id.strip_prefix("sha256:").unwrap_or(id);
+    digits.get(..12).unwrap_or(digits)
+}
+
+fn gone(image: &str, id: &str, now: &str) -> RuntimeError {
+    RuntimeError::Image(format!(
+        "the image that this version was first started with ({}) is not on this machine any more ({now}): deploy a \
+         new version to run what `{image}` means now, or bring the old one back (`docker load`, or `docker pull` of \
+         the tag or digest it still has)",
+        short(id)
+    ))
 }
 
 /// The name with its tag spelled out: asked for a name alone, the engine pulls every tag there is.
@@ -162,6 +248,22 @@ mod tests {
         assert_eq!(reference("redis:7"), "redis:7");
         assert_eq!(reference("localhost:5000/redis"), "localhost:5000/redis:latest");
         assert_eq!(reference("redis@sha256:0a"), "redis@sha256:0a");
+    }
+
+    #[test]
+    fn an_id_is_known_by_its_beginning_and_only_a_whole_one_is_never_pulled() {
+        let digits = "0123456789abcdef".repeat(4);
+        let id = format!("sha256:{digits}");
+        for image in ["0123456789ab", "sha256:0123", &digits, &id] {
+            assert!(is_id_of(image, &id), "{image}");
+        }
+        for image in ["123456789abc", "redis", "redis:7", "sha256:1"] {
+            assert!(!is_id_of(image, &id), "{image}");
+        }
+        assert!(is_whole_id(&id) && is_whole_id(&digits));
+        for image in ["0123456789ab", "redis", &format!("redis@{id}")] {
+            assert!(!is_whole_id(image), "{image}");
+        }
     }
 
     #[test]

@@ -174,6 +174,165 @@ fn a_store_file_is_for_its_owner_only() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
+/// What can become of a file that a server has open.
+fn displacements() -> [(&'static str, fn(&Path)); 5] {
+    [
+        ("was removed", |path| {
+            fs::rename(path, path.with_extension("away")).unwrap()
+        }),
+        ("was removed", |path| {
+            fs::remove_dir_all(path.parent().unwrap()).unwrap()
+        }),
+        ("was replaced", |path| {
+            let other = path.with_extension("other");
+            fs::copy(path, &other).unwrap();
+            fs::rename(other, path).unwrap();
+        }),
+        ("was replaced", |path| {
+            fs::remove_file(path).unwrap();
+            fs::write(path, "").unwrap();
+        }),
+        ("was cut short", |path| {
+            OpenOptions::new()
+                .write(true)
+                .open(path)
+                .unwrap()
+                .set_len(0)
+                .unwrap();
+        }),
+    ]
+}
+
+async fn announced(store: &EmbeddedStore) {
+    let announced = store.announce("one", "{}".into(), Duration::from_secs(5));
+    announced.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_longer_there_takes_no_write_and_is_told_of() {
+    for (what, displace) in displacements() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("below/store.redb");
+        let store = EmbeddedStore::open(&path).unwrap();
+        let before = add(&store, "a", "").await.unwrap();
+        announced(&store).await;
+        assert_eq!(*store.health().borrow(), StoreHealth::Up);
+        displace(&path);
+        // Also while nobody writes.
+        announced(&store).await;
+        match &*store.health().borrow() {
+            StoreHealth::WentBack(why) => {
+                assert!(
+                    why.contains(what) && why.contains("skysail cluster restore"),
+                    "{why}"
+                );
+            }
+            other => panic!("{what}: {other:?}"),
+        }
+        for _again in 0..2 {
+            let refused = add(&store, "b", "").await;
+            assert!(
+                matches!(&refused, Err(StoreError::HeldBack(why)) if why.contains(what)),
+                "{refused:?}"
+            );
+            assert!(store.next_query_block().await.is_err());
+        }
+        assert_eq!(store.file.snapshot(), before);
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_comes_back_is_written_to_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = store_path(&folder);
+    let store = EmbeddedStore::open(&path).unwrap();
+    add(&store, "a", "").await.unwrap();
+    let away = path.with_extension("away");
+    fs::rename(&path, &away).unwrap();
+    assert!(add(&store, "b", "").await.is_err());
+    fs::rename(&away, &path).unwrap();
+    announced(&store).await;
+    assert_eq!(*store.health().borrow(), StoreHealth::Up);
+    let after = add(&store, "c", "").await.unwrap();
+    drop(store);
+    assert_eq!(EmbeddedStore::open(&path).unwrap().file.snapshot(), after);
+}
+
+#[tokio::test]
+async fn what_is_held_is_written_to_a_new_file_when_a_person_says_so() {
+    for (what, displace) in displacements() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("below/store.redb");
+        let store = EmbeddedStore::open(&path).unwrap();
+        add(&store, "a", "").await.unwrap();
+        let held = add(&store, "b", "").await.unwrap();
+        assert!(matches!(
+            store.settle(Settle::Restore).await,
+            Err(StoreError::NothingToSettle)
+        ));
+        displace(&path);
+        let restored = store.settle(Settle::Restore).await.unwrap();
+        assert_eq!(restored.applications, held.applications, "{what}");
+        assert_eq!(restored.generation.incarnation, held.generation.incarnation);
+        assert!(restored.generation.number > held.generation.number);
+        assert_eq!(*store.health().borrow(), StoreHealth::Up);
+        let after = add(&store, "c", "").await.unwrap();
+        drop(store);
+        assert_eq!(
+            EmbeddedStore::open(&path).unwrap().file.snapshot(),
+            after,
+            "{what}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_file_that_is_there_is_gone_by_when_a_person_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, other) = (store_path(&folder), folder.path().join("other.redb"));
+    let theirs = add(&EmbeddedStore::open(&other).unwrap(), "theirs", "")
+        .await
+        .unwrap();
+    let store = EmbeddedStore::open(&path).unwrap();
+    add(&store, "a", "").await.unwrap();
+    fs::rename(&other, &path).unwrap();
+    let accepted = store.settle(Settle::Accept).await.unwrap();
+    assert_eq!(accepted.applications, theirs.applications);
+    assert_eq!(accepted.generation.incarnation, theirs.generation.incarnation);
+    fs::remove_file(&path).unwrap();
+    let nothing = store.settle(Settle::Accept).await.unwrap();
+    assert!(nothing.applications.is_empty() && !nothing.generation.incarnation.is_empty());
+    // Of another kind: nobody's data is overwritten.
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "a letter").unwrap();
+    for how in [Settle::Restore, Settle::Accept] {
+        let refused = store.settle(how).await;
+        assert!(matches!(refused, Err(StoreError::Corrupt(_))), "{refused:?}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a letter");
+    }
+    assert!(matches!(add(&store, "b", "").await, Err(StoreError::HeldBack(_))));
+}
+
+#[tokio::test]
+async fn a_file_that_lost_a_document_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = store_path(&folder);
+    let store = EmbeddedStore::open(&path).unwrap();
+    add(&store, "a", "").await.unwrap();
+    add(&store, "b", "").await.unwrap();
+    drop(store);
+    let database = Database::open(&path).unwrap();
+    let write = database.begin_write().unwrap();
+    write.open_table(APPLICATIONS).unwrap().remove("a").unwrap();
+    write.commit().unwrap();
+    drop(database);
+    let error = refused(&path);
+    assert!(
+        error.contains("not whole") && error.contains("2 documents") && error.contains("1 application"),
+        "{error}"
+    );
+}
+
 /// Damages a store in a few hundred ways: each is either refused or harmless, and none is a panic that
 /// escapes, a hang or another catalog.
 #[tokio::test]

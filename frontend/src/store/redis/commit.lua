@@ -1,10 +1,11 @@
--- Writes all changes, or none, if the catalog's generation still is the expected one.
+-- Writes all changes, or none, if the catalog's generation still is the expected one and the catalog is whole.
 --
 -- KEYS: the hashes of the generation, of the applications, of the models, of the settings, of the control
 --       role's lease and of the newest generation held back.
 -- ARGV: expected incarnation, expected number, incarnation to use if the store has none, schema, channel,
---       holder ('' for none) and number of the lease that the write is made under,
---       then for each change: 2 (application), 3 (model) or 4 (settings), the name, the document ('' removes it).
+--       holder ('' for none) and number of the lease that the write is made under, the digest that the writer
+--       knows ('' if it knows none), then for each change: 2 (application), 3 (model) or 4 (settings), the
+--       name, the document ('' removes it), and the hash of the document before ('' for none).
 -- Returns what happened, with details that depend on it.
 --
 -- Redis does not undo what a script wrote before an error, so everything that can fail is tried before
@@ -13,7 +14,8 @@
 local generation = KEYS[1]
 local expected_incarnation, expected_number = ARGV[1], tonumber(ARGV[2])
 local fresh_incarnation, schema, channel = ARGV[3], ARGV[4], ARGV[5]
-local first_change = 8
+local known_digest = ARGV[8]
+local first_change = 9
 
 if ARGV[6] ~= '' then
   local lease = redis.call('HMGET', KEYS[5], 'holder', 'number', 'until')
@@ -32,7 +34,7 @@ for _, key in ipairs(KEYS) do
   end
 end
 
-local stored = redis.call('HMGET', generation, 'incarnation', 'number', 'schema', 'replaces')
+local stored = redis.call('HMGET', generation, 'incarnation', 'number', 'schema', 'replaces', 'count', 'digest')
 local incarnation = stored[1] or ''
 local number = tonumber(stored[2] or '0')
 if not number then
@@ -41,11 +43,31 @@ end
 if (stored[3] or schema) ~= schema then
   return { 'schema', stored[3] }
 end
-if lost(redis.call('HMGET', KEYS[6], 'incarnation', 'number'), incarnation, number, stored[4]) then
+local held_back = redis.call('HMGET', KEYS[6], 'incarnation', 'number', 'broken')
+if lost(held_back, incarnation, number, stored[4]) or held_back[3] == incarnation .. ' ' .. whole(number) then
   return { 'held-back' }
 end
 if incarnation ~= expected_incarnation or number ~= expected_number then
-  return { 'conflict', incarnation, string.format('%.0f', number) }
+  return { 'conflict', incarnation, whole(number) }
+end
+
+-- A part of it may be gone although the generation is there.
+local count, digest = 0, 0
+if incarnation ~= '' then
+  count, digest = tonumber(stored[5] or ''), tonumber(stored[6] or '')
+  if not count or not digest or not stored[3] then
+    return { 'broken' }
+  end
+end
+if documents() ~= count or (known_digest ~= '' and known_digest ~= whole(digest)) then
+  return { 'broken' }
+end
+for i = first_change, #ARGV, 4 do
+  local kind, name = tonumber(ARGV[i]), ARGV[i + 1]
+  local before = redis.call('HGET', KEYS[kind], name)
+  if known_digest ~= '' and (before and whole(hash(kind, name, before)) or '') ~= ARGV[i + 3] then
+    return { 'broken' }
+  end
 end
 
 -- The rehearsal: harmless writes that fail where the real ones would. HSET comes first, because Redis
@@ -58,16 +80,22 @@ redis.call('HDEL', KEYS[4], '')
 if incarnation == '' then
   incarnation = fresh_incarnation
 end
-number = string.format('%.0f', number + 1)
-for i = first_change, #ARGV, 3 do
-  local key, name, document = KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2]
+number = whole(number + 1)
+for i = first_change, #ARGV, 4 do
+  local kind, name, document = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2]
+  local before = redis.call('HGET', KEYS[kind], name)
+  if before then
+    count, digest = count - 1, modulo(digest - hash(kind, name, before))
+  end
   if document == '' then
-    redis.call('HDEL', key, name)
+    redis.call('HDEL', KEYS[kind], name)
   else
-    redis.call('HSET', key, name, document)
+    redis.call('HSET', KEYS[kind], name, document)
+    count, digest = count + 1, modulo(digest + hash(kind, name, document))
   end
 end
-redis.call('HSET', generation, 'incarnation', incarnation, 'number', number)
+redis.call('HSET', generation, 'incarnation', incarnation, 'number', number,
+  'count', whole(count), 'digest', whole(digest))
 
 -- Only wakes the others, who also look by themselves: that it may be forbidden is no reason to fail.
 redis.pcall('PUBLISH', channel, incarnation .. ' ' .. number)

@@ -13,8 +13,11 @@ use tokio::time::timeout;
 
 use crate::store::StoreError;
 
-/// The longest wait for a connection, and then for each answer. A Redis that hangs is away.
+/// The longest wait for an answer. A Redis that hangs is away.
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The longest wait for a connection, which takes several round trips.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A URL or a certificate that leads to no Redis. The URL itself is not repeated: it may hold a password.
 #[derive(Debug, thiserror::Error)]
@@ -40,8 +43,27 @@ pub enum InvalidUrl {
 pub(super) enum Failure {
     /// Redis answered, and refused this one.
     Refused(StoreError),
+    /// Redis answered that it is another's replica now, and takes no writes: the session is over, because the
+    /// next one may find the one that does.
+    Demoted(StoreError),
     /// The session is over, or shows a store that cannot be used.
     Over(StoreError),
+}
+
+impl Failure {
+    /// Why Redis did not do as asked, if it said so itself.
+    pub(super) fn refusal(&self) -> Option<&StoreError> {
+        match self {
+            Self::Refused(error) | Self::Demoted(error) => Some(error),
+            Self::Over(_) => None,
+        }
+    }
+
+    pub(super) fn into_error(self) -> StoreError {
+        match self {
+            Self::Refused(error) | Self::Demoted(error) | Self::Over(error) => error,
+        }
+    }
 }
 
 /// Where a cluster's keys are.
@@ -108,7 +130,7 @@ impl Endpoint {
 
     pub(super) async fn connect(&self) -> Result<MultiplexedConnection, StoreError> {
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(RESPONSE_TIMEOUT))
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(RESPONSE_TIMEOUT));
         self.client
             .get_multiplexed_async_connection_with_config(&config)
@@ -123,7 +145,7 @@ impl Endpoint {
             ConnectionAddr::TcpTls { .. }
         );
         let said = if tls && error.is_timeout() {
-            let seconds = RESPONSE_TIMEOUT.as_secs();
+            let seconds = CONNECT_TIMEOUT.as_secs();
             format!("did not answer within {seconds} s: if it runs, is this its port for TLS?")
         } else if !tls && error.is_connection_dropped() && !error.is_connection_refusal() {
             "hung up at once: is this its port for TLS (rediss://)?".to_owned()
@@ -140,7 +162,7 @@ impl Endpoint {
             Ok(subscription.into_on_message())
         };
         // A connection for messages has no timeouts of its own.
-        timeout(RESPONSE_TIMEOUT, subscribing)
+        timeout(CONNECT_TIMEOUT, subscribing)
             .await
             .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
     }
@@ -148,7 +170,7 @@ impl Endpoint {
     /// What to tell a person about a failure.
     pub(super) fn explain(&self, error: &RedisError) -> StoreError {
         let code = server_code(error);
-        let words = error.to_string();
+        let words = server_words(error).unwrap_or_else(|| error.to_string());
         let said = match code.as_deref() {
             _ if error.is_connection_refusal() => "refuses connections: is it running?".into(),
             _ if error.is_timeout() => format!("did not answer within {} s", RESPONSE_TIMEOUT.as_secs()),
@@ -169,10 +191,10 @@ impl Endpoint {
     /// What a failed command means for the session.
     pub(super) fn failure(&self, error: &RedisError) -> Failure {
         let explained = self.explain(error);
-        if goes_on_after(error) {
-            Failure::Refused(explained)
-        } else {
-            Failure::Over(explained)
+        match error.kind() {
+            ErrorKind::Server(ServerErrorKind::ReadOnly) => Failure::Demoted(explained),
+            ErrorKind::Server(_) | ErrorKind::Extension => Failure::Refused(explained),
+            _ => Failure::Over(explained),
         }
     }
 
@@ -210,10 +232,13 @@ fn server_code(error: &RedisError) -> Option<String> {
     errors.first().map(|(_, error)| error.code().to_owned())
 }
 
-/// Whether Redis answered, and would answer the next request: it is neither gone nor someone's replica now.
-fn goes_on_after(error: &RedisError) -> bool {
-    matches!(error.kind(), ErrorKind::Server(kind) if kind != ServerErrorKind::ReadOnly)
-        || error.kind() == ErrorKind::Extension
+/// The server's own words, also inside a transaction, without where in a script it said them.
+fn server_words(error: &RedisError) -> Option<String> {
+    let errors = error.clone().into_server_errors()?;
+    let (_, error) = errors.first()?;
+    let details = error.details().unwrap_or_default();
+    let (details, _script) = details.split_once(" script: ").unwrap_or((details, ""));
+    Some(format!("{} {details}", error.code()).trim_end().to_owned())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The control role's lease, taken and renewed beside the follower: a lease that had to wait until slow
 //! commits are done would run out in a queue.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use skysail_core::cluster::Lease;
 use tokio::sync::watch;
 
 use super::endpoint::{Endpoint, Failure};
+use super::pulse::{Beat, Pulse};
 use crate::store::{Leased, StoreError};
 
 const LEASE: &str = concat!(include_str!("now.lua"), include_str!("lease.lua"));
@@ -19,14 +21,16 @@ pub(super) type Line = Option<Result<(Endpoint, MultiplexedConnection), StoreErr
 /// Asks for the lease over the connection that the follower keeps.
 pub(super) struct LeaseDesk {
     line: watch::Receiver<Line>,
+    pulse: Arc<Pulse>,
     /// The highest number this process knows of.
     highest: AtomicU64,
 }
 
 impl LeaseDesk {
-    pub(super) fn new(line: watch::Receiver<Line>) -> Self {
+    pub(super) fn new(line: watch::Receiver<Line>, pulse: Arc<Pulse>) -> Self {
         Self {
             line,
+            pulse,
             highest: AtomicU64::new(0),
         }
     }
@@ -68,16 +72,20 @@ impl LeaseDesk {
             .map_err(|_| gone())?
             .clone();
         let (endpoint, mut connection) = line.ok_or_else(gone)??;
-        redis::cmd("EVAL")
+        let asked = redis::cmd("EVAL")
             .arg(LEASE)
             .arg(1)
             .arg(&endpoint.keys.lease)
             .arg(arguments)
             .query_async(&mut connection)
             .await
-            .map_err(|error| match endpoint.failure(&error) {
-                // Whether the session is over is the follower's to find out.
-                Failure::Refused(error) | Failure::Over(error) => error,
-            })
+            .map_err(|error| endpoint.failure(&error));
+        match &asked {
+            Ok(_) => self.pulse.written(Beat::Lease, None),
+            Err(failure) if failure.refusal().is_some() => self.pulse.written(Beat::Lease, failure.refusal()),
+            // Whether the session is over is the follower's to find out.
+            Err(_) => {}
+        }
+        asked.map_err(Failure::into_error)
     }
 }

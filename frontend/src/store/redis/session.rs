@@ -3,18 +3,20 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use redis::aio::{MultiplexedConnection, PubSubStream};
-use redis::{FromRedisValue, RedisError};
+use redis::{FromRedisValue, RedisError, RedisResult};
 use skysail_core::backoff::Backoff;
 use skysail_core::catalog::{Catalog, Change, Generation};
 use skysail_core::cluster::Lease;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
 
-use super::endpoint::{Endpoint, Failure};
+use super::endpoint::{Endpoint, Failure, RESPONSE_TIMEOUT};
 use super::setback::{Seen, Stored};
 use crate::store::document::{self, Documents, Edit, Kind, SCHEMA};
+use crate::store::proof::{Inventory, Proof};
 use crate::store::{Settle, StoreError};
 
 /// The first pause before subscribing is tried again, and the longest: an access list that forbids it
@@ -26,11 +28,13 @@ const RESUBSCRIBE: (Duration, Duration) = (Duration::from_millis(500), Duration:
 const COMMIT: &str = concat!(
     include_str!("now.lua"),
     include_str!("lost.lua"),
+    include_str!("proof.lua"),
     include_str!("commit.lua")
 );
 const LOOK: &str = concat!(
     include_str!("now.lua"),
     include_str!("live.lua"),
+    include_str!("proof.lua"),
     include_str!("look.lua")
 );
 const ANNOUNCE: &str = concat!(
@@ -39,16 +43,24 @@ const ANNOUNCE: &str = concat!(
     include_str!("announce.lua")
 );
 const HOLD_BACK: &str = concat!(include_str!("lost.lua"), include_str!("hold_back.lua"));
-const SETTLE: &str = include_str!("settle.lua");
+const MEND: &str = include_str!("mend.lua");
+const SETTLE: &str = concat!(include_str!("proof.lua"), include_str!("settle.lua"));
 
 /// One connection, and the subscription beside it.
 pub(super) struct Session {
     endpoint: Endpoint,
     connection: MultiplexedConnection,
-    /// `None` while there is no subscription; the periodic look goes on.
-    changes: Option<PubSubStream>,
+    changes: Changes,
     resubscribe: Backoff,
-    subscribe_at: Instant,
+}
+
+/// The messages about changes. While none come the periodic look goes on.
+enum Changes {
+    Subscribed(PubSubStream),
+    /// That takes several round trips, for which nothing else is to wait.
+    Subscribing(BoxFuture<'static, RedisResult<PubSubStream>>),
+    /// Tried again then.
+    Unsubscribed(Instant),
 }
 
 impl Session {
@@ -58,14 +70,13 @@ impl Session {
         let mut session = Self {
             endpoint: endpoint.clone(),
             connection,
-            changes: None,
+            changes: Changes::Unsubscribed(Instant::now()),
             resubscribe: Backoff::new(RESUBSCRIBE.0, RESUBSCRIBE.1),
-            subscribe_at: Instant::now(),
         };
         // A Redis that takes connections and hangs ends the attempt here.
         session.about().await?;
-        // Subscribed before anything is read, so that no change falls in between.
-        session.keep_subscribed().await;
+        // Subscribed before anything is read, so that no change falls in between; but a slow Redis is read.
+        let _ = timeout(RESPONSE_TIMEOUT / 2, session.subscribed()).await;
         Ok(session)
     }
 
@@ -76,8 +87,9 @@ impl Session {
 
     /// Ends when there may be something new.
     pub(super) async fn woken(&mut self) {
-        let Some(changes) = &mut self.changes else {
-            return std::future::pending().await;
+        let Changes::Subscribed(changes) = &mut self.changes else {
+            // One look sees what was changed before.
+            return self.subscribed().await;
         };
         let mut message = Some(changes.next().await);
         // One look sees what all that came by now tell of.
@@ -86,25 +98,51 @@ impl Session {
         }
         if message.is_some() {
             // Redis went away, or closed this connection only: looking will tell.
-            self.changes = None;
+            self.changes = Changes::Unsubscribed(Instant::now());
         }
     }
 
-    /// Subscribes again if the subscription was lost and it is time to.
-    pub(super) async fn keep_subscribed(&mut self) {
-        if self.changes.is_some() || Instant::now() < self.subscribe_at {
-            return;
+    /// Subscribes if it is time to, and ends when that is done or refused. May be dropped at any point and
+    /// called again.
+    async fn subscribed(&mut self) {
+        if let Changes::Unsubscribed(again) = self.changes {
+            sleep_until(again).await;
+            let endpoint = self.endpoint.clone();
+            let subscribing = async move { endpoint.subscribe().await };
+            self.changes = Changes::Subscribing(subscribing.boxed());
         }
-        match self.endpoint.subscribe().await {
+        let Changes::Subscribing(subscribing) = &mut self.changes else {
+            return;
+        };
+        self.changes = match subscribing.await {
             Ok(changes) => {
-                self.changes = Some(changes);
                 self.resubscribe.reset();
+                Changes::Subscribed(changes)
             }
             Err(error) => {
                 let reason = self.endpoint.explain(&error);
                 warn!(%reason, "no messages about changes; the catalog is compared every second");
-                self.subscribe_at = Instant::now() + self.resubscribe.pause();
+                Changes::Unsubscribed(Instant::now() + self.resubscribe.pause())
             }
+        };
+    }
+
+    /// Warns of a Redis that may throw documents away when its memory is full, where it may be asked.
+    pub(super) async fn warn_of_evictions(&mut self) {
+        let asked: RedisResult<String> = redis::cmd("INFO")
+            .arg("memory")
+            .query_async(&mut self.connection)
+            .await;
+        let policy = asked.as_deref().ok().and_then(|said| {
+            said.lines()
+                .find_map(|line| line.trim().strip_prefix("maxmemory_policy:"))
+        });
+        if let Some(policy) = policy.filter(|policy| *policy != "noeviction") {
+            warn!(
+                redis = %self.endpoint,
+                policy,
+                "redis may evict the cluster's metadata when its memory is full: set maxmemory-policy to noeviction"
+            );
         }
     }
 
@@ -120,11 +158,14 @@ impl Session {
     /// What there is to compare, and the announcements.
     pub(super) async fn look(&mut self) -> Result<(Seen, BTreeMap<String, String>), StoreError> {
         let keys = &self.endpoint.keys;
-        type Held = (Option<String>, Option<String>);
-        let (about, held, wish, live): (About, Held, i64, Hash) = redis::cmd("EVAL")
+        type Held = (Option<String>, Option<String>, Option<String>);
+        let (about, documents, held, wish, live): (About, u64, Held, i64, Hash) = redis::cmd("EVAL")
             .arg(LOOK)
-            .arg(5)
+            .arg(8)
             .arg(&keys.generation)
+            .arg(&keys.applications)
+            .arg(&keys.models)
+            .arg(&keys.settings)
             .arg(&keys.held_back)
             .arg(&keys.restore)
             .arg(&keys.frontends)
@@ -132,23 +173,28 @@ impl Session {
             .query_async(&mut self.connection)
             .await
             .map_err(|error| self.endpoint.explain(&error))?;
+        let stored = self.read_about(about)?;
+        let (held, number, broken) = held;
         let held_back = match held {
-            (Some(incarnation), number) => Some(Generation {
+            Some(incarnation) => Some(Generation {
                 incarnation,
                 number: self.read_number(number)?,
             }),
-            (None, _) => None,
+            None => None,
         };
+        let said_broken = format!("{} {}", stored.generation.incarnation, stored.generation.number);
         let seen = Seen {
-            stored: self.read_about(about)?,
+            broken: broken == Some(said_broken),
+            stored,
+            documents,
             held_back,
             wish: u64::try_from(wish).ok().map(Duration::from_millis),
         };
         Ok((seen, as_text(live)))
     }
 
-    /// The whole catalog, read in one transaction, and what it is to others.
-    pub(super) async fn snapshot(&mut self) -> Result<(Stored, Catalog), StoreError> {
+    /// All documents, read in one transaction with the generation they are of.
+    pub(super) async fn snapshot(&mut self) -> Result<(Stored, Documents), StoreError> {
         let keys = &self.endpoint.keys;
         let (about, applications, models, settings): (About, Hash, Hash, Hash) = redis::pipe()
             .atomic()
@@ -164,32 +210,50 @@ impl Session {
             models: by_name(models),
             settings: by_name(settings),
         };
-        let stored = self.read_about(about)?;
-        let catalog = documents
-            .catalog(stored.generation.clone())
-            .map_err(|reason| self.endpoint.corrupt(&reason))?;
-        Ok((stored, catalog))
+        Ok((self.read_about(about)?, documents))
+    }
+
+    /// What the documents say.
+    pub(super) fn catalog(&self, documents: &Documents, stored: Stored) -> Result<Catalog, StoreError> {
+        let catalog = documents.catalog(stored.generation);
+        let catalog = catalog.map_err(|reason| self.endpoint.corrupt(&reason))?;
+        let replaces = stored.replaces;
+        Ok(Catalog { replaces, ..catalog })
     }
 
     fn about_command(&self) -> redis::Cmd {
         let mut command = redis::cmd("HMGET");
-        command
-            .arg(&self.endpoint.keys.generation)
-            .arg(&["incarnation", "number", "schema", "replaces"]);
+        command.arg(&self.endpoint.keys.generation).arg(&[
+            "incarnation",
+            "number",
+            "schema",
+            "replaces",
+            "count",
+            "digest",
+        ]);
         command
     }
 
-    fn read_about(&self, (incarnation, number, schema, replaces): About) -> Result<Stored, StoreError> {
-        if let Some(schema) = schema {
-            document::check_schema(&schema).map_err(|reason| self.endpoint.corrupt(&reason))?;
+    fn read_about(&self, about: About) -> Result<Stored, StoreError> {
+        let (incarnation, number, schema, replaces, count, digest) = about;
+        if let Some(schema) = &schema {
+            document::check_schema(schema).map_err(|reason| self.endpoint.corrupt(&reason))?;
         }
+        let incarnation = incarnation.unwrap_or_default();
+        let written = |number: Option<String>| number?.parse().ok();
+        let proof = match (written(count), written(digest)) {
+            _ if incarnation.is_empty() => Some(Proof::default()),
+            (Some(count), Some(digest)) if schema.is_some() => Some(Proof { count, digest }),
+            _ => None,
+        };
         let replaces = replaces.unwrap_or_default();
         Ok(Stored {
             generation: Generation {
-                incarnation: incarnation.unwrap_or_default(),
+                incarnation,
                 number: self.read_number(number)?,
             },
             replaces: replaces.split_whitespace().map(str::to_owned).collect(),
+            proof,
         })
     }
 
@@ -203,18 +267,19 @@ impl Session {
         }
     }
 
-    /// Writes all of `changes` or none, and returns the generation they got.
-    pub(super) async fn commit(
-        &mut self,
-        lease: Option<&Lease>,
-        changes: &[Change],
-        expected: &Generation,
-    ) -> Result<Generation, Failure> {
-        let command = self.commit_command(lease, changes, expected);
-        self.written(&command, expected).await
+    /// Writes all of it or none, and returns the generation it got.
+    pub(super) async fn commit(&mut self, write: &Write<'_>) -> Result<Generation, Failure> {
+        let command = self.commit_command(write);
+        self.written(&command, write.expected).await
     }
 
-    fn commit_command(&self, lease: Option<&Lease>, changes: &[Change], expected: &Generation) -> redis::Cmd {
+    fn commit_command(&self, write: &Write<'_>) -> redis::Cmd {
+        let Write {
+            lease,
+            changes,
+            expected,
+            known,
+        } = write;
         let keys = &self.endpoint.keys;
         let mut command = redis::cmd("EVAL");
         command
@@ -232,8 +297,13 @@ impl Session {
             .arg(SCHEMA)
             .arg(&keys.changes)
             .arg(lease.map_or("", |lease| &lease.holder))
-            .arg(lease.map_or(0, |lease| lease.number));
-        add_documents(&mut command, changes);
+            .arg(lease.map_or(0, |lease| lease.number))
+            .arg(or_nothing(known.map(|known| known.proof().digest)));
+        for Edit { kind, name, document } in changes.iter().map(Edit::from) {
+            let before = known.and_then(|known| known.hash_of(kind, name));
+            add_document(&mut command, kind, name, document.as_deref());
+            command.arg(or_nothing(before));
+        }
         command
     }
 
@@ -268,7 +338,9 @@ impl Session {
                 Settle::Restore => "restore",
                 Settle::Accept => "accept",
             });
-        add_documents(&mut command, documents);
+        for Edit { kind, name, document } in documents.iter().map(Edit::from) {
+            add_document(&mut command, kind, name, document.as_deref());
+        }
         self.written(&command, seen).await
     }
 
@@ -299,7 +371,7 @@ impl Session {
                 "is held by `{holder}` by now"
             )))),
             // The look that follows says what is held.
-            ["held-back"] => Err(Failure::Refused(StoreError::HeldBack(
+            ["held-back" | "broken"] => Err(Failure::Refused(StoreError::HeldBack(
                 "the metadata store lost something that another frontend holds: run `skysail cluster restore` or \
                  `skysail cluster accept-empty`"
                     .into(),
@@ -334,8 +406,14 @@ impl Session {
         self.run(&command).await.map(as_text)
     }
 
-    /// Says that this frontend holds a newer generation than the store is at.
-    pub(super) async fn hold_back(&mut self, seen: &Generation, held: &Generation) -> Result<(), Failure> {
+    /// Says that this frontend holds a newer generation than the store is at, that it found what it saw
+    /// broken, or both.
+    pub(super) async fn hold_back(
+        &mut self,
+        seen: &Generation,
+        held: Option<&Generation>,
+        is_broken: bool,
+    ) -> Result<(), Failure> {
         let keys = &self.endpoint.keys;
         let mut command = redis::cmd("EVAL");
         command
@@ -345,8 +423,23 @@ impl Session {
             .arg(&keys.held_back)
             .arg(&seen.incarnation)
             .arg(seen.number)
-            .arg(&held.incarnation)
-            .arg(held.number)
+            .arg(held.map_or("", |held| &held.incarnation))
+            .arg(held.map_or(0, |held| held.number))
+            .arg(if is_broken { "broken" } else { "" })
+            .arg(&keys.changes);
+        self.run::<i64>(&command).await.map(drop)
+    }
+
+    /// Takes the word back that this generation is broken.
+    pub(super) async fn mend(&mut self, whole: &Generation) -> Result<(), Failure> {
+        let keys = &self.endpoint.keys;
+        let mut command = redis::cmd("EVAL");
+        command
+            .arg(MEND)
+            .arg(1)
+            .arg(&keys.held_back)
+            .arg(&whole.incarnation)
+            .arg(whole.number)
             .arg(&keys.changes);
         self.run::<i64>(&command).await.map(drop)
     }
@@ -403,22 +496,42 @@ impl Session {
     }
 }
 
-/// A catalog's incarnation, number, schema, and the incarnations it replaces, each if it is there.
-type About = (Option<String>, Option<String>, Option<String>, Option<String>);
+/// What a commit writes, and what has to be true for it.
+pub(super) struct Write<'a> {
+    pub(super) lease: Option<&'a Lease>,
+    pub(super) changes: &'a [Change],
+    pub(super) expected: &'a Generation,
+    /// What the expected generation holds, where that is known here.
+    pub(super) known: Option<&'a Inventory>,
+}
+
+/// A catalog's incarnation, number and schema, the incarnations it replaces, the number of its documents and
+/// their digest, each if it is there.
+type About = (
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+);
 
 type Hash = HashMap<Vec<u8>, Vec<u8>>;
 
-/// Each change as the scripts take it.
-fn add_documents(command: &mut redis::Cmd, changes: &[Change]) {
-    for Edit { kind, name, document } in changes.iter().map(Edit::from) {
-        // The place of the kind's hash among the script's keys.
-        let key = match kind {
-            Kind::Application => 2,
-            Kind::Model => 3,
-            Kind::Settings => 4,
-        };
-        command.arg(key).arg(name).arg(document.unwrap_or_default());
-    }
+/// A document as the scripts take it.
+fn add_document(command: &mut redis::Cmd, kind: Kind, name: &str, document: Option<&str>) {
+    // The place of the kind's hash among the script's keys.
+    let key = match kind {
+        Kind::Application => 2,
+        Kind::Model => 3,
+        Kind::Settings => 4,
+    };
+    command.arg(key).arg(name).arg(document.unwrap_or_default());
+}
+
+/// A number as the scripts take it where there may be none.
+fn or_nothing(number: Option<u64>) -> String {
+    number.map_or_else(String::new, |number| number.to_string())
 }
 
 /// Names as text; one that is not UTF-8 is refused when its document is read, under a name made readable.

@@ -1,6 +1,7 @@
 -- Ends the doubt about a store that lost something, all or nothing, if its generation still is the one that
--- was seen: its content is replaced by a frontend's snapshot, or stays. Either way it begins another life,
--- which says which ones it replaces, so that every frontend that holds one of those follows it.
+-- was seen: its content is replaced by a frontend's snapshot, or stays. Either way it is whole from then on,
+-- and begins another life, which says which ones it replaces, so that every frontend that holds one of those
+-- follows it.
 --
 -- KEYS: the hashes of the generation, of the applications, of the models, of the settings and of the newest
 --       generation held back, and the wish to restore it.
@@ -26,7 +27,7 @@ if (stored[3] or schema) ~= schema then
   return { 'schema', stored[3] }
 end
 if incarnation ~= ARGV[1] or number ~= tonumber(ARGV[2]) then
-  return { 'conflict', incarnation, string.format('%.0f', number) }
+  return { 'conflict', incarnation, whole(number) }
 end
 
 -- The rehearsal, as in commit.lua.
@@ -42,7 +43,16 @@ if how == 'restore' then
     end
   end
 end
-redis.call('HSET', generation, 'incarnation', ARGV[3], 'number', ARGV[4], 'replaces', ARGV[5])
+
+local digest = 0
+for kind = 2, 4 do
+  local all = redis.call('HGETALL', KEYS[kind])
+  for i = 1, #all, 2 do
+    digest = modulo(digest + hash(kind, all[i], all[i + 1]))
+  end
+end
+redis.call('HSET', generation, 'incarnation', ARGV[3], 'number', ARGV[4], 'replaces', ARGV[5],
+  'count', whole(documents()), 'digest', whole(digest))
 redis.call('DEL', held_back)
 redis.pcall('PUBLISH', channel, ARGV[3] .. ' ' .. ARGV[4])
 return { 'committed', ARGV[3], ARGV[4] }

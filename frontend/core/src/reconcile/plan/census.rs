@@ -141,11 +141,33 @@ impl Census<'_> {
         {
             return plan.look_again_at(then);
         }
-        let free = (0..).take(limit).filter(|ordinal| !self.is_taken(*ordinal));
+        if !self.is_resolved() {
+            return self.resolve(plan);
+        }
+        let free = (0..)
+            .take(limit + self.observed.foreign.len())
+            .filter(|ordinal| !self.is_taken(*ordinal));
         let specs =
             free.filter_map(|ordinal| replica_spec(self.placement, self.model, self.version, ordinal));
         plan.actions
             .extend(specs.take(starts).map(|spec| Action::Start(Box::new(spec))));
+    }
+
+    fn is_resolved(&self) -> bool {
+        let deployment = self.version.spec.deployment.as_ref();
+        deployment.is_some_and(skysail_proto::deployment::Deployment::is_resolved)
+    }
+
+    /// Finds out what is to be started, unless that is under way.
+    fn resolve(&self, plan: &mut Plan) {
+        if self.at_work(Work::Resolving) > 0 {
+            return;
+        }
+        let spec = replica_spec(self.placement, self.model, self.version, 0);
+        plan.actions.extend(spec.map(|spec| Action::Resolve {
+            spec: Box::new(spec),
+            registered_at: self.version.registered_at,
+        }));
     }
 
     /// Containers that answer queries, and are not about to end.
@@ -196,6 +218,8 @@ impl Census<'_> {
     fn is_taken(&self, ordinal: u32) -> bool {
         let replica = skysail_proto::ids::ReplicaId::of(self.model, ordinal);
         let name = labels::replica_container(&self.placement.cluster, &replica);
-        self.observed.at_work.contains_key(&name) || self.found.iter().any(|found| found.container == name)
+        self.observed.at_work.contains_key(&name)
+            || self.observed.foreign.contains(&name)
+            || self.found.iter().any(|found| found.container == name)
     }
 }

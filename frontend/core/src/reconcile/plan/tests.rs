@@ -30,6 +30,7 @@ fn at(seconds: u64) -> Instant {
 fn placement() -> Placement {
     Placement {
         cluster: "test".parse().unwrap(),
+        incarnation: "i".into(),
         frontends: vec!["127.0.0.1:7000".into()],
         key: Some(KEY),
     }
@@ -38,6 +39,8 @@ fn placement() -> Placement {
 fn version(image: &str, replicas: u32) -> Version {
     let deployment = Deployment {
         image: image.into(),
+        image_id: Some(format!("id of {image}")),
+        artifacts: Vec::new(),
         replicas,
         autoscale: None,
         gpus: None,
@@ -81,6 +84,7 @@ fn started(spec: &ReplicaSpec) -> ContainerStatus {
         replica: spec.replica.clone(),
         model: spec.model.clone(),
         spec_digest: spec.digest.clone(),
+        incarnation: Some(spec.incarnation.clone()),
         start: spec.start.clone(),
         state: ContainerState::Running,
         pid: None,
@@ -182,6 +186,7 @@ fn steps(plan: &Plan) -> Vec<String> {
         Action::Start(spec) => format!("+{}", place(&spec.container)),
         Action::Stop { found, .. } => format!("-{}", place(&found.container)),
         Action::Bury(found) => format!("!{}", place(&found.container)),
+        Action::Resolve { spec, .. } => format!("?{}", place(&spec.container)),
     };
     plan.actions.iter().map(step).collect()
 }
@@ -275,6 +280,43 @@ fn scaling_up_starts_all_that_is_missing_at_once() {
     let found = observed(vec![running("m", "i", 0)]);
     let steps = steps_of(&catalog(&[("m", "i", 5)]), &found);
     assert_eq!(steps, ["+1", "+2", "+3", "+4"]);
+}
+
+#[test]
+fn a_version_is_resolved_once_before_its_first_start() {
+    let mut unresolved = version("i", 2);
+    let deployment = unresolved.spec.deployment.as_mut().unwrap();
+    deployment.image_id = None;
+    let versions = BTreeMap::from([("1".parse().unwrap(), unresolved)]);
+    let put = Change::PutModel(Model {
+        name: "m".parse().unwrap(),
+        current_version: "1".parse().unwrap(),
+        rollout: None,
+        versions,
+    });
+    let catalog = Catalog::default().with(&[put], Generation::default());
+    let plan = plan_at(&catalog, &Observed::default(), &history(), 0);
+    let [Action::Resolve { spec, .. }] = &plan.actions[..] else {
+        panic!("{plan:?}")
+    };
+    assert_eq!(
+        (spec.model.to_string().as_str(), spec.image.as_str()),
+        ("m:1", "i")
+    );
+    let mut resolving = Observed::default();
+    resolving.at_work.insert("m:1".into(), at_work(Work::Resolving));
+    assert_eq!(plan_at(&catalog, &resolving, &history(), 0), Plan::default());
+}
+
+#[test]
+fn names_that_containers_of_another_store_have_are_passed_over() {
+    let taken = Observed {
+        foreign: ["test_m_1_0", "test_m_1_1", "test_m_1_3"]
+            .map(str::to_owned)
+            .into(),
+        ..Observed::default()
+    };
+    assert_eq!(steps_of(&catalog(&[("m", "i", 3)]), &taken), ["+2", "+4", "+5"]);
 }
 
 #[test]

@@ -92,6 +92,7 @@ impl World {
             attached: attached.map(|found| attachment(&found.status)).collect(),
             hung: hung.map(|found| found.status.start.clone()).collect(),
             at_work: at_work.collect(),
+            foreign: BTreeSet::new(),
         }
     }
 
@@ -171,6 +172,7 @@ impl World {
     fn finish(&mut self, job: Job) {
         let Job { action, fails, .. } = job;
         match action {
+            Action::Resolve { .. } => unreachable!("all are resolved"),
             Action::Start(spec) if fails => self.history.failed(&spec.model, at(self.now)),
             Action::Start(spec) => {
                 let is_there = |found: &Simulated| found.status.container == spec.container;
@@ -239,6 +241,7 @@ impl World {
 impl Job {
     fn at_work(&self) -> (String, AtWork) {
         let (name, model, work) = match &self.action {
+            Action::Resolve { .. } => unreachable!("all are resolved"),
             Action::Start(spec) => (&spec.container, &spec.model, Work::Starting),
             Action::Stop { found, .. } | Action::Bury(found) => {
                 (&found.container, &found.model, Work::Ending)
