@@ -178,7 +178,7 @@ pub fn sees(view: &FrontendView, replica: &Container) -> bool {
 
 /// The reply to a question, if there is one soon: a frontend that is stopped or cut off says nothing.
 pub(super) async fn asked(addr: SocketAddr, path: &str) -> Option<Reply> {
-    let api = Rest::at(addr);
+    let api = Rest::at(addr).with_token(super::ADMIN_TOKEN);
     let reply = tokio::time::timeout(SAYS_WITHIN, api.send(Method::GET, path, ""));
     reply.await.ok()?.ok()
 }

@@ -23,7 +23,7 @@ const SHOW_EXAMPLES: &str = "\
 Examples:
   skysail model show iris-model
   skysail model show iris-model:2
-  export SKYSAIL_TOKEN=$(skysail model show iris-model:2 --token)   # for a container started by hand";
+  export SKYSAIL_TOKEN=$(skysail model show iris-model:2 --token)   # by hand";
 
 const SET_VERSION_EXAMPLES: &str = "\
 Examples:
