@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use skysail_core::catalog::{Application, Catalog, Change, Generation};
+use skysail_core::cluster::Lease;
 use skysail_frontend::store::conformance::{
     StoreFactory, TestedStore, promises, promises_to_several_frontends,
 };
@@ -18,6 +19,7 @@ use skysail_proto::value::InputType;
 use skysail_tests::cases;
 use skysail_tests::redis::{RedisServer, RedisTls};
 use skysail_tests::suite::{Need, Suite};
+use tokio::time::Instant;
 
 cases! {
     metadata_can_be_read_by_a_person: Redis;
@@ -36,6 +38,7 @@ cases! {
     the_right_data_that_comes_back_is_followed_at_once: Redis;
     announcements_of_others_outlast_an_outage_and_a_loss: Redis;
     a_lease_number_is_not_given_again_by_a_redis_that_lost_its_data: Redis;
+    a_lease_that_redis_loses_is_not_taken_by_another_before_it_has_run_out: Redis;
     while_redis_hangs_announcements_and_leases_are_refused_in_time: Redis;
     a_redis_that_pauses_is_found_again: Redis;
     redis_is_reached_by_tls_and_a_certificate_nobody_trusts_is_explained: Redis;
@@ -601,6 +604,64 @@ async fn a_lease_number_is_not_given_again_by_a_redis_that_lost_its_data() {
     }
     // The other never heard of the first's.
     assert_eq!(numbers, [1, 1, 2]);
+}
+
+/// How long the lease holds in the tests that wait for its end.
+const LEASE_TTL: Duration = Duration::from_secs(2);
+
+async fn short_lease(store: &RedisStore, holder: &str) -> Leased {
+    let asked = store.take_lease(holder, LEASE_TTL);
+    within("the lease", asked).await.unwrap()
+}
+
+fn number_of(leased: Leased) -> u64 {
+    match leased {
+        Leased::Held(lease) => lease.number,
+        Leased::HeldBy(by) => panic!("held by {by}"),
+    }
+}
+
+async fn a_lease_that_redis_loses_is_not_taken_by_another_before_it_has_run_out() {
+    let server = RedisServer::start().await;
+    let [one, other] = two_stores(&server).await;
+    let loses: [&dyn Fn(); 3] = [
+        &|| server.run("UNLINK {skysail:blue}:lease"),
+        // An old dump: one of another holder, that ended long ago.
+        &|| server.run("HSET {skysail:blue}:lease holder third number 1 until 1"),
+        // Of the same one, before it was renewed.
+        &|| server.run("HSET {skysail:blue}:lease until 1"),
+    ];
+    let mut last = number_of(short_lease(&one, "one").await);
+    for (case, lose) in loses.into_iter().enumerate() {
+        assert_eq!(short_lease(&other, "other").await, Leased::HeldBy("one".into()));
+        let renewed = Instant::now();
+        last = number_of(short_lease(&one, "one").await);
+        lose();
+        // Whoever had it dies at this moment; others ask for it all the time.
+        let number = loop {
+            match short_lease(&other, "other").await {
+                Leased::Held(lease) => break lease.number,
+                Leased::HeldBy(by) => assert_eq!(by, "one", "case {case}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert!(renewed.elapsed() >= LEASE_TTL, "case {case}: too early");
+        assert!(number > last, "case {case}: number {number} after {last}");
+        // What is given back is free at once.
+        let lease = Lease {
+            holder: "other".into(),
+            number,
+        };
+        other.release_lease(&lease).await.unwrap();
+        last = number_of(short_lease(&one, "one").await);
+        assert!(last > number, "case {case}: number {last} after {number}");
+    }
+    // Whoever lost it and lives takes it again, under another number than before.
+    assert_eq!(short_lease(&other, "other").await, Leased::HeldBy("one".into()));
+    let () = server.run("UNLINK {skysail:blue}:lease");
+    assert_eq!(short_lease(&other, "other").await, Leased::HeldBy("one".into()));
+    assert!(number_of(short_lease(&one, "one").await) > last);
+    assert_eq!(short_lease(&other, "other").await, Leased::HeldBy("one".into()));
 }
 
 async fn while_redis_hangs_announcements_and_leases_are_refused_in_time() {

@@ -1,9 +1,10 @@
 -- Takes the control role's lease, renews it, or gives it back.
 --
 -- KEYS: the lease's hash: holder ('' if it was given back), number, until.
--- ARGV: 'take', who asks, for how many milliseconds, the highest number the asker knows of
+-- ARGV: 'take', who asks, for how many milliseconds, the highest number the asker knows of, and the number and the
+--       end of the lease that it last saw another have ('' if it saw none, or has waited until that one ran out)
 --       or 'release', who has it, under which number.
--- Returns 'taken' and the number, 'held' and by whom, or 'released'.
+-- Returns 'taken' and the number; 'held', by whom, and that one's number and end; 'lost'; or 'released'.
 
 local lease = redis.call('HMGET', KEYS[1], 'holder', 'number', 'until')
 local holder, number, expiry = lease[1] or '', tonumber(lease[2] or '0') or 0, tonumber(lease[3] or '0') or 0
@@ -16,16 +17,25 @@ if ARGV[1] == 'release' then
   return { 'released' }
 end
 
+local function whole(figure)
+  return string.format('%.0f', figure)
+end
+
 local time = now()
 if holder ~= asker and holder ~= '' and expiry > time then
-  return { 'held', holder }
+  return { 'held', holder, whole(number), whole(expiry) }
+end
+-- A lease that another had is gone, or is one of before: Redis lost it, and whoever had it may not know yet. One
+-- that was given back, or ran out, has left its number here.
+local seen_number, seen_expiry = tonumber(ARGV[5]), tonumber(ARGV[6])
+if seen_number and (number < seen_number
+    or (number == seen_number and holder ~= '' and expiry < seen_expiry)) then
+  return { 'lost' }
 end
 -- A Redis that lost its data must not give a number once more.
 number = math.max(number, tonumber(ARGV[4]))
 if holder ~= asker then
   number = number + 1
 end
-number = string.format('%.0f', number)
-redis.call('HSET', KEYS[1], 'holder', asker, 'number', number,
-  'until', string.format('%.0f', time + tonumber(ARGV[3])))
-return { 'taken', number }
+redis.call('HSET', KEYS[1], 'holder', asker, 'number', whole(number), 'until', whole(time + tonumber(ARGV[3])))
+return { 'taken', whole(number) }

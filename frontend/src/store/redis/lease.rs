@@ -2,12 +2,14 @@
 //! commits are done would run out in a queue.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use skysail_core::cluster::Lease;
 use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::warn;
 
 use super::endpoint::{Endpoint, Failure};
 use super::pulse::{Beat, Pulse};
@@ -22,8 +24,73 @@ pub(super) type Line = Option<Result<(Endpoint, MultiplexedConnection), StoreErr
 pub(super) struct LeaseDesk {
     line: watch::Receiver<Line>,
     pulse: Arc<Pulse>,
-    /// The highest number this process knows of.
-    highest: AtomicU64,
+    known: Mutex<Known>,
+}
+
+/// What this process knows of the lease. A Redis that loses it does not take that back.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// The highest number that anybody had.
+    highest: u64,
+    /// The lease that another had when it was last looked at.
+    others: Option<Others>,
+}
+
+/// The lease of another.
+#[derive(Clone, Debug)]
+struct Others {
+    holder: String,
+    number: u64,
+    /// When it ends by the server's clock, in milliseconds since the Unix epoch.
+    until: u64,
+    /// Since when Redis does not have it any more, although it had not run out.
+    lost: Option<Instant>,
+}
+
+impl Known {
+    /// The number and the end of the lease that Redis has to have, until whoever had it when Redis lost it has
+    /// ceased to act: it may have renewed it right before.
+    fn awaited(&self, ttl: Duration) -> (String, String) {
+        let over = |lost: Instant| lost.elapsed() >= ttl;
+        match &self.others {
+            Some(others) if !others.lost.is_some_and(over) => {
+                (others.number.to_string(), others.until.to_string())
+            }
+            _ => (String::new(), String::new()),
+        }
+    }
+
+    fn taken(&mut self, number: u64) {
+        self.highest = self.highest.max(number);
+        self.others = None;
+    }
+
+    fn held(&mut self, holder: &str, number: u64, until: u64) {
+        self.highest = self.highest.max(number);
+        self.others = Some(Others {
+            holder: holder.to_owned(),
+            number,
+            until,
+            lost: None,
+        });
+    }
+
+    /// Redis lost it. Says who had it.
+    fn lost(&mut self) -> String {
+        let Some(others) = &mut self.others else {
+            // Overtaken by an answer that says more.
+            return String::new();
+        };
+        if others.lost.is_none() {
+            others.lost = Some(Instant::now());
+            warn!(
+                holder = others.holder,
+                number = others.number,
+                "redis lost the control role's lease; waiting until it has run out"
+            );
+        }
+        others.holder.clone()
+    }
 }
 
 impl LeaseDesk {
@@ -31,28 +98,36 @@ impl LeaseDesk {
         Self {
             line,
             pulse,
-            highest: AtomicU64::new(0),
+            known: Mutex::default(),
         }
     }
 
     pub(super) async fn take(&self, holder: &str, ttl: Duration) -> Result<Leased, StoreError> {
-        let floor = self.highest.load(Ordering::Relaxed).to_string();
-        let ttl = ttl.as_millis().to_string();
-        let reply = self.ask(&["take", holder, &ttl, &floor]).await?;
-        match &reply[..] {
-            [taken, number] if taken == "taken" => {
-                let number = number
-                    .parse()
-                    .map_err(|_| StoreError::Corrupt(format!("the lease's number is `{number}`")))?;
-                self.highest.fetch_max(number, Ordering::Relaxed);
+        let (highest, (number, until)) = {
+            let known = self.known.lock();
+            (known.highest.to_string(), known.awaited(ttl))
+        };
+        let millis = ttl.as_millis().to_string();
+        let reply = self
+            .ask(&["take", holder, &millis, &highest, &number, &until])
+            .await?;
+        let mut known = self.known.lock();
+        match reply.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["taken", number] => {
+                let number = figure(number)?;
+                known.taken(number);
                 Ok(Leased::Held(Lease {
                     holder: holder.to_owned(),
                     number,
                 }))
             }
-            [held, by] if held == "held" => Ok(Leased::HeldBy(by.clone())),
-            other => Err(StoreError::Corrupt(format!(
-                "the lease script answered {other:?}"
+            ["held", by, number, until] => {
+                known.held(by, figure(number)?, figure(until)?);
+                Ok(Leased::HeldBy(by.to_owned()))
+            }
+            ["lost"] => Ok(Leased::HeldBy(known.lost())),
+            _ => Err(StoreError::Corrupt(format!(
+                "the lease script answered {reply:?}"
             ))),
         }
     }
@@ -88,4 +163,9 @@ impl LeaseDesk {
         }
         asked.map_err(Failure::into_error)
     }
+}
+
+fn figure(written: &str) -> Result<u64, StoreError> {
+    let wrong = |_| StoreError::Corrupt(format!("the lease's figure is `{written}`"));
+    written.parse().map_err(wrong)
 }
