@@ -10,8 +10,9 @@ use crate::error::Error;
 use crate::output::counted;
 
 const EXAMPLES: &str = "\
-When the metadata store comes back empty or old, or lost a part, frontends go on with what they hold, and
-nothing is started, stopped or written until `restore` or `accept-empty` is said, once for the whole cluster.
+When the metadata store comes back empty or old, or lost a part, frontends go on with what they hold until
+`restore` or `accept-empty` is said, once for the whole cluster. Nothing is written until then. The frontend that acts
+as the control role replaces what ends, by the catalog it holds; if it ends, no other acts in its place.
 `skysail status` says whether it is so, what is missing, and what is held. Documents that were edited by hand are
 such a loss too, until `accept-empty` is said.
 

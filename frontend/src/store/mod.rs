@@ -60,7 +60,8 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// for some seconds after it came back, until all had the time to announce themselves again.
     fn announced(&self) -> watch::Receiver<Announced>;
 
-    /// Takes the control role's lease for `ttl`, or renews it; tells who has it if it is another's.
+    /// Takes the control role's lease for `ttl`, or renews it; tells who has it if it is another's. While the store
+    /// lost something or refuses writes it is renewed only.
     async fn take_lease(&self, holder: &str, ttl: Duration) -> Result<Leased, StoreError>;
 
     /// Gives a lease back before its time. One that is another's by now is left alone.
@@ -154,8 +155,8 @@ impl StoreHealth {
             Self::Connecting | Self::Up => None,
             Self::Slow(why) => Some(format!("the metadata store is slow: {why}")),
             Self::RefusesWrites(why) => Some(format!(
-                "the metadata store refuses writes, so nothing is started, stopped or written, and what runs goes \
-                 on: {why}"
+                "the metadata store refuses writes, so nothing is written and no frontend begins to act as the \
+                 control role, and what runs goes on: {why}"
             )),
             Self::Down(why) => Some(format!("the metadata store is away: {why}")),
             // It says so itself.

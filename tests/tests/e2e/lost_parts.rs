@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use skysail_core::catalog::{Catalog, Change, Generation, Model, Secret, Settings as ClusterSettings};
 use skysail_frontend::store::redis::RedisStore;
-use skysail_frontend::store::{MetadataStore, Settle, StoreError};
+use skysail_frontend::store::{Leased, MetadataStore, Settle, StoreError};
 use skysail_tests::cases;
 use skysail_tests::cluster::{AMPLE_SLO, Runtime, Settings, TestCluster};
 use skysail_tests::deployment::Deployment;
@@ -17,12 +17,13 @@ use skysail_tests::skysail::Skysail;
 use skysail_tests::wait::{PATIENCE, find, until};
 
 use crate::store_redis::{
-    applications, commit, connect, put, ready, seen, settle, shows, two_stores, went_back, within,
+    applications, commit, connect, lease, put, ready, seen, settle, shows, two_stores, went_back, within,
 };
 
 cases! {
     a_part_that_is_lost_is_named_and_restored: Redis;
     a_write_right_behind_a_loss_is_refused_and_changes_nothing: Redis;
+    while_something_is_lost_the_lease_is_renewed_and_nobody_begins_to_act: Redis;
     a_changed_document_is_found_by_whoever_reads_it_and_told_to_all: Redis;
     a_write_over_a_changed_document_is_refused: Redis;
     what_is_left_of_a_store_that_nobody_holds_is_accepted_and_whole_again: Redis;
@@ -151,6 +152,35 @@ async fn a_write_right_behind_a_loss_is_refused_and_changes_nothing() {
     let names: Vec<String> = server.run("HKEYS {skysail:blue}:applications");
     assert_eq!(names.len(), 2);
     holds(&other, &whole).await;
+}
+
+async fn while_something_is_lost_the_lease_is_renewed_and_nobody_begins_to_act() {
+    let server = RedisServer::start().await;
+    let ([one, other], _) = filled(&server).await;
+    let Leased::Held(held) = lease(&one, "one").await.unwrap() else {
+        panic!("it is free");
+    };
+    let _: u64 = server.run("UNLINK {skysail:blue}:models");
+    is_held_back(commit(&one, vec![put("c")]).await);
+    for store in [&one, &other] {
+        let said = went_back(store).await;
+        assert!(
+            said.contains("nothing is written") && said.contains("no frontend begins to act"),
+            "{said}"
+        );
+    }
+    assert_eq!(lease(&one, "one").await.unwrap(), Leased::Held(held.clone()));
+    one.release_lease(&held).await.unwrap();
+    // A frontend that starts now is no other case, also under the name of the one that acted.
+    let fresh = connect(&server.url());
+    went_back(&fresh).await;
+    for (store, holder) in [(&one, "one"), (&other, "other"), (&fresh, "one")] {
+        let why = is_held_back(lease(store, holder).await);
+        assert!(why.contains("skysail cluster restore"), "{why}");
+    }
+    settle(&other, Settle::Restore).await.unwrap();
+    ready(&other).await;
+    assert!(matches!(lease(&other, "other").await, Ok(Leased::Held(_))));
 }
 
 /// What Redis has beside the documents.

@@ -115,16 +115,27 @@ async fn a_user_who_may_not_announce_or_lead_is_told_so() {
 }
 
 async fn refuses_announcements(store: &impl MetadataStore) {
+    let led = store.take_lease("one", Duration::from_secs(60)).await;
+    assert!(matches!(led, Ok(Leased::Held(_))), "{led:?}");
     let refused = store.announce("one", "{}".into(), Duration::from_secs(60)).await;
     assert!(refused.is_err());
     match &*store.health().borrow() {
         StoreHealth::RefusesWrites(why) => assert!(why.contains("can't run this command"), "{why}"),
         other => panic!("{other:?}"),
     }
-    // That the lease is taken says nothing of announcements.
+    // That the lease is renewed says nothing of announcements.
     let led = store.take_lease("one", Duration::from_secs(60)).await;
-    assert!(matches!(led, Ok(Leased::Held(_))), "{led:?}");
+    let Ok(Leased::Held(led)) = led else {
+        panic!("{led:?}");
+    };
     assert!(matches!(&*store.health().borrow(), StoreHealth::RefusesWrites(_)));
+    // But whoever cannot announce himself does not begin to act.
+    store.release_lease(&led).await.unwrap();
+    let begun = store.take_lease("one", Duration::from_secs(60)).await;
+    assert!(
+        matches!(&begun, Err(StoreError::HeldBack(why)) if why.contains("refuses writes")),
+        "{begun:?}"
+    );
 }
 
 async fn nobody_is_forgotten_while_nobody_can_announce_himself() {

@@ -34,6 +34,8 @@ struct Known {
     highest: u64,
     /// The lease that another had when it was last looked at.
     others: Option<Others>,
+    /// Until when this process has the lease, by its own clock.
+    own_until: Option<Instant>,
 }
 
 /// The lease of another.
@@ -60,13 +62,19 @@ impl Known {
         }
     }
 
-    fn taken(&mut self, number: u64) {
+    fn has_it(&self) -> bool {
+        self.own_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn taken(&mut self, number: u64, until: Instant) {
         self.highest = self.highest.max(number);
         self.others = None;
+        self.own_until = self.own_until.max(Some(until));
     }
 
     fn held(&mut self, holder: &str, number: u64, until: u64) {
         self.highest = self.highest.max(number);
+        self.own_until = None;
         self.others = Some(Others {
             holder: holder.to_owned(),
             number,
@@ -102,7 +110,16 @@ impl LeaseDesk {
         }
     }
 
+    /// Takes it, or renews it. While there is doubt about the store, one that another had is left alone: who begins
+    /// to act has to know what there is, and that it can be written.
     pub(super) async fn take(&self, holder: &str, ttl: Duration) -> Result<Leased, StoreError> {
+        self.connected().await?;
+        if let Some(doubt) = self.pulse.doubt()
+            && !self.known.lock().has_it()
+        {
+            return Err(StoreError::HeldBack(doubt));
+        }
+        let asked = Instant::now();
         let (highest, (number, until)) = {
             let known = self.known.lock();
             (known.highest.to_string(), known.awaited(ttl))
@@ -115,7 +132,7 @@ impl LeaseDesk {
         match reply.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["taken", number] => {
                 let number = figure(number)?;
-                known.taken(number);
+                known.taken(number, asked + ttl);
                 Ok(Leased::Held(Lease {
                     holder: holder.to_owned(),
                     number,
@@ -133,20 +150,21 @@ impl LeaseDesk {
     }
 
     pub(super) async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        self.known.lock().own_until = None;
         let number = lease.number.to_string();
         self.ask(&["release", &lease.holder, &number]).await.map(drop)
     }
 
-    async fn ask(&self, arguments: &[&str]) -> Result<Vec<String>, StoreError> {
+    /// The connection, once the first attempt has ended, and with it the first look at the store.
+    async fn connected(&self) -> Result<(Endpoint, MultiplexedConnection), StoreError> {
         let gone = || StoreError::Unavailable("the store is closed".into());
-        let line = self
-            .line
-            .clone()
-            .wait_for(Option::is_some)
-            .await
-            .map_err(|_| gone())?
-            .clone();
-        let (endpoint, mut connection) = line.ok_or_else(gone)??;
+        let mut line = self.line.clone();
+        let line = line.wait_for(Option::is_some).await.map_err(|_| gone())?.clone();
+        line.ok_or_else(gone)?
+    }
+
+    async fn ask(&self, arguments: &[&str]) -> Result<Vec<String>, StoreError> {
+        let (endpoint, mut connection) = self.connected().await?;
         let asked = redis::cmd("EVAL")
             .arg(LEASE)
             .arg(1)

@@ -60,6 +60,17 @@ impl Pulse {
         self.health.subscribe()
     }
 
+    /// Why nobody should begin to act on the word of this store, in a sentence. That the lease itself was refused is
+    /// no reason: asking for it is how it is found out whether it still is.
+    pub(super) fn doubt(&self) -> Option<String> {
+        let state = self.state.lock();
+        match (&state.followed, &state.refused[Beat::Announcement as usize]) {
+            (StoreHealth::WentBack(sentence), _) => Some(sentence.clone()),
+            (_, Some(refused)) => StoreHealth::RefusesWrites(refused.clone()).problem(),
+            _ => None,
+        }
+    }
+
     /// The session is up, down, or shows a store that lost something.
     pub(super) fn found(&self, followed: StoreHealth) {
         self.change(|state| {
@@ -205,5 +216,19 @@ mod tests {
         assert!(matches!(shown(&pulse), StoreHealth::RefusesWrites(_)));
         pulse.found(StoreHealth::WentBack("lost".into()));
         assert_eq!(shown(&pulse), StoreHealth::WentBack("lost".into()));
+    }
+
+    #[test]
+    fn nobody_begins_to_act_while_something_is_lost_or_announcements_are_refused() {
+        let pulse = followed();
+        let refused = StoreError::Unavailable("OOM".into());
+        pulse.written(Beat::Lease, Some(&refused));
+        assert_eq!(pulse.doubt(), None);
+        pulse.written(Beat::Announcement, Some(&refused));
+        assert!(pulse.doubt().unwrap().contains("OOM"));
+        pulse.written(Beat::Announcement, None);
+        assert_eq!(pulse.doubt(), None);
+        pulse.found(StoreHealth::WentBack("lost".into()));
+        assert_eq!(pulse.doubt().unwrap(), "lost");
     }
 }

@@ -234,8 +234,9 @@ impl Setback {
             ),
         };
         format!(
-            "the metadata store lost something: {found}, while {whose}; {meanwhile}, nothing is started, stopped or \
-             written until `skysail cluster restore` writes back what is held, or `skysail cluster accept-empty` \
+            "the metadata store lost something: {found}, while {whose}; {meanwhile}; nothing is written, and \
+             no frontend begins to act as the control role (one that acts replaces what ends, by the catalog it \
+             holds), until `skysail cluster restore` writes back what is held, or `skysail cluster accept-empty` \
              follows the store as it is"
         )
     }
