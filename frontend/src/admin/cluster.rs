@@ -8,9 +8,9 @@ use skysail_core::catalog::Catalog;
 use skysail_core::reconcile::Foreign;
 use skysail_proto::admin::{Adoption, Settlement};
 use skysail_proto::error_code::ErrorCode;
-use tracing::info;
+use tracing::{info, warn};
 
-use super::{ATTEMPTS, AdminError, AdminService, conflict};
+use super::{ATTEMPTS, AdminError, AdminService, conflict, join};
 use crate::store::{Settle, StoreError};
 
 impl AdminService {
@@ -20,8 +20,38 @@ impl AdminService {
         let _turn = self.turns.lock().await;
         let held = self.store.watch().borrow().clone().unwrap_or_default();
         let followed = self.store.settle(how).await?;
+        let followed = self.with_settings(followed).await;
         self.wait_until_followed(&followed.generation).await;
         Ok(settlement(&held, &followed))
+    }
+
+    /// Writes the settings that a catalog with applications or models needs and has lost, as the first change that
+    /// a person asks for does: without a key for tokens no container is started.
+    async fn with_settings(&self, mut followed: Arc<Catalog>) -> Arc<Catalog> {
+        if followed.applications.is_empty() && followed.models.is_empty() {
+            return followed;
+        }
+        for _ in 0..ATTEMPTS {
+            let changes = join::with_key(&followed, self.token.with_hash(&followed, Vec::new()));
+            if changes.is_empty() {
+                return followed;
+            }
+            match self.store.commit(changes, &followed.generation).await {
+                Ok(next) => {
+                    info!("settings written anew: containers are replaced by ones with a token of the new key");
+                    return next;
+                }
+                Err(StoreError::Conflict { .. }) => {
+                    let newest = self.store.watch().borrow().clone();
+                    followed = newest.unwrap_or(followed);
+                }
+                Err(error) => {
+                    warn!(%error, "no settings written after a loss; the next change writes them");
+                    return followed;
+                }
+            }
+        }
+        followed
     }
 }
 

@@ -68,6 +68,7 @@ impl Applier {
         let Some(key) = self.key() else {
             warn!(
                 container = spec.container,
+                reason = NO_KEY,
                 "container not started: no key for tokens"
             );
             self.report

@@ -34,6 +34,7 @@ cases! {
     documents_that_cannot_be_read_are_not_accepted: Redis;
     a_policy_that_evicts_documents_is_warned_of: Redis;
     models_that_vanish_take_nothing_down_and_are_restored_by_the_command: Redis;
+    settings_that_are_given_up_are_written_anew_and_replicas_start: Redis;
     in_docker_models_that_vanish_take_nothing_down: Docker, Redis;
     a_frontend_alone_on_what_is_left_serves_nothing_and_stops_nothing_until_it_is_accepted: Docker, Redis;
 }
@@ -434,6 +435,32 @@ async fn models_that_vanish_take_nothing_down_and_are_restored_by_the_command() 
     }
     assert_eq!(children_of(runs.pid()), before);
     register(&other, "second").await.expect(201);
+    assert_eq!(runs.predict("app", json!([1.0])).await, 0);
+}
+
+async fn settings_that_are_given_up_are_written_anew_and_replicas_start() {
+    let redis = RedisServer::start().await;
+    let runs = Settings::default().redis(redis.url()).start().await;
+    runs.serve("app", &Deployment::of("noop").replicas(2)).await;
+    let before = children_of(runs.pid());
+    let _: u64 = redis.run("UNLINK {skysail:test}:settings");
+    loss_is_told(&runs, "the cluster's settings are missing").await;
+    Skysail::at(runs.addresses().admin)
+        .done("cluster accept-empty")
+        .await;
+    is_well(&runs).await;
+    let settings: String = redis.run("HGET {skysail:test}:settings cluster");
+    assert!(settings.contains("container_key"), "{settings}");
+    // Containers of the lost key are replaced, and more can be started.
+    until("all containers to be replaced", PATIENCE, async || {
+        let now = children_of(runs.pid());
+        now.len() == 2 && now.iter().all(|pid| !before.contains(pid))
+    })
+    .await;
+    Skysail::at(runs.addresses().admin)
+        .done("model scale noop:1 3")
+        .await;
+    runs.attached("noop", 3).await;
     assert_eq!(runs.predict("app", json!([1.0])).await, 0);
 }
 
