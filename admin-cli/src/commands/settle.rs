@@ -60,11 +60,18 @@ fn restored(settlement: &Settlement) -> String {
 }
 
 fn accepted(settlement: &Settlement) -> String {
-    format!(
-        "follows the store as it is, with {} and {}: generation {}; gave up {} and {}",
+    let follows = format!(
+        "follows the store as it is, with {} and {}: generation {}",
         counted(settlement.applications, "application"),
         counted(settlement.models, "model"),
         settlement.generation,
+    );
+    // A frontend that held nothing cannot tell what others gave up.
+    if settlement.given_up_applications == 0 && settlement.given_up_models == 0 {
+        return follows;
+    }
+    format!(
+        "{follows}; gave up {} and {}",
         counted(settlement.given_up_applications, "application"),
         counted(settlement.given_up_models, "model"),
     )
@@ -99,6 +106,15 @@ mod tests {
             accepted(&settlement),
             "follows the store as it is, with 1 application and 0 models: generation 8; gave up 2 applications and \
              1 model"
+        );
+        let unknown = Settlement {
+            given_up_applications: 0,
+            given_up_models: 0,
+            ..settlement
+        };
+        assert_eq!(
+            accepted(&unknown),
+            "follows the store as it is, with 1 application and 0 models: generation 8"
         );
     }
 }

@@ -155,7 +155,15 @@ pub(super) fn check_schema(found: &str) -> Result<(), String> {
     let (age, remedy) = match found.parse::<u32>() {
         Ok(SCHEMA) => return Ok(()),
         Ok(older) if older < SCHEMA => ("an older", "run that version, or give this one an empty store"),
-        _ => ("a newer", "run that version"),
+        Ok(_) => ("a newer", "run that version"),
+        Err(_) => {
+            return Err(format!(
+                "its schema is written as `{}`, which is no number ({SCHEMA} is what this version knows): another \
+                 program wrote it, or it was edited; it is left as it is: restore it from a backup, or give this \
+                 server an empty store",
+                found.escape_debug()
+            ));
+        }
     };
     Err(format!(
         "it was written by {age} Skysail (schema {found}; this version knows {SCHEMA}) and is left as it is: {remedy}"
@@ -226,9 +234,16 @@ mod tests {
             older.contains("an older Skysail (schema 1") && older.contains("empty store"),
             "{older}"
         );
-        for newer in ["3", "400", "new"] {
+        for newer in ["3", "400"] {
             let newer = check_schema(newer).unwrap_err();
             assert!(newer.contains("a newer Skysail (schema "), "{newer}");
+        }
+        for odd in ["", "new", "-1", "2.0"] {
+            let said = check_schema(odd).unwrap_err();
+            assert!(
+                said.contains(&format!("`{odd}`")) && said.contains("no number") && !said.contains("newer"),
+                "{said}"
+            );
         }
     }
 

@@ -115,7 +115,9 @@ impl Inventory {
 
 /// As in "application `a` and model `b` are missing"; nothing where there is nothing.
 fn named<'a>(keys: impl Iterator<Item = &'a (Kind, String)>, what: &str) -> Option<String> {
+    let mut plural = 0;
     let mut names: Vec<String> = keys
+        .inspect(|(kind, _)| plural += 1 + usize::from(*kind == Kind::Settings))
         .map(|(kind, name)| match kind {
             Kind::Settings => "the cluster's settings".to_owned(),
             other => format!("{} `{name}`", other.name()),
@@ -129,7 +131,7 @@ fn named<'a>(keys: impl Iterator<Item = &'a (Kind, String)>, what: &str) -> Opti
     if more > 0 {
         names.push(format!("{more} more"));
     }
-    let verb = if names.len() == 1 { "is" } else { "are" };
+    let verb = if plural == 1 { "is" } else { "are" };
     Some(format!("{} {verb} {what}", names.join(" and ")))
 }
 

@@ -96,7 +96,7 @@ async fn a_part_that_is_lost_is_named_and_restored() {
     let losses = [
         ("UNLINK {skysail:blue}:models", "model `m` is missing"),
         ("HDEL {skysail:blue}:applications b", "application `b` is missing"),
-        ("DEL {skysail:blue}:settings", "the cluster's settings is missing"),
+        ("DEL {skysail:blue}:settings", "the cluster's settings are missing"),
         (
             "DEL {skysail:blue}:applications",
             "application `a` and application `b` are missing",
@@ -416,7 +416,7 @@ async fn models_that_vanish_take_nothing_down_and_are_restored_by_the_command() 
     // A restart instead of a write.
     other.kill();
     other.relaunch().await;
-    loss_is_told(&other, "another frontend holds").await;
+    loss_is_told(&other, "another frontend held").await;
     // What is there is kept up: a replica that dies is replaced.
     let killed = i32::try_from(before[0]).ok().and_then(Pid::from_raw).unwrap();
     kill_process(killed, Signal::KILL).unwrap();
@@ -500,7 +500,7 @@ async fn in_docker_models_that_vanish_take_nothing_down() {
     }
     other.kill();
     other.relaunch().await;
-    loss_is_told(&other, "another frontend holds").await;
+    loss_is_told(&other, "another frontend held").await;
     assert_eq!(replicas(&docker).await, before);
     assert_eq!(one.predict("app", json!([1.0])).await, 0);
     Skysail::at(other.addresses().admin).done("cluster restore").await;

@@ -492,7 +492,7 @@ async fn a_frontend_that_starts_after_a_loss_waits_and_has_the_others_restore() 
 
     let starting = connect(&server.url());
     let said = went_back(&starting).await;
-    assert!(said.contains("another frontend holds generation 1"), "{said}");
+    assert!(said.contains("another frontend held generation 1"), "{said}");
     assert_eq!(seen(&starting), None);
     let refused = within(
         "a refusal",

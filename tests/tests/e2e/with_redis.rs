@@ -347,7 +347,7 @@ async fn a_redis_that_is_killed_and_comes_back_empty_is_restored_by_the_command(
     until("the loss to be told", PATIENCE, async || {
         readiness(&late).await.1["reasons"]
             .to_string()
-            .contains("another frontend holds")
+            .contains("another frontend held")
     })
     .await;
     assert_eq!(readiness(&late).await.0, 503);

@@ -224,13 +224,17 @@ impl Setback {
                 "no frontend is known to hold what it was, and this one has nothing to serve".to_owned(),
                 "nothing here answers",
             ),
+            // It may have ended since.
             Some(_) => (
-                format!("another frontend holds generation {newest}"),
+                format!("another frontend held generation {newest} when it was last heard of"),
                 "queries go on",
             ),
             None => (
-                format!("another frontend holds generation {newest}, and this one has nothing to serve"),
-                "the others' queries go on",
+                format!(
+                    "another frontend held generation {newest} when it was last heard of, and this one has nothing \
+                     to serve"
+                ),
+                "queries go on at those that still run",
             ),
         };
         format!(
@@ -432,7 +436,7 @@ mod tests {
         let starting = Setback::of(None, &seen(Stored::default(), Some(generation("a", 7)))).unwrap();
         let starting = starting.sentence(None);
         assert!(
-            starting.contains("another frontend holds generation 7"),
+            starting.contains("another frontend held generation 7"),
             "{starting}"
         );
     }
