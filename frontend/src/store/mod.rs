@@ -111,6 +111,12 @@ pub enum StoreError {
     /// It cannot be reached; nothing was written as far as is known.
     #[error("the metadata store cannot be reached: {0}")]
     Unavailable(String),
+    /// It was sent a write and did not answer.
+    #[error(
+        "the metadata store did not answer, so the change may have been carried out: look (`skysail status`, \
+         `skysail model show NAME`) before you ask again: {0}"
+    )]
+    Unanswered(String),
     /// The lease that the write was made under is the writer's no more; says whose it is.
     #[error("the control role's lease {0}: nothing was written")]
     Fenced(String),

@@ -491,7 +491,7 @@ impl Follower {
             Err(failure) => return Err(failure),
         };
         let Some(current) = current else {
-            return self.load(session).await;
+            return self.load(session).await.map_err(Failure::of_a_write);
         };
         let mut inventory = std::mem::take(&mut self.inventory);
         changes
@@ -634,7 +634,7 @@ impl Follower {
         session
             .settle(&held.generation, &adopting, Settle::Accept, &[])
             .await?;
-        self.load(session).await
+        self.load(session).await.map_err(Failure::of_a_write)
     }
 
     /// Ends the doubt in Redis, and follows it from then on.
@@ -665,7 +665,7 @@ impl Follower {
             generation = settled.generation.number,
             "the metadata store was settled"
         );
-        let catalog = self.load(session).await?;
+        let catalog = self.load(session).await.map_err(Failure::of_a_write)?;
         self.follow();
         Ok(catalog)
     }
@@ -729,8 +729,10 @@ impl Follower {
 fn conclude<T>(reply: Reply<T>, result: Result<T, Failure>) -> Result<(), StoreError> {
     let (answer, step) = match result {
         Ok(done) => (Ok(done), Ok(())),
-        Err(Failure::Refused(error)) => (Err(error), Ok(())),
-        Err(Failure::Demoted(outage) | Failure::Over(outage)) => (Err(outage.clone()), Err(outage)),
+        Err(failure) => {
+            let step = failure.outage().map_or(Ok(()), Err);
+            (Err(failure.into_error()), step)
+        }
     };
     // That nobody waits for the answer any more is fine.
     drop(reply.send(answer));
@@ -741,11 +743,14 @@ fn conclude<T>(reply: Reply<T>, result: Result<T, Failure>) -> Result<(), StoreE
 fn tolerate<T>(done: Result<T, Failure>) -> Result<(), StoreError> {
     match done {
         Ok(_) => Ok(()),
-        Err(Failure::Refused(error)) => {
+        Err(failure) => {
+            if let Some(outage) = failure.outage() {
+                return Err(outage);
+            }
+            let error = failure.into_error();
             debug!(%error, "redis refused; the next look tries again");
             Ok(())
         }
-        Err(Failure::Demoted(outage) | Failure::Over(outage)) => Err(outage),
     }
 }
 

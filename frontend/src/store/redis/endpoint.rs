@@ -48,6 +48,8 @@ pub(super) enum Failure {
     Demoted(StoreError),
     /// The session is over, or shows a store that cannot be used.
     Over(StoreError),
+    /// The session is over, and a write may have been done before; says why it is.
+    Unanswered(String),
 }
 
 impl Failure {
@@ -55,13 +57,32 @@ impl Failure {
     pub(super) fn refusal(&self) -> Option<&StoreError> {
         match self {
             Self::Refused(error) | Self::Demoted(error) => Some(error),
-            Self::Over(_) => None,
+            Self::Over(_) | Self::Unanswered(_) => None,
         }
     }
 
+    /// What whoever asked is told.
     pub(super) fn into_error(self) -> StoreError {
         match self {
             Self::Refused(error) | Self::Demoted(error) | Self::Over(error) => error,
+            Self::Unanswered(why) => StoreError::Unanswered(why),
+        }
+    }
+
+    /// Why the session is over, if it is.
+    pub(super) fn outage(&self) -> Option<StoreError> {
+        match self {
+            Self::Refused(_) => None,
+            Self::Demoted(outage) | Self::Over(outage) => Some(outage.clone()),
+            Self::Unanswered(why) => Some(StoreError::Unavailable(why.clone())),
+        }
+    }
+
+    /// The same, of something that was sent and may have been done.
+    pub(super) fn of_a_write(self) -> Self {
+        match self {
+            Self::Over(StoreError::Unavailable(why)) => Self::Unanswered(why),
+            other => other,
         }
     }
 }
@@ -196,6 +217,15 @@ impl Endpoint {
             ErrorKind::Server(_) | ErrorKind::Extension => Failure::Refused(explained),
             _ => Failure::Over(explained),
         }
+    }
+
+    /// What a write that failed means. One that was sent may have been done.
+    pub(super) fn failed_write(&self, error: &RedisError) -> Failure {
+        let failure = self.failure(error);
+        if error.is_connection_refusal() {
+            return failure;
+        }
+        failure.of_a_write()
     }
 
     pub(super) fn says(&self, what: &str) -> String {

@@ -349,7 +349,7 @@ impl Session {
         let reply: Vec<String> = command
             .query_async(&mut self.connection)
             .await
-            .map_err(|error| self.endpoint.failure(&error))?;
+            .map_err(|error| self.endpoint.failed_write(&error))?;
         let reply: Vec<&str> = reply.iter().map(String::as_str).collect();
         let generation = |incarnation: &str, number: &str| {
             let number = self.read_number(Some(number.into())).map_err(Failure::Over)?;
