@@ -77,9 +77,10 @@ impl From<StoreError> for AdminError {
             StoreError::Conflict { .. } | StoreError::Fenced(_) | StoreError::NothingToSettle => {
                 ErrorCode::Conflict
             }
-            StoreError::Unavailable(_) | StoreError::Unanswered(_) | StoreError::HeldBack(_) => {
-                ErrorCode::Unavailable
-            }
+            StoreError::Unavailable(_)
+            | StoreError::Refuses(_)
+            | StoreError::Unanswered(_)
+            | StoreError::HeldBack(_) => ErrorCode::Unavailable,
             StoreError::Corrupt(_) => ErrorCode::Internal,
         };
         Self::new(code, error.to_string())

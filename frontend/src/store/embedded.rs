@@ -393,9 +393,10 @@ impl StoreFile {
             }
             Err(failed) => {
                 let reason = format!("writing {} failed: {failed}", self.path.display());
-                error!(reason, "store file lost; the next write opens it again");
-                self.health.send_replace(StoreHealth::Down(reason.clone()));
-                Err(StoreError::Unavailable(reason))
+                error!(reason, "store file not written; the next write opens it again");
+                self.health
+                    .send_replace(StoreHealth::RefusesWrites(reason.clone()));
+                Err(StoreError::Refuses(reason))
             }
         }
     }

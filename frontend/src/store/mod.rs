@@ -111,6 +111,9 @@ pub enum StoreError {
     /// It cannot be reached; nothing was written as far as is known.
     #[error("the metadata store cannot be reached: {0}")]
     Unavailable(String),
+    /// It answers, and does not take the write; in its own words. Nothing was written.
+    #[error("the metadata store refuses writes: {0}")]
+    Refuses(String),
     /// It was sent a write and did not answer.
     #[error(
         "the metadata store did not answer, so the change may have been carried out: look (`skysail status`, \

@@ -716,6 +716,9 @@ impl Follower {
 
     fn report(&self, outage: &StoreError) {
         self.line.send_replace(Some(Err(outage.clone())));
+        if let StoreError::Refuses(_) = outage {
+            return self.pulse.demoted(outage);
+        }
         // Whoever shows it says himself what is down.
         let why = match outage {
             StoreError::Unavailable(why) => why.clone(),

@@ -823,11 +823,11 @@ async fn a_commit_that_redis_refuses_half_way_changes_nothing() {
     let limited = connect(&server.url_as("app:pw"));
     ready(&limited).await;
     let refused = commit(&limited, vec![put("b"), delete("a")]).await;
-    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    assert!(matches!(refused, Err(StoreError::Refuses(_))), "{refused:?}");
 
     let () = server.run("CONFIG SET maxmemory 1");
     let refused = commit(&store, vec![put("b"), delete("a")]).await;
-    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    assert!(matches!(refused, Err(StoreError::Refuses(_))), "{refused:?}");
     let () = server.run("CONFIG SET maxmemory 0");
 
     let names: Vec<String> = server.run("HKEYS {skysail:blue}:applications");

@@ -469,8 +469,8 @@ async fn fill_the_disk(path: &Path) {
     let large = "x".repeat(16 * 1024 * 1024);
 
     let failed = add(&store, "large", &large).await;
-    assert!(matches!(failed, Err(StoreError::Unavailable(_))), "{failed:?}");
-    assert!(matches!(&*store.health().borrow(), StoreHealth::Down(_)));
+    assert!(matches!(failed, Err(StoreError::Refuses(_))), "{failed:?}");
+    assert!(matches!(&*store.health().borrow(), StoreHealth::RefusesWrites(_)));
     assert_eq!(store.file.snapshot(), before);
 
     let maximum = getrlimit(Resource::Fsize).maximum;

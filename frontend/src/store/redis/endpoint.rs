@@ -212,9 +212,17 @@ impl Endpoint {
     /// What a failed command means for the session.
     pub(super) fn failure(&self, error: &RedisError) -> Failure {
         let explained = self.explain(error);
+        let refusal = |explained| match explained {
+            StoreError::Unavailable(why) => StoreError::Refuses(why),
+            other => other,
+        };
         match error.kind() {
-            ErrorKind::Server(ServerErrorKind::ReadOnly) => Failure::Demoted(explained),
-            ErrorKind::Server(_) | ErrorKind::Extension => Failure::Refused(explained),
+            ErrorKind::Server(ServerErrorKind::ReadOnly) => Failure::Demoted(refusal(explained)),
+            // It does not answer anything yet, or not by itself.
+            ErrorKind::Server(
+                ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown | ServerErrorKind::ClusterDown,
+            ) => Failure::Refused(explained),
+            ErrorKind::Server(_) | ErrorKind::Extension => Failure::Refused(refusal(explained)),
             _ => Failure::Over(explained),
         }
     }

@@ -74,14 +74,19 @@ impl Pulse {
     /// The session is up, down, or shows a store that lost something.
     pub(super) fn found(&self, followed: StoreHealth) {
         self.change(|state| {
-            if let StoreHealth::Down(why) = &followed {
-                if state.refused.iter().flatten().any(|refused| refused == why) {
-                    // The session was ended because of that refusal, to look for a Redis that takes writes.
-                    return;
-                }
+            if let StoreHealth::Down(_) = &followed {
                 state.trips = [Duration::ZERO; ROUND_TRIPS];
             }
             state.followed = followed;
+        });
+    }
+
+    /// The session was ended, to look for a Redis that takes writes: this one is a replica now. It is not away.
+    pub(super) fn demoted(&self, refusal: &StoreError) {
+        self.change(|state| {
+            if state.refused.iter().all(Option::is_none) {
+                state.refused[Beat::Announcement as usize] = Some(words(refusal));
+            }
         });
     }
 
@@ -120,6 +125,8 @@ impl Pulse {
             StoreHealth::Up => info!(redis, "the metadata store is followed"),
             StoreHealth::Slow(_) if matches!(before, StoreHealth::Slow(_)) => {}
             StoreHealth::Slow(reason) => warn!(reason, "the metadata store is slow"),
+            // Announcements and the lease may be refused in different words, in turn.
+            StoreHealth::RefusesWrites(_) if matches!(before, StoreHealth::RefusesWrites(_)) => {}
             StoreHealth::RefusesWrites(reason) => error!(reason, "the metadata store refuses writes"),
             StoreHealth::WentBack(reason) => error!(redis, reason, "the metadata store is not followed"),
             StoreHealth::Down(reason) => warn!(reason, "metadata store lost; trying again"),
@@ -152,7 +159,7 @@ impl State {
 /// Whoever shows it says himself that the store is meant.
 fn words(error: &StoreError) -> String {
     match error {
-        StoreError::Unavailable(why) => why.clone(),
+        StoreError::Unavailable(why) | StoreError::Refuses(why) => why.clone(),
         other => other.to_string(),
     }
 }
@@ -174,20 +181,29 @@ mod tests {
     #[test]
     fn writes_that_are_refused_are_told_of_until_one_succeeds() {
         let pulse = followed();
-        let refused = StoreError::Unavailable("READONLY".into());
+        let refused = StoreError::Refuses("READONLY".into());
         pulse.written(Beat::Lease, Some(&refused));
         assert_eq!(shown(&pulse), StoreHealth::RefusesWrites("READONLY".into()));
         // Another kind of write says nothing of this one.
         pulse.written(Beat::Announcement, None);
         assert!(matches!(shown(&pulse), StoreHealth::RefusesWrites(_)));
         // A session that was ended for it shows no other Redis yet.
-        pulse.found(StoreHealth::Down("READONLY".into()));
+        pulse.demoted(&StoreError::Refuses("READONLY, in other words".into()));
         assert_eq!(shown(&pulse), StoreHealth::RefusesWrites("READONLY".into()));
         pulse.found(StoreHealth::Down("refuses connections".into()));
         assert_eq!(shown(&pulse), StoreHealth::Down("refuses connections".into()));
         pulse.found(StoreHealth::Up);
         assert_eq!(shown(&pulse), StoreHealth::RefusesWrites("READONLY".into()));
         pulse.written(Beat::Lease, None);
+        assert_eq!(shown(&pulse), StoreHealth::Up);
+    }
+
+    #[test]
+    fn a_redis_that_is_a_replica_now_is_not_away_whoever_found_out() {
+        let pulse = followed();
+        pulse.demoted(&StoreError::Refuses("READONLY".into()));
+        assert_eq!(shown(&pulse), StoreHealth::RefusesWrites("READONLY".into()));
+        pulse.written(Beat::Announcement, None);
         assert_eq!(shown(&pulse), StoreHealth::Up);
     }
 
@@ -212,7 +228,7 @@ mod tests {
         let pulse = followed();
         (0..ROUND_TRIPS).for_each(|_| pulse.round_trip(SLOW));
         assert!(matches!(shown(&pulse), StoreHealth::Slow(_)));
-        pulse.written(Beat::Announcement, Some(&StoreError::Unavailable("OOM".into())));
+        pulse.written(Beat::Announcement, Some(&StoreError::Refuses("OOM".into())));
         assert!(matches!(shown(&pulse), StoreHealth::RefusesWrites(_)));
         pulse.found(StoreHealth::WentBack("lost".into()));
         assert_eq!(shown(&pulse), StoreHealth::WentBack("lost".into()));
@@ -221,7 +237,7 @@ mod tests {
     #[test]
     fn nobody_begins_to_act_while_something_is_lost_or_announcements_are_refused() {
         let pulse = followed();
-        let refused = StoreError::Unavailable("OOM".into());
+        let refused = StoreError::Refuses("OOM".into());
         pulse.written(Beat::Lease, Some(&refused));
         assert_eq!(pulse.doubt(), None);
         pulse.written(Beat::Announcement, Some(&refused));
