@@ -469,6 +469,9 @@ pub struct Settlement {
     pub given_up_applications: u64,
     /// Models that the answering frontend held and the store does not have.
     pub given_up_models: u64,
+    /// Where the store's file was put that could not be read and had to make place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_aside: Option<String>,
 }
 
 /// What became of containers that had been started for another metadata store.

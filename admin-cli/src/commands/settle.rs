@@ -37,11 +37,15 @@ pub(super) async fn run(session: &Session, command: ClusterCommand) -> Result<()
     match command {
         ClusterCommand::Restore => {
             let settlement = session.admin.restore().await?;
-            session.output.answer(&settlement, restored)
+            session.output.answer(&settlement, |settlement| {
+                restored(settlement) + &aside(settlement)
+            })
         }
         ClusterCommand::AcceptEmpty => {
             let settlement = session.admin.accept_empty().await?;
-            session.output.answer(&settlement, accepted)
+            session.output.answer(&settlement, |settlement| {
+                accepted(settlement) + &aside(settlement)
+            })
         }
         ClusterCommand::Adopt => {
             let adoption = session.admin.adopt().await?;
@@ -77,6 +81,13 @@ fn accepted(settlement: &Settlement) -> String {
     )
 }
 
+fn aside(settlement: &Settlement) -> String {
+    let path = settlement.set_aside.as_ref();
+    path.map_or_else(String::new, |path| {
+        format!("; the file that was there is now {path}")
+    })
+}
+
 fn adopted(adoption: &Adoption) -> String {
     format!(
         "took over {}: {}",
@@ -97,7 +108,14 @@ mod tests {
             models: 0,
             given_up_applications: 2,
             given_up_models: 1,
+            set_aside: None,
         };
+        assert_eq!(aside(&settlement), "");
+        let moved = Settlement {
+            set_aside: Some("s.redb.damaged-1".into()),
+            ..settlement.clone()
+        };
+        assert_eq!(aside(&moved), "; the file that was there is now s.redb.damaged-1");
         assert_eq!(
             restored(&settlement),
             "wrote 1 application and 0 models back: generation 8"

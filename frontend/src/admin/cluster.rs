@@ -22,7 +22,10 @@ impl AdminService {
         let followed = self.store.settle(how).await?;
         let followed = self.with_settings(followed).await;
         self.wait_until_followed(&followed.generation).await;
-        Ok(settlement(&held, &followed))
+        Ok(Settlement {
+            set_aside: self.store.set_aside().map(|path| path.display().to_string()),
+            ..settlement(&held, &followed)
+        })
     }
 
     /// Writes the settings that a catalog with applications or models needs and has lost, as the first change that
@@ -38,7 +41,9 @@ impl AdminService {
             }
             match self.store.commit(changes, &followed.generation).await {
                 Ok(next) => {
-                    info!("settings written anew: containers are replaced by ones with a token of the new key");
+                    info!(
+                        "settings written anew: containers are replaced by ones with a token of the new key"
+                    );
                     return next;
                 }
                 Err(StoreError::Conflict { .. }) => {
@@ -102,6 +107,7 @@ fn settlement(held: &Catalog, followed: &Catalog) -> Settlement {
         models: followed.models.len() as u64,
         given_up_applications: missing(&held.applications, &followed.applications),
         given_up_models: missing(&held.models, &followed.models),
+        set_aside: None,
     }
 }
 

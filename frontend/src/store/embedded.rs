@@ -121,6 +121,8 @@ struct StoreFile {
     open: Mutex<OpenFile>,
     catalog: watch::Sender<Option<Arc<Catalog>>>,
     health: watch::Sender<StoreHealth>,
+    /// What the last settlement has set aside.
+    set_aside: Mutex<Option<PathBuf>>,
     /// What one process tells itself.
     local: Local,
 }
@@ -132,6 +134,8 @@ struct OpenFile {
     database: Option<Database>,
     /// Which file it is.
     identity: Identity,
+    /// Why it is not what was written any more, although it is there.
+    unreadable: Option<String>,
     /// The documents of the snapshot.
     inventory: Inventory,
 }
@@ -180,6 +184,7 @@ impl EmbeddedStore {
             open: Mutex::new(file),
             catalog: watch::Sender::new(Some(Arc::new(catalog))),
             health: watch::Sender::new(StoreHealth::Up),
+            set_aside: Mutex::default(),
             local: Local::default(),
         };
         Ok(Self { file: Arc::new(file) })
@@ -264,6 +269,10 @@ impl MetadataStore for EmbeddedStore {
         }
     }
 
+    fn set_aside(&self) -> Option<PathBuf> {
+        self.file.set_aside.lock().clone()
+    }
+
     async fn adopt(&self, incarnations: BTreeSet<String>) -> Result<Arc<Catalog>, StoreError> {
         self.blocking(move |file| file.adopt(incarnations)).await
     }
@@ -333,11 +342,17 @@ impl StoreFile {
 
     /// Looks whether the path still names the open file; tells what is wrong with it, and that it is over.
     fn look(&self, open: &OpenFile) -> Option<String> {
-        let displaced = open.identity.displaced(&self.path).map(|what| {
+        let unreadable = || {
+            let why = open.unreadable.as_ref()?;
+            Some(format!("is not as it was written ({why})"))
+        };
+        let displaced = open.identity.displaced(&self.path).or_else(unreadable);
+        let displaced = displaced.map(|what| {
             format!(
                 "the metadata store lost its file: {} {what} while the server runs; queries go on from memory and \
-                 nothing is written until the file is back, `skysail cluster restore` writes what is held to a file \
-                 there, or `skysail cluster accept-empty` goes by the file that is there",
+                 nothing is written until the file is back, `skysail cluster restore` writes what is held to a new \
+                 file there (one that cannot be read is set aside), or `skysail cluster accept-empty` goes by the \
+                 file that is there; do not stop this server before, it alone holds what was stored",
                 self.path.display()
             )
         });
@@ -361,7 +376,9 @@ impl StoreFile {
 
     /// Makes sure that there is a file to write to.
     fn ready(&self, open: &mut OpenFile) -> Result<(), StoreError> {
-        if let Some(displaced) = self.look(open) {
+        // One that could not be read may have been put right.
+        let may_be_right = open.unreadable.is_some() && open.identity.displaced(&self.path).is_none();
+        if !may_be_right && let Some(displaced) = self.look(open) {
             return Err(StoreError::HeldBack(displaced));
         }
         if open.database.is_none() {
@@ -403,8 +420,16 @@ impl StoreFile {
 
     /// Opens the file again. What a failed write left there is the truth now: all of it, or nothing.
     fn reopen(&self, open: &mut OpenFile) -> Result<(), StoreError> {
-        let opened = self.opened(Missing::Refuse)?;
         let held = self.snapshot();
+        let opened = match self.opened(Missing::Refuse) {
+            Ok(opened) if open.unreadable.is_some() && opened.catalog.generation != held.generation => {
+                let number = opened.catalog.generation.number;
+                return Err(self.lose(open, format!("it is at generation {number} now")));
+            }
+            Ok(opened) => opened,
+            Err(StoreError::Corrupt(reason)) => return Err(self.lose(open, reason)),
+            Err(failed) => return Err(failed),
+        };
         *open = opened.file;
         if opened.catalog.generation != held.generation {
             self.publish(opened.catalog);
@@ -431,8 +456,8 @@ impl StoreFile {
         if self.look(&open).is_none() {
             return Ok(None);
         }
-        open.database = None;
-        let Opened { file, catalog } = self.opened(Missing::Create)?;
+        *self.set_aside.lock() = None;
+        let Opened { file, catalog } = self.opened_to_settle(&mut open, how)?;
         *open = file;
         let held = self.snapshot();
         let (before, base) = match how {
@@ -473,6 +498,93 @@ impl StoreFile {
     }
 }
 
+impl StoreFile {
+    /// The file is there, and is not what was written.
+    fn lose(&self, open: &mut OpenFile, reason: String) -> StoreError {
+        open.unreadable = Some(reason.clone());
+        StoreError::HeldBack(self.look(open).unwrap_or(reason))
+    }
+
+    /// Opens what is there, or a new file. To write what is held, what cannot be read is set aside.
+    fn opened_to_settle(&self, open: &mut OpenFile, how: Settle) -> Result<Opened, StoreError> {
+        if let Ok(found) = fs::metadata(&self.path)
+            && !found.is_file()
+        {
+            return Err(StoreError::HeldBack(self.not_a_file(&found)));
+        }
+        if let Ok(found) = Identity::of(&self.path)
+            && found.is_same_file(&open.identity)
+        {
+            // It was cut short. Nothing is left of an empty one.
+            if how == Settle::Restore || found.length == 0 {
+                self.move_aside()?;
+            } else {
+                // redb writes to the file when it closes it, and holds its lock until then.
+                open.database = None;
+            }
+        }
+        let opened = match open_file(&self.path, Missing::Create) {
+            Err(error) if how == Settle::Restore && error.is_of_the_content() => {
+                self.move_aside()?;
+                open_file(&self.path, Missing::Create)
+            }
+            opened => opened,
+        };
+        opened.map_err(|error| {
+            let reason = with_cause(&error);
+            if !error.is_of_the_content() {
+                return StoreError::Unavailable(reason);
+            }
+            open.unreadable = Some(reason.clone());
+            StoreError::HeldBack(format!(
+                "it cannot be gone by what is there ({reason}): `skysail cluster restore` sets it aside and writes what \
+                 is held to a new file; do not stop this server before, it alone holds what was stored"
+            ))
+        })
+    }
+
+    fn not_a_file(&self, found: &fs::Metadata) -> String {
+        let kind = if found.is_dir() {
+            "a folder"
+        } else {
+            "no regular file"
+        };
+        format!(
+            "{} is {kind}: move it away, then say `skysail cluster restore` again; do not stop this server before, it \
+             alone holds what was stored",
+            self.path.display()
+        )
+    }
+
+    /// Gives the file at the path another name, under which it can be looked at.
+    fn move_aside(&self) -> Result<(), StoreError> {
+        let since = Timestamp::now().as_millisecond();
+        let mut aside = self.path.clone().into_os_string();
+        aside.push(format!(".damaged-{since}"));
+        let aside = PathBuf::from(aside);
+        fs::rename(&self.path, &aside).map_err(|error| {
+            StoreError::HeldBack(format!(
+                "{} could not be set aside ({error}): move it away, then say `skysail cluster restore` again; do not \
+                 stop this server before, it alone holds what was stored",
+                self.path.display()
+            ))
+        })?;
+        warn!(path = %self.path.display(), aside = %aside.display(), "store file set aside");
+        *self.set_aside.lock() = Some(aside);
+        Ok(())
+    }
+}
+
+impl OpenError {
+    /// Whether it is what the file holds that cannot be used.
+    fn is_of_the_content(&self) -> bool {
+        matches!(
+            self,
+            Self::Foreign { .. } | Self::Damaged { .. } | Self::OtherSchema { .. }
+        )
+    }
+}
+
 impl Identity {
     fn of(path: &Path) -> io::Result<Self> {
         let found = fs::metadata(path)?;
@@ -495,7 +607,13 @@ impl Identity {
             Err(error) => return Some(format!("cannot be looked at ({error})")),
         };
         if !found.is_same_file(self) {
-            return Some("was replaced by another file".into());
+            let is_file = fs::metadata(path).is_ok_and(|found| found.is_file());
+            let by = if is_file {
+                "another file"
+            } else {
+                "something that is no file, which has to be moved away,"
+            };
+            return Some(format!("was replaced by {by}"));
         }
         (found.length < self.length).then(|| "was cut short by another program".into())
     }
@@ -547,6 +665,7 @@ fn open_file(path: &Path, missing: Missing) -> Result<Opened, OpenError> {
     let file = OpenFile {
         database: Some(database),
         identity: Identity::of(path).map_err(io_error)?,
+        unreadable: None,
         inventory,
     };
     Ok(Opened { file, catalog })

@@ -4,6 +4,7 @@
 //! for tests only). How documents are written down is shared by both (`document`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +71,11 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Decides what to do about a store that lost something ([`StoreHealth::WentBack`]), for all frontends;
     /// accepting one that was never written makes it one that was. Returns the snapshot that is followed now.
     async fn settle(&self, how: Settle) -> Result<Arc<Catalog>, StoreError>;
+
+    /// What the last [`Self::settle`] has moved out of the way, where there is something to be moved.
+    fn set_aside(&self) -> Option<PathBuf> {
+        None
+    }
 
     /// Takes the place of these other incarnations of the cluster's store as well: what was started for them is this
     /// one's from then on ([`Catalog::owns`]). Returns the snapshot that says so.

@@ -308,12 +308,99 @@ async fn the_file_that_is_there_is_gone_by_when_a_person_says_so() {
     // Of another kind: nobody's data is overwritten.
     fs::remove_file(&path).unwrap();
     fs::write(&path, "a letter").unwrap();
-    for how in [Settle::Restore, Settle::Accept] {
-        let refused = store.settle(how).await;
-        assert!(matches!(refused, Err(StoreError::Corrupt(_))), "{refused:?}");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "a letter");
+    let refused = held_back(store.settle(Settle::Accept).await);
+    assert!(refused.contains("skysail cluster restore"), "{refused}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "a letter");
+    held_back(add(&store, "b", "").await);
+    store.settle(Settle::Restore).await.unwrap();
+    let aside = store.set_aside().unwrap();
+    assert_eq!(fs::read_to_string(aside).unwrap(), "a letter");
+}
+
+fn held_back<T: std::fmt::Debug>(refused: Result<T, StoreError>) -> String {
+    match refused {
+        Err(StoreError::HeldBack(why)) => why,
+        other => panic!("{other:?}"),
     }
-    assert!(matches!(add(&store, "b", "").await, Err(StoreError::HeldBack(_))));
+}
+
+/// Lets a file that is open be cut to a part of its length by another program.
+fn cut(path: &Path, length: impl FnOnce(u64) -> u64) {
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(length(file.metadata().unwrap().len())).unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_is_cut_or_replaced_by_junk_is_set_aside_for_what_is_held() {
+    let harms: [fn(&Path); 4] = [
+        |path| cut(path, |_| 0),
+        |path| cut(path, |length| length / 2),
+        |path| {
+            let junk = path.with_extension("junk");
+            fs::write(&junk, "junk ".repeat(100_000)).unwrap();
+            fs::rename(junk, path).unwrap();
+        },
+        |path| fs::write(path, "short").unwrap(),
+    ];
+    for (case, harm) in harms.into_iter().enumerate() {
+        for writes_first in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = store_path(&folder);
+            let store = EmbeddedStore::open(&path).unwrap();
+            let held = add(&store, "a", "").await.unwrap();
+            harm(&path);
+            if writes_first {
+                for _again in 0..3 {
+                    held_back(add(&store, "b", "").await);
+                    announced(&store).await;
+                }
+            }
+            // Whoever tries the other way first may still restore.
+            if case == 2 {
+                let said = held_back(store.settle(Settle::Accept).await);
+                assert!(said.contains("skysail cluster restore"), "{said}");
+                announced(&store).await;
+                assert!(matches!(&*store.health().borrow(), StoreHealth::WentBack(_)));
+                held_back(add(&store, "b", "").await);
+            }
+            let restored = store.settle(Settle::Restore).await.unwrap();
+            assert_eq!(restored.applications, held.applications, "case {case}");
+            let aside = store.set_aside().unwrap();
+            assert!(aside.exists() && aside.display().to_string().contains("store.redb.damaged-"));
+            assert_eq!(*store.health().borrow(), StoreHealth::Up);
+            let after = add(&store, "c", "").await.unwrap();
+            drop(store);
+            assert_eq!(EmbeddedStore::open(&path).unwrap().file.snapshot(), after);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_file_has_to_be_moved_away_by_a_person() {
+    let places: [fn(&Path); 2] = [
+        |path| fs::create_dir(path).unwrap(),
+        |path| {
+            assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+        },
+    ];
+    for place in places {
+        let folder = tempfile::tempdir().unwrap();
+        let path = store_path(&folder);
+        let store = EmbeddedStore::open(&path).unwrap();
+        let held = add(&store, "a", "").await.unwrap();
+        fs::remove_file(&path).unwrap();
+        place(&path);
+        for how in [Settle::Restore, Settle::Accept] {
+            let said = held_back(store.settle(how).await);
+            assert!(
+                said.contains("move it away") && said.contains("do not stop this server"),
+                "{said}"
+            );
+        }
+        fs::rename(&path, folder.path().join("away")).unwrap();
+        let restored = store.settle(Settle::Restore).await.unwrap();
+        assert_eq!(restored.applications, held.applications);
+    }
 }
 
 #[tokio::test]
