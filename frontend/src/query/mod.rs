@@ -216,8 +216,11 @@ impl QueryService {
         if self.is_draining() {
             return Some("the frontend is draining");
         }
-        if self.routes.load().is_none() || !self.ids.are_there() {
+        if self.routes.load().is_none() {
             return Some("the metadata store was not read yet");
+        }
+        if !self.ids.are_there() {
+            return Some("the metadata store has not given query ids yet");
         }
         self.is_settling()
             .then_some("replicas of models that were served before are on their way to this frontend")

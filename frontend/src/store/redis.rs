@@ -513,7 +513,15 @@ impl Follower {
 
     async fn next_query_block(&mut self, session: &mut Session) -> Result<u64, Failure> {
         let start = first_query_block(Timestamp::now());
-        let block = session.next_query_block(start, self.highest_block).await?;
+        let given = session.next_query_block(start, self.highest_block).await;
+        match &given {
+            Ok(_) => self.pulse.written(Beat::QueryBlock, None),
+            Err(failure) if failure.refusal().is_some() => {
+                self.pulse.written(Beat::QueryBlock, failure.refusal());
+            }
+            Err(_) => {}
+        }
+        let block = given?;
         self.highest_block = self.highest_block.max(Some(block));
         Ok(block)
     }

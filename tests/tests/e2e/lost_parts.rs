@@ -96,7 +96,10 @@ async fn a_part_that_is_lost_is_named_and_restored() {
     let losses = [
         ("UNLINK {skysail:blue}:models", "model `m` is missing"),
         ("HDEL {skysail:blue}:applications b", "application `b` is missing"),
-        ("DEL {skysail:blue}:settings", "the cluster's settings are missing"),
+        (
+            "DEL {skysail:blue}:settings",
+            "the cluster's settings are missing",
+        ),
         (
             "DEL {skysail:blue}:applications",
             "application `a` and application `b` are missing",

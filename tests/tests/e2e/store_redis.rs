@@ -47,6 +47,7 @@ cases! {
     a_user_who_may_touch_nothing_but_the_clusters_keys_and_channel_is_enough: Redis;
     without_permission_for_the_channel_writes_are_seen_all_the_same: Redis;
     a_commit_that_redis_refuses_half_way_changes_nothing: Redis;
+    a_key_of_another_type_is_named_with_what_to_do_about_it: Redis;
     a_store_that_cannot_be_read_is_told_of_and_the_last_snapshot_stays: Redis;
 }
 
@@ -856,7 +857,7 @@ async fn a_store_that_cannot_be_read_is_told_of_and_the_last_snapshot_stays() {
         ),
         (
             "SET {skysail:blue}:models x",
-            "WRONGTYPE",
+            "key {skysail:blue}:models is a string, not a hash: move it away (`RENAME",
             "DEL {skysail:blue}:models",
         ),
     ];
@@ -875,4 +876,62 @@ async fn a_store_that_cannot_be_read_is_told_of_and_the_last_snapshot_stays() {
         ready(&store).await;
     }
     commit(&store, vec![put("c")]).await.unwrap();
+}
+
+async fn a_key_of_another_type_is_named_with_what_to_do_about_it() {
+    for (key, breakage) in [
+        ("generation", "SET {skysail:blue}:generation x"),
+        ("applications", "SET {skysail:blue}:applications x"),
+        ("settings", "RPUSH {skysail:blue}:settings x"),
+        ("query-block", "HSET {skysail:blue}:query-block a b"),
+        ("query-block", "SET {skysail:blue}:query-block x"),
+        ("frontends", "SET {skysail:blue}:frontends x"),
+        ("frontend-expiries", "SET {skysail:blue}:frontend-expiries x"),
+        ("lease", "SET {skysail:blue}:lease x"),
+        ("held-back", "SET {skysail:blue}:held-back x"),
+    ] {
+        let server = RedisServer::start().await;
+        let store = connect(&server.url());
+        ready(&store).await;
+        commit(&store, vec![put("a")]).await.unwrap();
+        let _: redis::Value = server.run(&format!("DEL {{skysail:blue}}:{key}"));
+        let _: redis::Value = server.run(breakage);
+        let named = format!("key {{skysail:blue}}:{key} ");
+        let told = async {
+            loop {
+                // Whether they are refused is what is looked at.
+                let _ = store.announce("one", "{}".into(), Duration::from_secs(60)).await;
+                let _ = store.take_lease("one", Duration::from_secs(60)).await;
+                let _ = store.next_query_block().await;
+                let problem = store.health().borrow().problem();
+                if let Some(said) = problem.filter(|said| said.contains(&named)) {
+                    return said;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let said = within(&named, told).await;
+        assert!(said.contains("RENAME"), "{said}");
+        let documents = ["generation", "applications", "settings"].contains(&key);
+        assert_eq!(said.contains("skysail cluster restore"), documents, "{said}");
+
+        // As it says.
+        let () = server.run(&format!(
+            "RENAME {{skysail:blue}}:{key} {{skysail:blue}}:{key}-aside"
+        ));
+        let again = async {
+            loop {
+                let _ = store.announce("one", "{}".into(), Duration::from_secs(60)).await;
+                let _ = store.take_lease("one", Duration::from_secs(60)).await;
+                let _ = store.next_query_block().await;
+                let _ = store.settle(Settle::Restore).await;
+                if *store.health().borrow() == StoreHealth::Up {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        within("the store to be well again", again).await;
+        commit(&store, vec![put("b")]).await.unwrap();
+    }
 }

@@ -209,6 +209,51 @@ impl Endpoint {
         StoreError::Unavailable(self.says(&said))
     }
 
+    /// Like [`Self::explain`]. For a key of another type it asks which one that is, and says what to do about it.
+    pub(super) async fn explain_asking(
+        &self,
+        error: &RedisError,
+        connection: &mut MultiplexedConnection,
+    ) -> StoreError {
+        let explained = self.explain(error);
+        if !matches!(explained, StoreError::Corrupt(_)) {
+            return explained;
+        }
+        match self.misused_key(connection).await {
+            Some(misused) => self.corrupt(&misused),
+            None => explained,
+        }
+    }
+
+    /// The first key that holds something of another type than it should, and what to do about that.
+    pub(super) async fn misused_key(&self, connection: &mut MultiplexedConnection) -> Option<String> {
+        let keys = self.keys.with_types();
+        let mut asking = redis::pipe();
+        for (key, ..) in &keys {
+            asking.cmd("TYPE").arg(key);
+        }
+        let found: Vec<String> = asking.query_async(connection).await.ok()?;
+        let (key, expected, afterwards, is) =
+            keys.iter().zip(&found).find_map(|((key, expected, then), is)| {
+                (is != expected && is != "none").then_some((key, expected, then, is))
+            })?;
+        Some(misused(key, &format!("is a {is}, not a {expected}"), *afterwards))
+    }
+
+    /// What a failed command means for the session; asks as [`Self::explain_asking`] does.
+    pub(super) async fn failure_asking(
+        &self,
+        error: &RedisError,
+        connection: &mut MultiplexedConnection,
+    ) -> Failure {
+        match self.failure(error) {
+            Failure::Refused(StoreError::Corrupt(_)) => {
+                Failure::Refused(self.explain_asking(error, connection).await)
+            }
+            other => other,
+        }
+    }
+
     /// What a failed command means for the session.
     pub(super) fn failure(&self, error: &RedisError) -> Failure {
         let explained = self.explain(error);
@@ -245,7 +290,47 @@ impl Endpoint {
     }
 }
 
+/// What happens once a key that is misused was moved away.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Afterwards {
+    /// It is made again.
+    MadeAnew,
+    /// What it held is lost, and a person decides.
+    Lost,
+}
+
+/// What to say of a key that another program wrote.
+fn misused(key: &str, how: &str, afterwards: Afterwards) -> String {
+    let then = match afterwards {
+        Afterwards::MadeAnew => "it is made anew then",
+        Afterwards::Lost => "then say `skysail cluster restore`, which writes back what the frontends hold",
+    };
+    format!("key {key} {how}: move it away (`RENAME {key} {key}-aside` in redis-cli); {then}")
+}
+
+/// The query block that is there is no number.
+pub(super) fn no_number(key: &str) -> String {
+    misused(key, "holds no number", Afterwards::MadeAnew)
+}
+
 impl Keys {
+    /// Each with its type, as Redis calls it.
+    fn with_types(&self) -> [(&str, &'static str, Afterwards); 10] {
+        use Afterwards::{Lost, MadeAnew};
+        [
+            (&self.generation, "hash", Lost),
+            (&self.applications, "hash", Lost),
+            (&self.models, "hash", Lost),
+            (&self.settings, "hash", Lost),
+            (&self.query_block, "string", MadeAnew),
+            (&self.frontends, "hash", MadeAnew),
+            (&self.frontend_expiries, "zset", MadeAnew),
+            (&self.lease, "hash", MadeAnew),
+            (&self.held_back, "hash", MadeAnew),
+            (&self.restore, "string", MadeAnew),
+        ]
+    }
+
     fn of(cluster: &ClusterName) -> Self {
         let key = |name: &str| format!("{{skysail:{cluster}}}:{name}");
         Self {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
 use skysail_core::cluster::Lease;
 use tokio::sync::watch;
@@ -165,14 +166,17 @@ impl LeaseDesk {
 
     async fn ask(&self, arguments: &[&str]) -> Result<Vec<String>, StoreError> {
         let (endpoint, mut connection) = self.connected().await?;
-        let asked = redis::cmd("EVAL")
+        let asked: RedisResult<Vec<String>> = redis::cmd("EVAL")
             .arg(LEASE)
             .arg(1)
             .arg(&endpoint.keys.lease)
             .arg(arguments)
             .query_async(&mut connection)
-            .await
-            .map_err(|error| endpoint.failure(&error));
+            .await;
+        let asked = match asked {
+            Ok(reply) => Ok(reply),
+            Err(error) => Err(endpoint.failure_asking(&error, &mut connection).await),
+        };
         match &asked {
             Ok(_) => self.pulse.written(Beat::Lease, None),
             Err(failure) if failure.refusal().is_some() => self.pulse.written(Beat::Lease, failure.refusal()),

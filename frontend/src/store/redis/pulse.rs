@@ -25,6 +25,8 @@ pub(super) enum Beat {
     Announcement,
     /// The control role's lease.
     Lease,
+    /// Query ids: without a first block no query is answered.
+    QueryBlock,
 }
 
 /// What is known of Redis, and who wants to know.
@@ -37,8 +39,8 @@ pub(super) struct Pulse {
 struct State {
     /// As the follower finds it.
     followed: StoreHealth,
-    /// Why the last announcement was refused, and the last wish for the lease.
-    refused: [Option<String>; 2],
+    /// Why the last announcement was refused, the last wish for the lease, and the last for query ids.
+    refused: [Option<String>; 3],
     /// The latest round trips.
     trips: [Duration; ROUND_TRIPS],
 }
@@ -49,7 +51,7 @@ impl Pulse {
             redis,
             state: Mutex::new(State {
                 followed: StoreHealth::Connecting,
-                refused: [None, None],
+                refused: [None, None, None],
                 trips: [Duration::ZERO; ROUND_TRIPS],
             }),
             health: watch::Sender::new(StoreHealth::Connecting),

@@ -13,7 +13,7 @@ use skysail_core::cluster::Lease;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
 
-use super::endpoint::{Endpoint, Failure, RESPONSE_TIMEOUT};
+use super::endpoint::{Endpoint, Failure, RESPONSE_TIMEOUT, no_number};
 use super::setback::{Seen, Stored};
 use crate::store::document::{self, Documents, Edit, Kind, SCHEMA};
 use crate::store::proof::{Inventory, Proof};
@@ -147,11 +147,8 @@ impl Session {
     }
 
     async fn about(&mut self) -> Result<Stored, StoreError> {
-        let about: About = self
-            .about_command()
-            .query_async(&mut self.connection)
-            .await
-            .map_err(|error| self.endpoint.explain(&error))?;
+        let about: RedisResult<About> = self.about_command().query_async(&mut self.connection).await;
+        let about = self.read_by(about).await?;
         self.read_about(about)
     }
 
@@ -159,7 +156,7 @@ impl Session {
     pub(super) async fn look(&mut self) -> Result<(Seen, BTreeMap<String, String>), StoreError> {
         let keys = &self.endpoint.keys;
         type Held = (Option<String>, Option<String>, Option<String>);
-        let (about, documents, held, wish, live): (About, u64, Held, i64, Hash) = redis::cmd("EVAL")
+        let looked: RedisResult<(About, u64, Held, i64, Hash)> = redis::cmd("EVAL")
             .arg(LOOK)
             .arg(8)
             .arg(&keys.generation)
@@ -171,8 +168,8 @@ impl Session {
             .arg(&keys.frontends)
             .arg(&keys.frontend_expiries)
             .query_async(&mut self.connection)
-            .await
-            .map_err(|error| self.endpoint.explain(&error))?;
+            .await;
+        let (about, documents, held, wish, live) = self.read_by(looked).await?;
         let stored = self.read_about(about)?;
         let (held, number, broken) = held;
         let held_back = match held {
@@ -196,21 +193,29 @@ impl Session {
     /// All documents, read in one transaction with the generation they are of.
     pub(super) async fn snapshot(&mut self) -> Result<(Stored, Documents), StoreError> {
         let keys = &self.endpoint.keys;
-        let (about, applications, models, settings): (About, Hash, Hash, Hash) = redis::pipe()
+        let read: RedisResult<(About, Hash, Hash, Hash)> = redis::pipe()
             .atomic()
             .add_command(self.about_command())
             .hgetall(&keys.applications)
             .hgetall(&keys.models)
             .hgetall(&keys.settings)
             .query_async(&mut self.connection)
-            .await
-            .map_err(|error| self.endpoint.explain(&error))?;
+            .await;
+        let (about, applications, models, settings) = self.read_by(read).await?;
         let documents = Documents {
             applications: by_name(applications),
             models: by_name(models),
             settings: by_name(settings),
         };
         Ok((self.read_about(about)?, documents))
+    }
+
+    /// What was read, or why it was not.
+    async fn read_by<T>(&mut self, read: RedisResult<T>) -> Result<T, StoreError> {
+        match read {
+            Ok(read) => Ok(read),
+            Err(error) => Err(self.endpoint.explain_asking(&error, &mut self.connection).await),
+        }
     }
 
     /// What the documents say.
@@ -380,7 +385,10 @@ impl Session {
                 Ok(()) => Err(self.unusable("a script refused a schema that it knows")),
                 Err(reason) => Err(self.unusable(&reason)),
             },
-            ["unreadable", reason] => Err(self.unusable(reason)),
+            ["unreadable", reason] => {
+                let misused = self.endpoint.misused_key(&mut self.connection).await;
+                Err(self.unusable(misused.as_deref().unwrap_or(reason)))
+            }
             _ => Err(self.unusable(&format!("a script answered {reply:?}"))),
         }
     }
@@ -469,7 +477,13 @@ impl Session {
             .arg("NX")
             .ignore()
             .incr(&key, 1);
-        let (block,): (u64,) = self.query(&take).await?;
+        let (block,): (u64,) = match self.query(&take).await {
+            Err(Failure::Refused(StoreError::Refuses(why))) if why.contains("not an integer") => {
+                let why = self.endpoint.corrupt(&no_number(&key));
+                return Err(Failure::Refused(why));
+            }
+            taken => taken?,
+        };
         match floor {
             Some(floor) if block <= floor => {
                 let mut skip = redis::pipe();
@@ -483,12 +497,19 @@ impl Session {
 
     async fn query<T: FromRedisValue>(&mut self, commands: &redis::Pipeline) -> Result<T, Failure> {
         let done: Result<T, RedisError> = commands.query_async(&mut self.connection).await;
-        done.map_err(|error| self.endpoint.failure(&error))
+        self.done(done).await
     }
 
     async fn run<T: FromRedisValue>(&mut self, command: &redis::Cmd) -> Result<T, Failure> {
         let done: Result<T, RedisError> = command.query_async(&mut self.connection).await;
-        done.map_err(|error| self.endpoint.failure(&error))
+        self.done(done).await
+    }
+
+    async fn done<T>(&mut self, done: RedisResult<T>) -> Result<T, Failure> {
+        match done {
+            Ok(done) => Ok(done),
+            Err(error) => Err(self.endpoint.failure_asking(&error, &mut self.connection).await),
+        }
     }
 
     fn unusable(&self, reason: &str) -> Failure {
