@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::endpoint::{Endpoint, Failure};
 use super::pulse::{Beat, Pulse};
-use crate::store::{Leased, StoreError};
+use crate::store::{Leased, StoreError, StoreHealth};
 
 const LEASE: &str = concat!(include_str!("now.lua"), include_str!("lease.lua"));
 
@@ -35,7 +35,7 @@ struct Known {
     highest: u64,
     /// The lease that another had when it was last looked at.
     others: Option<Others>,
-    /// Until when this process has the lease, by its own clock.
+    /// Until when this process has the lease, or had it if nobody is known to have had it since, by its own clock.
     own_until: Option<Instant>,
 }
 
@@ -63,8 +63,13 @@ impl Known {
         }
     }
 
-    fn has_it(&self) -> bool {
-        self.own_until.is_some_and(|until| Instant::now() < until)
+    /// Whether to take the lease now would be to begin to act, and not to go on. While writes are refused whoever
+    /// had it last goes on asking, so that it is the first when they are taken again; it has containers running.
+    fn would_begin(&self, doubt: &StoreHealth) -> bool {
+        match doubt {
+            StoreHealth::RefusesWrites(_) => self.own_until.is_none(),
+            _ => self.own_until.is_none_or(|until| until <= Instant::now()),
+        }
     }
 
     fn taken(&mut self, number: u64, until: Instant) {
@@ -116,9 +121,9 @@ impl LeaseDesk {
     pub(super) async fn take(&self, holder: &str, ttl: Duration) -> Result<Leased, StoreError> {
         self.connected().await?;
         if let Some(doubt) = self.pulse.doubt()
-            && !self.known.lock().has_it()
+            && self.known.lock().would_begin(&doubt)
         {
-            return Err(StoreError::HeldBack(doubt));
+            return Err(StoreError::HeldBack(doubt.problem().unwrap_or_default()));
         }
         let asked = Instant::now();
         let (highest, (number, until)) = {

@@ -62,13 +62,13 @@ impl Pulse {
         self.health.subscribe()
     }
 
-    /// Why nobody should begin to act on the word of this store, in a sentence. That the lease itself was refused is
-    /// no reason: asking for it is how it is found out whether it still is.
-    pub(super) fn doubt(&self) -> Option<String> {
+    /// Why nobody should begin to act on the word of this store. That the lease itself was refused is no reason:
+    /// asking for it is how it is found out whether it still is.
+    pub(super) fn doubt(&self) -> Option<StoreHealth> {
         let state = self.state.lock();
         match (&state.followed, &state.refused[Beat::Announcement as usize]) {
-            (StoreHealth::WentBack(sentence), _) => Some(sentence.clone()),
-            (_, Some(refused)) => StoreHealth::RefusesWrites(refused.clone()).problem(),
+            (lost @ StoreHealth::WentBack(_), _) => Some(lost.clone()),
+            (_, Some(refused)) => Some(StoreHealth::RefusesWrites(refused.clone())),
             _ => None,
         }
     }
@@ -243,10 +243,10 @@ mod tests {
         pulse.written(Beat::Lease, Some(&refused));
         assert_eq!(pulse.doubt(), None);
         pulse.written(Beat::Announcement, Some(&refused));
-        assert!(pulse.doubt().unwrap().contains("OOM"));
+        assert_eq!(pulse.doubt(), Some(StoreHealth::RefusesWrites("OOM".into())));
         pulse.written(Beat::Announcement, None);
         assert_eq!(pulse.doubt(), None);
         pulse.found(StoreHealth::WentBack("lost".into()));
-        assert_eq!(pulse.doubt().unwrap(), "lost");
+        assert_eq!(pulse.doubt(), Some(StoreHealth::WentBack("lost".into())));
     }
 }
