@@ -170,8 +170,8 @@ impl StoreHealth {
             Self::Connecting | Self::Up => None,
             Self::Slow(why) => Some(format!("the metadata store is slow: {why}")),
             Self::RefusesWrites(why) => Some(format!(
-                "the metadata store refuses writes, so nothing is written and no frontend begins to act as the \
-                 control role, and what runs goes on: {why}"
+                "the metadata store refuses writes; changes, and another frontend's beginning to act as the control \
+                 role, wait until it takes them, and what runs goes on: {why}"
             )),
             Self::Down(why) => Some(format!("the metadata store is away: {why}")),
             // It says so itself.
