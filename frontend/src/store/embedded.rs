@@ -442,6 +442,11 @@ impl StoreFile {
     fn opened(&self, missing: Missing) -> Result<Opened, StoreError> {
         open_file(&self.path, missing).map_err(|error| {
             let reason = with_cause(&error);
+            if error.is_of_the_disk() {
+                self.health
+                    .send_replace(StoreHealth::RefusesWrites(reason.clone()));
+                return StoreError::Refuses(reason);
+            }
             self.health.send_replace(StoreHealth::Down(reason.clone()));
             match error {
                 OpenError::InUse { .. } | OpenError::Io { .. } => StoreError::Unavailable(reason),
@@ -576,6 +581,16 @@ impl StoreFile {
 }
 
 impl OpenError {
+    /// Whether the file could be read, but not be written to: redb writes when it opens one.
+    fn is_of_the_disk(&self) -> bool {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        matches!(
+            self,
+            Self::Io { source, .. }
+                if matches!(source.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem | FileTooLarge)
+        )
+    }
+
     /// Whether it is what the file holds that cannot be used.
     fn is_of_the_content(&self) -> bool {
         matches!(
