@@ -87,9 +87,10 @@ struct Flags {
     /// The largest query body, in bytes, also once it is inflated [default: 33554432].
     #[arg(long, env = "SKYSAIL_BODY_LIMIT", value_name = "BYTES")]
     body_limit: Option<String>,
-    /// Connections to query REST that may be open at once; for a further one the one that has idled longest is
-    /// closed, and while each has a request in flight it waits. So ask /healthz of admin REST, which has 1000 of
-    /// its own [default: 10000, or what the limit on open files allows].
+    /// Connections to query REST that may be open at once; for a further one the one that has waited longest for a
+    /// request, or for the rest of a request's head, is closed, and while each has a request in flight it waits.
+    /// So ask /healthz of admin REST, which has 1000 of its own [default: 10000, or what the limit on open files
+    /// allows].
     #[arg(long, env = "SKYSAIL_MAX_CONNECTIONS", value_name = "N")]
     max_connections: Option<String>,
     /// How long a client may take to send its first request or the rest of a request's head, may pause
