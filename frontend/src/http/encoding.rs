@@ -5,7 +5,7 @@
 //! needs.
 
 use axum::http::HeaderMap;
-use axum::http::header::CONTENT_ENCODING;
+use axum::http::header::{CONTENT_ENCODING, TRANSFER_ENCODING};
 use bytes::{Buf, Bytes};
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
@@ -56,6 +56,7 @@ enum Encoding {
 impl Encodings {
     /// What these headers say of the body.
     pub fn of(headers: &HeaderMap) -> Result<Self, BodyError> {
+        check_transfer(headers)?;
         let mut found = None;
         for value in headers.get_all(CONTENT_ENCODING) {
             let value = String::from_utf8_lossy(value.as_bytes());
@@ -96,6 +97,22 @@ impl Encodings {
             limit,
         })
     }
+}
+
+/// Refuses a body that was compressed for its way, which hyper does not undo.
+fn check_transfer(headers: &HeaderMap) -> Result<(), BodyError> {
+    for value in headers.get_all(TRANSFER_ENCODING) {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        let mut named = value.split(',').map(str::trim);
+        let is_plain = |name: &&str| name.is_empty() || name.eq_ignore_ascii_case("chunked");
+        if let Some(name) = named.find(|name| !is_plain(name)) {
+            let name: String = name.chars().take(80).collect();
+            return Err(BodyError::Undecodable(format!(
+                "`Transfer-Encoding: {name}` is not taken, only chunked is: say `Content-Encoding` of a compressed body"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// A body that is being inflated.
@@ -280,7 +297,7 @@ fn in_memory(bytes: u64) -> usize {
 }
 
 /// Whether a body of the encoding `deflate` has the header of zlib, as it should; some clients leave it out.
-pub(super) fn has_zlib_header(body: &[u8]) -> bool {
+fn has_zlib_header(body: &[u8]) -> bool {
     match body {
         [method, flags, ..] => method & 0x0f == 8 && u16::from_be_bytes([*method, *flags]).is_multiple_of(31),
         _ => false,
@@ -403,6 +420,23 @@ mod tests {
             (&["identity", "identity, gzip"], Some(Gzip)),
         ] {
             assert_eq!(encodings(values), Ok(Encodings(expected)), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_was_compressed_for_its_way_is_refused() {
+        for (value, taken) in [
+            ("chunked", true),
+            ("Chunked", true),
+            ("gzip, chunked", false),
+            ("gzip", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(TRANSFER_ENCODING, value.parse().unwrap());
+            match Encodings::of(&headers) {
+                Ok(_) => assert!(taken, "{value}"),
+                Err(error) => assert!(!taken && error.to_string().contains("`Transfer-Encoding: gzip`")),
+            }
         }
     }
 
