@@ -409,6 +409,33 @@ mod tests {
         assert!(broken.is_empty(), "clap would break these lines: {broken:#?}");
     }
 
+    /// A paragraph over several lines is ragged where clap breaks them once more.
+    #[test]
+    fn paragraphs_below_the_examples_are_wrapped_by_clap_alone() {
+        fn visit(command: &clap::Command, broken: &mut Vec<String>, seen: &mut usize) {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            for paragraph in help
+                .split("\n\n")
+                .filter(|paragraph| !paragraph.starts_with("Examples:"))
+            {
+                *seen += usize::from(!paragraph.is_empty());
+                if paragraph.contains('\n') {
+                    broken.push(paragraph.to_owned());
+                }
+            }
+            for subcommand in command.get_subcommands() {
+                visit(subcommand, broken, seen);
+            }
+        }
+        let (mut broken, mut seen) = (Vec::new(), 0);
+        visit(&Arguments::command(), &mut broken, &mut seen);
+        assert!(seen > 10);
+        assert!(broken.is_empty(), "{broken:#?}");
+    }
+
     #[test]
     fn a_version_may_be_left_out_where_one_is_understood() {
         let target: ModelTarget = "iris-model".parse().unwrap();

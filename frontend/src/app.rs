@@ -1,5 +1,6 @@
 //! The composition root: builds every part, wires them, and owns every long-lived task.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -304,7 +305,8 @@ impl App {
         ending: &mut Ending,
         followed: watch::Receiver<Generation>,
     ) -> observed::Views {
-        self.queries.set_settling(self.config.roles.query);
+        self.queries
+            .set_settling(self.config.roles.query.then(BTreeSet::new));
         let (own, seen) = watch::channel(self.identity.first_view());
         let observer = Observer::new(
             self.identity.clone(),

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -87,9 +87,10 @@ struct Flags {
     /// The largest query body, in bytes, also once it is inflated [default: 33554432].
     #[arg(long, env = "SKYSAIL_BODY_LIMIT", value_name = "BYTES")]
     body_limit: Option<String>,
-    /// Connections to query REST that may be open at once; for a further one the one that has idled longest is
-    /// closed, and while each has a request in flight it waits. So ask /healthz of admin REST, which has 1000 of
-    /// its own [default: 10000, or what the limit on open files allows].
+    /// Connections to query REST that may be open at once; for a further one the one that has waited longest for a
+    /// request, or for the rest of a request's head, is closed, and while each has a request in flight it waits.
+    /// So ask /healthz of admin REST, which has 1000 of its own [default: 10000, or what the limit on open files
+    /// allows].
     #[arg(long, env = "SKYSAIL_MAX_CONNECTIONS", value_name = "N")]
     max_connections: Option<String>,
     /// How long a client may take to send its first request or the rest of a request's head, may pause
@@ -618,16 +619,43 @@ fn parse_origins(text: &str) -> Result<AllowedOrigins, String> {
 }
 
 fn parse_host_port(text: &str) -> Result<String, String> {
-    if text.contains([',', ' ']) {
+    if text.contains(',') || text.split_whitespace().filter(|part| part.contains(':')).count() > 1 {
         return Err("expected one address, HOST:PORT: each frontend of a cluster advertises its own".into());
     }
-    let good = text.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) && !host.contains('/')
-    });
-    if good {
-        Ok(text.into())
-    } else {
-        Err("expected HOST:PORT, as in frontend.example:7000".into())
+    let Some((host, port)) = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()) else {
+        return Err("expected HOST:PORT, as in frontend.example:7000".into());
+    };
+    let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number || !port.parse::<u16>().is_ok_and(|port| port != 0) {
+        return Err(format!(
+            "expected a port from 1 to 65535 after the last colon, and not `{port}`"
+        ));
+    }
+    check_host(host).map(|()| text.into())
+}
+
+/// Whether this is the name or the address of one machine.
+fn check_host(host: &str) -> Result<(), String> {
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let address = match bracketed {
+        Some(inside) => match inside.parse::<Ipv6Addr>() {
+            Ok(address) => Some(IpAddr::V6(address)),
+            Err(_) => return Err(format!("`{inside}` is no IPv6 address")),
+        },
+        None if host.contains(':') => {
+            return Err("an IPv6 address is written in brackets, as in [2001:db8::1]:7000".into());
+        }
+        None => host.parse().ok(),
+    };
+    if address.is_some_and(|address| address.is_unspecified()) {
+        return Err(format!(
+            "{host} stands for every address of a machine, and nobody can dial it: give the one at which containers reach this frontend"
+        ));
+    }
+    let is_of_names = |character: char| character.is_alphanumeric() || "-._".contains(character);
+    match address.is_some() || host.chars().all(is_of_names) {
+        true => Ok(()),
+        false => Err(format!("`{host}` is neither a host's name nor an address")),
     }
 }
 
@@ -848,6 +876,25 @@ mod tests {
         for several in ["one:7000,two:7000", "one:7000, two:7000", "one:7000 two:7000"] {
             let mistake = config(&["--rpc-advertise", several]).unwrap_err().to_string();
             assert!(mistake.contains("expected one address"), "{mistake}");
+        }
+        for (nowhere, why) in [
+            ("0.0.0.0:7000", "nobody can dial"),
+            ("[::]:7000", "nobody can dial"),
+            ("::1:7000", "in brackets"),
+            ("[one]:7000", "no IPv6 address"),
+            ("h:+700", "and not `+700`"),
+            ("h:7 000", "and not `7 000`"),
+            ("h:0", "and not `0`"),
+            ("h:65536", "and not `65536`"),
+            ("h:", "and not ``"),
+            (":7000", "expected HOST:PORT"),
+            ("h", "expected HOST:PORT"),
+            ("h;x:7000", "neither a host's name"),
+            ("h x:7000", "neither a host's name"),
+            ("http//h:7000", "neither a host's name"),
+        ] {
+            let mistake = config(&["--rpc-advertise", nowhere]).unwrap_err().to_string();
+            assert!(mistake.contains(why), "{nowhere}: {mistake}");
         }
     }
 

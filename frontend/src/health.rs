@@ -50,14 +50,15 @@ impl Health {
     /// snapshot unready: balancers would take every frontend out at once.
     pub fn readiness(&self) -> Readiness {
         let not_ready = self.service.not_ready();
-        let mut reasons: Vec<String> = not_ready.into_iter().map(str::to_owned).collect();
+        let ready = not_ready.is_none();
+        let mut reasons: Vec<String> = not_ready.into_iter().collect();
         let mut degraded = Vec::new();
         if let Some(problem) = self.store.borrow().problem() {
             degraded.push("store");
             reasons.push(problem);
         }
         Readiness {
-            ready: not_ready.is_none(),
+            ready,
             degraded,
             reasons,
         }

@@ -64,8 +64,8 @@ impl Answers for Router {
 /// What clients may take of a server.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections open at once. For a further one, the one that has idled longest is closed. While none
-    /// idles, those wait in the system's backlog, where they hold nothing of ours, and one in our hands.
+    /// Connections open at once. For a further one, the one that has waited longest for a head is closed. While each
+    /// has a request in flight, those wait in the system's backlog, where they hold nothing of ours, and one in our hands.
     pub connections: usize,
     /// How long they may keep it waiting.
     pub timeouts: Timeouts,

@@ -19,7 +19,7 @@ Examples:
   skysail app register captions --input-type bytes \\
       --default-output 'no caption' --slo 2s
 
-The default output is what is answered when no model can answer in time. It is given as JSON if it
+The default output is what is answered when no model can answer in time. It is given as JSON if it \
 is JSON (-1.0 becomes a number), otherwise as a string.";
 
 const UPDATE_EXAMPLES: &str = "\

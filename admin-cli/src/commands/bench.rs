@@ -41,23 +41,23 @@ Examples:
   skysail bench iris --rate 300 --arrivals trace:arrivals.csv --output json \\
       | jq .goodput
 
-Queries are sent on a clock of their own, whatever becomes of those before them (an open loop), and
-timed from the moment at which they were due. Goodput is the share of the offered queries that the
+Queries are sent on a clock of their own, whatever becomes of those before them (an open loop), and \
+timed from the moment at which they were due. Goodput is the share of the offered queries that the \
 model's own prediction answers within the SLO: a default output is no success, nor is an error.
 
-Bursty arrivals come at four times their low rate for 15 % of the time, a second at a time. A trace
-is a CSV file with a column TIMESTAMP (2023-11-16 18:17:03.97), or a number of seconds a line; it
+Bursty arrivals come at four times their low rate for 15 % of the time, a second at a time. A trace \
+is a CSV file with a column TIMESTAMP (2023-11-16 18:17:03.97), or a number of seconds a line; it \
 is compressed to the rate, and a run is over when it ends. Ctrl-C ends a run early, with results.
 
 Without --input or --inputs every query asks something else, so that no cache answers.
 
-With --output json one object is printed: what was asked for (application, arrivals, rate, seed,
-inputs, slo_micros); ended (complete, trace_ended, interrupted) and duration_seconds; offered, which
-is in_time + late + defaulted + failed, and sent; overdue, the answers of any kind that came more
-than 10 ms after the SLO; goodput (0 to 1); offered_, sent_ and in_time_per_second; defaults by
-reason and errors by kind (connection, no_connection, timeout, status_N, unreadable, not_sent,
-interrupted); latency_micros of answers and predictions and lateness_micros (p50, p90, p99, p99_9,
-max; null if there are none); trustworthy, which is false if the sender was too late itself; and
+With --output json one object is printed: what was asked for (application, arrivals, rate, seed, \
+inputs, slo_micros); ended (complete, trace_ended, interrupted) and duration_seconds; offered, which \
+is in_time + late + defaulted + failed, and sent; overdue, the answers of any kind that came more \
+than 10 ms after the SLO; goodput (0 to 1); offered_, sent_ and in_time_per_second; defaults by \
+reason and errors by kind (connection, no_connection, timeout, status_N, unreadable, not_sent, \
+interrupted); latency_micros of answers and predictions and lateness_micros (p50, p90, p99, p99_9, \
+max; null if there are none); trustworthy, which is false if the sender was too late itself; and \
 connections, the most open at once.";
 
 #[derive(Args, Debug)]

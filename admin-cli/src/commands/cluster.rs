@@ -25,10 +25,10 @@ Examples:
   skysail start --cluster blue --query-port 0 --admin-port 0 --rpc-port 0
   skysail start --frontends 2                # takes queries on 1337 and 1339
 
-With one frontend there is one container, which does everything. With several, each takes queries in a
+With one frontend there is one container, which does everything. With several, each takes queries in a \
 container of its own, and another has the control role and, alone, Docker's socket.
 
-The cluster runs until `skysail stop`, also across restarts of Docker. Its ports are open on this
+The cluster runs until `skysail stop`, also across restarts of Docker. Its ports are open on this \
 machine only. What it knows is kept in a Docker volume, which `skysail stop` removes.";
 
 const STOP_EXAMPLES: &str = "\

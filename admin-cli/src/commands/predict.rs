@@ -21,11 +21,11 @@ Examples:
   skysail predict captions --file cat.jpg
   echo '[4.3, 2.0, 1.0, 0.1]' | skysail predict iris -
 
-INPUT is one input as JSON; for an application that takes strings, plain text will do. A file holds
-the bytes themselves where the application takes bytes, the text itself where it takes strings, and
+INPUT is one input as JSON; for an application that takes strings, plain text will do. A file holds \
+the bytes themselves where the application takes bytes, the text itself where it takes strings, and \
 JSON otherwise. Standard input (-) is read as a file is.
 
-The output goes to stdout, a string without its quotes. A default output is an answer too (exit code
+The output goes to stdout, a string without its quotes. A default output is an answer too (exit code \
 0); a note on stderr says that it is one, and why.";
 
 #[derive(Args, Debug)]

@@ -10,14 +10,14 @@ use crate::error::Error;
 use crate::output::counted;
 
 const EXAMPLES: &str = "\
-When the metadata store comes back empty or old, or lost a part, frontends go on with what they hold until
-`restore` or `accept-empty` is said, once for the whole cluster. Nothing is written until then. The frontend that acts
-as the control role replaces what ends, by the catalog it holds; if it ends, no other acts in its place.
-`skysail status` says whether it is so, what is missing, and what is held. Documents that were edited by hand are
+When the metadata store comes back empty or old, or lost a part, frontends go on with what they hold until \
+`restore` or `accept-empty` is said, once for the whole cluster. Nothing is written until then. The frontend that \
+acts as the control role replaces what ends, by the catalog it holds; if it ends, no other acts in its place. \
+`skysail status` says whether it is so, what is missing, and what is held. Documents that were edited by hand are \
 such a loss too, until `accept-empty` is said.
 
-Containers carry the store that they were started for. Those of another one are named by `skysail status` and left
-as they are: another server may look after them, which then should have a name of its own (`--cluster`). Those that
+Containers carry the store that they were started for. Those of another one are named by `skysail status` and left \
+as they are: another server may look after them, which then should have a name of its own (`--cluster`). Those that \
 were left behind by a store that is gone are taken over with `adopt`.";
 
 #[derive(Debug, Subcommand)]

@@ -3,9 +3,10 @@
 //! A balancer that sent it queries before that would get defaults for them. What cannot be had is not waited for:
 //! containers that run dial in within a second, and those that have to be started are given some more.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use skysail_proto::ids::ModelId;
+use skysail_proto::ids::{ModelId, ModelName};
 
 use crate::catalog::{Catalog, Model};
 use crate::cluster::FrontendView;
@@ -31,23 +32,27 @@ pub struct Beginning<'a> {
 }
 
 impl Beginning<'_> {
-    /// Whether it is over.
-    pub fn is_over(&self) -> bool {
+    /// The models whose replicas are waited for: none yet while it is not known which, nothing once it is over.
+    pub fn waits_for(&self) -> Option<BTreeSet<ModelName>> {
         if !self.knows_others && self.elapsed <= DIALS_WITHIN {
-            return false;
+            return Some(BTreeSet::new());
         }
         let others = self.others.iter().filter(|view| !view.draining);
         let mut served = others.flat_map(|view| &view.replicas).peekable();
-        if served.peek().is_some() {
-            return served.all(|replica| self.has(&replica.model)) || self.elapsed > DIALS_WITHIN;
-        }
-        // Nobody serves anything: it is alone, or all have begun at once. What was served before is not written
-        // down anywhere, but what is to be.
-        let linked = self.catalog.models.values().filter(|model| {
-            let mut applications = self.catalog.applications_of(&model.name);
-            applications.next().is_some()
-        });
-        linked.into_iter().all(|model| self.is_served(model))
+        let missing: BTreeSet<_> = if served.peek().is_some() {
+            let missing = served.filter(|replica| !self.has(&replica.model) && self.elapsed <= DIALS_WITHIN);
+            missing.map(|replica| replica.model.name.clone()).collect()
+        } else {
+            // Nobody serves anything: it is alone, or all have begun at once. What was served before is not
+            // written down anywhere, but what is to be.
+            let linked = self.catalog.models.values().filter(|model| {
+                let mut applications = self.catalog.applications_of(&model.name);
+                applications.next().is_some()
+            });
+            let missing = linked.filter(|model| !self.is_served(model));
+            missing.map(|model| model.name.clone()).collect()
+        };
+        (!missing.is_empty()).then_some(missing)
     }
 
     /// Whether this frontend has a replica of a version of this model that answers queries, or is not to wait for
@@ -133,7 +138,7 @@ mod tests {
                 knows_others: true,
                 elapsed: Duration::from_millis(millis),
             };
-            beginning.is_over()
+            beginning.waits_for().is_none()
         };
         let after = [0, 3001, 10_001].into_iter().find(|millis| is_over(*millis));
         after.expect("it is over some time")
@@ -149,6 +154,37 @@ mod tests {
         assert_eq!(over_after(&Catalog::default(), &[], &[]), 0);
         // Others that have nothing either have begun with it.
         assert_eq!(over_after(&all, &["b:1"], &[&[], &[]]), 10_001);
+    }
+
+    #[test]
+    fn the_models_that_are_waited_for_are_named() {
+        let all = catalog(&[("a", Some(2)), ("b", None), ("c", Some(0)), ("x", Some(1))]);
+        let named = |own: &[&str], other: &[&str], knows_others| {
+            let (own, other) = (view(own), view(other));
+            let beginning = Beginning {
+                catalog: &all,
+                own: &own,
+                others: vec![&other],
+                knows_others,
+                elapsed: Duration::ZERO,
+            };
+            let names = beginning.waits_for()?;
+            Some(
+                names
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            )
+        };
+        assert_eq!(named(&[], &[], false).as_deref(), Some(""));
+        assert_eq!(named(&[], &[], true).as_deref(), Some("a b"));
+        assert_eq!(named(&["a:1"], &[], true).as_deref(), Some("b"));
+        assert_eq!(
+            named(&["a:1"], &["a:1", "x:1", "x:2"], true).as_deref(),
+            Some("x")
+        );
+        assert_eq!(named(&["a:1", "b:1"], &[], true), None);
     }
 
     #[test]
@@ -187,7 +223,8 @@ mod tests {
                 knows_others,
                 elapsed,
             }
-            .is_over()
+            .waits_for()
+            .is_none()
         };
         assert!(is_over(true, Duration::ZERO) && !is_over(false, Duration::ZERO));
         assert!(is_over(false, DIALS_WITHIN + Duration::from_millis(1)));

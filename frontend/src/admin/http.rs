@@ -120,7 +120,7 @@ impl<T: serde::de::DeserializeOwned> FromRequest<Arc<AdminApi>> for JsonBody<T> 
                 BodyError::TooLarge(_) | BodyError::InflatedTooLarge(_) => ErrorCode::TooLarge,
                 BodyError::Encoding(_) => ErrorCode::Unsupported,
                 BodyError::TooSlow { .. } => ErrorCode::TooSlow,
-                BodyError::Broken(_) => ErrorCode::InvalidArgument,
+                BodyError::Broken(_) | BodyError::Undecodable(_) => ErrorCode::InvalidArgument,
             };
             AdminError::new(code, error.to_string())
         })?;

@@ -119,9 +119,7 @@ impl Membership {
             knows_others,
             elapsed: began.elapsed(),
         };
-        if beginning.is_over() {
-            self.queries.set_settling(false);
-        }
+        self.queries.set_settling(beginning.waits_for());
     }
 
     fn tell_changes(&self, now: &[FrontendView], own: &str) {
@@ -247,7 +245,7 @@ mod tests {
         for comes in [true, false] {
             let (mut membership, announced, own, _views) = membership(BTreeMap::new());
             let queries = membership.queries.clone();
-            queries.set_settling(true);
+            queries.set_settling(Some(BTreeSet::new()));
             membership.follow();
             assert!(queries.is_settling(), "it knows nothing of others yet");
             let known = [view("own", "a:1"), with_replica(view("b", "a:2"))];

@@ -108,11 +108,10 @@ impl Activity {
     }
 
     /// Since when its client could have asked and has not: since it was opened, or since the last answer was
-    /// handed over. Nothing while a request is under way or begins to come, or an answer is not taken.
+    /// handed over. Nothing while a request is under way, or an answer is not taken. A part of a head is no
+    /// request: whoever sends a byte and no more has no better claim to a place than who sends none.
     pub(super) fn idle_since(&self) -> Option<Instant> {
-        let is_idle = self.open.load(Ordering::Acquire) == 0
-            && !self.head_began.load(Ordering::Relaxed)
-            && !self.blocked.load(Ordering::Relaxed);
+        let is_idle = self.open.load(Ordering::Acquire) == 0 && !self.blocked.load(Ordering::Relaxed);
         let answered = Duration::from_nanos(self.answered.load(Ordering::Relaxed));
         is_idle.then(|| self.opened + answered)
     }
@@ -273,7 +272,7 @@ mod tests {
         tokio::time::advance(millis(5)).await;
         assert_eq!(activity.idle_since(), Some(opened));
         activity.read(b"GE");
-        assert_eq!(activity.idle_since(), None, "a request begins to come");
+        assert_eq!(activity.idle_since(), Some(opened), "a part of a head");
         let open = [(); 2].map(|()| activity.begin(Version::HTTP_11));
         for open in open {
             assert_eq!(activity.idle_since(), None, "a request is under way");

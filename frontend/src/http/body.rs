@@ -3,12 +3,13 @@
 use std::fmt::Display;
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::encoding::{Encodings, Inflated, without_mark};
@@ -17,7 +18,8 @@ use super::encoding::{Encodings, Inflated, without_mark};
 /// enough that a body sent a byte at a time ends.
 const LEAST_RATE: u32 = 10 * 1024;
 
-/// How many bodies of more than a little are inflated at once; others wait, as they came.
+/// How many bodies of more than a little are inflated, or inflated and not parsed, at once; others wait, as they
+/// came.
 const INFLATED_AT_ONCE: usize = 4;
 
 /// Why a body was not read.
@@ -40,9 +42,12 @@ pub enum BodyError {
         /// Since it was first waited for.
         waited: Duration,
     },
-    /// The connection broke, or the body is not what its headers say.
+    /// The connection broke, or the body's chunks are none.
     #[error("the body could not be read: {0}")]
     Broken(String),
+    /// The body is not encoded as its header says.
+    #[error("the body could not be read: {0}")]
+    Undecodable(String),
 }
 
 /// What bodies come as: hyper's own, or what a router makes of it.
@@ -57,7 +62,7 @@ pub struct BodyReader {
     /// For how long a client may send nothing, and how far it may fall behind the least rate.
     timeout: Duration,
     /// Lets large bodies be inflated.
-    inflating: Semaphore,
+    inflating: Arc<Semaphore>,
 }
 
 impl BodyReader {
@@ -67,27 +72,34 @@ impl BodyReader {
         Self {
             limit,
             timeout,
-            inflating: Semaphore::new(INFLATED_AT_ONCE),
+            inflating: Arc::new(Semaphore::new(INFLATED_AT_ONCE)),
         }
     }
 
     /// Makes what was meant of a body as it was read: decoded, and without a byte order mark.
     ///
-    /// What inflates to more than a little does so on a thread of its own, and only a few do at once: it is for
-    /// little work that they take the memory of large bodies.
-    pub async fn decode(&self, mut encodings: Encodings, mut body: Bytes) -> Result<Bytes, BodyError> {
-        while let Some(inflating) = encodings.inflate(&body, self.limit) {
-            body = match inflating.begin()? {
-                Inflated::Whole(body) => body,
-                Inflated::Begun(inflating) => {
-                    let permit = self.inflating.acquire().await;
-                    let _permit = permit.expect("the semaphore is never closed; this is a bug");
-                    tokio::task::spawn_blocking(|| inflating.finish())
-                        .await
-                        .expect("inflating does not panic; if it did, so do we")?
-                }
-            };
-        }
+    /// What is more than a little does so on a thread of its own, and only a few do at once: it is for little
+    /// work that they take the memory of large bodies. Others wait until one of them is inflated, parsed and
+    /// dropped.
+    pub async fn decode(&self, encodings: Encodings, body: Bytes) -> Result<Bytes, BodyError> {
+        let Some(inflating) = encodings.inflate(body.clone(), self.limit) else {
+            return Ok(without_mark(body));
+        };
+        drop(body);
+        let body = match inflating.begin()? {
+            Inflated::Whole(body) => body,
+            Inflated::Begun(inflating) => {
+                let permit = self.inflating.clone().acquire_owned().await;
+                let permit = permit.expect("the semaphore is never closed; this is a bug");
+                let body = tokio::task::spawn_blocking(|| inflating.finish())
+                    .await
+                    .expect("inflating does not panic; if it did, so do we")?;
+                Bytes::from_owner(Permitted {
+                    body,
+                    _permit: permit,
+                })
+            }
+        };
         Ok(without_mark(body))
     }
 
@@ -136,6 +148,18 @@ impl BodyReader {
     }
 }
 
+/// A large inflated body, which lets the next one be inflated when it is dropped.
+struct Permitted {
+    body: Bytes,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Permitted {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
 /// What comes at once, or when the connection was looked at once more: most bodies come right behind their
 /// head, and cost no timer.
 async fn right_behind<T>(coming: impl Future<Output = T>) -> Option<T> {
@@ -172,6 +196,27 @@ mod tests {
             tokio::time::sleep(pause).await;
             Ok::<_, Infallible>(vec![b' '; bytes])
         }))
+    }
+
+    #[tokio::test]
+    async fn few_large_inflated_bodies_are_there_at_once() {
+        use std::io::Write;
+        let bodies = BodyReader::new(1 << 20, Duration::from_secs(5));
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(&vec![b' '; 1 << 20]).unwrap();
+        let body = Bytes::from(encoder.finish().unwrap());
+        let mut headers = axum::http::HeaderMap::new();
+        headers.insert("content-encoding", "gzip".parse().unwrap());
+        let decode = || bodies.decode(Encodings::of(&headers).unwrap(), body.clone());
+        let mut held = Vec::new();
+        for _ in 0..INFLATED_AT_ONCE {
+            held.push(decode().await.unwrap());
+        }
+        let mut next = pin!(decode());
+        assert!(futures::poll!(next.as_mut()).is_pending());
+        assert_eq!(bodies.inflating.available_permits(), 0);
+        held.pop();
+        assert_eq!(next.await.unwrap().len(), 1 << 20);
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,6 +8,9 @@ pub fn advice(body: &[u8]) -> Option<&'static str> {
     if body.starts_with(&[0x1f, 0x8b]) {
         return Some("the body is compressed: say so with `Content-Encoding: gzip`");
     }
+    if is_zlib(body) {
+        return Some("the body is compressed: say so with `Content-Encoding: deflate`");
+    }
     if is_wide(body) {
         return Some("the body is UTF-16 or UTF-32: send it as UTF-8");
     }
@@ -15,11 +18,17 @@ pub fn advice(body: &[u8]) -> Option<&'static str> {
     is_form.then_some("the body is a form: send JSON, such as `{\"input\": …}`, as it is")
 }
 
-/// A mark of UTF-16 or UTF-32, or a zero byte beside the first character, which JSON has from ASCII.
+/// What compressors make with the largest window, and no text.
+fn is_zlib(body: &[u8]) -> bool {
+    matches!(body, [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..]) && !body[..body.len().min(NAME_BYTES)].is_ascii()
+}
+
+/// A mark of UTF-16 or UTF-32, or zero bytes beside the first character, which JSON has from ASCII.
 fn is_wide(body: &[u8]) -> bool {
     match body {
-        [0xfe, 0xff, ..] | [0xff, 0xfe, ..] => true,
-        [first, second, ..] => (*first == 0) != (*second == 0) || body.starts_with(&[0, 0, 0xfe, 0xff]),
+        [0xfe, 0xff, ..] | [0xff, 0xfe, ..] | [0, 0, 0xfe, 0xff, ..] => true,
+        [0, 0, 0, character, ..] => *character != 0,
+        [first, second, ..] => (*first == 0) != (*second == 0),
         _ => false,
     }
 }
@@ -71,6 +80,10 @@ mod tests {
                 "form",
             ),
             (b"\x1f\x8b\x08\0", "Content-Encoding: gzip"),
+            (b"\x78\x9c\xab\xae\x05", "Content-Encoding: deflate"),
+            (b"\x78\x5e\xab\xae\x05", "Content-Encoding: deflate"),
+            (b"\0\0\0{\0\0\0}", "UTF-8"),
+            (b"{\0\0\0}\0\0\0", "UTF-8"),
             (b"\xff\xfe{\0}\0", "UTF-8"),
             (b"\xfe\xff\0{\0}", "UTF-8"),
             (b"\xff\xfe\0\0{\0\0\0", "UTF-8"),
@@ -95,6 +108,8 @@ mod tests {
             b"--",
             b"-1",
             b"\0\0",
+            b"\0\0\0\0",
+            b"x^2",
             b"\"a=b\"",
             b"a b=c",
         ] {

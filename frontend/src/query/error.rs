@@ -17,6 +17,9 @@ pub enum QueryError {
     /// The body is not what was asked for.
     #[error("{0}")]
     Json(String),
+    /// The body did not come as its headers say.
+    #[error("{0}")]
+    Body(String),
     /// The pinned version does not exist.
     #[error("Requested version: {version} does not exist for model: {model}")]
     UnknownVersion {
@@ -83,6 +86,7 @@ impl QueryError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Json(_)
+            | Self::Body(_)
             | Self::Header { .. }
             | Self::UnknownVersion { .. }
             | Self::VersionType { .. }
@@ -100,6 +104,7 @@ impl QueryError {
     fn class(&self) -> &'static str {
         match self {
             Self::Json(_) => "Json error",
+            Self::Body(_) => "Body error",
             Self::UnknownVersion { .. } | Self::VersionType { .. } | Self::VersionWithoutModel(_) => {
                 "Query processing error"
             }
@@ -121,7 +126,7 @@ impl From<BodyError> for QueryError {
             BodyError::TooLarge(_) | BodyError::InflatedTooLarge(_) => Self::TooLarge(error.to_string()),
             BodyError::Encoding(why) => Self::Encoding(why),
             BodyError::TooSlow { .. } => Self::TooSlow(error.to_string()),
-            BodyError::Broken(why) => Self::Json(why),
+            BodyError::Broken(_) | BodyError::Undecodable(_) => Self::Body(error.to_string()),
         }
     }
 }

@@ -164,13 +164,8 @@ fn slo_of(headers: &HeaderMap) -> Result<Option<NonZeroU64>, QueryError> {
     }
     let micros = value.to_str().ok().and_then(|text| text.trim().parse().ok());
     micros.map(Some).ok_or_else(|| {
-        let given: String = String::from_utf8_lossy(value.as_bytes())
-            .chars()
-            .take(80)
-            .collect();
-        refused(format!(
-            "expected a whole number of microseconds, at least 1, and not `{given}`"
-        ))
+        let given = String::from_utf8_lossy(value.as_bytes());
+        refused(super::request::not_micros(&given))
     })
 }
 

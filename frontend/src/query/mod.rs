@@ -1,12 +1,13 @@
 //! The query path: from a typed query to its answer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures::future::join_all;
+use parking_lot::Mutex;
 use skysail_core::catalog::{Application, Catalog, Generation, Model};
 use skysail_core::query::DefaultReason;
 use skysail_core::rollout::serving;
@@ -28,6 +29,9 @@ mod written;
 use error::QueryError;
 use ids::QueryIds;
 use request::{Inputs, PredictRequest};
+
+/// The most models that are named where there may be many.
+const MOST_NAMED: usize = 5;
 
 /// Where an application's queries go: everything the path needs, resolved when the catalog changed.
 pub struct Route {
@@ -160,7 +164,7 @@ pub struct QueryService {
     routes: ArcSwapOption<Routes>,
     ids: QueryIds,
     clock: Clock,
-    settling: AtomicBool,
+    settling: Mutex<Option<BTreeSet<ModelName>>>,
     draining: AtomicBool,
 }
 
@@ -171,7 +175,7 @@ impl QueryService {
             routes: ArcSwapOption::empty(),
             ids: QueryIds::default(),
             clock,
-            settling: AtomicBool::new(false),
+            settling: Mutex::default(),
             draining: AtomicBool::new(false),
         }
     }
@@ -191,14 +195,15 @@ impl QueryService {
         &self.ids
     }
 
-    /// Says in readiness that replicas are on their way here, until they have come.
-    pub fn set_settling(&self, settling: bool) {
-        self.settling.store(settling, Ordering::Relaxed);
+    /// Says in readiness that replicas of these models are waited for; none while it is not known yet which, and
+    /// nothing once they have come.
+    pub fn set_settling(&self, waits_for: Option<BTreeSet<ModelName>>) {
+        *self.settling.lock() = waits_for;
     }
 
-    /// Whether replicas are on their way here.
+    /// Whether replicas are waited for.
     pub fn is_settling(&self) -> bool {
-        self.settling.load(Ordering::Relaxed)
+        self.settling.lock().is_some()
     }
 
     /// Says in readiness that no new query should come.
@@ -212,18 +217,17 @@ impl QueryService {
     }
 
     /// Why new queries should not come; nothing if they may.
-    pub fn not_ready(&self) -> Option<&'static str> {
+    pub fn not_ready(&self) -> Option<String> {
         if self.is_draining() {
-            return Some("the frontend is draining");
+            return Some("the frontend is draining".into());
         }
         if self.routes.load().is_none() {
-            return Some("the metadata store was not read yet");
+            return Some("the metadata store was not read yet".into());
         }
         if !self.ids.are_there() {
-            return Some("the metadata store has not given query ids yet");
+            return Some("the metadata store has not given query ids yet".into());
         }
-        self.is_settling()
-            .then_some("replicas of models that were served before are on their way to this frontend")
+        self.settling.lock().as_ref().map(waiting_for)
     }
 
     /// An application's route.
@@ -310,6 +314,26 @@ struct Span {
     deadline: Instant,
 }
 
+/// Says for which models' replicas a frontend waits.
+fn waiting_for(models: &BTreeSet<ModelName>) -> String {
+    if models.is_empty() {
+        return "waiting for what other frontends announce".into();
+    }
+    let named: Vec<_> = models
+        .iter()
+        .take(MOST_NAMED)
+        .map(|model| format!("`{model}`"))
+        .collect();
+    let more = match models.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "waiting for replicas of {}{more} to attach to this frontend",
+        named.join(", ")
+    )
+}
+
 impl Route {
     /// Whether it is the route of this application with these candidates.
     fn is_for<'a>(
@@ -378,6 +402,23 @@ mod tests {
     use super::*;
     use crate::model::ModelTable;
     use crate::model::replica::Replica;
+
+    #[test]
+    fn the_models_that_are_waited_for_are_named_as_far_as_they_are_few() {
+        let models = |count: usize| {
+            (0..count)
+                .map(|number| format!("m{number}").parse().unwrap())
+                .collect()
+        };
+        let words = waiting_for(&models(2));
+        assert_eq!(
+            words,
+            "waiting for replicas of `m0`, `m1` to attach to this frontend"
+        );
+        assert!(waiting_for(&models(5)).contains("`m4` to attach"));
+        assert!(waiting_for(&models(9)).contains("`m4` and 4 more to attach"));
+        assert!(waiting_for(&models(0)).contains("other frontends"));
+    }
 
     /// A catalog that grows, and the routes that follow it.
     struct Followed {

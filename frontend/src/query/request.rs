@@ -6,6 +6,7 @@ use std::num::NonZeroU64;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use skysail_proto::value::{Input, InputSeed, InputType};
 
 /// A query, or several in one request.
@@ -86,7 +87,7 @@ impl<'de> Visitor<'de> for RequestSeed {
                         None => inputs = Some(self.inputs(is_one, &mut map)?),
                     }
                 }
-                "version" => once("version", &mut version, &mut map)?,
+                "version" => once::<Version, _>("version", &mut version, &mut map)?,
                 "slo_micros" => once("slo_micros", &mut slo_micros, &mut map)?,
                 "uid" => once::<Uid, _>("uid", &mut uid, &mut map)?,
                 _ => drop(map.next_value::<IgnoredAny>()?),
@@ -95,7 +96,7 @@ impl<'de> Visitor<'de> for RequestSeed {
         let inputs = inputs.ok_or_else(|| A::Error::custom("neither `input` nor `input_batch` is there"))?;
         Ok(PredictRequest {
             inputs,
-            version: version.flatten(),
+            version: version.flatten().map(|Version(version)| version),
             slo_micros: slo_micros.flatten().map(|Micros(micros)| micros),
         })
     }
@@ -136,47 +137,63 @@ fn within<E: serde::de::Error>(member: &'static str) -> impl Fn(E) -> E {
     move |error| E::custom(format_args!("in `{member}`: {error}"))
 }
 
+/// Says of an objective, wherever it stands, that it is none.
+pub(super) fn not_micros(given: &str) -> String {
+    let given = quoted(given);
+    format!("expected a whole number of microseconds, at least 1, and not `{given}`")
+}
+
+/// As much as is worth repeating.
+fn quoted(given: &str) -> &str {
+    let end = given.char_indices().nth(80).map_or(given.len(), |(at, _)| at);
+    &given[..end]
+}
+
 /// A member's name, borrowed from the body unless it is escaped.
 #[derive(Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The version that is asked.
+struct Version(String);
+
+impl<'de> Deserialize<'de> for Version {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let version = String::deserialize(deserializer)?;
+        match version.is_empty() {
+            true => Err(D::Error::custom(
+                "it is empty: name a version, or leave it out for the current one",
+            )),
+            false => Ok(Self(version)),
+        }
+    }
+}
 
 /// A positive number of microseconds.
 struct Micros(NonZeroU64);
 
 impl<'de> Deserialize<'de> for Micros {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let micros = NonZeroU64::new(u64::deserialize(deserializer)?);
-        let too_few = || D::Error::custom("expected at least 1 microsecond");
-        micros.map(Self).ok_or_else(too_few)
+        let given = <&RawValue>::deserialize(deserializer)?.get();
+        let micros = given.parse().map(Self);
+        micros.map_err(|_| D::Error::custom(not_micros(given)))
     }
 }
 
-/// Who asks: a string or an integer. No selection policy looks at it yet.
+/// Who asks: a string or an integer of any size. No selection policy looks at it yet.
 struct Uid;
 
 impl<'de> Deserialize<'de> for Uid {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Self)
-    }
-}
-
-impl Visitor<'_> for Uid {
-    type Value = Self;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string or an integer")
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
-        Ok(Self)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
-        Ok(Self)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
-        Ok(Self)
+        let given = <&RawValue>::deserialize(deserializer)?.get();
+        let digits = given.strip_prefix('-').unwrap_or(given);
+        let is_integer = digits.bytes().all(|byte| byte.is_ascii_digit());
+        match is_integer || given.starts_with('"') {
+            true => Ok(Self),
+            false => Err(D::Error::custom(format_args!(
+                "expected a string or an integer, and not `{}`",
+                quoted(given)
+            ))),
+        }
     }
 }
 
@@ -246,7 +263,16 @@ mod tests {
         );
         let request = parse(r#"{"input": [1], "version": null, "slo_micros": null, "uid": null}"#).unwrap();
         assert_eq!((request.version, request.slo_micros), (None, None));
-        for uid in ["0", "-7", "18446744073709551615", r#""""#, r#""\u00fc""#] {
+        let long = "9".repeat(400);
+        let integers = [
+            "0",
+            "-0",
+            "-7",
+            "18446744073709551615",
+            "18446744073709551616",
+            &long,
+        ];
+        for uid in integers.into_iter().chain([r#""""#, r#""\u00fc""#]) {
             parse(&format!(r#"{{"uid": {uid}, "input": [1]}}"#)).expect(uid);
         }
     }
@@ -284,13 +310,22 @@ mod tests {
             (r#"{"input_batch": {}}"#, "an array of inputs"),
             (r#"{"input_batch": [[1], [2], [3], [4]]}"#, "more than 3 inputs"),
             (r#"{"input": [1], "version": 1}"#, "in `version`"),
-            (r#"{"input": [1], "slo_micros": -5}"#, "in `slo_micros`"),
-            (r#"{"input": [1], "slo_micros": 0}"#, "at least 1 microsecond"),
-            (r#"{"input": [1], "slo_micros": "5"}"#, "in `slo_micros`"),
+            (r#"{"input": [1], "version": ""}"#, "in `version`: it is empty"),
+            (
+                r#"{"input": [1], "slo_micros": -5}"#,
+                "in `slo_micros`: expected a whole number of microseconds, at least 1, and not `-5`",
+            ),
+            (r#"{"input": [1], "slo_micros": 0}"#, "at least 1, and not `0`"),
+            (r#"{"input": [1], "slo_micros": "5"}"#, r#"and not `"5"`"#),
+            (r#"{"input": [1], "slo_micros": 1.0}"#, "and not `1.0`"),
+            (r#"{"input": [1], "slo_micros": 1e3}"#, "and not `1e3`"),
+            (r#"{"input": [1], "slo_micros": [5}"#, "line 1 column"),
             (
                 r#"{"input": [1], "uid": 1.5}"#,
-                "in `uid`: invalid type: floating point `1.5`, expected a string or an integer",
+                "in `uid`: expected a string or an integer, and not `1.5`",
             ),
+            (r#"{"input": [1], "uid": 1e3}"#, "in `uid`"),
+            (r#"{"input": [1], "uid": -}"#, "line 1 column"),
             (r#"{"input": [1], "uid": true}"#, "in `uid`"),
             (r#"{"input": [1], "uid": [1]}"#, "in `uid`"),
             (

@@ -48,7 +48,7 @@ async fn a_body_that_is_no_query_is_refused_with_what_is_wrong_and_where() {
         (br#"{"input_batch": [[1], []]}"#, "the input is empty"),
         (br#"{"input": [1], "version": 1}"#, "in `version`"),
         (br#"{"input": [1], "slo_micros": -5}"#, "in `slo_micros`"),
-        (br#"{"input": [1], "slo_micros": 0}"#, "at least 1 microsecond"),
+        (br#"{"input": [1], "slo_micros": 0}"#, "at least 1, and not `0`"),
         (br#"{"input": [1], "slo_micros": 1.5}"#, "in `slo_micros`"),
         (br#"{"input": [1], "uid": 1.5}"#, "a string or an integer"),
         (b"{\"input\": \"\xff\xfe\"}", "unicode"),

@@ -139,10 +139,9 @@ async fn a_compressed_body_is_a_body() {
         ("Content-Encoding: deflate\r\n", raw_deflate(IRIS)),
         ("Content-Encoding: identity\r\n", IRIS.into()),
         ("Content-Encoding: \r\n", IRIS.into()),
-        ("Content-Encoding: deflate, gzip\r\n", gzip(zlib(IRIS))),
         (
-            "Content-Encoding: deflate\r\nContent-Encoding: identity, gzip\r\n",
-            gzip(zlib(IRIS)),
+            "Content-Encoding: identity\r\nContent-Encoding: gzip\r\n",
+            gzip(IRIS),
         ),
         // In two parts, as `cat one.gz two.gz` makes it.
         (
@@ -175,7 +174,15 @@ async fn an_encoding_that_is_not_taken_is_answered_415_with_those_that_are() {
     let cluster = iris().await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("http://{}/iris/predict", cluster.addresses().query);
-    for encoding in ["br", "zstd", "compress", "gzip, br", "gzip;q=1", "*"] {
+    for encoding in [
+        "br",
+        "zstd",
+        "compress",
+        "gzip, br",
+        "gzip, gzip",
+        "gzip;q=1",
+        "*",
+    ] {
         let request = client.post(&url).header("Content-Encoding", encoding).body(IRIS);
         let response = request.send().await.unwrap();
         assert_eq!(response.status(), 415, "{encoding}");
@@ -214,15 +221,19 @@ async fn a_compressed_body_that_is_broken_is_refused_and_the_connection_goes_on(
     };
     let gzipped = broken(gzip(IRIS)).map(|body| ("gzip", body));
     let deflated = broken(zlib(IRIS)).map(|body| ("deflate", body));
-    let wrong_order = [("gzip, deflate", gzip(zlib(IRIS)))];
-    for (encoding, body) in gzipped.into_iter().chain(deflated).chain(wrong_order) {
+    let another = [("deflate", gzip(IRIS))];
+    for (encoding, body) in gzipped.into_iter().chain(deflated).chain(another) {
         let headers = format!("Content-Encoding: {encoding}\r\n");
         let cause = ask(&mut wire, &headers, body).await.cause(400);
-        assert!(
-            encoding.split(", ").any(|name| cause.contains(name)),
-            "{encoding}: {cause}"
-        );
+        assert!(cause.contains(encoding), "{encoding}: {cause}");
         assert_virginica(&ask(&mut wire, "", IRIS).await);
+    }
+    // Megabytes of nothing are not read to their end.
+    for (encoding, piece) in [("gzip", gzip("")), ("deflate", vec![0, 0, 0, 0xff, 0xff])] {
+        let body = piece.repeat(8 * MIB / piece.len());
+        let reply = ask(&mut wire, &format!("Content-Encoding: {encoding}\r\n"), body).await;
+        assert_eq!(reply.json()["error"], "Body error");
+        reply.cause(400);
     }
     // Compressed, and nothing said of it.
     let cause = ask(&mut wire, "", gzip(IRIS)).await.cause(400);
@@ -252,7 +263,6 @@ async fn a_body_that_inflates_beyond_the_limit_is_answered_413_and_costs_no_more
     let once = gzip(vec![b' '; 200 * MIB]);
     let bombs = [
         ("Content-Encoding: gzip\r\n", once.clone()),
-        ("Content-Encoding: gzip, gzip\r\n", gzip(&once)),
         ("Content-Encoding: deflate\r\n", zlib(vec![b' '; LIMIT + 1])),
     ];
     let mut wire = Wire::to(addr).await;

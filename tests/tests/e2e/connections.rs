@@ -17,7 +17,7 @@ cases! {
     one_that_never_sent_a_byte_has_idled_since_it_was_opened;
     an_idle_http2_connection_makes_room_too;
     a_request_in_flight_is_never_cut_off_for_a_new_connection;
-    a_head_that_has_begun_is_never_cut_off_for_a_new_connection;
+    a_part_of_a_head_holds_no_place;
     ten_thousand_idle_connections_lock_nobody_out;
 }
 
@@ -186,19 +186,32 @@ async fn a_request_in_flight_is_never_cut_off_for_a_new_connection() {
     }
 }
 
-async fn a_head_that_has_begun_is_never_cut_off_for_a_new_connection() {
-    let cluster = limited(2).await;
+async fn a_part_of_a_head_holds_no_place() {
+    const PARTS: [&str; 4] = ["\r\n", "P", "GET /healthz HTTP/1.1\r\nHost: te", "PRI * HT"];
+    let cluster = limited(PARTS.len()).await;
     let addr = cluster.addresses().query;
-    let mut begun = used(addr).await;
-    begun
-        .write("GET /healthz HTTP/1.1\r\nHost: te")
+    let mut begun = Vec::new();
+    for part in PARTS {
+        let mut wire = Wire::to(addr).await;
+        wire.write(part).await.expect("written");
+        begun.push(wire);
+    }
+    // They go in the order in which they came, for as many as come after them.
+    let mut newcomers = Vec::new();
+    for wire in &mut begun {
+        newcomers.push(used(addr).await);
+        wire.closed().await;
+    }
+    // One that is used again and has begun to ask keeps its place while another has waited for longer.
+    let mut last = newcomers.pop().expect("as many as there are parts");
+    use_again(&mut last).await;
+    last.write("GET /healthz HTTP/1.1\r\nHost: te")
         .await
         .expect("written");
-    let mut idle = used(addr).await;
-    let _newcomer = used(addr).await;
-    assert_eq!(idle.closed().await, b"");
-    begun.write("st\r\n\r\n").await.expect("written");
-    begun.read().await.expect(200);
+    used(addr).await;
+    assert_eq!(newcomers[0].closed().await, b"");
+    last.write("st\r\n\r\n").await.expect("written");
+    last.read().await.expect(200);
 }
 
 /// Lets this process, and the frontend that it starts, have as many open files as it may; returns how many.

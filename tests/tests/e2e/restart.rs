@@ -100,7 +100,7 @@ async fn is_not_ready(cluster: &TestCluster) {
     until("it to say what it waits for", PATIENCE, async || {
         let reply = queries.get("/readyz").await;
         assert_eq!(reply.status, 503, "{}", reply.text);
-        reply.text.contains("on their way")
+        reply.text.contains("waiting for replicas of `")
     })
     .await;
 }

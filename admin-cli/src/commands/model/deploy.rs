@@ -28,10 +28,10 @@ Examples:
   skysail model deploy iris-model:1 --image ./target/release/iris-svm \\
       --input-type doubles
 
-With the process runtime the image is the path of an executable. A version is never changed: deploy
-another. The one that answers goes on until as many replicas of the new one are attached as are
-wanted, or as the old one has; one that never becomes ready leaves the old one where it is. With
---replace the model's other versions are stopped then, and otherwise go on running, so that
+With the process runtime the image is the path of an executable. A version is never changed: deploy \
+another. The one that answers goes on until as many replicas of the new one are attached as are \
+wanted, or as the old one has; one that never becomes ready leaves the old one where it is. With \
+--replace the model's other versions are stopped then, and otherwise go on running, so that \
 `skysail model set-version` goes back at once.";
 
 const REGISTER_EXAMPLES: &str = "\
@@ -41,8 +41,8 @@ Examples:
       SKYSAIL_MODEL_VERSION=1 SKYSAIL_INPUT_TYPE=floats \\
       SKYSAIL_TOKEN=$(skysail model show my-model:1 --token) ./my-container
 
-Where container RPC (--rpc-addr) can be reached from other machines or from containers, a
-container is to show a token, which is printed here and by
+Where container RPC (--rpc-addr) can be reached from other machines or from containers, a \
+container is to show a token, which is printed here and by \
 `skysail model show NAME:VERSION --token`.";
 
 /// What any version has.

@@ -21,7 +21,7 @@ Examples:
   skysail model logs iris-model:1 --tail 20 --follow
   skysail model logs iris-model --output json      # one JSON object a line
 
-Followed, a replica that comes is read as well, and of one that ends is said how; the log ends once
+Followed, a replica that comes is read as well, and of one that ends is said how; the log ends once \
 the version is stopped.";
 
 #[derive(Args, Debug)]

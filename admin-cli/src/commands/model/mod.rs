@@ -23,14 +23,15 @@ const SHOW_EXAMPLES: &str = "\
 Examples:
   skysail model show iris-model
   skysail model show iris-model:2
-  export SKYSAIL_TOKEN=$(skysail model show iris-model:2 --token)   # by hand";
+  # for a container that is started by hand
+  export SKYSAIL_TOKEN=$(skysail model show iris-model:2 --token)";
 
 const SET_VERSION_EXAMPLES: &str = "\
 Examples:
   skysail model set-version iris-model:2     # forward
   skysail model set-version iris-model:1     # and back
 
-The old version answers until the new one is ready: until as many of its replicas are attached as are
+The old version answers until the new one is ready: until as many of its replicas are attached as are \
 wanted, or as the old one has. A version that is stopped has to be started with `skysail model scale`.";
 
 const SCALE_EXAMPLES: &str = "\
