@@ -35,7 +35,9 @@ pub(crate) enum CredentialsError {
     #[error("{place} holds no admin token: {reason}")]
     NoToken { place: String, reason: InvalidToken },
     /// Nobody's configuration folder is known.
-    #[error("there is no place to keep the admin token: neither XDG_CONFIG_HOME nor HOME is set")]
+    #[error(
+        "there is no place to keep the admin token: neither XDG_CONFIG_HOME (an absolute path) nor HOME is set"
+    )]
     NoFolder,
 }
 
@@ -47,7 +49,11 @@ impl CredentialsError {
                 "only whoever may administer the cluster can read it; another is named by --admin-token-file or \
                  {TOKEN_VARIABLE}"
             )),
-            Self::File { .. } | Self::NoToken { .. } | Self::NoFolder => None,
+            Self::NoFolder => Some("set HOME, or XDG_CONFIG_HOME to a folder of yours".into()),
+            Self::File { verb: "keep", .. } => {
+                Some("make the folder writable, or name another by XDG_CONFIG_HOME".into())
+            }
+            Self::File { .. } | Self::NoToken { .. } => None,
         }
     }
 }
@@ -88,7 +94,10 @@ impl Credentials {
     /// Those in the user's configuration folder.
     pub(crate) fn of_user() -> Result<Self, CredentialsError> {
         let home = || Some(PathBuf::from(variable("HOME")?).join(".config"));
-        let folder = variable("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home);
+        let folder = variable("XDG_CONFIG_HOME").map(PathBuf::from);
+        // By the specification of these folders, a relative path counts as not set: it means another folder
+        // wherever a command is run.
+        let folder = folder.filter(|folder| folder.is_absolute()).or_else(home);
         Ok(Self {
             folder: folder
                 .ok_or(CredentialsError::NoFolder)?
@@ -125,14 +134,32 @@ impl Credentials {
         }
     }
 
+    /// Forgets the token of this [`fingerprint`] for the admin API at `admin_url`. What else is kept there is
+    /// another cluster's by now.
+    pub(crate) fn forget_one(&self, admin_url: &Url, print: &str) -> Result<(), CredentialsError> {
+        match self.find(admin_url) {
+            Ok(Some(found)) if fingerprint(&found.token) == print => self.forget(admin_url),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the folder, to find out whether a token can be kept.
+    pub(crate) fn prepare(&self) -> Result<(), CredentialsError> {
+        self.make_folder()
+            .map_err(|reason| failed("keep", self.folder.clone(), reason))
+    }
+
+    fn make_folder(&self) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)
+    }
+
     fn path(&self, admin_url: &Url) -> PathBuf {
         self.folder.join(file_name(admin_url))
     }
 
     /// Whoever looks meanwhile finds the token before or this one.
     fn write(&self, path: &Path, token: &AdminToken) -> io::Result<()> {
-        let mut folders = DirBuilder::new();
-        folders.recursive(true).mode(0o700).create(&self.folder)?;
+        self.make_folder()?;
         // A name with a `~` is no URL's, so it is in nobody's way.
         let draft = self.folder.join(format!("~{}", process::id()));
         let written = || {
@@ -147,6 +174,15 @@ impl Credentials {
         };
         written().inspect_err(|_| drop(fs::remove_file(&draft)))
     }
+}
+
+/// Tells tokens apart without saying them: the beginning of the SHA-256, in hexadecimal digits.
+pub(crate) fn fingerprint(token: &AdminToken) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, token.reveal().as_bytes());
+    digest.as_ref()[..8].iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// A variable of the environment; one that is empty counts as not set.
@@ -263,6 +299,19 @@ mod tests {
         assert_eq!(found(&kept, at.as_str()), Some(token("fedcba9876543210")));
         kept.forget(&at).unwrap();
         assert_eq!(found(&kept, at.as_str()), None);
+    }
+
+    #[test]
+    fn a_token_that_took_the_place_of_another_is_not_forgotten_for_that() {
+        let (_home, kept) = kept();
+        let at = url("http://localhost:1338");
+        let (before, now) = (token("0123456789abcdef"), token("fedcba9876543210"));
+        kept.save(&at, &now).unwrap();
+        kept.forget_one(&at, &fingerprint(&before)).unwrap();
+        assert_eq!(found(&kept, at.as_str()), Some(now.clone()));
+        kept.forget_one(&at, &fingerprint(&now)).unwrap();
+        assert_eq!(found(&kept, at.as_str()), None);
+        kept.forget_one(&at, &fingerprint(&now)).unwrap();
     }
 
     #[test]

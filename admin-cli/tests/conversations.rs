@@ -687,7 +687,7 @@ fn containers_of_another_store_are_adopted_by_a_word() {
     let adopted = server.skysail(&["cluster", "adopt"]);
     assert_eq!(
         text(&adopted.stdout),
-        "took over 2 containers: c_m_1_0, c_m_1_1\n"
+        "took over 2 containers: c_m_1_0, c_m_1_1; those that the catalog does not ask for are stopped\n"
     );
     let refused = server.skysail(&["cluster", "adopt"]);
     assert_eq!(refused.status.code(), Some(1));

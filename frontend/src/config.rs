@@ -300,7 +300,10 @@ fn token_file(cluster: &ClusterName) -> Option<PathBuf> {
 /// Our part of one of the user's folders, by its variable or in the home folder.
 fn user_folder(variable: &str, in_home: &str) -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|folder| !folder.is_empty());
-    let folder = set(variable).map(PathBuf::from);
+    // By the specification of these folders, a relative path counts as not set.
+    let folder = set(variable)
+        .map(PathBuf::from)
+        .filter(|folder| folder.is_absolute());
     let home = || Some(PathBuf::from(set("HOME")?).join(in_home));
     Some(folder.or_else(home)?.join("skysail"))
 }

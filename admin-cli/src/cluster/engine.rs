@@ -21,7 +21,7 @@ use skysail_proto::ids::ClusterName;
 use skysail_proto::labels;
 use tokio::time::timeout;
 
-use super::{ADMIN_PORT_LABEL, ClusterError, KEEP_DATA_LABEL, MODEL_NETWORK_LABEL};
+use super::{ADMIN_PORT_LABEL, ClusterError, KEEP_DATA_LABEL, MODEL_NETWORK_LABEL, TOKEN_FINGERPRINT_LABEL};
 use crate::progress::Progress;
 
 /// An engine that runs answers at once.
@@ -55,6 +55,8 @@ pub(super) struct Container {
     pub(super) keeps_data: bool,
     /// With the control role: the port of its admin API on this machine.
     pub(super) admin_port: Option<u16>,
+    /// With the control role: the fingerprint of its admin token.
+    pub(super) token_fingerprint: Option<String>,
 }
 
 /// A network. Old engines allow several of one name, so that only the id says which.
@@ -409,6 +411,7 @@ impl Container {
             running: summary.state == Some(ContainerSummaryStateEnum::RUNNING),
             keeps_data: labels.contains_key(KEEP_DATA_LABEL),
             admin_port: labels.get(ADMIN_PORT_LABEL).and_then(|port| port.parse().ok()),
+            token_fingerprint: labels.get(TOKEN_FINGERPRINT_LABEL).cloned(),
         })
     }
 }

@@ -33,6 +33,10 @@ const KEEP_DATA_LABEL: &str = "ai.skysail.keep-data";
 /// commands find the token they keep.
 const ADMIN_PORT_LABEL: &str = "ai.skysail.admin-port";
 
+/// Tells, on the same container, which admin token it was given, without saying the token: a cluster that is stopped
+/// may have lost its port, and the token kept for that port, to another cluster.
+const TOKEN_FINGERPRINT_LABEL: &str = "ai.skysail.admin-token-fingerprint";
+
 /// Names, on the Redis container, the id of the network that the cluster's model containers join: Redis itself
 /// is not on it, and another start that finds this container is to leave that network alone.
 const MODEL_NETWORK_LABEL: &str = "ai.skysail.model-network";
@@ -127,7 +131,8 @@ impl ClusterError {
             )),
             Self::StartedElsewhere(_) => Some("`docker ps` shows how far it is".into()),
             Self::Leftovers { cluster, .. } => Some(format!(
-                "`skysail stop --cluster {cluster}` removes them (with --keep-data all but the data)"
+                "`skysail stop --cluster {cluster}` removes them (with --keep-data all but the data); if a server of \
+                 your own runs them, choose another name with --cluster"
             )),
             Self::NameTaken { .. } => Some("choose another name with --cluster, or remove it by hand".into()),
             Self::PortTaken { option, .. } | Self::SamePort { first: option, .. } => Some(format!(

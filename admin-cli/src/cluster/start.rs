@@ -18,10 +18,12 @@ use super::networks::Networks;
 use super::ports::{PortChoice, claim, taken, upwards};
 use super::secrets::{ADMIN_TOKEN_FILE, FRONTEND_FILE, File, REDIS_FILE, Secrets, archive};
 use super::stop::remove_containers;
-use super::{ADMIN_PORT_LABEL, ClusterError, KEEP_DATA_LABEL, MODEL_NETWORK_LABEL, RPC_PORT};
+use super::{
+    ADMIN_PORT_LABEL, ClusterError, KEEP_DATA_LABEL, MODEL_NETWORK_LABEL, RPC_PORT, TOKEN_FINGERPRINT_LABEL,
+};
 use crate::advice::listed;
 use crate::client::{AdminClient, ClientError, QueryClient};
-use crate::credentials::{Credentials, FoundToken};
+use crate::credentials::{Credentials, FoundToken, fingerprint};
 use crate::progress::Progress;
 
 /// How often is looked whether what is waited for has come.
@@ -163,6 +165,9 @@ pub(crate) async fn start(
     progress: &mut Progress,
 ) -> Result<Started, ClusterError> {
     let mut interrupt = Interrupt::listen()?;
+    // Before anything is made: a cluster whose token cannot be kept is one that nobody can administer.
+    let kept = Credentials::of_user()?;
+    kept.prepare()?;
     refuse_existing(engine, &plan.cluster).await?;
     let addresses = Addresses::claim(plan)?;
     let frontends = Frontend::all(&plan.cluster, &addresses);
@@ -175,7 +180,7 @@ pub(crate) async fn start(
         bring_up(engine, (plan, &secrets), &frontends, &mut made, progress).await?;
         // Only now is the port known to be this cluster's: before, the token of another that is there, or is being
         // started at the same port just now, would be lost.
-        let place = Credentials::of_user()?.save(&admin_url, &secrets.admin_token)?;
+        let place = kept.save(&admin_url, &secrets.admin_token)?;
         made.token_kept_for = Some(admin_url.clone());
         let token = FoundToken {
             token: secrets.admin_token.clone(),
@@ -247,9 +252,14 @@ async fn bring_up(
     run_container(engine, cluster, redis, made).await?;
     for frontend in frontends {
         progress.say(&format!("starting cluster {cluster}: {}", frontend.name), None);
+        let mut body = frontend_body(plan, frontend, engine.socket(), &networks);
+        if frontend.admin.is_some() {
+            let label = (TOKEN_FINGERPRINT_LABEL.into(), fingerprint(&secrets.admin_token));
+            body.labels.get_or_insert_default().extend([label]);
+        }
         let new = New {
             name: frontend.name.clone(),
-            body: frontend_body(plan, frontend, engine.socket(), &networks),
+            body,
             files: match frontend.admin {
                 Some(_) => secrets.control_files(cluster),
                 None => secrets.frontend_files(cluster),

@@ -58,16 +58,16 @@ pub(crate) async fn stop(
             .collect();
         progress.say(&format!("stopping cluster {cluster}: {}", listed(&names)), None);
     }
-    let admin_ports: Vec<_> = containers
+    let tokens: Vec<_> = containers
         .iter()
-        .filter_map(|container| container.admin_port)
+        .filter_map(|container| Some((container.admin_port?, container.token_fingerprint.clone()?)))
         .collect();
     let mut removed = Removed {
         containers: remove_containers(engine, cluster, |_| true, GRACE).await?,
         ..Removed::default()
     };
-    for port in admin_ports {
-        forget_token(port)?;
+    for (port, fingerprint) in tokens {
+        forget_token(port, &fingerprint)?;
     }
     removed.networks = remove_networks(engine, cluster).await?;
     let volumes = engine.volumes(cluster).await?;
@@ -125,9 +125,9 @@ async fn remove_all(
 
 /// The token that `skysail start` kept is worth nothing any more. Whoever stops another's cluster keeps none, and
 /// may have no folder for any.
-fn forget_token(admin_port: u16) -> Result<(), ClusterError> {
+fn forget_token(admin_port: u16, fingerprint: &str) -> Result<(), ClusterError> {
     match Credentials::of_user() {
-        Ok(kept) => Ok(kept.forget(&local_url(admin_port))?),
+        Ok(kept) => Ok(kept.forget_one(&local_url(admin_port), fingerprint)?),
         Err(CredentialsError::NoFolder) => Ok(()),
         Err(error) => Err(error.into()),
     }

@@ -90,7 +90,7 @@ fn aside(settlement: &Settlement) -> String {
 
 fn adopted(adoption: &Adoption) -> String {
     format!(
-        "took over {}: {}",
+        "took over {}: {}; those that the catalog does not ask for are stopped",
         counted(adoption.containers.len() as u64, "container"),
         listed(&adoption.containers)
     )
