@@ -65,7 +65,7 @@ struct Flags {
     /// several times, or as a list with commas.
     #[arg(long, env = "SKYSAIL_ADMIN_HOST", value_name = "NAME")]
     admin_host: Vec<String>,
-    /// An origin whose web pages may use admin REST, as in https://ui.example; may be given several times, or
+    /// An origin whose web pages may use admin REST, as in `https://ui.example`; may be given several times, or
     /// as a list with commas [default: its own only].
     #[arg(long, env = "SKYSAIL_ADMIN_ALLOW_ORIGIN", value_name = "ORIGIN")]
     admin_allow_origin: Vec<String>,

@@ -1,9 +1,9 @@
 //! Who asks, and may they? The one place that is asked before a request of the admin API is routed.
 //!
-//! Everything is refused that is not open to all ([`OPEN`]) and is not allowed here, so a path that is spelt in
+//! Everything is refused that is not open to all (`OPEN`) and is not allowed here, so a path that is spelt in
 //! another way, or that does not exist, tells nothing either. There are two questions: whether a web page asks
-//! that has no business here ([`browser`]), and whether the token that is asked for was shown ([`token`]).
-//! Users and roles would be told apart in [`Access::admit`].
+//! that has no business here (`browser`), and whether the token that is asked for was shown (`token`).
+//! Users and roles would be told apart in `Access::admit`.
 
 use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::request::Parts;
