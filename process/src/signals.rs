@@ -90,6 +90,19 @@ impl EndSignals {
     }
 }
 
+/// Lets programs that are started from here hear the signals that were ignored at the start: what is ignored is
+/// inherited, a handler is not. This process goes on ignoring them, by handlers that do nothing. Must be called within
+/// a tokio runtime.
+pub fn ignore_here_only() -> io::Result<()> {
+    let ignored = ignored();
+    for which in EndSignal::ALL {
+        if ignored.contains(which.kind()) {
+            drop(signal(which.kind())?);
+        }
+    }
+    Ok(())
+}
+
 /// Calls `end` at the first signal, and ends the process at the second. The handlers are in place when this
 /// returns.
 ///

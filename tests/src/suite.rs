@@ -13,6 +13,7 @@ use std::time::Duration;
 use bollard::Docker;
 use futures::future::LocalBoxFuture;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use skysail_process::signals;
 
 use crate::promtool;
 use crate::redis;
@@ -108,6 +109,8 @@ impl Suite {
     pub fn run(self) -> ExitCode {
         let mut arguments = Arguments::from_args();
         arguments.test_threads.get_or_insert(AT_ONCE);
+        // In the background of a script SIGINT and SIGQUIT are ignored, and the programs under test would do so, too.
+        block_on(async { signals::ignore_here_only() }).expect("signals can be listened to");
         libtest_mimic::run(&arguments, self.trials).exit_code()
     }
 }

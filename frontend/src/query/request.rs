@@ -87,7 +87,7 @@ impl<'de> Visitor<'de> for RequestSeed {
                         None => inputs = Some(self.inputs(is_one, &mut map)?),
                     }
                 }
-                "version" => once::<Version, _>("version", &mut version, &mut map)?,
+                "version" => once::<String, _>("version", &mut version, &mut map)?,
                 "slo_micros" => once("slo_micros", &mut slo_micros, &mut map)?,
                 "uid" => once::<Uid, _>("uid", &mut uid, &mut map)?,
                 _ => drop(map.next_value::<IgnoredAny>()?),
@@ -96,7 +96,7 @@ impl<'de> Visitor<'de> for RequestSeed {
         let inputs = inputs.ok_or_else(|| A::Error::custom("neither `input` nor `input_batch` is there"))?;
         Ok(PredictRequest {
             inputs,
-            version: version.flatten().map(|Version(version)| version),
+            version: version.flatten(),
             slo_micros: slo_micros.flatten().map(|Micros(micros)| micros),
         })
     }
@@ -152,21 +152,6 @@ fn quoted(given: &str) -> &str {
 /// A member's name, borrowed from the body unless it is escaped.
 #[derive(Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// The version that is asked.
-struct Version(String);
-
-impl<'de> Deserialize<'de> for Version {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let version = String::deserialize(deserializer)?;
-        match version.is_empty() {
-            true => Err(D::Error::custom(
-                "it is empty: name a version, or leave it out for the current one",
-            )),
-            false => Ok(Self(version)),
-        }
-    }
-}
 
 /// A positive number of microseconds.
 struct Micros(NonZeroU64);
@@ -310,7 +295,6 @@ mod tests {
             (r#"{"input_batch": {}}"#, "an array of inputs"),
             (r#"{"input_batch": [[1], [2], [3], [4]]}"#, "more than 3 inputs"),
             (r#"{"input": [1], "version": 1}"#, "in `version`"),
-            (r#"{"input": [1], "version": ""}"#, "in `version`: it is empty"),
             (
                 r#"{"input": [1], "slo_micros": -5}"#,
                 "in `slo_micros`: expected a whole number of microseconds, at least 1, and not `-5`",
