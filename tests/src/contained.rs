@@ -274,7 +274,7 @@ impl ContainedCluster {
                 let Some(addr) = self.find_address(&self.control[place], ADMIN_PORT).await else {
                     continue;
                 };
-                let admin = Rest::at(addr);
+                let admin = Rest::at(addr).with_token(ADMIN_TOKEN);
                 let asked = admin.send(reqwest::Method::POST, "/api/v1/cluster/restore", "");
                 restored |= asked.await.is_ok_and(|reply| reply.status == 200);
             }
