@@ -7,8 +7,10 @@ use std::process::{Child, Command, Output, Stdio};
 const NOBODY: &str = "127.0.0.1:1";
 
 fn container() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_synthetic"));
+    // In the background of a script SIGINT is ignored, and the container would go on ignoring it.
+    let mut command = Command::new("/usr/bin/env");
     command
+        .args(["--default-signal=INT", env!("CARGO_BIN_EXE_synthetic")])
         .env_clear()
         .envs([
             ("SKYSAIL_FRONTENDS", NOBODY),
