@@ -2,7 +2,9 @@
 //!
 //! `CLUSTER-network` is the one of model containers: they reach the frontends' container RPC on it, and it is the
 //! way of published ports. `CLUSTER-private` is the one of Redis and the frontends. Nobody on the first reaches
-//! Redis, neither by its name nor by its address: Docker's bridges are closed to each other.
+//! Redis, neither by its name nor by its address: Docker's bridges are closed to each other. Engine 20.10 opens them
+//! for some milliseconds whenever any network is made on the machine (it takes its rule out and puts it back at the
+//! top); what holds then is Redis' password and the admin token.
 //!
 //! Which of the two networks of a frontend its published ports arrive through is Docker's choice: the one with a
 //! way out whose name comes first. The private one has no way out, so that it is never that one.

@@ -164,12 +164,9 @@ async fn replicas_are_scaled_stopped_and_leave_nothing() {
     skysail.done("model scale iris-model 4 --wait").await;
     hosted.running(4).await;
     skysail.done("model scale iris-model 2 --wait").await;
-    let kept = hosted.running(2).await;
-    let names: Vec<_> = kept
-        .iter()
-        .map(|container| &container.labels["ai.skysail.replica"])
-        .collect();
-    assert_eq!(names, ["iris-model_1_0", "iris-model_1_1"]);
+    // Which two depends on which of them serve at that moment (`core/src/reconcile/plan/tests.rs`), and on a busy
+    // machine a stream can be lost for a moment.
+    hosted.running(2).await;
     hosted.tells_irises_apart().await;
     skysail.done("model stop iris-model").await;
     hosted.running(0).await;
