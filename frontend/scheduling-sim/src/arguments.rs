@@ -17,7 +17,8 @@ use crate::cell::Cell;
 use crate::cost::Cost;
 use crate::noise::Noise;
 use crate::policy::{InvalidPolicy, PolicyKind};
-use crate::scenario::{Fleet, Scaling, Scenario, Sharing};
+use crate::scenario::{Application, Burst, Fleet, Scaling, Scenario, Sharing};
+use crate::search::Search;
 use crate::suite::{self, Options};
 use crate::trace::{InvalidTrace, Trace};
 
@@ -26,18 +27,22 @@ Examples:
   scheduling-sim --policy learned,aimd --load 0.9,1.2
   scheduling-sim --fixed-ms 1 --per-input-ms 4 --slo-mix 25,100 --noise noisy
   scheduling-sim --policy learned --paces 1,2 --load 1.2
+  scheduling-sim --fixed-ms 1 --slo-ms 30 --load 0.11 --queries 400 --burst 2000@10000
+  scheduling-sim --fixed-ms 1 --slo-ms 30 --load 1.2 --slo-mix 30:1,10000:99
   scheduling-sim --suite --seed 1,2,3 --trace arrivals.csv
+  scheduling-sim --search 1 --search-cells 500
   scheduling-sim --policy learned --frontends 1,2,4 --replicas 3 --load 0.9,1.2
   scheduling-sim --policy learned --autoscale 1..8 --mean-replicas 2 \\
       --arrivals bursty --queries 200000";
 
 /// The arguments that make up a scenario. Named one by one, for the sake of an error that names the one
 /// that was given.
-const SCENARIO: [&str; 11] = [
+const SCENARIO: [&str; 12] = [
     "fixed_ms",
     "per_input_ms",
     "slo_ms",
     "slo_mix",
+    "burst",
     "noise",
     "arrivals",
     "load",
@@ -47,13 +52,17 @@ const SCENARIO: [&str; 11] = [
     "autoscale",
 ];
 
+/// What a search draws by itself.
+const DRAWN: [&str; 6] = ["suite", "policy", "seed", "queries", "max_batch", "mean_replicas"];
+
 /// The most queries of a cell: they are held in memory.
 const MOST_QUERIES: u32 = 10_000_000;
 
 /// Simulates Skysail's batch policies in virtual time.
 ///
 /// Lists are separated by commas; every combination is a cell. Goodput is the share of the queries that are
-/// answered in time, and `of bound` its ratio to a bound that no policy can exceed, noise apart.
+/// answered in time, and `of bound` its ratio to a bound that no policy can exceed, noise apart. `noise-aware` is a
+/// bound that none can exceed on average over the noise, and `of it` the ratio to that.
 #[derive(Debug, Parser)]
 #[command(name = "scheduling-sim", version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Arguments {
@@ -73,13 +82,23 @@ pub struct Arguments {
     /// Print JSON and nothing else
     #[arg(long)]
     json: bool,
-    /// Simulate the suite: thirty scenarios at seven loads
+    /// Simulate the suite: thirty scenarios at seven loads, and urgent beside loose queries
     #[arg(long, conflicts_with_all = SCENARIO)]
     suite: bool,
     /// The suite's recorded arrivals: a CSV file with a column TIMESTAMP, or seconds, one number a line
     /// [default: heavy-tailed arrivals stand for them]
     #[arg(long, value_name = "FILE", requires = "suite", value_parser = read_trace)]
     trace: Option<Arc<Trace>>,
+    /// Draw scenarios at random, by this seed, simulate all policies in them, and list those in which the learned
+    /// one is furthest behind the best of the others, with the command that shows each
+    #[arg(long, value_name = "SEED", conflicts_with_all = SCENARIO, conflicts_with_all = DRAWN)]
+    search: Option<u64>,
+    /// How many scenarios the search draws; each takes up to a few seconds
+    #[arg(
+        long, value_name = "N", default_value = "200", requires = "search",
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
+    search_cells: u32,
     #[command(flatten)]
     scenario: ScenarioArguments,
     #[command(flatten)]
@@ -99,9 +118,14 @@ struct ScenarioArguments {
     /// How long each query is given; at load 1, batches take half of it
     #[arg(long, value_name = "MS", default_value = "50", value_parser = slo_millis)]
     slo_ms: Duration,
-    /// How long queries are really given, one of these each
-    #[arg(long, value_name = "MS,…", value_delimiter = ',', value_parser = slo_millis)]
-    slo_mix: Vec<Duration>,
+    /// How long queries are really given: that of an application each. One of weight 99 has 99 times as many
+    /// queries as one of weight 1, which is what counts if none is given
+    #[arg(long, value_name = "MS[:WEIGHT],…", value_delimiter = ',', value_parser = application)]
+    slo_mix: Vec<Application>,
+    /// So many queries more, of one more application and given so long: they come at once, when a quarter of the
+    /// others have come
+    #[arg(long, value_name = "N@MS", value_parser = burst)]
+    burst: Option<Burst>,
     /// How much batch times vary
     #[arg(long, value_name = "NOISE,…", value_delimiter = ',', default_value = "none")]
     noise: Vec<Noise>,
@@ -157,6 +181,14 @@ impl Arguments {
     /// Whether the suite was asked for.
     pub fn suite(&self) -> bool {
         self.suite
+    }
+
+    /// The search, if one was asked for.
+    pub fn search(&self) -> Option<Search> {
+        self.search.map(|seed| Search {
+            seed,
+            points: self.search_cells as usize,
+        })
     }
 
     /// What is to be simulated: every combination, policies next to each other.
@@ -258,6 +290,7 @@ impl Arguments {
             cost,
             slo: given.slo_ms,
             slo_mix: given.slo_mix.clone(),
+            burst: given.burst,
             noise: given.noise[0],
             arrivals: given.arrivals[0].clone(),
             load: given.load[0],
@@ -376,6 +409,25 @@ fn slo_millis(text: &str) -> Result<Duration, OutOfRange> {
     Ok(Duration::from_secs_f64(millis * 1e-3))
 }
 
+fn application(text: &str) -> Result<Application, String> {
+    let (slo, weight) = text.split_once(':').unwrap_or((text, "1"));
+    let slo = slo_millis(slo).map_err(|error| error.to_string())?;
+    match weight.parse() {
+        Ok(weight @ 1..=1000) => Ok(Application { slo, weight }),
+        _ => Err("write MS or MS:WEIGHT with a whole number from 1 to 1000, such as 30:1".to_owned()),
+    }
+}
+
+fn burst(text: &str) -> Result<Burst, String> {
+    let (queries, slo) = text.split_once('@').unwrap_or_default();
+    match (queries.parse(), slo_millis(slo)) {
+        (Ok(queries @ 1..=MOST_QUERIES), Ok(slo)) => Ok(Burst { queries, slo }),
+        _ => Err(format!(
+            "write N@MS, such as 2000@10000: N from 1 to {MOST_QUERIES}, MS from 0.001 to {LONGEST_MILLIS}"
+        )),
+    }
+}
+
 fn load(text: &str) -> Result<f64, OutOfRange> {
     let what = "a load, where 1 is what batches of half the SLO can answer";
     number(text, what, 0.001..=1000.0)
@@ -431,9 +483,9 @@ mod tests {
     }
 
     #[test]
-    fn the_suite_has_thirty_scenarios_at_seven_loads_for_each_seed_and_policy() {
+    fn the_suite_has_its_scenarios_for_each_seed_and_policy() {
         let cells = parse("--suite --policy learned,natural --seed 4,5").unwrap();
-        assert_eq!(cells.len(), 30 * 7 * 2 * 2);
+        assert_eq!(cells.len(), (30 * 7 + 25) * 2 * 2);
     }
 
     #[test]
@@ -443,6 +495,7 @@ mod tests {
             "--noise none",
             "--replicas 2",
             "--slo-mix 25,100",
+            "--burst 9@100",
             "--paces 1",
         ] {
             let refusal = refusal(&format!("--suite {argument}"));
@@ -455,6 +508,25 @@ mod tests {
     }
 
     #[test]
+    fn a_search_draws_its_scenarios_itself() {
+        for argument in [
+            "--load 1",
+            "--suite",
+            "--policy learned",
+            "--seed 2",
+            "--queries 10",
+            "--frontends 2",
+        ] {
+            let refusal = refusal(&format!("--search 7 {argument}"));
+            assert!(refusal.contains("cannot be used with"), "{refusal}");
+        }
+        assert!(refusal("--search-cells 3").contains("--search"));
+        let words = ["scheduling-sim", "--search", "7", "--search-cells", "3"];
+        let search = Arguments::try_parse_from(words).unwrap().search().unwrap();
+        assert_eq!((search.seed, search.points), (7, 3));
+    }
+
+    #[test]
     fn each_pace_is_a_replica() {
         let cells = parse("--paces 1,2 --policy learned").unwrap();
         assert_eq!(cells[0].scenario.paces, [1.0, 2.0]);
@@ -462,6 +534,20 @@ mod tests {
         assert_eq!(cells[0].scenario.paces, [1.0; 3]);
         assert!(parse("--replicas 2 --paces 1,2").is_ok());
         assert!(refusal("--replicas 3 --paces 1,2").contains("3 replicas and 2 paces"));
+    }
+
+    #[test]
+    fn a_mix_has_weights_and_a_burst_is_one_more_application() {
+        let cells = parse("--policy learned --slo-mix 30:2,10000 --burst 20@500").unwrap();
+        let scenario = &cells[0].scenario;
+        let weights: Vec<_> = scenario
+            .slo_mix
+            .iter()
+            .map(|application| application.weight)
+            .collect();
+        assert_eq!(weights, [2, 1]);
+        assert_eq!(scenario.slos(), [30, 10_000, 500].map(Duration::from_millis));
+        assert_eq!(scenario.queries().len(), 20_020);
     }
 
     #[test]
@@ -492,6 +578,11 @@ mod tests {
             ("--load nan", "a number from 0.001 to 1000"),
             ("--slo-ms 0", "a number from 0.001"),
             ("--slo-mix 25,-1", "a number from 0.001"),
+            ("--slo-mix 25:0,100", "write MS or MS:WEIGHT"),
+            ("--slo-mix 25:1.5", "write MS or MS:WEIGHT"),
+            ("--burst 2000", "write N@MS"),
+            ("--burst 0@10000", "write N@MS"),
+            ("--burst 2000@0", "write N@MS"),
             ("--fixed-ms -1", "a number from 0 to"),
             ("--fixed-ms 0 --per-input-ms 0", "more than 0"),
             ("--replicas 0", "1..=1000"),

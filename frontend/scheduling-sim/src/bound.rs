@@ -8,6 +8,7 @@
 //!
 //! Whole batches, cost that cannot be split, and not knowing what comes keep every policy below, by some
 //! percent. Noise is ignored: batches that happen to be quick can lift a policy above the bound.
+//! [`noise_aware`](crate::noise_aware) has a bound that is right with noise.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -19,44 +20,98 @@ use crate::scenario::Query;
 
 /// The largest share of the queries that replicas of these costs could answer in time.
 pub fn bound(queries: &[Query], replicas: &[Cost], max_batch: NonZeroU32) -> f64 {
-    let longest = queries
-        .iter()
-        .map(|query| query.budget())
-        .max()
-        .unwrap_or_default();
+    let longest = longest(queries);
     let rate: f64 = replicas.iter().map(|cost| cost.peak(longest, max_batch)).sum();
-    let mut fluid = Fluid::new(rate, longest);
+    share(queries, longest, &Drain::steady(rate))
+}
+
+/// How many queries can be answered in time: between two times, at most so many and `ahead` more.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Drain {
+    /// Per second.
+    pub(crate) rate: f64,
+    pub(crate) ahead: f64,
+    /// Where it is lower in every second stretch of time.
+    pub(crate) slow: Option<Slow>,
+}
+
+/// What is other in every second stretch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slow {
+    /// How long a stretch is, in seconds.
+    pub(crate) stretch: f64,
+    /// Per second.
+    pub(crate) rate: f64,
+    /// What there is more at the beginning of each.
+    pub(crate) carried: f64,
+}
+
+impl Drain {
+    fn steady(rate: f64) -> Self {
+        Self {
+            rate,
+            ..Self::default()
+        }
+    }
+
+    /// Between two times, in seconds.
+    fn between(&self, from: f64, to: f64) -> f64 {
+        match self.slow {
+            None => self.rate * (to - from),
+            Some(slow) => self.until(to, slow) - self.until(from, slow),
+        }
+    }
+
+    fn until(&self, time: f64, slow: Slow) -> f64 {
+        let pair = (time / (2.0 * slow.stretch)).floor();
+        let within = time - pair * 2.0 * slow.stretch;
+        let quick = within.min(slow.stretch);
+        let of_pair = self.rate * quick
+            + slow.rate * (within - quick)
+            + if within >= slow.stretch { slow.carried } else { 0.0 };
+        pair * ((self.rate + slow.rate) * slow.stretch + slow.carried) + of_pair
+    }
+}
+
+/// The share of the queries that a fluid queue takes which drains like that, and holds what drains in the longest
+/// SLO.
+pub(crate) fn share(queries: &[Query], longest: Duration, drain: &Drain) -> f64 {
+    let mut fluid = Fluid {
+        drain,
+        longest: longest.as_secs_f64(),
+        level: 0.0,
+        last: 0.0,
+    };
     let taken: f64 = queries.iter().map(|query| fluid.take(query.arrival)).sum();
     taken / queries.len().max(1) as f64
 }
 
 /// A queue that holds and drains parts of queries.
-struct Fluid {
-    rate: f64,
-    room: f64,
+struct Fluid<'a> {
+    drain: &'a Drain,
+    longest: f64,
     level: f64,
-    last: Instant,
+    last: f64,
 }
 
-impl Fluid {
-    fn new(rate: f64, longest: Duration) -> Self {
-        Self {
-            rate,
-            room: rate * longest.as_secs_f64(),
-            level: 0.0,
-            last: Instant::default(),
-        }
-    }
-
+impl Fluid<'_> {
     /// The part of a query that it takes.
     fn take(&mut self, arrival: Instant) -> f64 {
-        let drained = self.rate * arrival.saturating_since(self.last).as_secs_f64();
-        self.last = arrival;
+        let now = arrival.seconds_after(Instant::default());
+        let drained = self.drain.between(self.last, now);
+        self.last = now;
         self.level = (self.level - drained).max(0.0);
-        let part = (self.room - self.level).clamp(0.0, 1.0);
+        let room = self.drain.between(now, now + self.longest) + self.drain.ahead;
+        let part = (room - self.level).clamp(0.0, 1.0);
         self.level += part;
         part
     }
+}
+
+/// The longest that a query is given.
+pub(crate) fn longest(queries: &[Query]) -> Duration {
+    let budgets = queries.iter().map(|query| query.budget());
+    budgets.max().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -77,6 +132,7 @@ mod tests {
         let query = |millis| Query {
             arrival: at(millis),
             deadline: at(millis + 20),
+            application: 0,
         };
         arrivals.into_iter().map(query).collect()
     }
@@ -111,6 +167,31 @@ mod tests {
         crowd[7].deadline = at(40);
         // In 40 ms, thirty are answered in a batch: 750 a second, of which thirty within 40 ms.
         assert_bound(&crowd, &[COST], 30.0 / 80.0);
+    }
+
+    #[test]
+    fn what_drains_in_slow_stretches_is_less_and_begins_with_what_is_carried() {
+        let slow = Slow {
+            stretch: 5.0,
+            rate: 40.0,
+            carried: 3.0,
+        };
+        let drain = Drain {
+            rate: 100.0,
+            ahead: 0.0,
+            slow: Some(slow),
+        };
+        for (from, to, expected) in [
+            (0.0, 5.0 - 1e-9, 500.0),
+            (0.0, 5.0, 503.0),
+            (5.0, 6.0, 40.0),
+            (4.0, 11.0, 100.0 + 3.0 + 200.0 + 100.0),
+            (10.0, 20.0, 703.0),
+            (12.0, 37.0, 300.0 + 203.0 + 703.0 + 500.0 + 80.0 + 3.0),
+        ] {
+            let drained = drain.between(from, to);
+            assert!((drained - expected).abs() < 1e-6, "{from} {to}: {drained}");
+        }
     }
 
     #[test]

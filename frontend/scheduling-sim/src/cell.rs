@@ -3,11 +3,13 @@
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use skysail_core::time::Instant;
 
 use crate::bound::bound;
 use crate::cost::Cost;
+use crate::noise_aware::noise_aware;
 use crate::policy::PolicyKind;
 use crate::scenario::{Fleet, Query, Scaling, Scenario};
 use crate::simulation::{Tally, simulate};
@@ -28,10 +30,32 @@ pub struct Figures {
     pub goodput: f64,
     /// The share that no policy can exceed, noise apart.
     pub bound: f64,
+    /// The share that no policy can exceed on average over the noise.
+    pub noise_aware: f64,
     /// What became of them, in numbers.
     pub tally: Tally,
+    /// What each application has of it, where there are several.
+    pub applications: Vec<Served>,
     /// Where the number of replicas follows the load: what that comes to.
     pub scaled: Option<Scaled>,
+}
+
+/// What became of an application's queries.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Served {
+    /// What they were given.
+    pub slo: Duration,
+    /// How many came.
+    pub queries: usize,
+    /// How many were answered in time.
+    pub in_time: usize,
+}
+
+impl Served {
+    /// The share of its queries that were answered in time; no number if none came.
+    pub fn share(&self) -> f64 {
+        self.in_time as f64 / self.queries as f64
+    }
 }
 
 /// What a number of replicas that follows the load comes to, beside as many as there may be all the time.
@@ -51,12 +75,33 @@ impl Cell {
         let queries = self.scenario.queries();
         let replicas: Vec<Cost> = self.scenario.replicas().collect();
         let tally = simulate(self.policy, &self.scenario, &queries);
+        let Scenario { noise, max_batch, .. } = self.scenario;
         Figures {
             scaled: self.scaled(&queries, &tally),
             goodput: tally.in_time as f64 / queries.len().max(1) as f64,
-            bound: bound(&queries, &replicas, self.scenario.max_batch),
+            bound: bound(&queries, &replicas, max_batch),
+            noise_aware: noise_aware(&queries, &replicas, noise, max_batch),
+            applications: self.applications(&queries, &tally),
             tally,
         }
+    }
+
+    fn applications(&self, queries: &[Query], tally: &Tally) -> Vec<Served> {
+        let slos = self.scenario.slos();
+        if slos.len() == 1 {
+            return Vec::new();
+        }
+        let served = slos.into_iter().zip(&tally.in_time_of).enumerate();
+        served
+            .map(|(application, (slo, &in_time))| Served {
+                slo,
+                queries: queries
+                    .iter()
+                    .filter(|query| query.application == application)
+                    .count(),
+                in_time,
+            })
+            .collect()
     }
 
     fn scaled(&self, queries: &[Query], tally: &Tally) -> Option<Scaled> {

@@ -11,10 +11,11 @@
 //! - [`simulation`]: the replicas and their waiting room, event by event, to one outcome for each query.
 //! - `sharing`: several frontends that share the replicas by credits, message by message.
 //! - `scaling`: a number of replicas that follows the load.
-//! - [`bound`]: the goodput that no policy can exceed.
+//! - [`bound`]: the goodput that no policy can exceed; [`noise_aware`]: that none can where batch times vary.
 //! - [`policy`]: who decides; [`natural`] and [`mod@reference`] are policies that only this simulator has.
 //! - [`cell`]: a policy in a scenario, many of them at once.
 //! - [`suite`]: the scenarios that policies are judged by.
+//! - [`search`]: scenarios at random, for those in which the learned policy is behind.
 //! - [`report`]: the figures, as tables and as JSON.
 
 #![warn(missing_docs)]
@@ -26,11 +27,13 @@ pub mod cell;
 pub mod cost;
 pub mod natural;
 pub mod noise;
+pub mod noise_aware;
 pub mod policy;
 pub mod reference;
 pub mod report;
 mod scaling;
 pub mod scenario;
+pub mod search;
 mod sharing;
 pub mod simulation;
 pub mod suite;

@@ -8,19 +8,44 @@ use indicatif::{ProgressBar, ProgressStyle};
 use skysail_scheduling_sim::arguments::Arguments;
 use skysail_scheduling_sim::cell::{Cell, Figures, run_all};
 use skysail_scheduling_sim::report;
-use skysail_scheduling_sim::suite::Summary;
+use skysail_scheduling_sim::search::{self, Point, Search};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let cells = arguments.cells().unwrap_or_else(|error| error.exit());
-    let figures = simulate(&cells);
-    match print(&arguments, &cells, &figures) {
+    let text = match arguments.search() {
+        Some(search) => find(&arguments, search),
+        None => compare(&arguments),
+    };
+    match writeln!(io::stdout().lock(), "{text}") {
         // Whoever reads has seen enough, as `head` has.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             eprintln!("error: the figures cannot be printed: {error}");
             ExitCode::FAILURE
         }
         _ => ExitCode::SUCCESS,
+    }
+}
+
+fn find(arguments: &Arguments, search: Search) -> String {
+    let points = search.points();
+    let cells: Vec<_> = points.iter().flat_map(Point::cells).collect();
+    let findings = search::findings(&points, &cells, &simulate(&cells));
+    if arguments.json() {
+        report::findings_json(&findings)
+    } else {
+        report::findings(&findings)
+    }
+}
+
+fn compare(arguments: &Arguments) -> String {
+    let cells = arguments.cells().unwrap_or_else(|error| error.exit());
+    let figures = simulate(&cells);
+    if arguments.json() {
+        report::json(&cells, &figures)
+    } else if arguments.suite() {
+        report::suite(&cells, &figures)
+    } else {
+        report::table(&cells, &figures)
     }
 }
 
@@ -35,16 +60,4 @@ fn simulate(cells: &[Cell]) -> Vec<Figures> {
 fn style() -> ProgressStyle {
     ProgressStyle::with_template("{bar:40} {pos} of {len} cells, {eta} left")
         .expect("the template is a constant and right; otherwise this is a bug")
-}
-
-fn print(arguments: &Arguments, cells: &[Cell], figures: &[Figures]) -> io::Result<()> {
-    let text = if arguments.json() {
-        report::json(cells, figures)
-    } else if arguments.suite() {
-        let table = report::summary_table(&Summary::of(cells, figures));
-        format!("Sum of goodput ÷ sum of bound, by noise, arrivals and load:\n\n{table}")
-    } else {
-        report::table(cells, figures)
-    };
-    writeln!(io::stdout().lock(), "{text}")
 }

@@ -1,11 +1,15 @@
 //! How far batches are from what they cost on paper.
 
+mod factors;
+
 use std::f64::consts::TAU;
 use std::fmt;
 
 use clap::ValueEnum;
 use fastrand::Rng;
 use skysail_core::time::Instant;
+
+pub(crate) use self::factors::Factors;
 
 /// How much batch times vary.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -35,7 +39,7 @@ const STALLS: f64 = 0.02;
 const STALL_FACTOR: f64 = 3.0;
 
 /// How long a change of speed lasts, in seconds, and how many times as long batches take then.
-const SHIFT_SECONDS: f64 = 5.0;
+pub(crate) const SHIFT_SECONDS: f64 = 5.0;
 const SHIFT_FACTOR: f64 = 2.0;
 
 impl Noise {
@@ -71,7 +75,7 @@ fn shift(now: Instant) -> f64 {
 }
 
 /// A normal distribution.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Normal {
     mean: f64,
     deviation: f64,

@@ -6,9 +6,11 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
-use crate::cell::{Cell, Figures};
+use crate::cell::{Cell, Figures, Served};
+use crate::policy::PolicyKind;
 use crate::scenario::{Fleet, Scenario, Sharing};
-use crate::suite::Summary;
+use crate::search::Finding;
+use crate::suite::{Side, SideBySide, Summary, Yardstick};
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -25,6 +27,10 @@ struct Row<'a> {
     slo_ms: f64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     slo_mix_ms: Vec<f64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    slo_mix_weights: Vec<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    burst: Option<Burst>,
     noise: String,
     arrivals: String,
     load: f64,
@@ -34,8 +40,11 @@ struct Row<'a> {
     seed: u64,
     goodput: f64,
     bound: f64,
+    noise_aware_bound: f64,
     mean_batch: f64,
     defaults: BTreeMap<&'static str, usize>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    applications: Vec<Application>,
     #[serde(skip_serializing_if = "<[usize]>::is_empty")]
     inputs: &'a [usize],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,6 +53,21 @@ struct Row<'a> {
     delay_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     autoscale: Option<Autoscaled>,
+}
+
+/// Queries of one more application that come at once.
+#[derive(Serialize)]
+struct Burst {
+    queries: u32,
+    slo_ms: f64,
+}
+
+/// What an application reached beside others.
+#[derive(Serialize)]
+struct Application {
+    slo_ms: f64,
+    queries: usize,
+    in_time: usize,
 }
 
 /// What a number of replicas that follows the load comes to; `replicas` is the largest.
@@ -89,7 +113,12 @@ impl<'a> Row<'a> {
             fixed_ms: scenario.cost.fixed_ms,
             per_input_ms: scenario.cost.per_input_ms,
             slo_ms: millis(scenario.slo),
-            slo_mix_ms: scenario.slo_mix.iter().copied().map(millis).collect(),
+            slo_mix_ms: scenario.slo_mix.iter().map(|mixed| millis(mixed.slo)).collect(),
+            slo_mix_weights: weights(scenario),
+            burst: scenario.burst.map(|burst| Burst {
+                queries: burst.queries,
+                slo_ms: millis(burst.slo),
+            }),
             noise: scenario.noise.to_string(),
             arrivals: scenario.arrivals.to_string(),
             load: scenario.load,
@@ -98,17 +127,37 @@ impl<'a> Row<'a> {
             seed: scenario.seed,
             goodput: figures.goodput,
             bound: figures.bound,
+            noise_aware_bound: figures.noise_aware,
             mean_batch: tally.mean_batch(),
             defaults: tally
                 .defaults()
                 .map(|(reason, count)| (reason.word(), count))
                 .collect(),
+            applications: applications(figures),
             inputs: if unequal { &tally.inputs } else { &[] },
             frontends: sharing(scenario).map(|sharing| sharing.frontends),
             delay_ms: sharing(scenario).map(|sharing| millis(sharing.delay)),
             autoscale: Autoscaled::new(scenario, figures),
         }
     }
+}
+
+/// The weights of a mix, unless all are as frequent.
+fn weights(scenario: &Scenario) -> Vec<u32> {
+    let weights: Vec<_> = scenario.slo_mix.iter().map(|mixed| mixed.weight).collect();
+    if weights.iter().all(|weight| *weight == 1) {
+        return Vec::new();
+    }
+    weights
+}
+
+fn applications(figures: &Figures) -> Vec<Application> {
+    let application = |served: &Served| Application {
+        slo_ms: millis(served.slo),
+        queries: served.queries,
+        in_time: served.in_time,
+    };
+    figures.applications.iter().map(application).collect()
 }
 
 fn sharing(scenario: &Scenario) -> Option<Sharing> {
@@ -145,6 +194,8 @@ pub fn table(cells: &[Cell], figures: &[Figures]) -> String {
         Number("goodput"),
         Number("bound"),
         Number("of bound"),
+        Number("noise-aware"),
+        Number("of it"),
         Number("mean batch"),
     ];
     if paced {
@@ -159,6 +210,10 @@ pub fn table(cells: &[Cell], figures: &[Figures]) -> String {
         let heads = ["replica-seconds", "mean replicas", "of max", "in time, of max"];
         columns.extend(heads.map(Number));
     }
+    let several = figures.iter().any(|figures| !figures.applications.is_empty());
+    if several {
+        columns.push(Text("by SLO"));
+    }
     columns.push(Text("defaults"));
     let rows = cells.iter().zip(figures);
     let line = |(cell, figures): (&Cell, &Figures)| {
@@ -171,9 +226,21 @@ pub fn table(cells: &[Cell], figures: &[Figures]) -> String {
             let before_defaults = line.len() - 1;
             line.splice(before_defaults..before_defaults, scaling_columns(figures));
         }
+        if several {
+            line.insert(line.len() - 1, by_slo(figures));
+        }
         line
     };
     render(&columns, rows.map(line))
+}
+
+/// What each application reached.
+fn by_slo(figures: &Figures) -> String {
+    let served = figures.applications.iter();
+    join(
+        served.map(|served| format!("{} {}", millis(served.slo), share(served.share()))),
+        ", ",
+    )
 }
 
 fn scaling_columns(figures: &Figures) -> [String; 4] {
@@ -191,10 +258,7 @@ fn scaling_columns(figures: &Figures) -> [String; 4] {
 fn line(cell: &Cell, figures: &Figures, paced: bool) -> Vec<String> {
     let Cell { policy, scenario } = cell;
     let tally = &figures.tally;
-    let slo = match scenario.slo_mix.as_slice() {
-        [] => millis(scenario.slo).to_string(),
-        mix => join(mix.iter().copied().map(millis), ","),
-    };
+    let slo = slo_column(scenario);
     let replicas = if is_unequal(&scenario.paces) {
         format!("pace {}", join(&scenario.paces, ","))
     } else {
@@ -220,6 +284,8 @@ fn line(cell: &Cell, figures: &Figures, paced: bool) -> Vec<String> {
         format!("{:.4}", figures.goodput),
         format!("{:.4}", figures.bound),
         share(figures.goodput / figures.bound),
+        format!("{:.4}", figures.noise_aware),
+        share(figures.goodput / figures.noise_aware),
         format!("{:.1}", tally.mean_batch()),
     ];
     if paced {
@@ -229,14 +295,128 @@ fn line(cell: &Cell, figures: &Figures, paced: bool) -> Vec<String> {
     line
 }
 
-/// Policies by parts of the suite.
-pub fn summary_table(summary: &Summary) -> String {
-    let parts = &summary.parts;
+/// What queries are given, as it is typed.
+fn slo_column(scenario: &Scenario) -> String {
+    let weighted = !weights(scenario).is_empty();
+    let mixed = scenario.slo_mix.iter().map(|mixed| match weighted {
+        true => format!("{}:{}", millis(mixed.slo), mixed.weight),
+        false => millis(mixed.slo).to_string(),
+    });
+    let steady = match scenario.slo_mix.is_empty() {
+        true => millis(scenario.slo).to_string(),
+        false => join(mixed, ","),
+    };
+    let burst = scenario
+        .burst
+        .map(|burst| format!("+{}@{}", burst.queries, millis(burst.slo)));
+    steady + &burst.unwrap_or_default()
+}
+
+/// The suite: policies by parts of the thirty scenarios, relative to either bound, and by lines of two applications
+/// side by side.
+pub fn suite(cells: &[Cell], figures: &[Figures]) -> String {
+    let summary = Summary::of(cells, figures);
+    let beside = SideBySide::of(cells, figures);
+    [
+        (
+            "Sum of goodput ÷ sum of bound, by noise, arrivals and load:",
+            summary_table(&summary, Yardstick::Bound),
+        ),
+        (
+            "Sum of goodput ÷ sum of noise-aware bound:",
+            summary_table(&summary, Yardstick::NoiseAware),
+        ),
+        (
+            "Urgent beside loose queries, by bursts and by shares: answered in time of the urgent ones:",
+            side_table(&beside, Side::Urgent),
+        ),
+        ("Of the loose ones:", side_table(&beside, Side::Loose)),
+    ]
+    .map(|(head, table)| format!("{head}\n\n{table}"))
+    .join("\n\n")
+}
+
+fn summary_table(summary: &Summary, of: Yardstick) -> String {
+    by_policy(&summary.policies, &summary.parts, |policy, part| {
+        summary.share(policy, part, of)
+    })
+}
+
+fn side_table(beside: &SideBySide, side: Side) -> String {
+    by_policy(&beside.policies, &beside.lines, |policy, line| {
+        beside.share(policy, line, side)
+    })
+}
+
+/// How many findings of a search are listed.
+const LISTED: usize = 25;
+
+/// What a search found.
+pub fn findings(findings: &[Finding]) -> String {
+    let behind = |least: f64| findings.iter().filter(|finding| finding.behind() > least).count();
+    let head = format!(
+        "{} scenarios: the learned policy is behind the best of the others by more than 0.01 in {}, 0.02 in {}, 0.05 in {}.",
+        findings.len(),
+        behind(0.01),
+        behind(0.02),
+        behind(0.05),
+    );
+    let columns = [
+        Number("behind"),
+        Number("learned"),
+        Number("best"),
+        Number("noise-aware"),
+        Text("command"),
+    ];
+    let worst = findings.iter().take(LISTED).map(|finding| {
+        let shares = [
+            finding.behind(),
+            finding.learned,
+            finding.best,
+            finding.noise_aware,
+        ];
+        let shares = shares.into_iter().map(share);
+        shares.chain([finding.command()]).collect()
+    });
+    format!("{head}\n\n{}", render(&columns, worst))
+}
+
+/// The same as one JSON object.
+pub fn findings_json(findings: &[Finding]) -> String {
+    #[derive(Serialize)]
+    struct Report {
+        scenarios: usize,
+        worst: Vec<Worst>,
+    }
+    #[derive(Serialize)]
+    struct Worst {
+        learned: f64,
+        best: f64,
+        best_policy: String,
+        noise_aware_bound: f64,
+        command: String,
+    }
+    let worst = findings.iter().take(LISTED).map(|finding| Worst {
+        learned: finding.learned,
+        best: finding.best,
+        best_policy: finding.by.to_string(),
+        noise_aware_bound: finding.noise_aware,
+        command: finding.command(),
+    });
+    let report = Report {
+        scenarios: findings.len(),
+        worst: worst.collect(),
+    };
+    serde_json::to_string(&report).expect("numbers and words can be written as JSON; otherwise this is a bug")
+}
+
+/// A line for each policy, and a column for each part of what was simulated.
+fn by_policy(policies: &[PolicyKind], parts: &[String], of: impl Fn(PolicyKind, &str) -> f64) -> String {
     let columns: Vec<_> = std::iter::once(Text("policy"))
         .chain(parts.iter().map(|part| Number(part)))
         .collect();
-    let rows = summary.policies.iter().map(|&policy| {
-        let shares = parts.iter().map(|part| share(summary.share(policy, part)));
+    let rows = policies.iter().map(|&policy| {
+        let shares = parts.iter().map(|part| share(of(policy, part)));
         std::iter::once(policy.to_string()).chain(shares).collect()
     });
     render(&columns, rows)
@@ -307,8 +487,7 @@ mod tests {
     use skysail_proto::deployment::Autoscale;
 
     use super::*;
-    use crate::policy::PolicyKind;
-    use crate::scenario::{Scaling, example};
+    use crate::scenario::{self, Scaling, example};
 
     fn cell(scenario: Scenario) -> (Vec<Cell>, Vec<Figures>) {
         let cell = Cell {
@@ -336,6 +515,7 @@ mod tests {
             "load",
             "mean_batch",
             "noise",
+            "noise_aware_bound",
             "per_input_ms",
             "policy",
             "replicas",
@@ -347,10 +527,49 @@ mod tests {
         expected.sort_unstable();
         let special = Scenario {
             paces: vec![1.0, 2.0],
-            slo_mix: vec![Duration::from_millis(25)],
+            slo_mix: mix(&[(25, 1)]),
             ..example()
         };
         assert_eq!(keys(special), expected);
+    }
+
+    /// Applications with these milliseconds and weights.
+    fn mix(applications: &[(u64, u32)]) -> Vec<scenario::Application> {
+        let application = |&(millis, weight): &(u64, u32)| scenario::Application {
+            slo: Duration::from_millis(millis),
+            weight,
+        };
+        applications.iter().map(application).collect()
+    }
+
+    #[test]
+    fn several_applications_have_what_each_reached() {
+        let burst = scenario::Burst {
+            queries: 50,
+            slo: Duration::from_secs(1),
+        };
+        let (cells, figures) = cell(Scenario {
+            slo_mix: mix(&[(25, 1), (100, 3)]),
+            burst: Some(burst),
+            ..example()
+        });
+        let report: Value = serde_json::from_str(&json(&cells, &figures)).unwrap();
+        let cell = &report["cells"][0];
+        assert_eq!(cell["slo_mix_weights"], serde_json::json!([1, 3]));
+        assert_eq!(
+            cell["burst"],
+            serde_json::json!({"queries": 50, "slo_ms": 1000.0})
+        );
+        let applications = cell["applications"].as_array().unwrap();
+        let sum = |key: &str| -> u64 { applications.iter().map(|each| each[key].as_u64().unwrap()).sum() };
+        assert_eq!((applications.len(), sum("queries")), (3, 1050));
+        let goodput = cell["goodput"].as_f64().unwrap();
+        assert!((sum("in_time") as f64 / 1050.0 - goodput).abs() < 1e-9, "{cell}");
+        let table = table(&cells, &figures);
+        assert!(
+            table.contains("25:1,100:3+50@1000") && table.contains("by SLO"),
+            "{table}"
+        );
     }
 
     #[test]
@@ -380,10 +599,8 @@ mod tests {
         assert!((mean - 1.0).abs() < 1e-9, "{mean}");
         assert_eq!(autoscale["attainment_of_max"], 1.0);
         // Programs look for these two by name alone.
-        assert_eq!(
-            (text.matches("goodput").count(), text.matches("bound").count()),
-            (1, 1)
-        );
+        let count = |key: &str| text.matches(key).count();
+        assert_eq!((count("\"goodput\":"), count("\"bound\":")), (1, 1));
         let table = table(&cells, &figures);
         assert!(
             table.contains("1..1") && table.contains("replica-seconds"),
@@ -424,8 +641,8 @@ mod tests {
         assert!(line.starts_with("natural") && line.contains("60+1n"), "{line}");
         let words: Vec<_> = line.split_whitespace().collect();
         assert_eq!(
-            words[8..11],
-            ["0.0000", "0.0000", "-"],
+            words[8..13],
+            ["0.0000", "0.0000", "-", "0.0000", "-"],
             "nothing of nothing is no number"
         );
     }

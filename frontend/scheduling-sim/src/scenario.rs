@@ -18,8 +18,10 @@ pub struct Scenario {
     pub cost: Cost,
     /// The SLO, by which load 1 is defined.
     pub slo: Duration,
-    /// The SLOs that queries really have, each as often as the others; if none, they have [`Self::slo`].
-    pub slo_mix: Vec<Duration>,
+    /// The applications whose queries these are; if none are named, there is one, with [`Self::slo`].
+    pub slo_mix: Vec<Application>,
+    /// Queries of one more application, which all come at once.
+    pub burst: Option<Burst>,
     /// How much batch times vary.
     pub noise: Noise,
     /// When queries come.
@@ -36,6 +38,24 @@ pub struct Scenario {
     pub max_batch: NonZeroU32,
     /// How the replicas are reached, and whether there are always as many.
     pub fleet: Fleet,
+}
+
+/// An application.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Application {
+    /// What its queries are given.
+    pub slo: Duration,
+    /// Its share of the queries, relative to the weights of the others.
+    pub weight: u32,
+}
+
+/// Queries that come at once, when a quarter of the others have come. They are not among [`Scenario::queries`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Burst {
+    /// How many.
+    pub queries: u32,
+    /// What each is given.
+    pub slo: Duration,
 }
 
 /// How queries reach replicas.
@@ -75,6 +95,8 @@ pub struct Query {
     pub arrival: Instant,
     /// An answer after this is none.
     pub deadline: Instant,
+    /// Whose it is: a place in [`Scenario::slos`].
+    pub application: usize,
 }
 
 impl Query {
@@ -97,24 +119,57 @@ impl Scenario {
         self.paces.iter().map(|&pace| self.cost.at_pace(pace))
     }
 
+    /// What the queries of each application are given.
+    pub fn slos(&self) -> Vec<Duration> {
+        let mut slos: Vec<_> = self.slo_mix.iter().map(|application| application.slo).collect();
+        if slos.is_empty() {
+            slos.push(self.slo);
+        }
+        slos.extend(self.burst.map(|burst| burst.slo));
+        slos
+    }
+
     /// The queries, in order of arrival.
     pub fn queries(&self) -> Vec<Query> {
         let mut rng = Stream::Queries.rng(self.seed);
         let rate = self.load * self.capacity();
         let times = self.arrivals.times(rate, self.queries, &mut rng);
-        let query = |time: f64| {
-            let arrival = Instant::default() + Duration::from_secs_f64(time);
-            let deadline = arrival + self.pick_slo(&mut rng);
-            Query { arrival, deadline }
+        let slos = self.slos();
+        let query = |arrival: Instant, application: usize| Query {
+            arrival,
+            deadline: arrival + slos[application],
+            application,
         };
-        times.into_iter().map(query).collect()
+        let steady = times.into_iter().map(|time| {
+            let arrival = Instant::default() + Duration::from_secs_f64(time);
+            query(arrival, self.pick_application(&mut rng))
+        });
+        let mut queries: Vec<_> = steady.collect();
+        if let Some(burst) = self.burst {
+            let before = queries.len() / 4;
+            let at = queries.get(before).map(|next| next.arrival).unwrap_or_default();
+            let burst = (0..burst.queries).map(|_| query(at, slos.len() - 1));
+            queries.splice(before..before, burst);
+        }
+        queries
     }
 
-    fn pick_slo(&self, rng: &mut Rng) -> Duration {
+    /// A place in the mix, each as likely as its weight says.
+    fn pick_application(&self, rng: &mut Rng) -> usize {
         if self.slo_mix.is_empty() {
-            return self.slo;
+            return 0;
         }
-        self.slo_mix[rng.usize(..self.slo_mix.len())]
+        let weights = || self.slo_mix.iter().map(|application| application.weight as usize);
+        let sum: usize = weights().sum();
+        let mut drawn = rng.usize(..sum);
+        let is_there = |weight: usize| {
+            let there = drawn < weight;
+            drawn = drawn.saturating_sub(weight);
+            there
+        };
+        weights()
+            .position(is_there)
+            .expect("less than their sum was drawn; otherwise this is a bug")
     }
 
     /// What the noise is drawn from.
@@ -156,6 +211,7 @@ pub(crate) fn example() -> Scenario {
         },
         slo: Duration::from_millis(50),
         slo_mix: Vec::new(),
+        burst: None,
         noise: Noise::None,
         arrivals: Arrivals::Poisson,
         load: 0.9,
@@ -197,16 +253,61 @@ mod tests {
         assert!((load / 0.5 - 1.0).abs() < 0.04, "{load}");
     }
 
+    /// Applications with these milliseconds and weights.
+    fn mix(applications: &[(u64, u32)]) -> Vec<Application> {
+        let application = |&(millis, weight): &(u64, u32)| Application {
+            slo: Duration::from_millis(millis),
+            weight,
+        };
+        applications.iter().map(application).collect()
+    }
+
+    fn arrivals(queries: &[Query]) -> Vec<Instant> {
+        queries.iter().map(|query| query.arrival).collect()
+    }
+
     #[test]
-    fn each_slo_of_a_mix_is_as_frequent_as_the_others_and_changes_no_arrival() {
-        let mut mixed = scenario();
-        mixed.slo_mix = [25, 50, 100].map(Duration::from_millis).to_vec();
-        let queries = mixed.queries();
-        for slo in &mixed.slo_mix {
-            let share = queries.iter().filter(|query| query.budget() == *slo).count() as f64 / 1e4;
-            assert!((share - 1.0 / 3.0).abs() < 0.02, "{slo:?} {share}");
+    fn each_application_of_a_mix_is_as_frequent_as_its_weight_and_changes_no_arrival() {
+        for weights in [[1, 1, 1], [1, 9, 40]] {
+            let mut mixed = scenario();
+            mixed.slo_mix = mix(&[(25, weights[0]), (50, weights[1]), (100, weights[2])]);
+            let queries = mixed.queries();
+            for (index, application) in mixed.slo_mix.iter().enumerate() {
+                let of_it = |query: &&Query| query.application == index && query.budget() == application.slo;
+                let share = queries.iter().filter(of_it).count() as f64 / 1e4;
+                let expected = f64::from(weights[index]) / f64::from(weights.iter().sum::<u32>());
+                assert!((share - expected).abs() < 0.02, "{application:?} {share}");
+            }
+            assert_eq!(arrivals(&queries), arrivals(&scenario().queries()));
         }
-        let arrivals = |queries: &[Query]| -> Vec<_> { queries.iter().map(|query| query.arrival).collect() };
-        assert_eq!(arrivals(&queries), arrivals(&scenario().queries()));
+    }
+
+    #[test]
+    fn a_burst_comes_at_once_after_a_quarter_of_the_others_and_moves_none_of_them() {
+        let mut bursting = scenario();
+        let slo = Duration::from_secs(10);
+        bursting.burst = Some(Burst { queries: 500, slo });
+        let queries = bursting.queries();
+        assert_eq!((queries.len(), bursting.slos().len()), (10_500, 2));
+        assert!(queries.is_sorted_by_key(|query| query.arrival));
+        let of_the_burst = |query: &Query| query.application == 1;
+        let (burst, others): (Vec<Query>, Vec<Query>) = queries.iter().copied().partition(of_the_burst);
+        let at = others[2500].arrival;
+        assert_eq!(burst.len(), 500);
+        assert!(
+            burst
+                .iter()
+                .all(|query| query.arrival == at && query.budget() == slo)
+        );
+        assert_eq!(arrivals(&others), arrivals(&scenario().queries()));
+    }
+
+    #[test]
+    fn a_burst_beside_nothing_comes_at_the_start() {
+        let mut alone = scenario();
+        alone.queries = 0;
+        let slo = Duration::from_millis(20);
+        alone.burst = Some(Burst { queries: 3, slo });
+        assert_eq!(arrivals(&alone.queries()), [Instant::default(); 3]);
     }
 }

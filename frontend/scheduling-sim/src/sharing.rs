@@ -37,7 +37,7 @@ pub(crate) fn simulate(
             query.arrival,
             Event::Query {
                 frontend,
-                deadline: query.deadline,
+                query: *query,
             },
         );
     }
@@ -55,7 +55,7 @@ struct Link {
 enum Event {
     Query {
         frontend: usize,
-        deadline: Instant,
+        query: Query,
     },
     ToContainer(Link, FromFrontend),
     ToFrontend(Link, FromContainer),
@@ -125,8 +125,8 @@ struct Cluster {
 
 /// A frontend: a waiting room and a dispatcher for each replica.
 struct Frontend {
-    room: WaitingRoom<()>,
-    dispatchers: Vec<Dispatcher<()>>,
+    room: WaitingRoom<Query>,
+    dispatchers: Vec<Dispatcher<Query>>,
 }
 
 /// A container: its credits, and the batches in its hands.
@@ -187,7 +187,7 @@ impl Cluster {
             agenda: Agenda::default(),
             delay,
             frontends: (0..frontends).map(frontend).collect(),
-            tally: Tally::new(containers.len()),
+            tally: Tally::new(scenario, containers.len()),
             containers,
             noise: scenario.noise,
             rng: scenario.noise_rng(),
@@ -201,7 +201,7 @@ impl Cluster {
         while let Some((at, event)) = self.agenda.next() {
             self.now = at;
             match event {
-                Event::Query { frontend, deadline } => self.enqueue(frontend, deadline),
+                Event::Query { frontend, query } => self.enqueue(frontend, query),
                 Event::ToContainer(link, message) => self.hear(link, message),
                 Event::ToFrontend(link, message) => self.receive(link, message),
                 Event::Finished(container) => self.finish(container),
@@ -218,8 +218,8 @@ impl Cluster {
         self.tally
     }
 
-    fn enqueue(&mut self, at: usize, deadline: Instant) {
-        let entered = self.frontends[at].room.enter(self.now, deadline, 1, ());
+    fn enqueue(&mut self, at: usize, query: Query) {
+        let entered = self.frontends[at].room.enter(self.now, query.deadline, 1, query);
         if let Err(Refused { reason, .. }) = entered {
             self.tally.default_output(reason, 1);
         }
@@ -301,7 +301,7 @@ impl Cluster {
         }
     }
 
-    fn dispatcher(&mut self, link: Link) -> &mut Dispatcher<()> {
+    fn dispatcher(&mut self, link: Link) -> &mut Dispatcher<Query> {
         &mut self.frontends[link.frontend].dispatchers[link.container]
     }
 

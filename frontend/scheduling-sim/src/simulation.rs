@@ -26,6 +26,8 @@ use crate::sharing;
 pub struct Tally {
     /// Answered by their deadline.
     pub in_time: usize,
+    /// The same, for each application.
+    pub in_time_of: Vec<usize>,
     /// Not so, by the index of the reason.
     defaults: [usize; DefaultReason::ALL.len()],
     /// Batches that were computed.
@@ -41,8 +43,9 @@ pub struct Tally {
 
 impl Tally {
     /// Nothing yet.
-    pub(crate) fn new(replicas: usize) -> Self {
+    pub(crate) fn new(scenario: &Scenario, replicas: usize) -> Self {
         Self {
+            in_time_of: vec![0; scenario.slos().len()],
             inputs: vec![0; replicas],
             ..Self::default()
         }
@@ -53,15 +56,19 @@ impl Tally {
     }
 
     /// Queries that are given up at `now`.
-    pub(crate) fn given_up(&mut self, queries: &[Placed<()>], now: Instant) {
+    pub(crate) fn given_up(&mut self, queries: &[Placed<Query>], now: Instant) {
         for query in queries {
             self.default_output(query.given_up(now), 1);
         }
     }
 
     /// A batch that was answered at `now`.
-    pub(crate) fn answered(&mut self, batch: &[Placed<()>], now: Instant) {
-        let in_time = batch.iter().filter(|query| now <= query.deadline()).count();
+    pub(crate) fn answered(&mut self, batch: &[Placed<Query>], now: Instant) {
+        let mut in_time = 0;
+        for query in batch.iter().filter(|query| now <= query.deadline()) {
+            in_time += 1;
+            self.in_time_of[query.task.application] += 1;
+        }
         self.in_time += in_time;
         self.default_output(DefaultReason::LateReply, batch.len() - in_time);
     }
@@ -97,13 +104,13 @@ pub fn simulate(policy: PolicyKind, scenario: &Scenario, queries: &[Query]) -> T
     for cost in scenario.replicas().take(at_first) {
         simulation.add(policy.build(scenario.max_batch), cost, Instant::default());
     }
-    simulation.tally = Tally::new(simulation.replicas.len());
+    simulation.tally = Tally::new(scenario, simulation.replicas.len());
     simulation.scaler = scaling.map(|scaling| Scaler::new(policy, scenario, scaling));
     simulation.run(queries)
 }
 
 /// A waiting room without bounds: what is compared is what policies do about a queue that grows.
-pub(crate) fn waiting_room(admission: Admission) -> WaitingRoom<()> {
+pub(crate) fn waiting_room(admission: Admission) -> WaitingRoom<Query> {
     let bounds = Bounds {
         count: usize::MAX,
         bytes: usize::MAX,
@@ -113,7 +120,7 @@ pub(crate) fn waiting_room(admission: Admission) -> WaitingRoom<()> {
 
 struct Simulation {
     now: Instant,
-    room: WaitingRoom<()>,
+    room: WaitingRoom<Query>,
     replicas: Vec<Replica>,
     /// How many replicas there ever were: their names count up.
     named: u64,
@@ -126,7 +133,7 @@ struct Simulation {
 
 struct Replica {
     name: u64,
-    dispatcher: Dispatcher<()>,
+    dispatcher: Dispatcher<Query>,
     cost: Cost,
     computing: Option<Computing>,
     /// When it was asked for.
@@ -176,7 +183,7 @@ impl Simulation {
             room: waiting_room(admission),
             replicas: Vec::new(),
             named: 0,
-            tally: Tally::new(1),
+            tally: Tally::new(scenario, 1),
             noise: scenario.noise,
             rng: scenario.noise_rng(),
             scaler: None,
@@ -254,7 +261,7 @@ impl Simulation {
         if let Some(scaler) = &mut self.scaler {
             scaler.arrival();
         }
-        if let Err(Refused { reason, .. }) = self.room.enter(self.now, query.deadline, 1, ()) {
+        if let Err(Refused { reason, .. }) = self.room.enter(self.now, query.deadline, 1, query) {
             self.tally.default_output(reason, 1);
         }
     }
@@ -368,6 +375,7 @@ mod tests {
         let query = |&millis: &u64| Query {
             arrival: at(millis),
             deadline: at(millis + 25),
+            application: 0,
         };
         arrivals.iter().map(query).collect()
     }

@@ -2,7 +2,10 @@
 //!
 //! Two models, one whose batches have a large fixed cost and one that gains little from batching; each with
 //! one replica (three kinds of noise, four kinds of arrivals, of which one mixes two SLOs) and with two
-//! replicas (noisy, three kinds of arrivals); each at seven loads.
+//! replicas (noisy, three kinds of arrivals); each at seven loads. Beside these thirty, which are summed up by
+//! themselves, there are those of [two applications side by side](SideBySide).
+
+mod side_by_side;
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -13,7 +16,9 @@ use crate::cell::{Cell, Figures};
 use crate::cost::Cost;
 use crate::noise::Noise;
 use crate::policy::PolicyKind;
-use crate::scenario::{Fleet, Scenario};
+use crate::scenario::{Application, Fleet, Scenario};
+
+pub use self::side_by_side::{Side, SideBySide};
 
 const MODELS: [Cost; 2] = [
     Cost {
@@ -27,7 +32,16 @@ const MODELS: [Cost; 2] = [
 ];
 
 const SLO: Duration = Duration::from_millis(50);
-const SLO_MIX: [Duration; 2] = [Duration::from_millis(25), Duration::from_millis(100)];
+const SLO_MIX: [Application; 2] = [
+    Application {
+        slo: Duration::from_millis(25),
+        weight: 1,
+    },
+    Application {
+        slo: Duration::from_millis(100),
+        weight: 1,
+    },
+];
 
 const LOADS: [f64; 7] = [0.3, 0.6, 0.8, 0.9, 1.0, 1.2, 1.6];
 
@@ -44,8 +58,14 @@ pub struct Options {
     pub max_batch: NonZeroU32,
 }
 
-/// Thirty scenarios, each at every load.
+/// Thirty scenarios, each at every load, and then those of two applications side by side.
 pub fn scenarios(options: &Options) -> Vec<Scenario> {
+    let mut scenarios = thirty(options);
+    scenarios.extend(side_by_side::scenarios(options));
+    scenarios
+}
+
+fn thirty(options: &Options) -> Vec<Scenario> {
     let single = [Noise::Mild, Noise::Noisy, Noise::Shift]
         .into_iter()
         .flat_map(|noise| {
@@ -71,6 +91,7 @@ pub fn scenarios(options: &Options) -> Vec<Scenario> {
                 cost,
                 slo: SLO,
                 slo_mix: offer.slo_mix.clone(),
+                burst: None,
                 noise: *noise,
                 arrivals: offer.arrivals.clone(),
                 load,
@@ -88,7 +109,7 @@ pub fn scenarios(options: &Options) -> Vec<Scenario> {
 /// What queries come, and how long they are given.
 struct Offer {
     arrivals: Arrivals,
-    slo_mix: Vec<Duration>,
+    slo_mix: Vec<Application>,
 }
 
 impl Offer {
@@ -107,8 +128,8 @@ impl Offer {
     }
 }
 
-/// What policies reached in parts of the suite: the sum of their goodput over the sum of the bounds, in the
-/// cells that belong to a part.
+/// What policies reached in parts of the thirty scenarios: the sum of their goodput over the sum of the bounds, in
+/// the cells that belong to a part.
 #[derive(Debug)]
 pub struct Summary {
     /// Those that were compared, in the order of their cells.
@@ -122,6 +143,16 @@ pub struct Summary {
 struct Sum {
     goodput: f64,
     bound: f64,
+    noise_aware: f64,
+}
+
+/// What goodput is compared with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Yardstick {
+    /// The bound that ignores noise.
+    Bound,
+    /// The bound that knows how noise is distributed.
+    NoiseAware,
 }
 
 impl Summary {
@@ -132,7 +163,11 @@ impl Summary {
             parts: parts(cells),
             sums: HashMap::new(),
         };
-        for (cell, figures) in cells.iter().zip(figures) {
+        for (cell, figures) in cells
+            .iter()
+            .zip(figures)
+            .filter(|(cell, _)| is_of_the_thirty(cell))
+        {
             if !summary.policies.contains(&cell.policy) {
                 summary.policies.push(cell.policy);
             }
@@ -140,28 +175,37 @@ impl Summary {
                 let sum = summary.sums.entry((cell.policy, part)).or_default();
                 sum.goodput += figures.goodput;
                 sum.bound += figures.bound;
+                sum.noise_aware += figures.noise_aware;
             }
         }
         summary
     }
 
-    /// A policy's share of the bound in a part; no number if it was not tried there.
-    pub fn share(&self, policy: PolicyKind, part: &str) -> f64 {
+    /// A policy's share of a bound in a part; no number if it was not tried there.
+    pub fn share(&self, policy: PolicyKind, part: &str, of: Yardstick) -> f64 {
         let sum = self
             .sums
             .get(&(policy, part.to_owned()))
             .copied()
             .unwrap_or_default();
-        sum.goodput / sum.bound
+        sum.goodput
+            / match of {
+                Yardstick::Bound => sum.bound,
+                Yardstick::NoiseAware => sum.noise_aware,
+            }
     }
 }
 
 const WHOLE: &str = "all";
 
+fn is_of_the_thirty(cell: &Cell) -> bool {
+    side_by_side::line(&cell.scenario).is_none()
+}
+
 /// The parts there are: noises, arrivals, loads, the whole.
 fn parts(cells: &[Cell]) -> Vec<String> {
     let mut kinds: [Vec<String>; 3] = Default::default();
-    for cell in cells {
+    for cell in cells.iter().filter(|cell| is_of_the_thirty(cell)) {
         let [noise, arrivals, load, _] = parts_of(&cell.scenario);
         for (kind, part) in kinds.iter_mut().zip([noise, arrivals, load]) {
             if !kind.contains(&part) {
@@ -193,18 +237,18 @@ mod tests {
     use crate::scenario::example;
     use crate::simulation::Tally;
 
-    fn suite() -> Vec<Scenario> {
-        scenarios(&Options {
+    fn options() -> Options {
+        Options {
             recorded: Arrivals::HeavyTailed,
             seed: 1,
             queries: 100,
             max_batch: NonZeroU32::new(64).unwrap(),
-        })
+        }
     }
 
     #[test]
     fn there_are_thirty_scenarios_at_seven_loads_all_different() {
-        let scenarios = suite();
+        let scenarios = thirty(&options());
         assert_eq!(scenarios.len(), 210);
         let mut names: Vec<_> = scenarios.iter().map(|scenario| format!("{scenario:?}")).collect();
         names.sort_unstable();
@@ -214,7 +258,7 @@ mod tests {
 
     #[test]
     fn two_replicas_are_noisy_and_have_no_recorded_arrivals() {
-        let scenarios = suite();
+        let scenarios = thirty(&options());
         let pairs: Vec<_> = scenarios
             .iter()
             .filter(|scenario| scenario.paces.len() == 2)
@@ -235,15 +279,63 @@ mod tests {
         let figures = |goodput, bound| Figures {
             goodput,
             bound,
+            noise_aware: 0.5 * bound,
             scaled: None,
+            applications: Vec::new(),
             tally: Tally::default(),
         };
         let summary = Summary::of(&[cell(0.9), cell(1.2)], &[figures(0.9, 1.0), figures(0.3, 0.6)]);
         assert_eq!(summary.parts, ["none", "poisson", "0.9", "1.2", "all"]);
         for (part, expected) in [("0.9", 0.9), ("1.2", 0.5), ("all", 0.75)] {
-            let share = summary.share(PolicyKind::Natural, part);
-            assert!((share - expected).abs() < 1e-9, "{part} {share}");
+            let share = |of| summary.share(PolicyKind::Natural, part, of);
+            assert!((share(Yardstick::Bound) - expected).abs() < 1e-9, "{part}");
+            assert!(
+                (share(Yardstick::NoiseAware) - 2.0 * expected).abs() < 1e-9,
+                "{part}"
+            );
         }
-        assert!(summary.share(PolicyKind::LEARNED, "all").is_nan());
+        assert!(
+            summary
+                .share(PolicyKind::LEARNED, "all", Yardstick::Bound)
+                .is_nan()
+        );
+    }
+
+    #[test]
+    fn two_applications_side_by_side_are_summed_up_by_themselves() {
+        let all = scenarios(&options());
+        let lines: Vec<_> = all.iter().filter_map(side_by_side::line).collect();
+        assert_eq!((all.len(), lines.len()), (210 + 25, 25));
+        let cells: Vec<_> = all
+            .into_iter()
+            .filter(|scenario| scenario.load < 1.0)
+            .map(|scenario| Cell {
+                policy: PolicyKind::Natural,
+                scenario,
+            })
+            .collect();
+        let figures: Vec<_> = cells.iter().map(Cell::run).collect();
+        let others = cells.iter().filter(|cell| is_of_the_thirty(cell)).count();
+        assert_eq!(parts(&cells), parts(&cells[..others]));
+        let summary = SideBySide::of(&cells, &figures);
+        let expected = [
+            "2000@10000",
+            "4000@10000",
+            "2000@3000",
+            "1:99",
+            "10:90",
+            "50:50",
+            "90:10",
+            "99:1",
+        ];
+        assert_eq!(summary.lines, expected);
+        assert_eq!(summary.policies, [PolicyKind::Natural]);
+        // A hundred queries are no burden; beside a burst, first come is first served.
+        let share = |line, side| summary.share(PolicyKind::Natural, line, side);
+        assert!(share("50:50", Side::Urgent) > 0.5);
+        assert!(share("50:50", Side::Loose) > 0.99);
+        assert!(share("2000@10000", Side::Loose) > 0.99);
+        let of_learned = summary.share(PolicyKind::LEARNED, "1:99", Side::Loose);
+        assert!(of_learned.is_nan());
     }
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use skysail_core::autoscale::TARGET_UTILISATION;
 use skysail_core::query::DefaultReason;
 use skysail_proto::deployment::Autoscale;
@@ -14,7 +16,7 @@ use skysail_scheduling_sim::cell::{Cell, Scaled, run_all};
 use skysail_scheduling_sim::cost::Cost;
 use skysail_scheduling_sim::noise::Noise;
 use skysail_scheduling_sim::policy::PolicyKind;
-use skysail_scheduling_sim::scenario::{Fleet, Scaling, Scenario, Sharing};
+use skysail_scheduling_sim::scenario::{Application, Burst, Fleet, Scaling, Scenario, Sharing};
 use skysail_scheduling_sim::simulation::simulate;
 use skysail_scheduling_sim::trace::Trace;
 
@@ -35,11 +37,18 @@ fn any_fleet() -> impl Strategy<Value = Fleet> {
 fn any_scenario(noises: &'static [Noise]) -> impl Strategy<Value = Scenario> {
     let arrivals = prop::sample::select(vec![Arrivals::Poisson, Arrivals::Bursty, Arrivals::HeavyTailed]);
     let slo = || (1.0..200.0).prop_map(|millis: f64| Duration::from_secs_f64(millis * 1e-3));
-    let model = (0.1..30.0, 0.0..10.0, slo(), prop::collection::vec(slo(), 0..3));
+    let application = (slo(), 1u32..20).prop_map(|(slo, weight)| Application { slo, weight });
+    let burst = (1u32..200, slo()).prop_map(|(queries, slo)| Burst { queries, slo });
+    let slos = (
+        slo(),
+        prop::collection::vec(application, 0..3),
+        prop::option::of(burst),
+    );
+    let model = (0.1..30.0, 0.0..10.0, slos);
     let offer = (prop::sample::select(noises), arrivals, 0.1..4.0, any::<u64>());
     let fleet = (prop::collection::vec(0.3..3.0, 1..4), 1u32..70);
     (model, offer, fleet, any_fleet()).prop_map(|(model, offer, replicas, fleet)| {
-        let (fixed_ms, per_input_ms, slo, slo_mix) = model;
+        let (fixed_ms, per_input_ms, (slo, slo_mix, burst)) = model;
         let (noise, arrivals, load, seed) = offer;
         let (mut paces, max_batch) = replicas;
         if let Fleet::Scaled(scaling) = fleet {
@@ -52,6 +61,7 @@ fn any_scenario(noises: &'static [Noise]) -> impl Strategy<Value = Scenario> {
             },
             slo,
             slo_mix,
+            burst,
             noise,
             arrivals,
             load,
@@ -79,6 +89,7 @@ proptest! {
         let queries = scenario.queries();
         let tally = simulate(policy, &scenario, &queries);
         prop_assert_eq!(tally.queries(), queries.len());
+        prop_assert_eq!(tally.in_time, tally.in_time_of.iter().sum::<usize>());
         let late = tally.defaults().find(|(reason, _)| *reason == DefaultReason::LateReply);
         let answered = tally.in_time + late.map_or(0, |(_, count)| count);
         prop_assert_eq!(answered, tally.inputs.iter().sum::<usize>());
@@ -96,6 +107,74 @@ proptest! {
     }
 }
 
+/// Scenarios and policies, the same every time: chance that is drawn anew would fail one run in thousands.
+fn drawn<S: Strategy>(strategy: &S, count: usize) -> Vec<S::Value> {
+    let mut runner = TestRunner::deterministic();
+    let draw = || strategy.new_tree(&mut runner).unwrap().current();
+    std::iter::repeat_with(draw).take(count).collect()
+}
+
+/// By how much a policy is above the noise-aware bound on average over seeds, and what that may be off by.
+fn above_the_noise_aware_bound(policy: PolicyKind, scenario: &Scenario, seeds: u64) -> (f64, f64) {
+    let cells: Vec<_> = (0..seeds)
+        .map(|seed| {
+            let scenario = Scenario {
+                seed,
+                ..scenario.clone()
+            };
+            Cell { policy, scenario }
+        })
+        .collect();
+    let figures = run_all(&cells, || ());
+    let above: Vec<_> = figures
+        .iter()
+        .map(|figures| figures.goodput - figures.noise_aware)
+        .collect();
+    let mean = above.iter().sum::<f64>() / seeds as f64;
+    let squares: f64 = above.iter().map(|above| (above - mean).powi(2)).sum();
+    (mean, (squares / (seeds * (seeds - 1)) as f64).sqrt())
+}
+
+#[test]
+fn no_policy_is_above_the_noise_aware_bound_on_average() {
+    let noises = &[Noise::Mild, Noise::Noisy, Noise::Shift];
+    for (policy, scenario) in drawn(&(any_policy(), any_scenario(noises)), 60) {
+        let (above, error) = above_the_noise_aware_bound(policy, &scenario, 10);
+        assert!(
+            above <= 0.002 + 4.0 * error,
+            "{policy} {above} {error}: {scenario:?}"
+        );
+    }
+}
+
+#[test]
+fn an_overload_of_varying_batch_times_comes_close_to_the_noise_aware_bound_and_not_above_it() {
+    let [scenario, ..] = sample();
+    for noise in [Noise::Mild, Noise::Noisy, Noise::Shift] {
+        let scenario = Scenario {
+            noise,
+            load: 2.0,
+            queries: 6000,
+            ..scenario.clone()
+        };
+        for policy in [PolicyKind::LEARNED, PolicyKind::Reference] {
+            let (above, error) = above_the_noise_aware_bound(policy, &scenario, 6);
+            assert!(
+                (-0.06..3.0 * error).contains(&above),
+                "{policy} {noise}: {above} {error}"
+            );
+        }
+    }
+}
+
+/// An application that has as many queries as others of its kind.
+fn equally(millis: u64) -> Application {
+    Application {
+        slo: Duration::from_millis(millis),
+        weight: 1,
+    }
+}
+
 /// A few cells of different kinds, of 3000 queries each.
 fn sample() -> [Scenario; 5] {
     let quick = Cost {
@@ -110,6 +189,7 @@ fn sample() -> [Scenario; 5] {
         cost: quick,
         slo: Duration::from_millis(50),
         slo_mix: Vec::new(),
+        burst: None,
         noise: Noise::None,
         arrivals: Arrivals::Poisson,
         load: 0.9,
@@ -133,7 +213,7 @@ fn sample() -> [Scenario; 5] {
         Scenario {
             cost: slow,
             noise: Noise::Noisy,
-            slo_mix: [25, 100].map(Duration::from_millis).to_vec(),
+            slo_mix: [25, 100].map(equally).to_vec(),
             load: 1.0,
             paces: vec![1.0, 1.0],
             ..base.clone()
