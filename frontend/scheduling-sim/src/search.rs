@@ -5,6 +5,8 @@
 //! luck. Where several applications send queries, each counts as much as the others: goodput would not
 //! show that a few urgent queries are lost.
 
+use std::fmt::Display;
+
 use clap::Parser;
 use fastrand::Rng;
 
@@ -62,33 +64,33 @@ impl Point {
         let slo = rounded((fixed + per_input) * between(rng, 1.05, 60.0));
         let seed = rng.u64(1..1000);
         let mut words = Words::default();
-        words.add("--fixed-ms", fixed);
-        words.add("--per-input-ms", per_input);
-        words.add("--slo-ms", slo);
-        words.add("--load", between(rng, 0.3, 12.0));
-        words.add("--noise", pick(rng, &["none", "mild", "noisy", "shift"]));
-        words.add("--arrivals", pick(rng, &["poisson", "bursty", "heavy-tailed"]));
-        words.add("--replicas", pick(rng, &[1, 1, 1, 2, 4, 8, 16]));
+        words.add("--fixed-ms", &fixed);
+        words.add("--per-input-ms", &per_input);
+        words.add("--slo-ms", &slo);
+        words.add("--load", &between(rng, 0.3, 12.0));
+        words.add("--noise", &pick(rng, &["none", "mild", "noisy", "shift"]));
+        words.add("--arrivals", &pick(rng, &["poisson", "bursty", "heavy-tailed"]));
+        words.add("--replicas", &pick(rng, &[1, 1, 1, 2, 4, 8, 16]));
         if rng.f64() < 0.5 {
-            words.add("--max-batch", pick(rng, &[8, 16, 256, 1024, 4096]));
+            words.add("--max-batch", &pick(rng, &[8, 16, 256, 1024, 4096]));
         }
         // A few hundred show how a policy begins.
-        words.add("--queries", between(rng, 200.0, 10_000.0).round());
+        words.add("--queries", &between(rng, 200.0, 10_000.0).round());
         if rng.f64() < 0.15 {
             let loose = rounded(slo * between(rng, 2.0, 300.0)).min(LONGEST_SLO);
             let weights = pick(rng, &["1,99", "10,90", "50,50", "90,10", "99,1"]);
             if let Some((urgent, others)) = weights.split_once(',') {
-                words.add("--slo-mix", format!("{slo}:{urgent},{loose}:{others}"));
+                words.add("--slo-mix", &format!("{slo}:{urgent},{loose}:{others}"));
             }
         } else if rng.f64() < 0.1 {
             let loose = rounded(slo * between(rng, 2.0, 300.0)).min(LONGEST_SLO);
             words.add(
                 "--burst",
-                format!("{}@{loose}", between(rng, 100.0, 5000.0).round()),
+                &format!("{}@{loose}", between(rng, 100.0, 5000.0).round()),
             );
         }
         let seeds: Vec<_> = (seed..seed + SEEDS).map(|seed| seed.to_string()).collect();
-        words.add("--seed", seeds.join(","));
+        words.add("--seed", &seeds.join(","));
         Self { words: words.0 }
     }
 
@@ -118,7 +120,7 @@ const LONGEST_SLO: f64 = 600_000.0;
 struct Words(Vec<String>);
 
 impl Words {
-    fn add(&mut self, name: &str, value: impl ToString) {
+    fn add(&mut self, name: &str, value: &dyn Display) {
         self.0.extend([name.to_owned(), value.to_string()]);
     }
 }
