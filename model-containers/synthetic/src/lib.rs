@@ -40,9 +40,9 @@ impl Synthetic {
         Arc::clone(&self.seen)
     }
 
-    /// What goes wrong with the batch at hand.
-    fn fault(&self) -> Option<Fault> {
-        let goes_wrong = self.costs.batches() > self.settings.fail_after;
+    /// What goes wrong with the batch at hand, of so many inputs.
+    fn fault(&self, inputs: u64) -> Option<Fault> {
+        let goes_wrong = self.costs.batches() > self.settings.fail_after && inputs > self.settings.fail_above;
         self.settings.fault.filter(|_| goes_wrong)
     }
 
@@ -65,7 +65,7 @@ impl Model for Synthetic {
         let seen_before = self.seen.fetch_add(inputs, Ordering::Relaxed);
         let mut outputs = self.answer(batch, seen_before);
         spend(self.settings.mode, self.costs.next(inputs), begun);
-        match self.fault() {
+        match self.fault(inputs) {
             None => Ok(outputs),
             Some(Fault::Error) => Err(ModelError::new("SYNTHETIC_FAIL is error")),
             Some(Fault::Panic) => panic!("SYNTHETIC_FAIL is panic"),
@@ -123,6 +123,21 @@ mod tests {
         let answered: Vec<_> = (0..4).map(|_| model.predict(&batch).is_ok()).collect();
         assert_eq!(answered, [true, true, false, false]);
         assert_eq!(model.seen().load(Ordering::Relaxed), 12);
+    }
+
+    #[test]
+    fn batches_that_are_not_too_large_are_answered() {
+        let settings = Settings {
+            fault: Some(Fault::Error),
+            fail_above: 3,
+            ..Settings::default()
+        };
+        let mut model = Synthetic::new(settings);
+        let mut is_answered = |inputs| {
+            let column = Column::repeating(&[Input::doubles(&[1.0])], inputs).unwrap();
+            model.predict(&Batch::new(column)).is_ok()
+        };
+        assert_eq!([3, 4, 3].map(&mut is_answered), [true, false, true]);
     }
 
     #[test]

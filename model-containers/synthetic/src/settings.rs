@@ -39,6 +39,9 @@ pub struct Settings {
     pub fault: Option<Fault>,
     /// `SYNTHETIC_FAIL_AFTER`: batches before the first that goes wrong. Default 0.
     pub fail_after: u64,
+    /// `SYNTHETIC_FAIL_ABOVE`: only batches of more inputs than this go wrong, as if they took too much memory.
+    /// Default 0.
+    pub fail_above: u64,
 }
 
 impl Default for Settings {
@@ -58,6 +61,7 @@ impl Default for Settings {
             report_seen: false,
             fault: None,
             fail_after: 0,
+            fail_above: 0,
         }
     }
 }
@@ -164,6 +168,7 @@ impl Variables<'_> {
                 Fault::parse,
             ),
             fail_after: self.count("SYNTHETIC_FAIL_AFTER", default.fail_after),
+            fail_above: self.count("SYNTHETIC_FAIL_ABOVE", default.fail_above),
         }
     }
 
@@ -253,6 +258,7 @@ mod tests {
             ("SYNTHETIC_REPORT_SEEN", "1"),
             ("SYNTHETIC_FAIL", "hang"),
             ("SYNTHETIC_FAIL_AFTER", "9"),
+            ("SYNTHETIC_FAIL_ABOVE", "30"),
         ])
         .unwrap();
         let expected = Settings {
@@ -270,6 +276,7 @@ mod tests {
             report_seen: true,
             fault: Some(Fault::Hang),
             fail_after: 9,
+            fail_above: 30,
         };
         assert_eq!(settings, expected);
     }
