@@ -239,7 +239,7 @@ fn a_deployment_is_waited_for_until_its_replicas_are_attached() {
     assert_eq!(text(&output.stdout), "deployed m:1: 2 of 2 replicas attached\n");
     let sent: serde_json::Value = serde_json::from_str(&script.bodies()[0]).unwrap();
     let expected = serde_json::json!({
-        "version": "1", "input_type": "doubles", "batch_size": "adaptive", "max_batch": 64, "cache": true,
+        "version": "1", "input_type": "doubles", "batch_size": "adaptive", "cache": true,
         "replace": false,
         "deployment": {"image": "i", "replicas": 2, "memory_bytes": 1_048_576, "env": {"A": "b"}}
     });

@@ -4,7 +4,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
-use skysail_proto::deployment::DEFAULT_MAX_BATCH;
+use skysail_proto::deployment::MOST_LEARNED_INPUTS;
 use skysail_proto::ids::{ModelId, ModelName, ModelVersion, ReplicaId};
 use skysail_proto::labels::{
     ENV_FRONTENDS, ENV_INPUT_TYPE, ENV_MAX_BATCH, ENV_MODEL_NAME, ENV_MODEL_VERSION, ENV_REPLICA_ID,
@@ -126,12 +126,12 @@ impl Variables<'_> {
 
     fn max_batch(&mut self) -> NonZeroU32 {
         let Some(given) = (self.lookup)(ENV_MAX_BATCH) else {
-            return DEFAULT_MAX_BATCH;
+            return MOST_LEARNED_INPUTS;
         };
         given.parse().unwrap_or_else(|_| {
             self.mistakes
                 .push(format!("{ENV_MAX_BATCH} is `{given}`: use a number from 1"));
-            DEFAULT_MAX_BATCH
+            MOST_LEARNED_INPUTS
         })
     }
 
@@ -202,7 +202,10 @@ mod tests {
             settings.replica
         );
         assert_eq!(settings.token, "");
-        assert_eq!((settings.max_batch, settings.warm_up), (DEFAULT_MAX_BATCH, None));
+        assert_eq!(
+            (settings.max_batch, settings.warm_up),
+            (MOST_LEARNED_INPUTS, None)
+        );
     }
 
     #[test]

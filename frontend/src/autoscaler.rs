@@ -166,7 +166,7 @@ fn scaled(model: &Model) -> impl Iterator<Item = Scaled<'_>> {
             model,
             bounds: deployment.autoscale?,
             replicas: deployment.replicas,
-            max_batch: registered.spec.max_batch,
+            max_batch: registered.spec.most_inputs(),
         })
     })
 }
@@ -320,6 +320,7 @@ mod tests {
                 arrivals_per_second: per_second,
                 queued: 0,
                 slo_micros: Some(50_000),
+                batch_limit: None,
             }],
             ..FrontendView::default()
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use skysail_core::time::Instant as CoreInstant;
 use tokio::time::Instant;
 
@@ -9,6 +10,8 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     epoch: Instant,
+    /// The same moment by the wall clock.
+    started_at: Timestamp,
 }
 
 impl Clock {
@@ -16,6 +19,7 @@ impl Clock {
     pub fn start() -> Self {
         Self {
             epoch: Instant::now(),
+            started_at: Timestamp::now(),
         }
     }
 
@@ -32,5 +36,14 @@ impl Clock {
     /// A point of core time in tokio's.
     pub fn to_tokio(&self, instant: CoreInstant) -> Instant {
         self.epoch + Duration::from_nanos(instant.as_nanos())
+    }
+
+    /// A point of core time as people write it, in whole seconds: it is the same whenever it is asked for.
+    pub fn to_timestamp(&self, instant: CoreInstant) -> Timestamp {
+        let at = self
+            .started_at
+            .saturating_add(Duration::from_nanos(instant.as_nanos()));
+        let seconds = at.unwrap_or(self.started_at).as_second();
+        Timestamp::from_second(seconds).unwrap_or(self.started_at)
     }
 }

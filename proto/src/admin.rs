@@ -32,7 +32,7 @@ use std::num::NonZeroU32;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::deployment::{self, Autoscale, BatchSize, DEFAULT_MAX_BATCH, Deployment, Replicas, VersionSpec};
+use crate::deployment::{self, Autoscale, BatchSize, Deployment, Replicas, VersionSpec};
 use crate::ids::{ApplicationName, ClusterName, ModelName, ModelVersion, ReplicaId};
 use crate::value::InputType;
 
@@ -93,7 +93,7 @@ pub struct NewVersion {
     /// How batches are sized.
     #[serde(default)]
     pub batch_size: BatchSize,
-    /// The largest batch ever sent; by default 64, or a fixed batch size above that.
+    /// The largest batch ever sent; by default as large as replicas have shown that they can take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_batch: Option<NonZeroU32>,
     /// Whether equal inputs may be answered from the prediction cache.
@@ -139,7 +139,7 @@ impl NewVersion {
             version,
             input_type,
             batch_size,
-            max_batch: Some(max_batch),
+            max_batch,
             cache,
             replace: false,
             deployment,
@@ -149,14 +149,10 @@ impl NewVersion {
 
     /// What the catalog keeps of it.
     pub fn spec(&self) -> VersionSpec {
-        let default = match self.batch_size {
-            BatchSize::Fixed(size) => size.max(DEFAULT_MAX_BATCH),
-            BatchSize::Adaptive | BatchSize::Aimd => DEFAULT_MAX_BATCH,
-        };
         VersionSpec {
             input_type: self.input_type,
             batch_size: self.batch_size,
-            max_batch: self.max_batch.unwrap_or(default),
+            max_batch: self.max_batch,
             cache: self.cache,
             deployment: self.deployment.clone(),
             open: self.open,
@@ -274,6 +270,9 @@ pub struct Version {
     /// What is asked of it, at all frontends together.
     #[serde(default)]
     pub load: Load,
+    /// A limit to the size of its batches that stands for a while, because one failed or cost a replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_limit: Option<BatchLimit>,
     /// With a number of replicas that follows the load: what was decided last and why, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<String>,
@@ -308,6 +307,17 @@ pub struct Load {
     pub arrivals_per_second: f64,
     /// Queries that wait.
     pub queued: u64,
+}
+
+/// A limit to the size of a version's batches, found out by one that was too large.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct BatchLimit {
+    /// Batches have at most so many inputs.
+    pub inputs: u64,
+    /// The batch that failed as a whole, or was lost with its replica, had so many.
+    pub failed_inputs: u64,
+    /// When it failed.
+    pub since: Timestamp,
 }
 
 /// How a version is.
@@ -577,25 +587,4 @@ pub struct Problem {
     pub status: u16,
     /// What happened, and what to do.
     pub detail: String,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_largest_batch_is_64_or_a_fixed_size_above_that_unless_it_is_said() {
-        let largest = |members: &str| {
-            let json = format!(r#"{{"version": "1", "input_type": "doubles"{members}}}"#);
-            serde_json::from_str::<NewVersion>(&json)
-                .unwrap()
-                .spec()
-                .max_batch
-                .get()
-        };
-        assert_eq!(largest(""), 64);
-        assert_eq!(largest(r#", "batch_size": 8"#), 64);
-        assert_eq!(largest(r#", "batch_size": 128"#), 128);
-        assert_eq!(largest(r#", "batch_size": 128, "max_batch": 32"#), 32);
-    }
 }

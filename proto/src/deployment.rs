@@ -9,8 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::value::InputType;
 
-/// The largest batch sent when a deployment does not say.
-pub const DEFAULT_MAX_BATCH: NonZeroU32 = NonZeroU32::new(64).expect("64 is not 0");
+/// The most inputs of a batch whose size is learned, unless a deployment says otherwise.
+pub const MOST_LEARNED_INPUTS: NonZeroU32 = NonZeroU32::new(4096).expect("4096 is not 0");
+
+/// The most bytes of inputs in such a batch; one input always goes.
+pub const MOST_LEARNED_BYTES: usize = 16 * 1024 * 1024;
 
 /// How batch sizes are chosen. Written `adaptive`, `aimd` or a number.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
@@ -86,9 +89,9 @@ pub struct VersionSpec {
     /// How batches are sized.
     #[serde(default)]
     pub batch_size: BatchSize,
-    /// The largest batch ever sent.
-    #[serde(default = "default_max_batch")]
-    pub max_batch: NonZeroU32,
+    /// The largest batch ever sent; none: as large as replicas have shown that they can take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_batch: Option<NonZeroU32>,
     /// Whether equal inputs may be answered from the prediction cache.
     #[serde(default = "yes")]
     pub cache: bool,
@@ -100,8 +103,19 @@ pub struct VersionSpec {
     pub open: bool,
 }
 
-fn default_max_batch() -> NonZeroU32 {
-    DEFAULT_MAX_BATCH
+impl VersionSpec {
+    /// The most inputs that any batch may have.
+    pub fn most_inputs(&self) -> NonZeroU32 {
+        self.max_batch.unwrap_or(match self.batch_size {
+            BatchSize::Fixed(size) => size,
+            BatchSize::Adaptive | BatchSize::Aimd => MOST_LEARNED_INPUTS,
+        })
+    }
+
+    /// Whether sizes are found out, as far as they are good: nobody has chosen one.
+    pub fn learns_sizes(&self) -> bool {
+        self.max_batch.is_none() && !matches!(self.batch_size, BatchSize::Fixed(_))
+    }
 }
 
 pub(crate) fn yes() -> bool {
@@ -242,6 +256,31 @@ mod tests {
             let error = bad.parse::<Replicas>().unwrap_err().to_string();
             assert!(error.contains("auto:MIN..MAX"), "{error}");
         }
+    }
+
+    #[test]
+    fn batches_are_as_large_as_was_said_or_else_as_is_learned() {
+        let spec = |members: &str| -> VersionSpec {
+            serde_json::from_str(&format!(r#"{{"input_type": "doubles"{members}}}"#)).unwrap()
+        };
+        for (members, most, learned) in [
+            ("", 4096, true),
+            (r#", "max_batch": null"#, 4096, true),
+            (r#", "batch_size": "aimd""#, 4096, true),
+            (r#", "max_batch": 64"#, 64, false),
+            (r#", "max_batch": 10000"#, 10_000, false),
+            (r#", "batch_size": 8"#, 8, false),
+            (r#", "batch_size": 128, "max_batch": 32"#, 32, false),
+        ] {
+            let spec = spec(members);
+            assert_eq!(
+                (spec.most_inputs().get(), spec.learns_sizes()),
+                (most, learned),
+                "{members}"
+            );
+        }
+        let written = serde_json::to_value(spec("")).unwrap();
+        assert!(written.get("max_batch").is_none(), "{written}");
     }
 
     #[test]

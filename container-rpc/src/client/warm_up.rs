@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use skysail_proto::deployment::{MOST_LEARNED_BYTES, MOST_LEARNED_INPUTS};
 use skysail_proto::value::{Column, Input, InputType};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -25,10 +26,9 @@ const LONG: Duration = Duration::from_millis(250);
 /// have been busy during one round.
 const ROUNDS: usize = 3;
 
-/// The largest batch that is tried, in inputs and in bytes of input. What larger ones take follows from these,
-/// and a container that is short of memory must not end by its warm-up, again and again.
-const MOST_INPUTS: usize = 4096;
-const MOST_BYTES: usize = 16 * 1024 * 1024;
+/// Each larger batch is told of in the log, in the first round: where the container runs out of memory, the last line
+/// says of what.
+const USUAL_INPUTS: usize = 64;
 
 /// What to warm up with.
 #[derive(Debug)]
@@ -104,11 +104,16 @@ struct Sweep<'a, M> {
 impl<M: Model> Sweep<'_, M> {
     /// Ends early, with the model's words, at the first batch that fails.
     fn run(&mut self, max_batch: usize, is_over: impl Fn() -> bool) -> Result<(), String> {
+        let mut told = USUAL_INPUTS;
         // What this one takes says nothing of later ones: a library may load its kernels now.
         self.take(1)?;
         let begun = Instant::now();
         let mut steps = Steps::up_to(max_batch.min(most_tried(&self.inputs)));
         while let Some(inputs) = steps.next(begun.elapsed()).filter(|_| !is_over()) {
+            if inputs > told {
+                info!(inputs, "warming up with a larger batch");
+                told = inputs;
+            }
             let took = self.take(inputs)?;
             let sample = BatchTimeSample { inputs, took };
             steps.observe(sample);
@@ -129,10 +134,12 @@ impl<M: Model> Sweep<'_, M> {
     }
 }
 
-/// How many of these inputs make a batch that is not too large to try; one always does.
+/// How many of these inputs make a batch that is not too large to try; one always does. No larger batch is sent
+/// unless somebody has said so, and what it takes follows from these.
 fn most_tried(inputs: &[Input]) -> usize {
     let longest = inputs.iter().map(|input| input.data().len()).max();
-    (MOST_BYTES / longest.unwrap_or_default().max(1)).clamp(1, MOST_INPUTS)
+    let most = MOST_LEARNED_INPUTS.get() as usize;
+    (MOST_LEARNED_BYTES / longest.unwrap_or_default().max(1)).clamp(1, most)
 }
 
 /// Which sizes are tried: 1, 2, 4 and so on up to the largest, in several rounds. Pure.
@@ -214,10 +221,10 @@ mod tests {
 
     #[test]
     fn a_batch_that_would_take_too_much_memory_is_not_tried() {
-        let large = Input::bytes(vec![0; MOST_BYTES / 3]);
+        let large = Input::bytes(vec![0; MOST_LEARNED_BYTES / 3]);
         assert_eq!(most_tried(&[Input::bytes(Vec::new()), large]), 3);
-        assert_eq!(most_tried(&[Input::bytes(vec![0; MOST_BYTES + 1])]), 1);
-        assert_eq!(most_tried(&[Input::bytes(Vec::new())]), MOST_INPUTS);
+        assert_eq!(most_tried(&[Input::bytes(vec![0; MOST_LEARNED_BYTES + 1])]), 1);
+        assert_eq!(most_tried(&[Input::bytes(Vec::new())]), 4096);
     }
 
     #[test]

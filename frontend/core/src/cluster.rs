@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use skysail_proto::admin::BatchLimit;
 use skysail_proto::ids::{ModelId, ModelName, ModelVersion, ReplicaId};
 
 use crate::catalog::Generation;
@@ -117,6 +118,9 @@ pub struct LoadView {
     /// The tightest latency objective of the applications it answers, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slo_micros: Option<u64>,
+    /// A limit to the size of its batches that stands here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_limit: Option<BatchLimit>,
 }
 
 /// The views of the frontends that live, one for each: of several runs at one container address only the

@@ -95,6 +95,15 @@ pub struct Answered<T> {
     pub learned: bool,
 }
 
+/// What a lost container had.
+#[derive(Debug)]
+pub struct Loss<T> {
+    /// The size of the batch that it worked on, if that may have been too large for it.
+    pub too_large: Option<usize>,
+    /// All queries in its hands.
+    pub queries: Vec<Placed<T>>,
+}
+
 /// One frontend's side of one replica. See the module.
 pub struct Dispatcher<T> {
     replica: u64,
@@ -102,6 +111,10 @@ pub struct Dispatcher<T> {
     max_bytes: usize,
     /// What was learned of its batch times.
     latency: LatencyModel,
+    /// Whether that is still what the other replicas of its version have learned.
+    borrowed: bool,
+    /// The batch that was answered well since the last report, and what it took.
+    unreported: Option<(usize, Duration)>,
     /// What was learned of the way there and back.
     overhead: Overhead,
     /// What was learned of how long other frontends keep the container.
@@ -122,6 +135,8 @@ impl<T> Dispatcher<T> {
             policy,
             max_bytes,
             latency: LatencyModel::default(),
+            borrowed: false,
+            unreported: None,
             overhead: Overhead::default(),
             pause: Pause::default(),
             credits: InHand::default(),
@@ -188,6 +203,10 @@ impl<T> Dispatcher<T> {
 
     fn take(&mut self, room: &mut WaitingRoom<T>, now: Instant) -> Turn<T> {
         self.announced = None;
+        if !self.latency.is_known() {
+            self.latency = room.expected_latency();
+            self.borrowed = self.latency.is_known();
+        }
         let start = self.sent.free_at(now);
         let taker = Taker {
             replica: self.replica,
@@ -221,8 +240,13 @@ impl<T> Dispatcher<T> {
             unreachable!("a batch is taken against a credit only");
         };
         let predicted = self.latency.predict(batch.len());
+        let patience = Patience::with(&self.latency, batch.len());
+        let patience = match self.borrowed {
+            true => patience.with_a_first_batch(),
+            false => patience,
+        };
         let id = self.sent.insert(Outgoing {
-            patience: Patience::with(&self.latency, batch.len()),
+            patience,
             batch,
             pressed,
             now,
@@ -277,7 +301,8 @@ impl<T> Dispatcher<T> {
         let worked_on = answer.worked_on.min(sent.size);
         if worked_on > 0 {
             self.policy.observe(worked_on, answer.took);
-            self.latency.observe(worked_on, answer.took, sent.pressed);
+            self.learn(worked_on, answer.took, sent.pressed);
+            self.unreported = Some((worked_on, answer.took));
         }
         self.overhead
             .observe(now.saturating_since(sent.sent_at), answer.inside);
@@ -288,8 +313,26 @@ impl<T> Dispatcher<T> {
         })
     }
 
+    fn learn(&mut self, size: usize, took: Duration, pressed: bool) {
+        let is_first = std::mem::take(&mut self.borrowed);
+        if is_first && !self.latency.agrees(size, took) {
+            // It is not as fast as the others.
+            self.latency = LatencyModel::default();
+        }
+        self.latency.observe(size, took, pressed);
+    }
+
+    /// Lets the others that take from the room know what this replica knows before its first batch from there.
+    pub fn introduce(&self, room: &mut WaitingRoom<T>, now: Instant) {
+        room.batches_reach(self.latency.largest());
+        room.expect(self.replica, Some(self.outlook(now)));
+    }
+
     /// Lets the others that take from the room know what is expected of this replica, once a batch was answered.
     pub fn report(&mut self, room: &mut WaitingRoom<T>, now: Instant) {
+        if let Some((size, took)) = self.unreported.take() {
+            room.batch_answered(size, took);
+        }
         if !self.overdue {
             room.expect(self.replica, Some(self.outlook(now)));
         }
@@ -344,9 +387,18 @@ impl<T> Dispatcher<T> {
         self.sent.queries()
     }
 
-    /// Takes all queries out that the container holds: it is lost.
+    /// Takes all queries out that the container holds.
     pub fn hand_back(&mut self) -> Vec<Placed<T>> {
         self.sent.hand_back()
+    }
+
+    /// The same for a container that is lost.
+    pub fn lose(&mut self, room: &mut WaitingRoom<T>, now: Instant) -> Loss<T> {
+        let working_on = self.sent.first_size();
+        Loss {
+            too_large: working_on.filter(|&size| room.batch_failed(size, now)),
+            queries: self.hand_back(),
+        }
     }
 }
 

@@ -9,13 +9,15 @@ use std::time::Duration;
 use skysail_proto::deployment::BatchSize;
 
 use crate::arrivals::Arrivals;
-use crate::batch::{BatchPolicy, LatencyModel, Other, Situation};
+use crate::batch::{BatchPolicy, LatencyModel, Other, Restraint, Situation};
 use crate::query::DefaultReason;
 use crate::queue::{Bounds, DeadlineQueue, Deadlines, Full, Place, Placed, Section};
 use crate::time::Instant;
 
+mod experience;
 mod members;
 
+use experience::Experience;
 use members::Members;
 
 /// At most one such part of what queries are given is allowed for the way to the replica and back.
@@ -45,6 +47,9 @@ impl From<BatchSize> for Admission {
 pub enum Unanswered {
     /// It never left: its queries lose nothing.
     NotSent,
+    /// The model failed on it as a whole, and its size may be to blame ([`WaitingRoom::batch_failed`]): its queries
+    /// lose nothing, and are tried again in smaller batches.
+    TooLarge,
     /// Its replica was lost with it, or has it far longer than expected. A query gets a second try, no third:
     /// a poison query would otherwise kill every replica in turn.
     ReplicaLost,
@@ -128,6 +133,8 @@ pub struct WaitingRoom<T> {
     arrivals: Arrivals,
     /// The replicas that take from here.
     members: Members,
+    /// What they have shown.
+    experience: Experience,
     admission: Admission,
     /// Its version is gone: nobody will take anything from here.
     closed: bool,
@@ -142,6 +149,7 @@ impl<T> WaitingRoom<T> {
             queue: DeadlineQueue::new(bounds),
             arrivals: Arrivals::default(),
             members: Members::default(),
+            experience: Experience::default(),
             admission,
             closed: false,
             changed: false,
@@ -162,6 +170,31 @@ impl<T> WaitingRoom<T> {
     /// What is now expected of a replica; none: it is not counted on until something is.
     pub fn expect(&mut self, replica: u64, outlook: Option<Other>) {
         self.members.expect(replica, outlook);
+    }
+
+    /// A replica has shown, elsewhere or by warming up, that it answers batches of this size well.
+    pub fn batches_reach(&mut self, size: usize) {
+        self.experience.sizes.answered(size);
+    }
+
+    /// A replica answered a batch of this size well, in this time.
+    pub fn batch_answered(&mut self, size: usize, took: Duration) {
+        self.experience.answered(size, took);
+    }
+
+    /// A batch of this size failed as a whole, or its replica was lost with it. Says whether its size may be to blame.
+    pub fn batch_failed(&mut self, size: usize, now: Instant) -> bool {
+        self.experience.sizes.failed(size, now)
+    }
+
+    /// The limit to the sizes of batches that stands because one failed, if one does.
+    pub fn restraint(&self, now: Instant) -> Option<Restraint> {
+        self.experience.sizes.restraint(now)
+    }
+
+    /// What a replica that has done no batch is to expect of its own, by those of the others.
+    pub fn expected_latency(&self) -> LatencyModel {
+        self.experience.latency()
     }
 
     /// Lets a query wait whose input is of `bytes` bytes. One that no replica can answer in time is refused: that
@@ -242,11 +275,14 @@ impl<T> WaitingRoom<T> {
             arrivals: &self.arrivals,
             latency: taker.latency,
             others: self.members.others(taker.replica, now),
+            largest: self.experience.sizes.largest(now),
             pause: taker.pause,
         };
+        let limit = self.experience.sizes.limit(now);
         let mut taken = Taken::default();
         while !self.queue.is_empty() {
-            let decision = taker.policy.decide(&self.queue, &situation);
+            let mut decision = taker.policy.decide(&self.queue, &situation);
+            decision.take = decision.take.min(limit);
             taken.pressed = decision.take < self.queue.len();
             let given_up = std::iter::from_fn(|| self.queue.pop()).take(decision.give_up);
             taken.given_up.extend(given_up);
@@ -261,7 +297,17 @@ impl<T> WaitingRoom<T> {
                 break;
             }
         }
+        self.spare_the_lost(&mut taken.batch);
         taken
+    }
+
+    /// Shortens a batch to a size that was answered well if a replica was lost with one of its queries before. They
+    /// are lost no third time: the size of a batch is not to cost them the second try.
+    fn spare_the_lost(&mut self, batch: &mut Vec<Placed<T>>) {
+        let safe = self.experience.sizes.safe();
+        if batch.len() > safe && batch.iter().any(|placed| placed.lost_before) {
+            batch.drain(safe..).for_each(|placed| self.queue.put_back(placed));
+        }
     }
 
     /// What a policy that counts on batch times is to take for the time at which the batch starts. What is due

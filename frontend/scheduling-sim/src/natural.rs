@@ -51,6 +51,7 @@ mod tests {
             arrivals: &Arrivals::default(),
             latency: &LatencyModel::default(),
             others: &[],
+            largest: usize::MAX,
             pause: Duration::ZERO,
         };
         let mut policy = Natural::new(NonZeroU32::new(3).unwrap());

@@ -268,6 +268,39 @@ fn the_learned_policy_is_no_worse_than_any_other() {
     }
 }
 
+/// Four replicas of which nothing is known, and at once more queries than they can answer.
+fn cold_start(seed: u64) -> Scenario {
+    let [scenario, ..] = sample();
+    Scenario {
+        cost: Cost {
+            fixed_ms: 20.0,
+            per_input_ms: 0.5,
+        },
+        slo: Duration::from_millis(100),
+        noise: Noise::Mild,
+        load: 1.3,
+        paces: vec![1.0; 4],
+        seed,
+        queries: 500,
+        ..scenario
+    }
+}
+
+#[test]
+fn from_a_cold_start_the_learned_policy_is_as_good_as_the_best() {
+    let goodput = |policy| {
+        let cells = [1, 2, 3].map(|seed| Cell {
+            policy,
+            scenario: cold_start(seed),
+        });
+        let figures = run_all(&cells, || ());
+        figures.iter().map(|figures| figures.goodput).sum::<f64>() / 3.0
+    };
+    let best = PolicyKind::all().into_iter().map(goodput).fold(0.0, f64::max);
+    let learned = goodput(PolicyKind::LEARNED);
+    assert!(learned >= best - 0.02, "{learned} where {best} is reached");
+}
+
 /// What each number of frontends reaches on one replica or three, relative to one frontend.
 fn shared(frontends: usize, replicas: usize, load: f64) -> f64 {
     let [scenario, ..] = sample();

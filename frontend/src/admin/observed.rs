@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use skysail_core::catalog::Generation;
 use skysail_core::cluster::{FrontendView, ReplicaView};
-use skysail_proto::admin::{self, Load, ReplicaState, Serving};
+use skysail_proto::admin::{self, BatchLimit, Load, ReplicaState, Serving};
 use skysail_proto::ids::{ModelId, ModelName, ModelVersion, ReplicaId};
 use tokio::sync::watch;
 
@@ -117,6 +117,15 @@ impl Observed {
                 arrivals_per_second: sum.arrivals_per_second + load.arrivals_per_second,
                 queued: sum.queued + load.queued,
             })
+    }
+
+    /// The limit to the size of a version's batches that stands somewhere; the lowest of several.
+    pub fn batch_limit(&self, id: &ModelId) -> Option<BatchLimit> {
+        let loads = self.views.iter().flat_map(|view| &view.load);
+        loads
+            .filter(|load| load.model == *id)
+            .filter_map(|load| load.batch_limit)
+            .min()
     }
 
     /// The versions of a model that answer, and where.
@@ -321,6 +330,7 @@ pub(super) mod tests {
                 arrivals_per_second: 2.0,
                 queued: 3,
                 slo_micros: None,
+                batch_limit: None,
             });
         }
         views[2].draining = true;
@@ -336,6 +346,35 @@ pub(super) mod tests {
         );
         let load = observed.load(&"m:1".parse().unwrap());
         assert_eq!((load.arrivals_per_second, load.queued), (6.0, 9));
+    }
+
+    #[test]
+    fn of_limits_to_batches_at_several_frontends_the_lowest_is_shown() {
+        let id: ModelId = "m:1".parse().unwrap();
+        let limited = |name: &str, inputs: Option<u64>| {
+            let mut view = frontend(name, "1", vec![]);
+            let batch_limit = inputs.map(|inputs| BatchLimit {
+                inputs,
+                failed_inputs: 2 * inputs,
+                since: "2026-01-01T00:00:00Z".parse().unwrap(),
+            });
+            view.load.push(LoadView {
+                model: id.clone(),
+                arrivals_per_second: 0.0,
+                queued: 0,
+                slo_micros: None,
+                batch_limit,
+            });
+            view
+        };
+        let observed = Observed::of(vec![
+            limited("a", Some(64)),
+            limited("b", Some(32)),
+            limited("c", None),
+        ]);
+        let limit = observed.batch_limit(&id).unwrap();
+        assert_eq!((limit.inputs, limit.failed_inputs), (32, 64));
+        assert_eq!(observed.batch_limit(&"m:2".parse().unwrap()), None);
     }
 
     #[test]

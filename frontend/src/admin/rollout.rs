@@ -110,6 +110,7 @@ mod tests {
             replicas_attached: attached,
             replicas_everywhere: Some(attached),
             load: admin::Load::default(),
+            batch_limit: None,
             autoscaling: None,
             containers: vec![],
             moved_on: None,

@@ -127,6 +127,7 @@ impl AdminService {
             replicas_attached: attached,
             replicas_everywhere: Some(observed.attached_everywhere(id)),
             load: observed.load(id),
+            batch_limit: observed.batch_limit(id),
             autoscaling: self.report.autoscaling(id),
             containers: self.report.containers(id),
             moved_on: report.moved_on,

@@ -168,6 +168,7 @@ impl Observer {
     /// What is asked of each version that has a replica, or is asked.
     fn load(&mut self, loads: &[(ModelId, Load)], replicas: &[Arc<Replica>], now: Instant) -> Vec<LoadView> {
         let objectives = self.objectives();
+        let limits = self.models.batch_limits();
         let mut arrived = std::mem::take(&mut self.arrived);
         let mut views = Vec::new();
         for (model, load) in loads {
@@ -179,12 +180,14 @@ impl Observer {
             let is_attached = replicas
                 .iter()
                 .any(|replica| replica.registration.model == *model);
-            if is_attached || arrivals_per_second > 0.0 || load.queued > 0 {
+            let batch_limit = limits.get(model).copied();
+            if is_attached || arrivals_per_second > 0.0 || load.queued > 0 || batch_limit.is_some() {
                 views.push(LoadView {
                     model: model.clone(),
                     arrivals_per_second,
                     queued: load.queued as u64,
                     slo_micros: objectives.get(&model.name).copied(),
+                    batch_limit,
                 });
             }
         }

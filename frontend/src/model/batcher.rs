@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use skysail_container_rpc::server::{NewBatch, Refusal, ReplicaStream, StreamError};
 use skysail_container_rpc::session::{Credit as Granted, Event};
-use skysail_core::dispatch::{Answer, Answered, Credit, Departure, Dispatcher, SentBatch, Step};
+use skysail_core::dispatch::{Answer, Answered, Credit, Departure, Dispatcher, Loss, SentBatch, Step};
 use skysail_core::queue::Placed;
 use skysail_core::time::Instant;
 use skysail_proto::container::{BatchResult, batch_result};
@@ -53,10 +53,12 @@ impl Batcher {
     /// Runs until the stream ends; what was in the container's hands waits again then.
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         // What it has learned by warming up, or elsewhere, is known from the first query on.
-        let outlook = self.dispatcher.outlook(self.clock.now());
-        self.model.queue.expect(self.replica.stream, outlook);
+        self.model.queue.introduce(&self.dispatcher, self.clock.now());
         let ended = self.work(&mut orders).await;
-        let in_hand = self.dispatcher.hand_back();
+        let in_hand = match &ended {
+            Ended::Lost(_) | Ended::Hung => self.lose(),
+            Ended::Drained | Ended::Ordered(_) => self.dispatcher.hand_back(),
+        };
         let replica = &self.replica.registration.replica;
         match &ended {
             Ended::Drained => info!(%replica, "replica left"),
@@ -77,6 +79,15 @@ impl Batcher {
             Ended::Hung => self.stream.close(&hung()),
             _ => {}
         }
+    }
+
+    fn lose(&mut self) -> Vec<Placed<Task>> {
+        let Loss { too_large, queries } = self.model.queue.lose(&mut self.dispatcher, self.clock.now());
+        if let Some(inputs) = too_large {
+            let model = &self.model.id;
+            warn!(%model, inputs, "replica lost with a batch of a new size, smaller ones are tried");
+        }
+        queries
     }
 
     async fn work(&mut self, orders: &mut mpsc::Receiver<Order>) -> Ended {
@@ -274,6 +285,11 @@ impl Batcher {
         self.replica.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.replica.batches.fetch_add(1, Ordering::Relaxed);
         self.replica.inputs.fetch_add(size as u64, Ordering::Relaxed);
+        if let Some(words) = self.is_too_large(&result, size) {
+            let model = &self.model.id;
+            warn!(%model, inputs = size, error = words, "batch of a new size failed, smaller ones are tried");
+            return self.model.queue.put_back(batch, Unanswered::TooLarge);
+        }
         if batch.is_empty() {
             // They were handed to another replica.
             return;
@@ -285,6 +301,18 @@ impl Batcher {
             result,
         }
         .start();
+    }
+
+    /// The words with which a batch of so many inputs failed as a whole, if its size may be to blame.
+    fn is_too_large<'a>(&self, result: &'a BatchResult, size: usize) -> Option<&'a str> {
+        let Some(batch_result::Outcome::BatchError(words)) = &result.outcome else {
+            return None;
+        };
+        let given = result
+            .model_inputs
+            .map_or(size, |inputs| (inputs as usize).min(size));
+        let too_large = self.model.queue.batch_failed(given, self.clock.now());
+        too_large.then_some(words)
     }
 
     /// Learns from a batch that came back.

@@ -16,8 +16,9 @@ use skysail_core::dispatch::Dispatcher;
 use skysail_core::query::{DefaultReason, Outcome};
 use skysail_core::queue::Bounds;
 use skysail_core::time::Instant;
+use skysail_proto::admin::BatchLimit;
 use skysail_proto::container::MAX_MESSAGE_BYTES;
-use skysail_proto::deployment::VersionSpec;
+use skysail_proto::deployment::{MOST_LEARNED_BYTES, VersionSpec};
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::ModelId;
 use skysail_proto::value::Input;
@@ -145,6 +146,24 @@ impl ModelHandle {
     /// What is asked of it.
     pub fn load(&self) -> Load {
         self.queue.load()
+    }
+
+    /// The limit to the size of its batches that stands because one failed, if one does.
+    fn batch_limit(&self) -> Option<BatchLimit> {
+        let restraint = self.queue.restraint(self.clock.now())?;
+        Some(BatchLimit {
+            inputs: restraint.limit as u64,
+            failed_inputs: restraint.failed as u64,
+            since: self.clock.to_timestamp(restraint.since),
+        })
+    }
+
+    /// The most input bytes in one of its batches.
+    fn most_batch_bytes(&self) -> usize {
+        match self.spec.learns_sizes() {
+            true => MOST_LEARNED_BYTES,
+            false => MAX_BATCH_BYTES,
+        }
     }
 
     /// Replicas attached to it.
@@ -304,6 +323,15 @@ impl ModelTable {
             .collect()
     }
 
+    /// The limits to the size of batches that stand because one failed.
+    pub fn batch_limits(&self) -> HashMap<ModelId, BatchLimit> {
+        let versions = self.versions.lock();
+        let limits = versions
+            .values()
+            .map(|handle| Some((handle.id.clone(), handle.batch_limit()?)));
+        limits.flatten().collect()
+    }
+
     /// The attached replicas.
     pub fn replicas(&self) -> &Arc<ReplicaTable> {
         &self.replicas
@@ -394,11 +422,11 @@ impl Reception for ModelTable {
             latency.observe(sample.inputs, sample.took, false);
         }
         leaving.replica.times.learned(&latency);
-        let policy = policy_for(model.spec.batch_size, model.spec.max_batch);
+        let policy = policy_for(model.spec.batch_size, model.spec.most_inputs());
         let batcher = Batcher {
             table: self.replicas.clone(),
             frontends: self.frontends.subscribe(),
-            dispatcher: Dispatcher::new(leaving.replica.stream, policy, MAX_BATCH_BYTES)
+            dispatcher: Dispatcher::new(leaving.replica.stream, policy, model.most_batch_bytes())
                 .with_latency(latency),
             model,
             replica: leaving.replica.clone(),

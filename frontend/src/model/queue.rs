@@ -4,8 +4,8 @@
 //! wake-ups, and the channels that answers go through.
 
 use parking_lot::Mutex;
-use skysail_core::batch::Other;
-use skysail_core::dispatch::{Dispatcher, Step, Turn};
+use skysail_core::batch::Restraint;
+use skysail_core::dispatch::{Dispatcher, Loss, Step, Turn};
 use skysail_core::query::{DefaultReason, Failure, Outcome};
 use skysail_core::queue::{Bounds, Place, Placed};
 use skysail_core::time::Instant;
@@ -147,9 +147,9 @@ impl TaskQueue {
         self.demand.notify_waiters();
     }
 
-    /// What is now expected of a replica.
-    pub fn expect(&self, stream: u64, outlook: Other) {
-        self.room.lock().expect(stream, Some(outlook));
+    /// Lets the others see what a replica that has just come knows of itself.
+    pub fn introduce(&self, dispatcher: &Dispatcher<Task>, now: Instant) {
+        dispatcher.introduce(&mut self.room.lock(), now);
     }
 
     /// Lets a query wait, unless the queue is full or no replica can answer it in time: that is known, and
@@ -220,6 +220,21 @@ impl TaskQueue {
     /// Lets the others see what is expected of a replica that has answered a batch.
     pub fn report(&self, dispatcher: &mut Dispatcher<Task>, now: Instant) {
         dispatcher.report(&mut self.room.lock(), now);
+    }
+
+    /// Whether the inputs of a batch that failed as a whole are worth another try, in smaller batches.
+    pub fn batch_failed(&self, inputs: usize, now: Instant) -> bool {
+        self.room.lock().batch_failed(inputs, now)
+    }
+
+    /// The limit to the size of batches that stands because one failed, if one does.
+    pub fn restraint(&self, now: Instant) -> Option<Restraint> {
+        self.room.lock().restraint(now)
+    }
+
+    /// Takes all from a replica that is lost; [`Self::put_back`] is to follow.
+    pub fn lose(&self, dispatcher: &mut Dispatcher<Task>, now: Instant) -> Loss<Task> {
+        dispatcher.lose(&mut self.room.lock(), now)
     }
 
     /// Hands on what a replica has had for too long, if others are ready for it; returns how many queries.

@@ -29,7 +29,7 @@ pub(super) fn spec() -> VersionSpec {
     VersionSpec {
         input_type: InputType::Doubles,
         batch_size: skysail_proto::deployment::BatchSize::default(),
-        max_batch: 64.try_into().unwrap(),
+        max_batch: None,
         cache: true,
         deployment: None,
         open: false,

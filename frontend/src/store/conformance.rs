@@ -12,7 +12,7 @@ use futures::future::{BoxFuture, join_all};
 use jiff::Timestamp;
 use skysail_core::catalog::{Application, Catalog, Change, Generation, Model, Secret, Settings, Version};
 use skysail_core::cluster::Lease;
-use skysail_proto::deployment::{Artifact, BatchSize, DEFAULT_MAX_BATCH, Deployment, VersionSpec};
+use skysail_proto::deployment::{Artifact, BatchSize, Deployment, MOST_LEARNED_INPUTS, VersionSpec};
 use skysail_proto::ids::{ApplicationName, ModelName, ModelVersion};
 use skysail_proto::value::InputType;
 
@@ -677,8 +677,8 @@ fn model(name: &str) -> Model {
     let version = |deployment| Version {
         spec: VersionSpec {
             input_type: InputType::Doubles,
-            batch_size: BatchSize::Fixed(DEFAULT_MAX_BATCH),
-            max_batch: DEFAULT_MAX_BATCH,
+            batch_size: BatchSize::Fixed(MOST_LEARNED_INPUTS),
+            max_batch: Some(MOST_LEARNED_INPUTS),
             cache: false,
             deployment,
             open: false,

@@ -118,7 +118,7 @@ async fn a_version_is_deployed_shown_scaled_stopped_and_deleted() {
     );
     assert_eq!(
         (&shown["batch_size"], &shown["max_batch"], &shown["cache"]),
-        (&json!(8), &json!(64), &json!(true))
+        (&json!(8), &Value::Null, &json!(true))
     );
     assert_eq!(shown["deployment"]["env"], json!({ "GREETING": "hello" }));
     assert_eq!(shown["containers"].as_array().unwrap().len(), 2);

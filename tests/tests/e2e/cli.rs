@@ -392,7 +392,7 @@ async fn a_deployment_carries_all_its_options() {
     let version = cluster.version("synthetic", "1.0-RC1").await;
     assert_eq!(version["input_type"], "strings");
     assert_eq!(version["batch_size"].to_string().trim_matches('"'), "100");
-    assert_eq!(version["max_batch"], 100);
+    assert_eq!(version["max_batch"], Value::Null);
     assert_eq!(version["cache"], false);
     assert_eq!(version["replicas_attached"], 2);
     let deployment = &version["deployment"];

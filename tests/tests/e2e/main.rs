@@ -10,6 +10,7 @@ use skysail_tests::suite::Suite;
 mod access;
 mod admin;
 mod bad_input;
+mod batch_sizes;
 mod batching;
 mod bench;
 
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         .area("cache", cache::CASES)
         .area("large_outputs", large_outputs::CASES)
         .area("batching", batching::CASES)
+        .area("batch_sizes", batch_sizes::CASES)
         .area("access", access::CASES)
         .area("admin", admin::CASES)
         .area("metrics", metrics::CASES)

@@ -5,7 +5,7 @@ use std::path::{Path, absolute};
 
 use clap::Args;
 use skysail_proto::admin::NewVersion;
-use skysail_proto::deployment::{BatchSize, DEFAULT_MAX_BATCH, Deployment, Replicas, VersionSpec};
+use skysail_proto::deployment::{BatchSize, Deployment, Replicas, VersionSpec};
 use skysail_proto::ids::ModelId;
 use skysail_proto::value::InputType;
 
@@ -54,7 +54,7 @@ struct VersionArguments {
     /// How batches are sized: a number, adaptive or aimd
     #[arg(long, value_name = "N|adaptive|aimd", default_value_t)]
     batch_size: BatchSize,
-    /// The largest batch ever sent [default: 64, or the fixed batch size if that is larger]
+    /// The largest batch ever sent [default: learned, at most 4096 inputs and 16 MiB]
     #[arg(long, value_name = "N")]
     max_batch: Option<NonZeroU32>,
     /// Let every query reach the model, also one that was asked before: for models whose answers change
@@ -123,15 +123,10 @@ impl DeployArguments {
 
 impl VersionArguments {
     fn into_spec(self, deployment: Option<Deployment>) -> VersionSpec {
-        // Who asks for batches of 100 has asked for a maximum of at least 100.
-        let fixed = match self.batch_size {
-            BatchSize::Fixed(size) => size,
-            BatchSize::Adaptive | BatchSize::Aimd => NonZeroU32::MIN,
-        };
         VersionSpec {
             input_type: self.input_type,
             batch_size: self.batch_size,
-            max_batch: self.max_batch.unwrap_or(DEFAULT_MAX_BATCH.max(fixed)),
+            max_batch: self.max_batch,
             cache: !self.no_cache,
             deployment,
             open: false,
@@ -224,15 +219,16 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_batch_is_64_unless_more_is_asked_for() {
+    fn the_largest_batch_is_learned_unless_one_is_asked_for() {
         for (batch_size, max_batch, expected) in [
-            ("adaptive", None, 64),
-            ("8", None, 64),
+            ("adaptive", None, 4096),
             ("100", None, 100),
             ("100", Some(50), 50),
             ("aimd", Some(7), 7),
         ] {
-            assert_eq!(spec(batch_size, max_batch).max_batch.get(), expected);
+            let spec = spec(batch_size, max_batch);
+            assert_eq!(spec.max_batch.map(NonZeroU32::get), max_batch);
+            assert_eq!(spec.most_inputs().get(), expected);
         }
     }
 

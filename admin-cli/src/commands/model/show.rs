@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 use skysail_proto::admin::{
-    Container, Failure, Load, Model, Replica, Rollout, Serving, Version, VersionState,
+    BatchLimit, Container, Failure, Load, Model, Replica, Rollout, Serving, Version, VersionState,
 };
-use skysail_proto::deployment::{Deployment, Replicas, VersionSpec};
+use skysail_proto::deployment::{BatchSize, Deployment, Replicas};
 
 use crate::advice::listed;
 use crate::commands::replica::replica_table;
@@ -131,7 +131,7 @@ pub(super) fn version_page(version: &Version, replicas: &[Replica], now: Timesta
         ("Restarts", version.restarts.to_string()),
         ("Load", load_words(version.load)),
         ("Input type", version.spec.input_type.to_string()),
-        ("Batches", batch_words(&version.spec)),
+        ("Batches", batch_words(version)),
         ("Cache", if version.spec.cache { "on" } else { "off" }.into()),
     ];
     if let Some(decision) = &version.autoscaling {
@@ -238,8 +238,24 @@ fn image(version: &Version) -> &str {
         .map_or("", |deployment| &deployment.image)
 }
 
-fn batch_words(spec: &VersionSpec) -> String {
-    format!("{}, at most {}", spec.batch_size, spec.max_batch)
+/// How batches are sized, and how large they are at most.
+fn batch_words(version: &Version) -> String {
+    let spec = &version.spec;
+    let words = match (spec.batch_size, spec.max_batch) {
+        (size @ BatchSize::Fixed(_), None) => format!("{size} at most"),
+        (size, Some(most)) => format!("{size}, at most {most}"),
+        (size, None) => format!("{size}, as large as replicas can take"),
+    };
+    match version.batch_limit {
+        None => words,
+        Some(BatchLimit {
+            inputs,
+            failed_inputs,
+            since,
+        }) => format!(
+            "{words}; batches of at most {inputs} since {since}, because one of {failed_inputs} failed"
+        ),
+    }
 }
 
 fn deployment_fields(deployment: &Deployment) -> Vec<(&'static str, String)> {
@@ -424,6 +440,38 @@ iris-model   2         -         waiting   0          doubles      -            
         ] {
             assert!(page.contains(part), "{part}:\n{page}");
         }
+    }
+
+    #[test]
+    fn how_large_batches_are_is_said_and_why_if_one_was_too_large() {
+        let words = |change: fn(&mut Version)| {
+            let mut version = version();
+            change(&mut version);
+            batch_words(&version)
+        };
+        assert_eq!(words(|_| ()), "adaptive, at most 64");
+        assert_eq!(
+            words(|version| version.spec.max_batch = None),
+            "adaptive, as large as replicas can take"
+        );
+        let fixed = |version: &mut Version| {
+            version.spec.batch_size = "8".parse().unwrap();
+            version.spec.max_batch = None;
+        };
+        assert_eq!(words(fixed), "8 at most");
+        let limited = |version: &mut Version| {
+            version.spec.max_batch = None;
+            version.batch_limit = Some(BatchLimit {
+                inputs: 32,
+                failed_inputs: 64,
+                since: "2026-01-01T02:59:00Z".parse().unwrap(),
+            });
+        };
+        assert_eq!(
+            words(limited),
+            "adaptive, as large as replicas can take; batches of at most 32 since 2026-01-01T02:59:00Z, \
+             because one of 64 failed"
+        );
     }
 
     #[test]

@@ -84,6 +84,7 @@ mod tests {
                 arrivals: &arrivals,
                 latency: &LatencyModel::default(),
                 others: &[],
+                largest: usize::MAX,
                 pause: Duration::ZERO,
             },
         )

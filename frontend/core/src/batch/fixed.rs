@@ -63,6 +63,7 @@ mod tests {
             arrivals: &Arrivals::default(),
             latency: &LatencyModel::default(),
             others: &[],
+            largest: usize::MAX,
             pause: Duration::ZERO,
         };
         FixedSize::new(NonZeroU32::new(size).unwrap()).decide(&queue, &situation)

@@ -118,6 +118,11 @@ impl LatencyModel {
         Some((1..=max_batch).take_while(fits).map(rate).fold(0.0, f64::max))
     }
 
+    /// Whether a batch of `size` that took this long is of the speed that is expected.
+    pub fn agrees(&self, size: usize, took: Duration) -> bool {
+        (1.0 / JUMP..=JUMP).contains(&(took.as_secs_f64() / self.typical(size)))
+    }
+
     /// A batch of `size` took this long inside the model. `pressed`: queries were left waiting or given up when it was sized.
     #[expect(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]
     pub fn observe(&mut self, size: usize, took: Duration, pressed: bool) {

@@ -28,10 +28,6 @@ const MOST_OTHERS: usize = 7;
 /// Sizes that are tried differ by this factor.
 const SIZE_STEP: f64 = 1.3;
 
-/// A batch is never more than this many times the largest that was seen: a line is not believed far beyond
-/// what it was drawn through.
-const GROWTH: usize = 2;
-
 /// Budgets of so many of the last arrivals stand for those of the next.
 const BUDGETS: usize = 32;
 
@@ -126,6 +122,7 @@ impl Learned {
             latency,
             others,
             pause,
+            largest: _,
         } = situation;
         let outlook = &mut self.outlook;
         outlook.pause = pause.as_secs_f64();
@@ -215,7 +212,7 @@ impl Learned {
         if !latency.is_known() {
             return self.first_batch();
         }
-        self.outlook.largest = self.max_batch.min(GROWTH * latency.largest()).max(1);
+        self.outlook.largest = self.max_batch.min(situation.largest).max(1);
         if self.all_fit(latency) {
             return Decision {
                 give_up: 0,
@@ -265,7 +262,7 @@ impl BatchPolicy for Learned {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::Other;
+    use super::super::{Other, SizeLimit};
     use super::*;
     use crate::arrivals::Arrivals;
     use crate::queue::{Bounds, DeadlineQueue};
@@ -315,6 +312,13 @@ mod tests {
         queue
     }
 
+    /// What is let go to if no other replica has shown more.
+    fn largest(latency: &LatencyModel) -> usize {
+        let mut sizes = SizeLimit::default();
+        sizes.answered(latency.largest());
+        sizes.largest(at(0))
+    }
+
     fn decide(due: impl IntoIterator<Item = u64>, latency: &LatencyModel, others: &[Other]) -> Decision {
         let arrivals = arrivals(1, 100);
         let situation = Situation {
@@ -322,6 +326,7 @@ mod tests {
             arrivals: &arrivals,
             latency,
             others,
+            largest: largest(latency),
             pause: Duration::ZERO,
         };
         Learned::new(NonZeroU32::new(64).unwrap()).decide(&queue(due), &situation)
@@ -353,8 +358,8 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_grows_by_no_more_than_a_factor_of_two() {
-        assert_eq!(decide([1000; 50], &latency([1, 2, 3]), &[]).take, 6);
+    fn a_batch_is_no_larger_than_what_replicas_have_shown_allows() {
+        assert_eq!(decide([1000; 50], &latency([1, 2, 3]), &[]).take, 24);
     }
 
     #[test]
@@ -385,6 +390,7 @@ mod tests {
             arrivals: &arrivals,
             latency: &known(),
             others: &[],
+            largest: 64,
             pause: Duration::ZERO,
         };
         let queue = queue(std::iter::once(107).chain([900; 10]));
@@ -441,6 +447,7 @@ mod tests {
                 arrivals: &arrivals,
                 latency,
                 others: &[],
+                largest: largest(latency),
                 pause: Duration::ZERO,
             };
             let Decision { give_up, take, .. } = policy.decide(&queue, &situation);

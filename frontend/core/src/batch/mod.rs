@@ -14,6 +14,7 @@ mod aimd;
 mod fixed;
 mod latency;
 mod learned;
+mod limit;
 mod line;
 mod outlook;
 mod patience;
@@ -24,6 +25,7 @@ pub use aimd::Aimd;
 pub use fixed::FixedSize;
 pub use latency::LatencyModel;
 pub use learned::Learned;
+pub use limit::{Restraint, SizeLimit};
 pub use patience::{Overhead, Patience};
 pub use pause::Pause;
 
@@ -49,6 +51,8 @@ pub struct Situation<'a> {
     pub latency: &'a LatencyModel,
     /// The other replicas that share the queue.
     pub others: &'a [Other],
+    /// The most inputs that a policy which chooses sizes may go to, by what the version's replicas have shown.
+    pub largest: usize,
     /// How long other frontends' batches keep the replica between two of this queue's.
     pub pause: Duration,
 }

@@ -48,6 +48,13 @@ impl Patience {
             hung: times(HUNG).clamp(LEAST_BEFORE_CLOSE, MOST_BEFORE_CLOSE),
         }
     }
+
+    /// The same for the first batch of a replica, whose times are those of others: it may load its model with it.
+    #[must_use]
+    pub fn with_a_first_batch(self) -> Self {
+        let hung = MOST_BEFORE_CLOSE;
+        Self { hung, ..self }
+    }
 }
 
 /// What a query's answer takes beside the model: the way to the replica and back, and to the client.

@@ -94,6 +94,11 @@ impl<T> Sent<T> {
         self.batches.is_empty()
     }
 
+    /// The size of the batch that the container works on.
+    pub(super) fn first_size(&self) -> Option<usize> {
+        self.batches.values().next().map(|sent| sent.size)
+    }
+
     /// All queries in it.
     pub(super) fn queries(&self) -> impl Iterator<Item = &Placed<T>> {
         self.batches.values().flat_map(|sent| &sent.batch)

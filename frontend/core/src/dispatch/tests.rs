@@ -234,6 +234,68 @@ fn how_long_others_keep_the_replica_is_learned_while_queries_wait() {
     assert!(learned > millis(18) && learned <= millis(20), "{learned:?}");
 }
 
+/// A room whose replicas have shown that batches of up to four take 10 ms.
+fn experienced_room() -> WaitingRoom<u32> {
+    let mut room = room_of(&[9000; 40]);
+    for size in [1, 2, 3, 4, 1, 2, 3, 4] {
+        room.batch_answered(size, millis(10));
+    }
+    room
+}
+
+#[test]
+fn one_that_has_just_come_starts_from_what_the_others_of_its_version_have_learned() {
+    let (mut room, mut dispatcher) = (experienced_room(), dispatcher());
+    dispatcher.grant(kept(1), at(0));
+    let departure = sent(&dispatcher.step(&mut room, at(0)));
+    let predicted = departure.predicted.unwrap();
+    assert!((millis(9)..=millis(11)).contains(&predicted), "{predicted:?}");
+    // It may load its model with the first batch: others get the queries soon, and it has its time.
+    dispatcher.look(at(1000));
+    assert!(dispatcher.is_overdue() && !dispatcher.is_hung(at(200_000)));
+    // From the second on it is known by its own.
+    dispatcher.answered(departure.id, answer(10), at(1000)).unwrap();
+    dispatcher.grant(kept(2), at(1000));
+    sent(&dispatcher.step(&mut room, at(1000)));
+    assert!(dispatcher.is_hung(at(200_000)));
+}
+
+#[test]
+fn one_that_is_not_as_fast_as_the_others_goes_by_its_own_first_batch() {
+    for (took, expected) in [(11, 10), (70, 70), (1, 1)] {
+        let (mut room, mut dispatcher) = (experienced_room(), dispatcher());
+        dispatcher.grant(kept(1), at(0));
+        let id = sent(&dispatcher.step(&mut room, at(0))).id;
+        dispatcher.answered(id, answer(took), at(100)).unwrap();
+        let typical = dispatcher.latency().typical(4) * 1e3;
+        assert!(
+            (typical / f64::from(expected) - 1.0).abs() < 0.1,
+            "{typical} after {took}"
+        );
+    }
+}
+
+#[test]
+fn what_it_has_shown_before_it_came_counts_for_the_others() {
+    let (mut room, dispatcher) = (room_of(&[9000; 40]), experienced());
+    room.join(1, at(0));
+    dispatcher.introduce(&mut room, at(0));
+    assert!(!room.batch_failed(4, at(0)) && room.batch_failed(5, at(0)));
+}
+
+#[test]
+fn of_a_lost_replicas_batches_the_one_that_it_worked_on_may_have_been_too_large() {
+    let (mut room, mut dispatcher) = (room_of(&[9000; 6]), dispatcher());
+    assert_eq!(dispatcher.lose(&mut room, at(0)).too_large, None);
+    dispatcher.grant(kept(1), at(0));
+    dispatcher.grant(kept(2), at(0));
+    sent(&dispatcher.step(&mut room, at(0)));
+    sent(&dispatcher.step(&mut room, at(0)));
+    let loss = dispatcher.lose(&mut room, at(0));
+    assert_eq!((loss.too_large, loss.queries.len()), (Some(4), 6));
+    assert_eq!(room.restraint(at(0)).unwrap().limit, 2);
+}
+
 /// What may happen to a dispatcher.
 #[derive(Clone, Debug)]
 enum Event {

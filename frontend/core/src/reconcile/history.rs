@@ -1,6 +1,6 @@
 //! What no single observation shows: failures and their pauses, and streams that are missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use skysail_proto::ids::ModelId;
@@ -48,6 +48,10 @@ struct Failures {
     pause: Duration,
 }
 
+/// The largest batches that containers warm up with after one ended before it attached, and after another did: its
+/// warm-up may have been too much for its memory, and nobody but itself knew how far it was.
+const CAREFUL_WARM_UPS: [u32; 2] = [64, 1];
+
 /// A running container without a stream.
 #[derive(Clone, Copy, Debug)]
 struct Missing {
@@ -70,6 +74,10 @@ pub struct History {
     failures: BTreeMap<ModelId, Failures>,
     missing: BTreeMap<Start, Missing>,
     known: BTreeMap<Start, bool>,
+    /// Versions of which a container ended before it attached, since the last failure that counted.
+    ended_early: BTreeSet<ModelId>,
+    /// How often that happened.
+    early_ends: BTreeMap<ModelId, usize>,
     passes: u64,
 }
 
@@ -81,6 +89,8 @@ impl History {
             failures: BTreeMap::new(),
             missing: BTreeMap::new(),
             known: BTreeMap::new(),
+            ended_early: BTreeSet::new(),
+            early_ends: BTreeMap::new(),
             passes: 0,
         }
     }
@@ -94,6 +104,12 @@ impl History {
         self.passes += 1;
         let unseen = placement.frontends.is_empty();
         let running = |container: &&ContainerStatus| container.state == ContainerState::Running;
+        for ended in observed.containers.iter().filter(|found| !running(found)) {
+            // What runs is known; an end is seen once.
+            if self.known.get(&start_of(ended)) == Some(&false) {
+                self.ended_early.insert(ended.model.clone());
+            }
+        }
         let mut missing = BTreeMap::new();
         let mut known = BTreeMap::new();
         for container in observed.containers.iter().filter(running) {
@@ -131,11 +147,24 @@ impl History {
         }
         failures.pause = failures.backoff.pause();
         failures.not_before = now + failures.pause;
+        if self.ended_early.remove(model) {
+            *self.early_ends.entry(model.clone()).or_default() += 1;
+        }
+    }
+
+    /// The largest batch that a container of `model` is to warm up with, if that was too much for one before.
+    pub(super) fn careful_warm_up(&self, model: &ModelId) -> Option<u32> {
+        let ends = *self.early_ends.get(model)?;
+        let [.., least] = CAREFUL_WARM_UPS;
+        Some(CAREFUL_WARM_UPS.get(ends - 1).copied().unwrap_or(least))
     }
 
     /// Forgets versions that are no longer registered.
     pub fn keep_only(&mut self, catalog: &Catalog) {
         self.failures.retain(|model, _| catalog.version(model).is_some());
+        self.early_ends
+            .retain(|model, _| catalog.version(model).is_some());
+        self.ended_early.retain(|model| catalog.version(model).is_some());
     }
 
     /// Forgets a model's failures: it was deployed anew or scaled by a person, who wants it tried now.

@@ -120,6 +120,15 @@ pub struct ReplicaSpec {
 }
 
 impl ReplicaSpec {
+    /// The same, for a container that tries no batch of more than so many inputs when it warms up.
+    pub(super) fn warming_up_with_at_most(mut self, inputs: u32) -> Self {
+        if let Some(most) = self.env.get_mut(labels::ENV_MAX_BATCH) {
+            let fewer = most.parse().unwrap_or(u32::MAX).min(inputs);
+            *most = fewer.to_string();
+        }
+        self
+    }
+
     /// The same, for a start that is told apart from all others by `start`, with the token that shows it. The
     /// core draws no random numbers, so a plan's starts have none yet.
     pub fn started_with(mut self, start: String, key: &Secret) -> Self {

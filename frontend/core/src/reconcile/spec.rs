@@ -64,7 +64,7 @@ fn environment(
         (labels::ENV_MODEL_NAME, model.name.to_string()),
         (labels::ENV_MODEL_VERSION, model.version.to_string()),
         (labels::ENV_INPUT_TYPE, version.spec.input_type.to_string()),
-        (labels::ENV_MAX_BATCH, version.spec.max_batch.to_string()),
+        (labels::ENV_MAX_BATCH, version.spec.most_inputs().to_string()),
         (labels::ENV_REPLICA_ID, replica.to_string()),
         (labels::ENV_TOKEN, String::new()),
     ];

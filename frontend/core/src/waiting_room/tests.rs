@@ -166,6 +166,80 @@ fn what_is_given_up_has_the_reason_of_how_far_it_got() {
     assert_eq!(taken.batch[0].given_up(at(5)), DefaultReason::PredictedLate);
 }
 
+/// A room in which so many wait for long.
+fn crowded(queries: u32) -> WaitingRoom<u32> {
+    let bounds = Bounds {
+        count: usize::MAX,
+        bytes: usize::MAX,
+    };
+    let mut room = WaitingRoom::new(bounds, Admission::Any);
+    for task in 0..queries {
+        room.enter(at(0), at(1_000_000), 1, task).unwrap();
+    }
+    room
+}
+
+#[test]
+fn a_batch_of_a_new_size_that_fails_is_tried_again_in_halves_and_loses_nothing() {
+    let mut room = crowded(16);
+    let mut sizes = Vec::new();
+    loop {
+        let batch = take(&mut room, 1, 0, &mut fixed(16)).batch;
+        sizes.push(batch.len());
+        if batch.len() <= 3 {
+            room.batch_answered(batch.len(), Duration::from_nanos(1));
+            break;
+        }
+        assert!(room.batch_failed(batch.len(), at(0)));
+        assert!(room.put_back(batch, Unanswered::TooLarge).is_empty());
+    }
+    assert_eq!(sizes, [16, 8, 4, 2]);
+    let restraint = room.restraint(at(0)).unwrap();
+    assert_eq!((restraint.limit, restraint.failed), (2, 4));
+    assert!(!room.batch_failed(2, at(0)), "it was answered well before");
+    let again = take(&mut room, 1, 0, &mut fixed(16)).batch;
+    assert!(again.iter().all(|placed| !placed.lost_before));
+}
+
+#[test]
+fn queries_whose_replica_was_lost_go_in_batches_that_were_answered_well_before() {
+    let mut room = crowded(20);
+    room.batch_answered(4, Duration::from_nanos(1));
+    let batch = take(&mut room, 1, 0, &mut fixed(16)).batch;
+    assert!(room.batch_failed(batch.len(), at(0)));
+    assert!(room.put_back(batch, Unanswered::ReplicaLost).is_empty());
+    let sizes = std::iter::from_fn(|| {
+        let batch = take(&mut room, 1, 0, &mut fixed(16)).batch;
+        (!batch.is_empty()).then_some(batch.len())
+    });
+    assert_eq!(sizes.collect::<Vec<_>>(), [4; 5]);
+}
+
+#[test]
+fn a_policy_that_chooses_sizes_is_told_how_far_the_replicas_have_come() {
+    let mut room = crowded(100);
+    let mut latency = LatencyModel::default();
+    latency.observe(1, Duration::from_nanos(10), false);
+    let mut sizes = Vec::new();
+    for _ in 0..3 {
+        let taken = room.take(
+            at(0),
+            Taker {
+                replica: 1,
+                policy: &mut Learned::new(NonZeroU32::MAX),
+                latency: &latency,
+                start: at(0),
+                overhead: Duration::ZERO,
+                pause: Duration::ZERO,
+                max_bytes: usize::MAX,
+            },
+        );
+        sizes.push(taken.batch.len());
+        room.batch_answered(taken.batch.len(), Duration::from_nanos(10));
+    }
+    assert_eq!(sizes, [1, 8, 64]);
+}
+
 #[test]
 fn of_the_way_no_more_than_a_part_of_what_queries_are_given_is_allowed_for() {
     let mut room = room(Admission::InTime);
@@ -216,7 +290,11 @@ enum Event {
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
-    let unanswered = prop::sample::select(vec![Unanswered::NotSent, Unanswered::ReplicaLost]);
+    let unanswered = prop::sample::select(vec![
+        Unanswered::NotSent,
+        Unanswered::TooLarge,
+        Unanswered::ReplicaLost,
+    ]);
     prop_oneof![
         6 => (0u64..60, 0usize..300).prop_map(|(due, bytes)| Event::Enter { due, bytes }),
         3 => (0u64..3, 1u32..6).prop_map(|(replica, size)| Event::Take { replica, size }),

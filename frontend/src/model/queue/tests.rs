@@ -3,7 +3,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use futures::FutureExt;
-use skysail_core::batch::{FixedSize, LatencyModel, Learned, Overhead};
+use skysail_core::batch::{FixedSize, LatencyModel, Learned, Other, Overhead};
 use skysail_core::dispatch::Credit;
 
 use super::*;
@@ -198,7 +198,7 @@ async fn what_a_replica_leaves_to_others_wakes_them_once_and_not_itself_for_ever
     };
     for (stream, outlook) in [(1, outlook(0, 1000)), (2, outlook(0, 10))] {
         queue.join(stream, at(0));
-        queue.expect(stream, outlook);
+        queue.room.lock().expect(stream, Some(outlook));
     }
     let _ticket = queue.push(at(0), at(100), input()).unwrap();
     queue.work().await;

@@ -149,6 +149,11 @@ impl Census<'_> {
             .filter(|ordinal| !self.is_taken(*ordinal));
         let specs =
             free.filter_map(|ordinal| replica_spec(self.placement, self.model, self.version, ordinal));
+        let careful = self.history.careful_warm_up(self.model);
+        let specs = specs.map(|spec| match careful {
+            Some(most) => spec.warming_up_with_at_most(most),
+            None => spec,
+        });
         plan.actions
             .extend(specs.take(starts).map(|spec| Action::Start(Box::new(spec))));
     }

@@ -1,7 +1,6 @@
 //! Rules of the plan, one by one; `simulated` has what holds of all of it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -52,7 +51,7 @@ fn version(image: &str, replicas: u32) -> Version {
     let spec = VersionSpec {
         input_type: InputType::Doubles,
         batch_size: BatchSize::Adaptive,
-        max_batch: NonZeroU32::MIN,
+        max_batch: None,
         cache: true,
         deployment: Some(deployment),
         open: false,
@@ -75,6 +74,14 @@ fn catalog(models: &[(&str, &str, u32)]) -> Catalog {
         })
     });
     Catalog::default().with(&put.collect::<Vec<_>>(), Generation::default())
+}
+
+/// A container that ended by itself.
+fn exited() -> ContainerState {
+    ContainerState::Exited {
+        code: 137,
+        detail: None,
+    }
 }
 
 /// A container as it would be once the plan's start was applied.
@@ -141,6 +148,59 @@ fn missing_replicas_are_started_each_in_its_own_place() {
         })
         .collect();
     assert_eq!(places, ["test_m_1_0", "test_m_1_2"]);
+}
+
+#[test]
+fn after_a_container_that_ended_before_it_attached_the_next_warms_up_with_less() {
+    let catalog = catalog(&[("m", "i", 1)]);
+    let nobody = || Observed {
+        attached: BTreeSet::new(),
+        ..observed(Vec::new())
+    };
+    let mut history = history();
+    history.observe(&nobody(), &placement(), at(0));
+    let mut warm_ups = Vec::new();
+    for nth in 0..4_u64 {
+        let now = nth * 1000;
+        let plan = plan_at(&catalog, &nobody(), &history, now);
+        let [Action::Start(spec)] = &plan.actions[..] else {
+            panic!("{plan:?}");
+        };
+        warm_ups.push(spec.env["SKYSAIL_MAX_BATCH"].clone());
+        let mut container = started(&spec.clone().started_with(format!("start {nth}"), &KEY));
+        for state in [ContainerState::Running, exited()] {
+            container.state = state;
+            let found = Observed {
+                containers: vec![container.clone()],
+                ..nobody()
+            };
+            history.observe(&found, &placement(), at(now + 1));
+        }
+        history.failed(&spec.model, at(now + 1));
+    }
+    assert_eq!(warm_ups, ["4096", "64", "1", "1"]);
+}
+
+#[test]
+fn a_container_that_ends_after_it_served_changes_nothing_about_the_next() {
+    let catalog = catalog(&[("m", "i", 1)]);
+    let mut history = history();
+    history.observe(&observed(Vec::new()), &placement(), at(0));
+    let mut container = running("m", "i", 0);
+    let attached = observed(vec![container.clone()]);
+    history.observe(&attached, &placement(), at(1));
+    container.state = exited();
+    let ended = Observed {
+        containers: vec![container.clone()],
+        ..Observed::default()
+    };
+    history.observe(&ended, &placement(), at(2));
+    history.failed(&container.model, at(2));
+    let plan = plan_at(&catalog, &observed(Vec::new()), &history, 100);
+    let [Action::Start(spec)] = &plan.actions[..] else {
+        panic!("{plan:?}");
+    };
+    assert_eq!(spec.env["SKYSAIL_MAX_BATCH"], "4096");
 }
 
 #[test]
