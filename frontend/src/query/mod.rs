@@ -1,15 +1,15 @@
 //! The query path: from a typed query to its answer.
 
 use std::collections::{BTreeSet, HashMap};
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use futures::future::join_all;
 use parking_lot::Mutex;
 use skysail_core::catalog::{Application, Catalog, Generation, Model};
-use skysail_core::query::DefaultReason;
+use skysail_core::query::{DefaultReason, Outcome};
 use skysail_core::rollout::serving;
 use skysail_core::selection::{Answer, combine, select};
 use skysail_core::time::Instant;
@@ -18,7 +18,7 @@ use skysail_proto::value::{Input, Output};
 
 use crate::clock::Clock;
 use crate::metrics::{ApplicationMetrics, Metrics};
-use crate::model::{MAX_INPUT_BYTES, ModelHandle, Versions};
+use crate::model::{MAX_INPUT_BYTES, ModelHandle, ROWS_AT_ONCE, Versions};
 
 pub mod error;
 pub mod http;
@@ -263,25 +263,18 @@ impl QueryService {
             .map_or(Duration::MAX, |micros| Duration::from_micros(micros.get()))
             .min(route.application.slo());
         let target = route.target(version.as_deref())?;
-        let query = |input: Input| {
-            self.answer(
-                route,
-                target,
-                input,
-                Span {
-                    arrival,
-                    deadline: arrival + slo,
-                },
-            )
+        let span = Span {
+            arrival,
+            deadline: arrival + slo,
         };
         match inputs {
             Inputs::One(input) => {
                 check_size(&input)?;
-                Ok(Reply::One(query(input).await))
+                Ok(Reply::One(self.answer(route, target, input, span).await))
             }
             Inputs::Many(inputs) => {
                 inputs.iter().try_for_each(check_size)?;
-                Ok(Reply::Many(join_all(inputs.into_iter().map(query)).await))
+                Ok(Reply::Many(self.answer_rows(route, target, inputs, span).await))
             }
         }
     }
@@ -298,12 +291,39 @@ impl QueryService {
             Some(model) => model.predict(input, span.deadline).await,
             None => Err(DefaultReason::NoModelLinked.into()),
         };
-        let answer = combine(outcome, &route.default_output);
-        let latency = self.clock.now().saturating_since(span.arrival);
-        route
-            .metrics
-            .answered(latency, answer.failure.as_ref().map(|failure| failure.reason));
-        Answered { query_id, answer }
+        route.answered(query_id, outcome, self.latency(span))
+    }
+
+    /// Answers the rows of a request, each under an id of its own. Between chunks of them other tasks have their
+    /// turn.
+    async fn answer_rows(
+        &self,
+        route: &Route,
+        target: Option<&ModelHandle>,
+        inputs: Vec<Input>,
+        span: Span,
+    ) -> Vec<Answered> {
+        let rows = inputs.len();
+        let mut ids = self.ids.take(rows as u64);
+        let mut answers = Vec::with_capacity(rows);
+        let mut outcomes: Box<dyn Iterator<Item = Outcome> + Send> = match target {
+            Some(model) => Box::new(model.predict_rows(inputs, span.deadline).await),
+            None => Box::new(iter::repeat_n(Err(DefaultReason::NoModelLinked.into()), rows)),
+        };
+        // All are answered now: what some waited for the others is theirs, too.
+        let latency = self.latency(span);
+        while answers.len() < rows {
+            let chunk = ids.by_ref().zip(outcomes.by_ref()).take(ROWS_AT_ONCE);
+            answers.extend(chunk.map(|(id, outcome)| route.answered(id, outcome, latency)));
+            if answers.len() < rows {
+                tokio::task::yield_now().await;
+            }
+        }
+        answers
+    }
+
+    fn latency(&self, span: Span) -> Duration {
+        self.clock.now().saturating_since(span.arrival)
     }
 }
 
@@ -335,6 +355,14 @@ fn waiting_for(models: &BTreeSet<ModelName>) -> String {
 }
 
 impl Route {
+    /// What the application answers to a query, which is counted.
+    fn answered(&self, query_id: u64, outcome: Outcome, latency: Duration) -> Answered {
+        let answer = combine(outcome, &self.default_output);
+        let reason = answer.failure.as_ref().map(|failure| failure.reason);
+        self.metrics.answered(latency, reason);
+        Answered { query_id, answer }
+    }
+
     /// Whether it is the route of this application with these candidates.
     fn is_for<'a>(
         &self,
