@@ -8,17 +8,26 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 use skysail_core::query::{DefaultReason, Failure, Outcome};
+use skysail_core::queue::Claim;
 use skysail_core::time::Instant;
 use smallvec::{SmallVec, smallvec};
 
 /// What became of each row, in order; nothing yet of some.
 pub(super) type Outcomes = SmallVec<[Option<Outcome>; 1]>;
 
+/// What all rows of a request are asked with.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// When their answers are due.
+    pub deadline: Instant,
+    /// For whom they are asked.
+    pub claim: Claim,
+}
+
 /// The answers that are there, and those that are still to come.
 #[derive(Debug)]
 pub(super) struct Answers {
-    /// When they are due.
-    deadline: Instant,
+    asked: Asked,
     state: Mutex<State>,
 }
 
@@ -55,7 +64,7 @@ pub(super) enum News {
 
 impl Answers {
     /// None is there yet.
-    pub(super) fn new(rows: usize, deadline: Instant) -> Arc<Self> {
+    pub(super) fn new(rows: usize, asked: Asked) -> Arc<Self> {
         let state = State {
             outcomes: smallvec![None; rows],
             missing: rows,
@@ -64,14 +73,14 @@ impl Answers {
             abandoned: false,
         };
         Arc::new(Self {
-            deadline,
+            asked,
             state: Mutex::new(state),
         })
     }
 
-    /// When they are due.
-    pub(super) fn deadline(&self) -> Instant {
-        self.deadline
+    /// What they are asked with.
+    pub(super) fn asked(&self) -> Asked {
+        self.asked
     }
 
     /// The duty to answer a row.
@@ -166,10 +175,12 @@ impl Answerer {
         }
     }
 
-    /// When the answer is due.
-    pub(super) fn deadline(&self) -> Instant {
+    /// What it is asked with.
+    pub(super) fn asked(&self) -> Asked {
         let answers = self.answers.as_ref();
-        answers.map_or(Instant::default(), |answers| answers.deadline)
+        answers
+            .expect("it is there until it is used; this is a bug")
+            .asked
     }
 
     /// Whether nobody waits for the answer any more.

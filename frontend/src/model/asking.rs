@@ -8,15 +8,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use skysail_core::query::{DefaultReason, Outcome};
-use skysail_core::queue::Place;
+use skysail_core::queue::{Entrant, Place};
 use skysail_core::time::Instant;
 use skysail_proto::value::Input;
 use smallvec::{SmallVec, smallvec};
 
-use super::answers::{Again, Answers, News, Outcomes};
+use super::answers::{Again, Answers, Asked, News, Outcomes};
 use super::cache::flight::{Boarded, Boarding, Flight, Try};
 use super::cache::{Key, PredictionCache};
-use super::queue::{Entrant, Reply, Task, TaskQueue};
+use super::queue::{Reply, Task, TaskQueue};
 use crate::clock::Clock;
 
 /// Of a request's rows so many are worked on at once, which takes some tenths of a millisecond.
@@ -57,11 +57,11 @@ pub(super) struct Asking<'a> {
     rows: SmallVec<[Row; 1]>,
 }
 
-/// What is to enter the queue, and for which rows.
-#[derive(Default)]
+/// What is to enter the queue now, and for which rows.
 struct Entering {
+    now: Instant,
     rows: SmallVec<[usize; 1]>,
-    entrants: SmallVec<[Entrant; 1]>,
+    entrants: SmallVec<[Entrant<Task>; 1]>,
 }
 
 impl Version<'_> {
@@ -77,10 +77,10 @@ impl Version<'_> {
 
 impl<'a> Asking<'a> {
     /// So many rows, none of which is asked yet.
-    pub(super) fn new(version: Version<'a>, rows: usize, deadline: Instant) -> Self {
+    pub(super) fn new(version: Version<'a>, rows: usize, asked: Asked) -> Self {
         Self {
             version,
-            answers: Answers::new(rows, deadline),
+            answers: Answers::new(rows, asked),
             rows: smallvec![Row::Nowhere; rows],
         }
     }
@@ -100,51 +100,53 @@ impl<'a> Asking<'a> {
 
     /// Asks the rows from `first` on; returns how many they are.
     fn ask_chunk(&mut self, now: Instant, first: usize, inputs: impl Iterator<Item = Input>) -> usize {
-        let mut entering = Entering::default();
+        let mut entering = Entering::at(now);
         let mut row = first;
         for input in inputs {
             match self.version.look_up(input) {
                 Ok(outcome) => self.answers.put(row, outcome),
-                Err(unknown) => self.prepare(row, unknown, now, &mut entering),
+                Err(unknown) => self.prepare(row, unknown, &mut entering),
             }
             row += 1;
         }
-        self.enter(now, entering);
+        self.enter(entering);
         row - first
     }
 
     /// Asks a row whose answer is not known.
     pub(super) fn ask(&mut self, now: Instant, row: usize, unknown: Unknown) {
-        let mut entering = Entering::default();
-        self.prepare(row, unknown, now, &mut entering);
-        self.enter(now, entering);
+        let mut entering = Entering::at(now);
+        self.prepare(row, unknown, &mut entering);
+        self.enter(entering);
     }
 
-    fn prepare(&mut self, row: usize, unknown: Unknown, now: Instant, entering: &mut Entering) {
+    fn prepare(&mut self, row: usize, unknown: Unknown, entering: &mut Entering) {
         match unknown {
-            Unknown::Keyed(key) => self.board(row, key, Try::First, now, entering),
+            Unknown::Keyed(key) => self.board(row, key, Try::First, entering),
             Unknown::Plain(input) => {
                 let reply = Reply::Asker(self.answers.answerer(row));
-                entering.push(row, self.answers.deadline(), Task::new(input, reply));
+                let Asked { deadline, claim } = self.answers.asked();
+                entering.push(row, Task::new(input, reply).until(deadline, claim));
             }
         }
     }
 
-    fn board(&mut self, row: usize, key: Key, how: Try, now: Instant, entering: &mut Entering) {
+    fn board(&mut self, row: usize, key: Key, how: Try, entering: &mut Entering) {
         let Some(cache) = self.version.cache else {
             unreachable!("a key is of a version with a cache");
         };
         let boarding = Boarding {
             key,
             answerer: self.answers.answerer(row),
-            now,
+            now: entering.now,
             how,
         };
         let flight = match boarding.board(cache, self.version.queue) {
             Boarded::Landed(answerer, output) => return answerer.send(Ok(output)),
             Boarded::Joined(flight) => flight,
             Boarded::Leads(flight) => {
-                entering.push(row, flight.deadline(), flight.task());
+                let claim = self.answers.asked().claim;
+                entering.push(row, flight.task().until(flight.deadline(), claim));
                 flight
             }
         };
@@ -152,12 +154,12 @@ impl<'a> Asking<'a> {
     }
 
     /// Lets tasks wait in the queue; who is refused is answered.
-    fn enter(&mut self, now: Instant, entering: Entering) {
+    fn enter(&mut self, entering: Entering) {
         if entering.rows.is_empty() {
             return;
         }
         let queue = self.version.queue;
-        let entered = queue.enter(now, entering.entrants);
+        let entered = queue.enter(entering.now, entering.entrants);
         for (row, entered) in entering.rows.into_iter().zip(entered) {
             match (entered, &mut self.rows[row]) {
                 (Ok(place), Row::Flying(flight)) => flight.settle(queue, place),
@@ -169,7 +171,7 @@ impl<'a> Asking<'a> {
 
     /// Waits for all answers, until the deadline at the latest.
     pub(super) async fn outcomes(mut self) -> Outcomes {
-        let due = self.version.clock.to_tokio(self.answers.deadline());
+        let due = self.version.clock.to_tokio(self.answers.asked().deadline);
         loop {
             match tokio::time::timeout_at(due, self.answers.news()).await {
                 Ok(News::Complete(outcomes)) => {
@@ -188,13 +190,13 @@ impl<'a> Asking<'a> {
         let Row::Flying(flight) = &self.rows[row] else {
             unreachable!("only a flight's rows are asked again");
         };
-        if now >= self.answers.deadline() {
+        if now >= self.answers.asked().deadline {
             return self.answers.put(row, Err(failure));
         }
         let key = flight.key().clone();
-        let mut entering = Entering::default();
-        self.board(row, key, Try::Again { latest }, now, &mut entering);
-        self.enter(now, entering);
+        let mut entering = Entering::at(now);
+        self.board(row, key, Try::Again { latest }, &mut entering);
+        self.enter(entering);
     }
 
     /// Gives up at the deadline: the reason of each row that is not answered says how far it got.
@@ -211,7 +213,7 @@ impl<'a> Asking<'a> {
     }
 
     fn expire_chunk(&mut self, chunk: Range<usize>, outcomes: &mut Outcomes) {
-        let queue = self.version.queue;
+        let (queue, now) = (self.version.queue, self.version.clock.now());
         let mut queued: SmallVec<[usize; 1]> = SmallVec::new();
         let mut places: SmallVec<[Place; 1]> = SmallVec::new();
         for row in chunk {
@@ -228,7 +230,7 @@ impl<'a> Asking<'a> {
                 }
             }
         }
-        for (row, reason) in queued.into_iter().zip(queue.leave_places(places)) {
+        for (row, reason) in queued.into_iter().zip(queue.leave_places(now, places)) {
             outcomes[row] = Some(Err(reason.into()));
         }
     }
@@ -241,7 +243,7 @@ impl Drop for Asking<'_> {
         }
         // What is answered has left the queue; only who hangs up leaves something behind.
         self.answers.abandon();
-        let queue = self.version.queue;
+        let (queue, now) = (self.version.queue, self.version.clock.now());
         let mut places: SmallVec<[Place; 1]> = SmallVec::new();
         for row in self.rows.drain(..) {
             match row {
@@ -250,13 +252,21 @@ impl Drop for Asking<'_> {
                 Row::Flying(flight) => flight.leave(queue),
             }
         }
-        queue.leave_places(places);
+        queue.leave_places(now, places);
     }
 }
 
 impl Entering {
-    fn push(&mut self, row: usize, deadline: Instant, task: Task) {
+    fn at(now: Instant) -> Self {
+        Self {
+            now,
+            rows: SmallVec::new(),
+            entrants: SmallVec::new(),
+        }
+    }
+
+    fn push(&mut self, row: usize, entrant: Entrant<Task>) {
         self.rows.push(row);
-        self.entrants.push(Entrant { deadline, task });
+        self.entrants.push(entrant);
     }
 }

@@ -15,7 +15,6 @@ use skysail_core::catalog::{Catalog, Version};
 use skysail_core::dispatch::Dispatcher;
 use skysail_core::query::{DefaultReason, Outcome};
 use skysail_core::queue::Bounds;
-use skysail_core::time::Instant;
 use skysail_proto::container::MAX_MESSAGE_BYTES;
 use skysail_proto::deployment::VersionSpec;
 use skysail_proto::error_code::ErrorCode;
@@ -42,6 +41,7 @@ mod tests;
 pub mod times;
 
 use admission::Admission;
+pub use answers::Asked;
 use asking::Asking;
 pub use asking::ROWS_AT_ONCE;
 use batcher::Batcher;
@@ -79,7 +79,7 @@ impl ModelHandle {
     ///
     /// Without a replica there is no answer even where a prediction is kept: whoever stopped a model, or lost it,
     /// would be told otherwise for the inputs that happen to be kept.
-    pub async fn predict(&self, input: Input, deadline: Instant) -> Outcome {
+    pub async fn predict(&self, input: Input, asked: Asked) -> Outcome {
         if !self.can_answer(1) {
             return Err(DefaultReason::NoReplica.into());
         }
@@ -88,18 +88,18 @@ impl ModelHandle {
             Ok(outcome) => return outcome,
             Err(unknown) => unknown,
         };
-        let mut asking = Asking::new(version, 1, deadline);
+        let mut asking = Asking::new(version, 1, asked);
         asking.ask(self.clock.now(), 0, unknown);
         let outcome = asking.outcomes().await.pop().flatten();
         outcome.expect(ALL_ANSWERED)
     }
 
     /// Predicts for the rows of one request, in their order.
-    pub async fn predict_rows(&self, inputs: Vec<Input>, deadline: Instant) -> impl Iterator<Item = Outcome> {
+    pub async fn predict_rows(&self, inputs: Vec<Input>, asked: Asked) -> impl Iterator<Item = Outcome> {
         let rows = inputs.len();
         let outcomes = match self.can_answer(rows) {
             true => {
-                let mut asking = Asking::new(self.version(), rows, deadline);
+                let mut asking = Asking::new(self.version(), rows, asked);
                 asking.ask_all(inputs).await;
                 asking.outcomes().await
             }

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use skysail_core::batch::Other;
 use skysail_core::dispatch::{Dispatcher, Step, Turn};
 use skysail_core::query::{DefaultReason, Outcome};
-use skysail_core::queue::{Bounds, Place, Placed};
+use skysail_core::queue::{Bounds, Claim, Entrant, Place, Placed};
 use skysail_core::time::Instant;
 use skysail_core::waiting_room::{Refused, WaitingRoom};
 use skysail_proto::value::Input;
@@ -55,19 +55,20 @@ pub struct Task {
     reply: Reply,
 }
 
-/// A task that is to wait, and until when.
-#[derive(Debug)]
-pub struct Entrant {
-    /// When its answer is due.
-    pub deadline: Instant,
-    /// The task.
-    pub task: Task,
-}
-
 impl Task {
     /// The query of this input, whose answer goes to `reply`.
     pub fn new(input: Input, reply: Reply) -> Self {
         Self { input, reply }
+    }
+
+    /// The same, to wait until then.
+    pub fn until(self, deadline: Instant, claim: Claim) -> Entrant<Self> {
+        Entrant {
+            deadline,
+            claim,
+            bytes: self.input.data().len(),
+            task: self,
+        }
     }
 
     /// Gives the one answer. That nobody may be waiting for it any more is no error.
@@ -134,22 +135,26 @@ impl TaskQueue {
     }
 
     /// Lets tasks wait, each unless the queue is full or no replica can answer it in time: that is known, and for the
-    /// caller to say, at once. One lock and one wake-up are for all of them.
+    /// caller to say, at once. What gives way to them is answered here. One lock and one wake-up are for all.
     pub fn enter(
         &self,
         now: Instant,
-        entrants: impl IntoIterator<Item = Entrant>,
+        entrants: impl IntoIterator<Item = Entrant<Task>>,
     ) -> SmallVec<[Result<Place, Refused<Task>>; 1]> {
         let mut is_any_first = false;
-        let entered = {
+        let (entered, displaced) = {
             let mut room = self.room.lock();
-            let enter = |Entrant { deadline, task }| {
-                let seat = room.enter(now, deadline, task.input.data().len(), task)?;
+            let enter = |entrant| {
+                let seat = room.admit(now, entrant)?;
                 is_any_first |= seat.is_first;
                 Ok(seat.place)
             };
-            entrants.into_iter().map(enter).collect::<SmallVec<_>>()
+            let entered = entrants.into_iter().map(enter).collect::<SmallVec<_>>();
+            (entered, room.displaced())
         };
+        for Placed { task, .. } in displaced {
+            task.answer(Err(DefaultReason::QueueFull.into()));
+        }
         if entered.iter().any(Result::is_ok) {
             self.work.notify_one();
         }
@@ -254,24 +259,29 @@ impl TaskQueue {
         seat.place
     }
 
+    /// Lets a query that still waits be one of another application, too.
+    pub fn share(&self, place: Place, claim: Claim) {
+        self.room.lock().share(place, claim);
+    }
+
     /// Why the query that waits, or waited last, at this place is not answered yet.
     pub fn unanswered(&self, place: Place) -> DefaultReason {
         self.room.lock().unanswered(place)
     }
 
     /// Takes out what still waits at these places; says of each why it is not answered yet.
-    pub fn leave_places(&self, places: SmallVec<[Place; 1]>) -> SmallVec<[DefaultReason; 1]> {
+    pub fn leave_places(&self, now: Instant, places: SmallVec<[Place; 1]>) -> SmallVec<[DefaultReason; 1]> {
         if places.is_empty() {
             return SmallVec::new();
         }
         let mut left: SmallVec<[Option<Placed<Task>>; 1]> = SmallVec::with_capacity(places.len());
         let mut room = self.room.lock();
-        let mut leave = |place| {
-            let reason = room.unanswered(place);
-            left.push(room.remove(place));
+        let leave = |place| {
+            let (reason, task) = room.leave_place(now, place);
+            left.push(task);
             reason
         };
-        let reasons = places.into_iter().map(&mut leave).collect();
+        let reasons = places.into_iter().map(leave).collect();
         // Tasks are dropped outside of the lock.
         drop(room);
         reasons

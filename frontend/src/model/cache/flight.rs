@@ -10,6 +10,7 @@
 //!
 //! Joining must not make a query worse off than asking by itself would:
 //! - A flight waits in the queue at the earliest deadline of those who joined it.
+//! - It counts as a query of whichever of their applications holds less of the queue.
 //! - If it fails for that deadline, who has more time tries again. The flight that leads waits at the
 //!   *latest* deadline of the failed one's askers, and is not hastened: were it as urgent as the next of
 //!   them, it would be sacrificed under overload again and again, each time waking all the rest.
@@ -29,14 +30,14 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use skysail_core::query::{DefaultReason, Failure, Outcome};
-use skysail_core::queue::Place;
+use skysail_core::queue::{Claim, Place};
 use skysail_core::time::Instant;
 use skysail_proto::value::Output;
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
 
 use super::{Brought, Key, PredictionCache};
-use crate::model::answers::Answerer;
+use crate::model::answers::{Answerer, Asked};
 use crate::model::queue::{Reply, Task, TaskQueue};
 
 /// So many askers of a flight are answered at once. With thousands of them other tasks have their turn in between:
@@ -81,6 +82,8 @@ pub(in crate::model) struct Flight {
     cache: Arc<PredictionCache>,
     /// Where it waits or waited; nowhere until it has entered the queue. Locked while it moves there.
     place: Mutex<Option<Place>>,
+    /// The application for which it was led. Another's asker may have a better claim to its place.
+    application: u64,
     /// The deadline of its place, in nanoseconds of the clock. Changes under the lock of `place` only.
     deadline: AtomicU64,
     /// How many wait. Grows under the lock of [`Flights`] only.
@@ -129,7 +132,7 @@ pub(in crate::model) enum Boarded {
 impl Boarding {
     /// Boards the flight of the input; leads one if there is none.
     pub(in crate::model) fn board(self, cache: &Arc<PredictionCache>, queue: &TaskQueue) -> Boarded {
-        let deadline = self.answerer.deadline();
+        let Asked { deadline, claim } = self.answerer.asked();
         let is_first = self.how == Try::First;
         let mut flights = cache.flights.0.lock();
         let joinable = flights
@@ -143,6 +146,7 @@ impl Boarding {
             if is_first {
                 cache.metrics.joins.inc();
                 flight.hasten(queue, deadline);
+                flight.share(queue, claim);
             }
             return Boarded::Joined(flight);
         }
@@ -163,15 +167,16 @@ impl Boarding {
     }
 
     fn lead(self, cache: &Arc<PredictionCache>) -> Flight {
-        let own = self.answerer.deadline();
+        let own = self.answerer.asked();
         let deadline = match self.how {
-            Try::First => own,
-            Try::Again { latest } => latest.max(own),
+            Try::First => own.deadline,
+            Try::Again { latest } => latest.max(own.deadline),
         };
         Flight {
             key: self.key,
             cache: cache.clone(),
             place: Mutex::new(None),
+            application: own.claim.application,
             deadline: AtomicU64::new(deadline.as_nanos()),
             wanted_by: AtomicUsize::new(1),
             askers: Mutex::new(SmallVec::from_buf([self.answerer])),
@@ -219,6 +224,16 @@ impl Flight {
         }
     }
 
+    /// Waits for another application, too.
+    fn share(&self, queue: &TaskQueue, claim: Claim) {
+        if self.application == claim.application {
+            return;
+        }
+        if let Some(place) = *self.place.lock() {
+            queue.share(place, claim);
+        }
+    }
+
     fn move_to(&self, queue: &TaskQueue, deadline: Instant, place: &mut Option<Place>) {
         let moved = place.map(|place| queue.hasten(place, deadline));
         *place = moved;
@@ -257,7 +272,7 @@ impl Flight {
         };
         for asker in askers {
             match outcome {
-                Err(failure) if self.failed_too_early_for(failure, asker.deadline()) => {
+                Err(failure) if self.failed_too_early_for(failure, asker.asked().deadline) => {
                     asker.try_again(failure.clone(), self.latest());
                 }
                 outcome => asker.send(outcome.clone()),

@@ -6,12 +6,13 @@ use std::time::Duration;
 use futures::future::{FutureExt, Shared};
 use proptest::prelude::*;
 use skysail_core::query::{DefaultReason, Failure, Outcome};
-use skysail_core::queue::{Bounds, Placed};
+use skysail_core::queue::{Bounds, Claim, Placed};
 use skysail_core::time::Instant;
 use tokio::time::advance;
 
 use super::*;
 use crate::clock::Clock;
+use crate::model::answers::Asked;
 use crate::model::asking::{self, Asking, ROWS_AT_ONCE, Unknown};
 use crate::model::queue::{Admission, Batch, Task, TaskQueue, Unanswered};
 
@@ -59,7 +60,7 @@ impl Version {
     }
 
     async fn fly(&self, unknown: Unknown, deadline: Instant) -> Outcome {
-        let mut asking = Asking::new(self.way(), 1, deadline);
+        let mut asking = Asking::new(self.way(), 1, asked(deadline));
         asking.ask(self.clock.now(), 0, unknown);
         asking.outcomes().await.remove(0).unwrap()
     }
@@ -68,7 +69,7 @@ impl Version {
     async fn ask_rows(&self, numbers: impl IntoIterator<Item = u32>, millis: u64) -> Asking<'_> {
         let inputs: Vec<_> = numbers.into_iter().map(input).collect();
         let deadline = self.clock.now() + Duration::from_millis(millis);
-        let mut asking = Asking::new(self.way(), inputs.len(), deadline);
+        let mut asking = Asking::new(self.way(), inputs.len(), asked(deadline));
         asking.ask_all(inputs).await;
         asking
     }
@@ -108,6 +109,13 @@ impl Version {
 
     fn in_flight(&self) -> usize {
         self.cache.flights.len()
+    }
+}
+
+fn asked(deadline: Instant) -> Asked {
+    Asked {
+        deadline,
+        claim: Claim::SOLE,
     }
 }
 
@@ -655,14 +663,14 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 /// A query that was asked, and by when it is to be answered.
-struct Asked<'a> {
+struct Waiting<'a> {
     number: u32,
     deadline: Instant,
     outcome: Shared<Query<'a>>,
 }
 
 /// Lets everybody go on; who is still not answered has time left.
-fn check(version: &Version, asked: &[Asked<'_>]) -> Result<(), TestCaseError> {
+fn check(version: &Version, asked: &[Waiting<'_>]) -> Result<(), TestCaseError> {
     // Who tries again may have to wait for who comes later in the list.
     for _ in 0..2 {
         for query in asked {
@@ -679,11 +687,11 @@ fn check(version: &Version, asked: &[Asked<'_>]) -> Result<(), TestCaseError> {
 
 async fn whatever_happens(events: Vec<Event>) -> Result<(), TestCaseError> {
     let version = Version::queueing(4);
-    let mut asked: Vec<Asked<'_>> = Vec::new();
+    let mut asked: Vec<Waiting<'_>> = Vec::new();
     let mut in_hand = Batch::new();
     for event in events {
         match event {
-            Event::Ask { number, millis } => asked.push(Asked {
+            Event::Ask { number, millis } => asked.push(Waiting {
                 number,
                 deadline: version.clock.now() + Duration::from_millis(millis),
                 outcome: version.query(number, millis).shared(),

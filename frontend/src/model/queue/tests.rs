@@ -9,7 +9,7 @@ use skysail_core::query::Failure;
 
 use super::*;
 use crate::clock::Clock;
-use crate::model::answers::Answers;
+use crate::model::answers::{Answers, Asked};
 use crate::model::asking::{Asking, Unknown, Version};
 
 /// A replica of which nothing is known, with a credit.
@@ -59,6 +59,13 @@ fn input() -> Input {
     Input::doubles(&[1.0])
 }
 
+fn asked(deadline: Instant) -> Asked {
+    Asked {
+        deadline,
+        claim: Claim::SOLE,
+    }
+}
+
 impl TaskQueue {
     /// A query that waits, or why it does not.
     fn push(&self, now: Instant, deadline: Instant) -> Result<Asking<'_>, Failure> {
@@ -67,7 +74,7 @@ impl TaskQueue {
             queue: self,
             clock: Clock::start(),
         };
-        let mut asking = Asking::new(version, 1, deadline);
+        let mut asking = Asking::new(version, 1, asked(deadline));
         let before = self.len();
         asking.ask(now, 0, Unknown::Plain(input()));
         if self.len() > before {
@@ -79,9 +86,9 @@ impl TaskQueue {
 
     /// Lets a task wait that is answered for nobody; returns its place.
     fn push_task(&self, deadline: Instant) -> Place {
-        let reply = Reply::Asker(Answers::new(1, deadline).answerer(0));
-        let task = Task::new(input(), reply);
-        let entered = self.enter(at(0), [Entrant { deadline, task }]);
+        let reply = Reply::Asker(Answers::new(1, asked(deadline)).answerer(0));
+        let entrant = Task::new(input(), reply).until(deadline, Claim::SOLE);
+        let entered = self.enter(at(0), [entrant]);
         entered.into_iter().next().unwrap().unwrap()
     }
 }
@@ -102,6 +109,18 @@ async fn a_full_queue_is_said_at_once() {
     assert_eq!(
         queue.push(at(0), at(9)).err().unwrap().reason,
         DefaultReason::QueueFull
+    );
+}
+
+#[tokio::test]
+async fn a_full_queue_tells_what_gives_way_at_once() {
+    let queue = queue(1);
+    let loose = queue.push(at(0), at(99)).unwrap();
+    let urgent = queue.push_task(at(9));
+    assert_eq!(reason(loose).await, DefaultReason::QueueFull);
+    assert_eq!(
+        (queue.len(), queue.unanswered(urgent)),
+        (1, DefaultReason::ExpiredInQueue)
     );
 }
 
