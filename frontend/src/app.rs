@@ -458,7 +458,7 @@ impl App {
                 service: self.queries,
                 health: self.health.clone(),
                 bodies: bodies(self.config.body_limit),
-                most_inputs: self.config.queue_bounds.count,
+                max_rows: self.config.max_rows,
             };
             let server = QueryServer::new(Arc::new(api), self.config.cors_origins.clone());
             let limits = Limits {

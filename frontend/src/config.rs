@@ -87,6 +87,9 @@ struct Flags {
     /// The largest query body, in bytes, also once it is inflated [default: 33554432].
     #[arg(long, env = "SKYSAIL_BODY_LIMIT", value_name = "BYTES")]
     body_limit: Option<String>,
+    /// The most rows of an `input_batch` [default: 16384].
+    #[arg(long, env = "SKYSAIL_MAX_ROWS", value_name = "N")]
+    max_rows: Option<String>,
     /// Connections to query REST that may be open at once; for a further one the one that has waited longest for a
     /// request, or for the rest of a request's head, is closed, and while each has a request in flight it waits.
     /// So ask /healthz of admin REST, which has 1000 of its own [default: 10000, or what the limit on open files
@@ -167,6 +170,8 @@ pub struct Config {
     pub model_networks: Vec<ModelNetwork>,
     /// The largest query body, in bytes.
     pub body_limit: usize,
+    /// The most rows of one request.
+    pub max_rows: usize,
     /// Connections to query REST that may be open at once.
     pub max_connections: usize,
     /// How long clients may keep a server waiting.
@@ -252,6 +257,7 @@ impl Default for Config {
             rpc_advertise: None,
             model_networks: Vec::new(),
             body_limit: 32 * 1024 * 1024,
+            max_rows: 16 * 1024,
             max_connections: 10_000,
             timeouts: Timeouts {
                 client: Duration::from_secs(30),
@@ -407,6 +413,9 @@ impl Config {
             body_limit: reader
                 .read("body-limit", flags.body_limit, parse_positive)
                 .unwrap_or(defaults.body_limit),
+            max_rows: reader
+                .read("max-rows", flags.max_rows, parse_positive)
+                .unwrap_or(defaults.max_rows),
             max_connections: reader
                 .read("max-connections", flags.max_connections, parse_positive)
                 .unwrap_or(defaults.max_connections),

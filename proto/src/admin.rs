@@ -51,6 +51,9 @@ pub struct NewApplication {
     pub default_output: String,
     /// Its latency objective, in microseconds; at least 1.
     pub slo_micros: i64,
+    /// How much of its model's capacity is its share beside other applications', 1 to 1000 [default: 1].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<i64>,
 }
 
 /// Changes an application; what is absent stays.
@@ -63,6 +66,9 @@ pub struct ApplicationPatch {
     /// A new latency objective, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slo_micros: Option<i64>,
+    /// A new weight, 1 to 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<i64>,
 }
 
 /// An application as it is.
@@ -76,10 +82,18 @@ pub struct Application {
     pub default_output: String,
     /// Its latency objective, in microseconds.
     pub slo_micros: u64,
+    /// Its share of its model's capacity beside other applications'.
+    #[serde(default = "default_weight")]
+    pub weight: NonZeroU32,
     /// The models that answer it.
     pub linked_models: Vec<ModelName>,
     /// When it was registered.
     pub registered_at: Timestamp,
+}
+
+/// As much as any other application's: the weight of one that was given none.
+pub const fn default_weight() -> NonZeroU32 {
+    NonZeroU32::MIN
 }
 
 /// Deploys a version (with `deployment`) or registers one whose containers attach by themselves (without).

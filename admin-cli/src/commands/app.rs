@@ -25,7 +25,11 @@ is JSON (-1.0 becomes a number), otherwise as a string.";
 const UPDATE_EXAMPLES: &str = "\
 Examples:
   skysail app update iris --slo 50ms
-  skysail app update iris --default-output unknown";
+  skysail app update iris --default-output unknown
+  skysail app update iris --weight 3
+
+Applications of one model share its capacity when there is not enough for all: each is answered up to its share, by
+their weights, and what one does not use is for the others.";
 
 const LINK_EXAMPLES: &str = "\
 Examples:
@@ -37,7 +41,7 @@ The model's current version answers; both must have the same input type.";
 pub(crate) enum AppCommand {
     /// Register an application: from then on it answers, first with its default output
     Register(RegisterArguments),
-    /// Change an application's latency objective or default output
+    /// Change an application's latency objective, default output or weight
     Update(UpdateArguments),
     /// List applications
     #[command(visible_alias = "ls")]
@@ -74,11 +78,14 @@ pub(crate) struct RegisterArguments {
     /// Its latency objective: every query is answered within it, as in 100ms or 1s
     #[arg(long, value_name = "DURATION", value_parser = parse_slo, allow_hyphen_values = true)]
     pub(crate) slo: SloMicros,
+    /// Its share of its model's capacity beside other applications', 1 to 1000 [default: 1]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    weight: Option<i64>,
 }
 
 #[derive(Args, Debug)]
 #[command(after_help = UPDATE_EXAMPLES)]
-#[command(group = ArgGroup::new("change").required(true).multiple(true).args(["slo", "default_output"]))]
+#[command(group = ArgGroup::new("change").required(true).multiple(true).args(["slo", "default_output", "weight"]))]
 pub(crate) struct UpdateArguments {
     /// The application's name
     name: ApplicationName,
@@ -88,6 +95,9 @@ pub(crate) struct UpdateArguments {
     /// A new default output
     #[arg(long, value_name = "OUTPUT", allow_hyphen_values = true)]
     default_output: Option<String>,
+    /// A new share of its model's capacity beside other applications', 1 to 1000
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    weight: Option<i64>,
 }
 
 #[derive(Args, Debug)]
@@ -116,6 +126,7 @@ async fn register(session: &Session, arguments: RegisterArguments) -> Result<(),
         input_type: arguments.input_type,
         default_output: arguments.default_output,
         slo_micros: arguments.slo.0,
+        weight: arguments.weight,
     };
     let application = session.admin.register_application(&new).await?;
     session.output.answer(&application, |application| {
@@ -128,10 +139,12 @@ async fn update(session: &Session, arguments: UpdateArguments) -> Result<(), Err
         name,
         slo,
         default_output,
+        weight,
     } = arguments;
     let patch = ApplicationPatch {
         default_output,
         slo_micros: slo.map(|slo| slo.0),
+        weight,
     };
     let result = session.admin.update_application(&name, &patch).await;
     let application = about_application(&session.admin, &name, result).await?;
@@ -220,6 +233,7 @@ fn application_fields(application: &Application, now: Timestamp) -> String {
         ("Input type", application.input_type.to_string()),
         ("SLO", micros(application.slo_micros)),
         ("Default output", application.default_output.clone()),
+        ("Weight", application.weight.to_string()),
         ("Linked models", models),
         ("Endpoint", format!("POST /{}/predict", application.name)),
         (
@@ -235,6 +249,8 @@ fn application_fields(application: &Application, now: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
+    use skysail_proto::admin::default_weight;
+
     use super::*;
 
     fn application(models: &[&str]) -> Application {
@@ -243,6 +259,7 @@ mod tests {
             input_type: InputType::Doubles,
             default_output: "-1.0".into(),
             slo_micros: 100_000,
+            weight: default_weight(),
             linked_models: models.iter().map(|model| model.parse().unwrap()).collect(),
             registered_at: "2026-01-01T00:00:00Z".parse().unwrap(),
         }

@@ -6,11 +6,13 @@
 //! rule that the admin API checks still holds when the write lands.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use skysail_proto::admin::default_weight;
 use skysail_proto::deployment::VersionSpec;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
 use skysail_proto::value::{InputType, Output};
@@ -42,6 +44,9 @@ pub struct Application {
     pub default_output: String,
     /// Its latency objective, in microseconds.
     pub slo_micros: u64,
+    /// Its share of its model's capacity beside other applications'.
+    #[serde(default = "default_weight")]
+    pub weight: NonZeroU32,
     /// The models that answer it, in the order they were linked.
     pub linked_models: Vec<ModelName>,
     /// When it was registered.

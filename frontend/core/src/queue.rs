@@ -1,8 +1,34 @@
 //! Queries waiting for a replica, ordered by deadline, bounded by count and by bytes.
+//!
+//! A full queue makes room for a more urgent query: the application that holds most of it loses its query with the
+//! latest deadline.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use crate::time::Instant;
+
+mod holdings;
+
+pub(crate) use holdings::by_weight;
+use holdings::{Holdings, Measure};
+
+/// For whom a query waits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Claim {
+    /// The application, by a number of the caller's choice.
+    pub application: u64,
+    /// Its weight beside the others'.
+    pub weight: NonZeroU32,
+}
+
+impl Claim {
+    /// That of the only application there is.
+    pub const SOLE: Self = Self {
+        application: 0,
+        weight: NonZeroU32::MIN,
+    };
+}
 
 /// How much may wait.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -26,6 +52,11 @@ impl Place {
         self.deadline
     }
 
+    /// The first place there could be at a deadline.
+    pub(crate) fn first_at(deadline: Instant) -> Self {
+        Self { deadline, arrival: 0 }
+    }
+
     /// The place of the same task at another deadline.
     pub(crate) fn moved_to(self, deadline: Instant) -> Self {
         Self { deadline, ..self }
@@ -40,6 +71,7 @@ pub struct Full<T>(pub T);
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Placed<T> {
     place: Place,
+    claim: Claim,
     bytes: usize,
     /// Whether a replica was lost with it before.
     pub(crate) lost_before: bool,
@@ -48,6 +80,11 @@ pub struct Placed<T> {
 }
 
 impl<T> Placed<T> {
+    /// For whom it waits.
+    pub fn claim(&self) -> Claim {
+        self.claim
+    }
+
     /// Where it waited.
     pub fn place(&self) -> Place {
         self.place
@@ -79,6 +116,7 @@ pub(crate) struct Section {
 
 #[derive(Debug)]
 struct Waiting<T> {
+    claim: Claim,
     bytes: usize,
     lost_before: bool,
     task: T,
@@ -87,12 +125,14 @@ struct Waiting<T> {
 impl<T> Waiting<T> {
     fn at(self, place: Place) -> Placed<T> {
         let Self {
+            claim,
             bytes,
             lost_before,
             task,
         } = self;
         Placed {
             place,
+            claim,
             bytes,
             lost_before,
             task,
@@ -117,10 +157,27 @@ pub trait Deadlines {
     fn expired(&self, now: Instant) -> usize;
 }
 
+/// A query that is to wait.
+#[derive(Debug)]
+pub struct Entrant<T> {
+    /// When its answer is due.
+    pub deadline: Instant,
+    /// For whom it waits.
+    pub claim: Claim,
+    /// Bytes of its input.
+    pub bytes: usize,
+    /// What is to wait.
+    pub task: T,
+}
+
 /// The queue. Every operation is logarithmic in its length.
 #[derive(Debug)]
 pub struct DeadlineQueue<T> {
     waiting: BTreeMap<Place, Waiting<T>>,
+    /// What each application has waiting; kept once there was a second one.
+    holdings: Option<Holdings>,
+    /// The application of all queries so far, while there was no second one.
+    only: Option<u64>,
     bounds: Bounds,
     bytes: usize,
     arrivals: u64,
@@ -131,19 +188,42 @@ impl<T> DeadlineQueue<T> {
     pub fn new(bounds: Bounds) -> Self {
         Self {
             waiting: BTreeMap::new(),
+            holdings: None,
+            only: None,
             bounds,
             bytes: 0,
             arrivals: 0,
         }
     }
 
-    /// Adds a task whose input is of `bytes` bytes; returns its place, or the task if the queue is full.
+    /// Adds a query of the only application there is; returns its place, or the task if the queue is full.
+    pub fn push(&mut self, deadline: Instant, bytes: usize, task: T) -> Result<Place, Full<T>> {
+        let entrant = Entrant {
+            deadline,
+            claim: Claim::SOLE,
+            bytes,
+            task,
+        };
+        self.admit(entrant, &mut Vec::new())
+    }
+
+    /// Adds a query; returns its place, or the task if the queue is full and there is nothing that had better give
+    /// way. What gives way goes to `displaced`.
     ///
     /// A task larger than the byte bound is taken when the queue is empty: it would otherwise never be.
-    pub fn push(&mut self, deadline: Instant, bytes: usize, task: T) -> Result<Place, Full<T>> {
-        let too_many = self.waiting.len() >= self.bounds.count;
-        let too_large = self.bytes.saturating_add(bytes) > self.bounds.bytes && !self.waiting.is_empty();
-        if too_many || too_large {
+    pub(crate) fn admit(
+        &mut self,
+        entrant: Entrant<T>,
+        displaced: &mut Vec<Placed<T>>,
+    ) -> Result<Place, Full<T>> {
+        let Entrant {
+            deadline,
+            claim,
+            bytes,
+            task,
+        } = entrant;
+        self.meet(claim);
+        if !self.make_room(deadline, claim, bytes, displaced) {
             return Err(Full(task));
         }
         let place = Place {
@@ -153,6 +233,7 @@ impl<T> DeadlineQueue<T> {
         self.arrivals += 1;
         self.put_back(Placed {
             place,
+            claim,
             bytes,
             lost_before: false,
             task,
@@ -160,16 +241,83 @@ impl<T> DeadlineQueue<T> {
         Ok(place)
     }
 
+    /// Begins to keep account of what each application has waiting when a second one comes.
+    fn meet(&mut self, claim: Claim) {
+        if self.holdings.is_some() || *self.only.get_or_insert(claim.application) == claim.application {
+            return;
+        }
+        let mut holdings = Holdings::default();
+        for (&place, waiting) in &self.waiting {
+            holdings.add(place, waiting.claim, waiting.bytes);
+        }
+        self.holdings = Some(holdings);
+    }
+
+    /// Makes room for a query, if there is none, at the cost of whoever then holds most of what is full; says whether
+    /// there is. Nobody gives way if that does not suffice.
+    fn make_room(
+        &mut self,
+        deadline: Instant,
+        claim: Claim,
+        bytes: usize,
+        displaced: &mut Vec<Placed<T>>,
+    ) -> bool {
+        let given_way = displaced.len();
+        while let Some(full) = self.is_full_with(bytes) {
+            let victim = self.latest_of_largest(full, claim, bytes, deadline);
+            let Some(victim) = victim.filter(|_| bytes <= self.bounds.bytes) else {
+                displaced
+                    .drain(given_way..)
+                    .for_each(|placed| self.put_back(placed));
+                return false;
+            };
+            displaced.extend(self.remove(victim));
+        }
+        true
+    }
+
+    fn is_full_with(&self, bytes: usize) -> Option<Measure> {
+        if self.waiting.len() >= self.bounds.count {
+            return Some(Measure::Count);
+        }
+        let is_too_large = self.bytes.saturating_add(bytes) > self.bounds.bytes && !self.waiting.is_empty();
+        is_too_large.then_some(Measure::Bytes)
+    }
+
+    /// The query with the latest deadline of the application that would hold most, by weight, with this one let in;
+    /// none if this one is that.
+    fn latest_of_largest(
+        &self,
+        measure: Measure,
+        claim: Claim,
+        bytes: usize,
+        deadline: Instant,
+    ) -> Option<Place> {
+        let latest = self.waiting.last_key_value().map(|(&place, _)| place);
+        let Some(holdings) = &self.holdings else {
+            return latest.filter(|latest| latest.deadline > deadline);
+        };
+        let largest = holdings.largest(measure, claim, bytes);
+        let latest = holdings.get(largest)?.places().next_back();
+        let is_own = largest == claim.application;
+        latest.filter(|latest| !is_own || latest.deadline > deadline)
+    }
+
     /// Returns a task to the place it was taken from, bounds or not: it was accepted and may not be lost.
     pub fn put_back(&mut self, placed: Placed<T>) {
         let Placed {
             place,
+            claim,
             bytes,
             lost_before,
             task,
         } = placed;
         self.bytes += bytes;
+        if let Some(holdings) = &mut self.holdings {
+            holdings.add(place, claim, bytes);
+        }
         let waiting = Waiting {
+            claim,
             bytes,
             lost_before,
             task,
@@ -180,8 +328,16 @@ impl<T> DeadlineQueue<T> {
     /// Takes the task with the earliest deadline.
     pub fn pop(&mut self) -> Option<Placed<T>> {
         let (place, waiting) = self.waiting.pop_first()?;
+        Some(self.taken(place, waiting))
+    }
+
+    /// A task that does not wait any more.
+    fn taken(&mut self, place: Place, waiting: Waiting<T>) -> Placed<T> {
         self.bytes -= waiting.bytes;
-        Some(waiting.at(place))
+        if let Some(holdings) = &mut self.holdings {
+            holdings.subtract(place, waiting.claim, waiting.bytes);
+        }
+        waiting.at(place)
     }
 
     /// Takes a section out.
@@ -200,18 +356,53 @@ impl<T> DeadlineQueue<T> {
                 break;
             }
             let (place, waiting) = next.remove_entry();
-            self.bytes -= waiting.bytes;
-            batch.push(waiting.at(place));
+            batch.push(self.taken(place, waiting));
         }
         self.waiting.extend(left);
+        batch
+    }
+
+    /// Takes the tasks at these places, which are in order, out; at most so many bytes of them, but one task always.
+    pub(crate) fn pick(&mut self, places: &[Place], max_bytes: usize) -> Vec<Placed<T>> {
+        let mut batch = Vec::with_capacity(places.len());
+        let mut bytes: usize = 0;
+        for place in places {
+            let size = self.waiting.get(place).map_or(0, |waiting| waiting.bytes);
+            bytes = bytes.saturating_add(size);
+            if bytes > max_bytes && !batch.is_empty() {
+                break;
+            }
+            batch.extend(self.remove(*place));
+        }
         batch
     }
 
     /// Takes the task at a place, if it still waits.
     pub fn remove(&mut self, place: Place) -> Option<Placed<T>> {
         let waiting = self.waiting.remove(&place)?;
-        self.bytes -= waiting.bytes;
-        Some(waiting.at(place))
+        Some(self.taken(place, waiting))
+    }
+
+    /// Lets a query wait for another application, too: it counts as one of whichever holds less, by weight.
+    pub(crate) fn share(&mut self, place: Place, claim: Claim) {
+        self.meet(claim);
+        let (Some(holdings), Some(waiting)) = (&self.holdings, self.waiting.get(&place)) else {
+            return;
+        };
+        let held = |claim: Claim| {
+            let held = holdings.get(claim.application);
+            (held.map_or(0, holdings::Holding::len), claim.weight)
+        };
+        if by_weight(held(claim), held(waiting.claim)).is_lt()
+            && let Some(placed) = self.remove(place)
+        {
+            self.put_back(Placed { claim, ..placed });
+        }
+    }
+
+    /// What each application has waiting, by its number; nothing while there was no second one.
+    pub(crate) fn holdings(&self) -> Option<&Holdings> {
+        self.holdings.as_ref()
     }
 
     /// Whether a replica was lost with the task at a place, if it still waits.
@@ -276,6 +467,18 @@ mod tests {
         DeadlineQueue::new(Bounds { count, bytes })
     }
 
+    impl DeadlineQueue<u64> {
+        fn push_for(&mut self, claim: Claim, deadline: u64, task: u64) -> Place {
+            let entrant = Entrant {
+                deadline: at(deadline),
+                claim,
+                bytes: 1,
+                task,
+            };
+            self.admit(entrant, &mut Vec::new()).unwrap()
+        }
+    }
+
     fn task(taken: Option<Placed<u64>>) -> Option<u64> {
         taken.map(|placed| placed.task)
     }
@@ -300,11 +503,103 @@ mod tests {
         assert_eq!((queue.len(), queue.bytes()), (2, 20));
     }
 
+    fn claim(application: u64, weight: u32) -> Claim {
+        let weight = NonZeroU32::new(weight).unwrap();
+        Claim { application, weight }
+    }
+
+    /// Adds a query; says which gave way, or that it is the query itself.
+    fn admit(
+        queue: &mut DeadlineQueue<u64>,
+        claim: Claim,
+        deadline: u64,
+        bytes: usize,
+        task: u64,
+    ) -> Vec<u64> {
+        let mut displaced = Vec::new();
+        let entrant = Entrant {
+            deadline: at(deadline),
+            claim,
+            bytes,
+            task,
+        };
+        if let Err(Full(task)) = queue.admit(entrant, &mut displaced) {
+            assert!(displaced.is_empty(), "{displaced:?} gave way for nothing");
+            return vec![task];
+        }
+        displaced.into_iter().map(|placed| placed.task).collect()
+    }
+
     #[test]
-    fn a_full_queue_gives_the_task_back() {
-        let mut queue = queue(1, 100);
+    fn a_full_queue_gives_the_task_back_unless_one_with_a_later_deadline_waits() {
+        let mut queue = queue(2, 100);
         queue.push(at(1), 10, 1).unwrap();
-        assert_eq!(queue.push(at(0), 10, 2), Err(Full(2)));
+        queue.push(at(5), 10, 2).unwrap();
+        assert_eq!(queue.push(at(5), 10, 3), Err(Full(3)));
+        assert_eq!(admit(&mut queue, Claim::SOLE, 4, 10, 4), [2]);
+        assert_eq!(admit(&mut queue, Claim::SOLE, 4, 10, 5), [5]);
+        assert_eq!((queue.len(), queue.bytes()), (2, 20));
+    }
+
+    #[test]
+    fn who_holds_most_of_a_full_queue_gives_way_by_its_latest_deadline() {
+        let (loose, tight) = (claim(1, 1), claim(2, 1));
+        let mut queue = queue(4, 1000);
+        for (nth, due) in [60, 61, 62, 63].into_iter().enumerate() {
+            assert!(admit(&mut queue, loose, due, 10, nth as u64).is_empty());
+        }
+        assert_eq!(admit(&mut queue, tight, 99, 10, 10), [3]);
+        assert_eq!(admit(&mut queue, tight, 5, 10, 11), [2]);
+        // Both hold as much now. Whoever wants more gives way itself, by what is due last.
+        assert_eq!(admit(&mut queue, tight, 4, 10, 12), [10]);
+        assert_eq!(admit(&mut queue, tight, 6, 10, 13), [13]);
+        assert_eq!(admit(&mut queue, loose, 62, 10, 14), [14]);
+        assert_eq!(admit(&mut queue, loose, 1, 10, 15), [1]);
+    }
+
+    #[test]
+    fn weights_say_how_much_may_be_held() {
+        let (heavy, light) = (claim(1, 3), claim(2, 1));
+        let mut queue = queue(8, 1000);
+        for nth in 0..8 {
+            assert!(admit(&mut queue, light, 9, 1, nth).is_empty());
+        }
+        for nth in 10..16 {
+            assert!(admit(&mut queue, heavy, 9, 1, nth).iter().all(|&task| task < 8));
+        }
+        assert_eq!(admit(&mut queue, heavy, 9, 1, 16), [16]);
+        assert_eq!(admit(&mut queue, light, 9, 1, 17), [17]);
+    }
+
+    #[test]
+    fn bytes_are_shared_like_places_and_nobody_gives_way_for_nothing() {
+        let (large, small) = (claim(1, 1), claim(2, 1));
+        let mut queue = queue(100, 100);
+        for nth in 0..9 {
+            assert!(admit(&mut queue, large, 50 + nth, 10, nth).is_empty());
+        }
+        assert_eq!(admit(&mut queue, small, 99, 30, 10), [8, 7]);
+        assert_eq!(queue.bytes(), 100);
+        assert_eq!(admit(&mut queue, small, 99, 30, 11), [11], "it would hold most");
+        assert_eq!(admit(&mut queue, small, 98, 101, 12), [12], "it never fits");
+        assert_eq!((queue.len(), queue.bytes()), (8, 100));
+        // What would be due after all of its own had to make room for it, too.
+        assert_eq!(admit(&mut queue, small, 98, 30, 13), [6, 10]);
+    }
+
+    #[test]
+    fn a_query_of_two_applications_is_one_of_that_which_holds_less() {
+        let (many, few) = (claim(1, 1), claim(2, 1));
+        let mut queue = queue(100, 1000);
+        let mut places = Vec::new();
+        for nth in 0..3 {
+            places.push(queue.push_for(many, 9, nth));
+        }
+        queue.share(places[2], few);
+        let held = |application| queue.holdings().unwrap().get(application).unwrap().len();
+        assert_eq!((held(1), held(2)), (2, 1));
+        queue.share(places[2], many);
+        assert_eq!(queue.remove(places[2]).unwrap().claim(), few);
     }
 
     #[test]
@@ -354,6 +649,40 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_held_is_what_waits_and_nobody_is_lost(
+            events in proptest::collection::vec((0u64..4, 1u32..3, 0u64..50, 1usize..40, 0u8..4), 0..200),
+        ) {
+            let bounds = Bounds { count: 12, bytes: 200 };
+            let mut queue = DeadlineQueue::new(bounds);
+            let mut waiting = std::collections::BTreeMap::new();
+            for (nth, (application, weight, deadline, bytes, what)) in events.into_iter().enumerate() {
+                let task = nth as u64;
+                if what == 0 {
+                    if let Some(placed) = queue.pop() {
+                        waiting.remove(&placed.task);
+                    }
+                    continue;
+                }
+                let claim = claim(application, weight);
+                let mut displaced = Vec::new();
+                let entrant = Entrant { deadline: at(deadline), claim, bytes, task };
+                if queue.admit(entrant, &mut displaced).is_ok() {
+                    waiting.insert(task, (application, bytes));
+                }
+                for placed in displaced {
+                    prop_assert!(waiting.remove(&placed.task).is_some());
+                }
+                prop_assert!(queue.len() <= bounds.count && queue.bytes() <= bounds.bytes);
+                prop_assert_eq!(queue.len(), waiting.len());
+                prop_assert_eq!(queue.bytes(), waiting.values().map(|&(_, bytes)| bytes).sum::<usize>());
+                for (application, held) in queue.holdings().into_iter().flat_map(Holdings::iter) {
+                    let own = waiting.values().filter(|&&(of, _)| of == application);
+                    prop_assert_eq!(held.len(), own.count());
+                }
+            }
+        }
+
         #[test]
         fn tasks_leave_by_deadline_and_by_arrival_among_equals(
             deadlines in proptest::collection::vec(0u64..10, 0..100),

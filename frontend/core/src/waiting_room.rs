@@ -11,14 +11,16 @@ use skysail_proto::deployment::BatchSize;
 use crate::arrivals::Arrivals;
 use crate::batch::{BatchPolicy, LatencyModel, Other, Restraint, Situation};
 use crate::query::DefaultReason;
-use crate::queue::{Bounds, DeadlineQueue, Deadlines, Full, Place, Placed, Section};
+use crate::queue::{Bounds, Claim, DeadlineQueue, Deadlines, Entrant, Full, Place, Placed, Section};
 use crate::time::Instant;
 
 mod experience;
 mod members;
+mod shares;
 
 use experience::Experience;
 use members::Members;
+use shares::{Choice, Shares};
 
 /// At most one such part of what queries are given is allowed for the way to the replica and back.
 const MOST_OVERHEAD: u32 = 4;
@@ -135,6 +137,10 @@ pub struct WaitingRoom<T> {
     members: Members,
     /// What they have shown.
     experience: Experience,
+    /// The applications that ask.
+    shares: Shares,
+    /// Queries that gave way to others.
+    displaced: Vec<Placed<T>>,
     admission: Admission,
     /// Its version is gone: nobody will take anything from here.
     closed: bool,
@@ -150,6 +156,8 @@ impl<T> WaitingRoom<T> {
             arrivals: Arrivals::default(),
             members: Members::default(),
             experience: Experience::default(),
+            shares: Shares::default(),
+            displaced: Vec::new(),
             admission,
             closed: false,
             changed: false,
@@ -197,8 +205,7 @@ impl<T> WaitingRoom<T> {
         self.experience.latency()
     }
 
-    /// Lets a query wait whose input is of `bytes` bytes. One that no replica can answer in time is refused: that
-    /// is known, and said, at once.
+    /// Lets a query of the only application there is wait, whose input is of `bytes` bytes.
     pub fn enter(
         &mut self,
         now: Instant,
@@ -206,20 +213,45 @@ impl<T> WaitingRoom<T> {
         bytes: usize,
         task: T,
     ) -> Result<Seat, Refused<T>> {
+        let entrant = Entrant {
+            deadline,
+            claim: Claim::SOLE,
+            bytes,
+            task,
+        };
+        self.admit(now, entrant)
+    }
+
+    /// Lets a query wait. One that no replica can answer in time is refused: that is known, and said, at once.
+    /// Where there is no room, others may give way to it: see [`Self::displaced`].
+    pub fn admit(&mut self, now: Instant, entrant: Entrant<T>) -> Result<Seat, Refused<T>> {
         let refuse = |reason, task| Err(Refused { reason, task });
+        let deadline = entrant.deadline;
         if self.closed {
-            return refuse(DefaultReason::NoReplica, task);
+            return refuse(DefaultReason::NoReplica, entrant.task);
         }
-        self.arrivals.record(now, deadline.saturating_since(now));
+        let budget = deadline.saturating_since(now);
+        self.arrivals.record(now, budget);
         if self.is_hopeless(now, deadline) {
-            return refuse(DefaultReason::PredictedLate, task);
+            return refuse(DefaultReason::PredictedLate, entrant.task);
         }
         let is_first = self.is_first(deadline);
         self.changed = true;
-        match self.queue.push(deadline, bytes, task) {
+        let claim = entrant.claim;
+        let admitted = self.queue.admit(entrant, &mut self.displaced);
+        if self.queue.holdings().is_some() {
+            self.shares.asked(claim, now, budget);
+        }
+        match admitted {
             Ok(place) => Ok(Seat { place, is_first }),
             Err(Full(task)) => refuse(DefaultReason::QueueFull, task),
         }
+    }
+
+    /// Takes the queries that gave way to others since this was last called. They are to be answered that the queue
+    /// is full.
+    pub fn displaced(&mut self) -> Vec<Placed<T>> {
+        std::mem::take(&mut self.displaced)
     }
 
     fn is_hopeless(&mut self, now: Instant, deadline: Instant) -> bool {
@@ -265,7 +297,22 @@ impl<T> WaitingRoom<T> {
             let alone = taker.latency.predict(1).unwrap_or_default();
             self.members.expect(taker.replica, Some(Other { free, alone }));
         }
+        self.give_up_the_hopeless(now, &mut taken);
         taken
+    }
+
+    /// Gives up what was left for other replicas and is now too late for each of them: it is said at once, and not at
+    /// the deadline.
+    fn give_up_the_hopeless(&mut self, now: Instant, taken: &mut Taken<T>) {
+        if self.admission == Admission::Any {
+            return;
+        }
+        let Some(earliest) = self.members.earliest_answer(now) else {
+            return;
+        };
+        while self.queue.earliest().is_some_and(|deadline| deadline < earliest) {
+            taken.given_up.extend(self.queue.pop());
+        }
     }
 
     /// Asks the policy until there is a batch, or nothing more to give up.
@@ -284,9 +331,24 @@ impl<T> WaitingRoom<T> {
             let mut decision = taker.policy.decide(&self.queue, &situation);
             decision.take = decision.take.min(limit);
             taken.pressed = decision.take < self.queue.len();
-            let given_up = std::iter::from_fn(|| self.queue.pop()).take(decision.give_up);
-            taken.given_up.extend(given_up);
-            if decision.take > 0 {
+            let picked = self.shares.pick(&Choice {
+                now,
+                queue: &self.queue,
+                policy: &*taker.policy,
+                situation: &situation,
+                decision,
+            });
+            // What is in time with the batch after all is given up no more.
+            let before = picked.as_ref().map(|picked| picked.from);
+            let is_late = |first: Place| before.is_none_or(|before| first.deadline() < before);
+            let given_up = std::iter::from_fn(|| match self.queue.first().is_some_and(is_late) {
+                true => self.queue.pop(),
+                false => None,
+            });
+            taken.given_up.extend(given_up.take(decision.give_up));
+            if let Some(picked) = picked {
+                taken.batch = self.queue.pick(&picked.places, taker.max_bytes);
+            } else if decision.take > 0 {
                 taken.batch = self.queue.cut(Section {
                     leave: decision.leave,
                     take: decision.take,
@@ -298,6 +360,9 @@ impl<T> WaitingRoom<T> {
             }
         }
         self.spare_the_lost(&mut taken.batch);
+        if !taken.given_up.is_empty() {
+            self.shares.lost(now);
+        }
         taken
     }
 
@@ -343,6 +408,21 @@ impl<T> WaitingRoom<T> {
         };
         self.queue.put_back(hastened);
         Some(seat)
+    }
+
+    /// Lets a query that waits be one of another application, too: that may have a better claim.
+    pub fn share(&mut self, place: Place, claim: Claim) {
+        self.queue.share(place, claim);
+    }
+
+    /// Takes a query out, if it still waits, because nobody does for it any more; says why it is not answered.
+    pub fn leave_place(&mut self, now: Instant, place: Place) -> (DefaultReason, Option<Placed<T>>) {
+        let reason = self.unanswered(place);
+        let left = self.queue.remove(place);
+        if left.as_ref().is_some_and(|left| left.deadline() <= now) {
+            self.shares.lost(now);
+        }
+        (reason, left)
     }
 
     /// Takes a query out, if it still waits.

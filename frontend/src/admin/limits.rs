@@ -1,5 +1,7 @@
 //! What a request may ask for, whatever the catalog holds: numbers in their ranges, inputs of their types.
 
+use std::num::NonZeroU32;
+
 use serde::de::DeserializeSeed;
 use skysail_proto::admin::{NewVersion, ReplicaCount};
 use skysail_proto::deployment::{Autoscale, Deployment, MAX_WARM_UP_BYTES, Replicas};
@@ -9,6 +11,9 @@ use super::{AdminError, invalid};
 
 /// The most replicas a version may ask for: far beyond any machine, and small enough to plan quickly.
 const MAX_REPLICAS: u32 = 1000;
+
+/// The largest weight of an application: who would rather have no others beside it has a model of its own.
+const MAX_WEIGHT: u32 = 1000;
 
 /// The smallest share of a CPU that a replica may be given: Docker takes less for no limit at all.
 const LEAST_CPUS: f64 = 0.01;
@@ -21,6 +26,15 @@ pub(super) fn checked_slo(micros: i64) -> Result<u64, AdminError> {
     positive.ok_or_else(|| {
         invalid(format!(
             "slo_micros is {micros}: a latency objective is at least 1 microsecond"
+        ))
+    })
+}
+
+pub(super) fn checked_weight(weight: i64) -> Result<NonZeroU32, AdminError> {
+    let allowed = u32::try_from(weight).ok().filter(|&weight| weight <= MAX_WEIGHT);
+    allowed.and_then(NonZeroU32::new).ok_or_else(|| {
+        invalid(format!(
+            "weight is {weight}: an application's weight is a whole number from 1 to {MAX_WEIGHT}"
         ))
     })
 }

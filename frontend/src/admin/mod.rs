@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use skysail_core::catalog::{Application, Catalog, Change, Generation};
-use skysail_proto::admin::{ApplicationPatch, NewApplication, NewVersion, ReplicaCount};
+use skysail_proto::admin::{ApplicationPatch, NewApplication, NewVersion, ReplicaCount, default_weight};
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
 use tokio::sync::{Mutex, watch};
@@ -33,7 +33,7 @@ mod rules;
 pub mod view;
 
 use access::token::AskedToken;
-use limits::{check_deployment, checked_slo, wanted_replicas};
+use limits::{check_deployment, checked_slo, checked_weight, wanted_replicas};
 use observed::Views;
 use rules::{Checked, application};
 use view::FrontendInfo;
@@ -182,6 +182,7 @@ impl AdminService {
     /// Registers an application.
     pub async fn register_application(&self, new: NewApplication) -> Result<Arc<Catalog>, AdminError> {
         let slo_micros = checked_slo(new.slo_micros)?;
+        let weight = new.weight.map(checked_weight).transpose()?;
         self.change(|catalog| {
             if catalog.applications.contains_key(&new.name) {
                 let advice = "change it with PATCH (`skysail app update`) or delete it first";
@@ -195,6 +196,7 @@ impl AdminService {
                 input_type: new.input_type,
                 default_output: new.default_output.clone(),
                 slo_micros,
+                weight: weight.unwrap_or(default_weight()),
                 linked_models: Vec::new(),
                 registered_at: Timestamp::now(),
             })])
@@ -202,16 +204,18 @@ impl AdminService {
         .await
     }
 
-    /// Changes an application's objective or default output.
+    /// Changes an application's objective, default output or weight.
     pub async fn update_application(
         &self,
         name: &ApplicationName,
         patch: ApplicationPatch,
     ) -> Result<Arc<Catalog>, AdminError> {
         let slo_micros = patch.slo_micros.map(checked_slo).transpose()?;
+        let weight = patch.weight.map(checked_weight).transpose()?;
         self.change(|catalog| {
             let mut application = Application::clone(application(catalog, name)?);
             application.slo_micros = slo_micros.unwrap_or(application.slo_micros);
+            application.weight = weight.unwrap_or(application.weight);
             if let Some(default_output) = &patch.default_output {
                 application.default_output.clone_from(default_output);
             }

@@ -332,6 +332,7 @@ fn shown_application(application: &Application) -> admin::Application {
         input_type: application.input_type,
         default_output: application.default_output.clone(),
         slo_micros: application.slo_micros,
+        weight: application.weight,
         linked_models: application.linked_models.clone(),
         registered_at: application.registered_at,
     }

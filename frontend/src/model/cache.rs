@@ -14,7 +14,6 @@ use std::sync::Arc;
 use foldhash::quality::RandomState;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
-use skysail_core::query::Outcome;
 use skysail_proto::value::{Input, Output};
 
 use crate::metrics::CacheMetrics;
@@ -23,7 +22,7 @@ pub mod flight;
 #[cfg(test)]
 mod tests;
 
-use flight::{Asker, Flights, Try, board};
+use flight::Flights;
 
 /// What an entry weighs besides the bytes of its input and its output.
 ///
@@ -141,29 +140,9 @@ impl PredictionCache {
         Some(output)
     }
 
-    /// Takes note of a query that is not in the cache and that nobody can be asked.
-    pub fn miss(&self) {
-        self.metrics.misses.inc();
-    }
-
-    /// Asks the model for an input that is not in the cache, once for all who ask the same meanwhile; each
-    /// is answered by its own deadline.
-    pub async fn fly(self: &Arc<Self>, asker: Asker<'_>) -> Outcome {
-        let due = asker.clock.to_tokio(asker.deadline);
-        let mut how = Try::First;
-        loop {
-            let seat = match board(self, &asker, how) {
-                Ok(seat) => seat,
-                Err(output) => return Ok(output),
-            };
-            let Ok(outcome) = tokio::time::timeout_at(due, seat.outcome()).await else {
-                return Err(seat.expire());
-            };
-            match seat.next_try(&outcome, asker.deadline) {
-                Some(again) if asker.clock.now() < asker.deadline => how = again,
-                _ => return outcome,
-            }
-        }
+    /// Takes note of so many queries that nobody can be asked.
+    pub fn missed(&self, queries: usize) {
+        self.metrics.misses.inc_by(queries as u64);
     }
 
     /// Keeps an output, in buffers of its own: those it came in hold a whole batch.

@@ -15,13 +15,13 @@ use skysail_core::catalog::{Catalog, Version};
 use skysail_core::dispatch::Dispatcher;
 use skysail_core::query::{DefaultReason, Outcome};
 use skysail_core::queue::Bounds;
-use skysail_core::time::Instant;
 use skysail_proto::admin::BatchLimit;
 use skysail_proto::container::MAX_MESSAGE_BYTES;
 use skysail_proto::deployment::{MOST_LEARNED_BYTES, VersionSpec};
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::ModelId;
 use skysail_proto::value::Input;
+use smallvec::smallvec;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 use tracing::info;
@@ -30,6 +30,8 @@ use crate::clock::Clock;
 use crate::metrics::{Metrics, VersionMetrics};
 
 mod admission;
+mod answers;
+mod asking;
 mod batcher;
 pub mod cache;
 mod delivery;
@@ -40,9 +42,11 @@ mod tests;
 pub mod times;
 
 use admission::Admission;
+pub use answers::Asked;
+use asking::Asking;
+pub use asking::ROWS_AT_ONCE;
 use batcher::Batcher;
 use cache::PredictionCache;
-use cache::flight::Asker;
 use queue::{Load, TaskQueue};
 use replica::{Order, ReplicaTable};
 
@@ -51,6 +55,8 @@ const MAX_BATCH_BYTES: usize = MAX_MESSAGE_BYTES - 16 * 1024 * 1024;
 
 /// The largest input that can reach a container.
 pub const MAX_INPUT_BYTES: usize = MAX_BATCH_BYTES;
+
+const ALL_ANSWERED: &str = "each row is answered or given up at its deadline; this is a bug";
 
 /// One version of a model, to be asked.
 pub struct ModelHandle {
@@ -71,44 +77,52 @@ pub struct ModelHandle {
 impl ModelHandle {
     /// Predicts, from the cache or by asking the model. There is always an answer, at the latest at the
     /// deadline.
-    pub async fn predict(&self, input: Input, deadline: Instant) -> Outcome {
-        match &self.cache {
-            Some(cache) => self.predict_cached(cache, input, deadline).await,
-            None => self.ask(input, deadline).await,
-        }
-    }
-
-    /// What was predicted before is answered at once; what was not is asked once for all who ask it meanwhile.
     ///
-    /// Without a replica there is no answer even so: whoever stopped a model, or lost it, would be told
-    /// otherwise for the inputs that happen to be kept.
-    async fn predict_cached(&self, cache: &Arc<PredictionCache>, input: Input, deadline: Instant) -> Outcome {
-        if self.replicas() == 0 {
-            cache.miss();
+    /// Without a replica there is no answer even where a prediction is kept: whoever stopped a model, or lost it,
+    /// would be told otherwise for the inputs that happen to be kept.
+    pub async fn predict(&self, input: Input, asked: Asked) -> Outcome {
+        if !self.can_answer(1) {
             return Err(DefaultReason::NoReplica.into());
         }
-        let key = cache.key(input);
-        if let Some(output) = cache.hit(&key) {
-            return Ok(output);
+        let version = self.version();
+        let unknown = match version.look_up(input) {
+            Ok(outcome) => return outcome,
+            Err(unknown) => unknown,
+        };
+        let mut asking = Asking::new(version, 1, asked);
+        asking.ask(self.clock.now(), 0, unknown);
+        let outcome = asking.outcomes().await.pop().flatten();
+        outcome.expect(ALL_ANSWERED)
+    }
+
+    /// Predicts for the rows of one request, in their order.
+    pub async fn predict_rows(&self, inputs: Vec<Input>, asked: Asked) -> impl Iterator<Item = Outcome> {
+        let rows = inputs.len();
+        let outcomes = match self.can_answer(rows) {
+            true => {
+                let mut asking = Asking::new(self.version(), rows, asked);
+                asking.ask_all(inputs).await;
+                asking.outcomes().await
+            }
+            false => smallvec![Some(Err(DefaultReason::NoReplica.into())); rows],
+        };
+        outcomes.into_iter().map(|outcome| outcome.expect(ALL_ANSWERED))
+    }
+
+    /// Whether there is a replica to answer so many queries.
+    fn can_answer(&self, queries: usize) -> bool {
+        let has_replica = self.replicas() > 0;
+        if !has_replica && let Some(cache) = &self.cache {
+            cache.missed(queries);
         }
-        let asker = Asker {
-            key,
-            deadline,
+        has_replica
+    }
+
+    fn version(&self) -> asking::Version<'_> {
+        asking::Version {
+            cache: self.cache.as_ref(),
             queue: &self.queue,
             clock: self.clock,
-        };
-        cache.fly(asker).await
-    }
-
-    async fn ask(&self, input: Input, deadline: Instant) -> Outcome {
-        if self.replicas() == 0 {
-            return Err(DefaultReason::NoReplica.into());
-        }
-        let mut ticket = self.queue.push(self.clock.now(), deadline, input)?;
-        match tokio::time::timeout_at(self.clock.to_tokio(deadline), ticket.answer()).await {
-            Ok(Some(outcome)) => outcome,
-            Ok(None) => Err(DefaultReason::ReplicaLost.into()),
-            Err(_elapsed) => Err(ticket.expire()),
         }
     }
 

@@ -6,23 +6,25 @@
 use parking_lot::Mutex;
 use skysail_core::batch::Restraint;
 use skysail_core::dispatch::{Dispatcher, Loss, Step, Turn};
-use skysail_core::query::{DefaultReason, Failure, Outcome};
-use skysail_core::queue::{Bounds, Place, Placed};
+use skysail_core::query::{DefaultReason, Outcome};
+use skysail_core::queue::{Bounds, Claim, Entrant, Place, Placed};
 use skysail_core::time::Instant;
 use skysail_core::waiting_room::{Refused, WaitingRoom};
 use skysail_proto::value::Input;
+use smallvec::SmallVec;
+use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
-use tokio::sync::{Notify, oneshot};
 
 pub use skysail_core::waiting_room::{Admission, Unanswered};
 
+use super::answers::Answerer;
 use super::cache::flight::Landing;
 
 /// Whom a task's answer goes to.
 #[derive(Debug)]
 pub enum Reply {
     /// The one who asked.
-    Asker(oneshot::Sender<Outcome>),
+    Asker(Answerer),
     /// All who asked the same.
     Flight(Landing),
 }
@@ -31,7 +33,7 @@ impl Reply {
     /// Gives the one answer. That nobody may be waiting for it any more is no error.
     pub fn send(self, outcome: Outcome) {
         match self {
-            Self::Asker(asker) => drop(asker.send(outcome)),
+            Self::Asker(asker) => asker.send(outcome),
             Self::Flight(landing) => landing.land(outcome),
         }
     }
@@ -39,7 +41,7 @@ impl Reply {
     /// Whether nobody waits for the answer any more.
     pub fn is_closed(&self) -> bool {
         match self {
-            Self::Asker(asker) => asker.is_closed(),
+            Self::Asker(asker) => asker.is_unwanted(),
             Self::Flight(landing) => landing.is_unwanted(),
         }
     }
@@ -54,6 +56,21 @@ pub struct Task {
 }
 
 impl Task {
+    /// The query of this input, whose answer goes to `reply`.
+    pub fn new(input: Input, reply: Reply) -> Self {
+        Self { input, reply }
+    }
+
+    /// The same, to wait until then.
+    pub fn until(self, deadline: Instant, claim: Claim) -> Entrant<Self> {
+        Entrant {
+            deadline,
+            claim,
+            bytes: self.input.data().len(),
+            task: self,
+        }
+    }
+
     /// Gives the one answer. That nobody may be waiting for it any more is no error.
     pub fn answer(self, outcome: Outcome) {
         self.reply.send(outcome);
@@ -90,41 +107,6 @@ pub struct Load {
     pub queued: usize,
 }
 
-/// A place in the queue and the promise of an answer. Dropping it frees the place.
-#[derive(Debug)]
-pub struct Ticket<'a> {
-    queue: &'a TaskQueue,
-    place: Place,
-    answer: oneshot::Receiver<Outcome>,
-}
-
-impl Ticket<'_> {
-    /// Waits for the answer; `None` if the task was dropped unanswered, which only a batcher that
-    /// panicked does.
-    pub async fn answer(&mut self) -> Option<Outcome> {
-        (&mut self.answer).await.ok()
-    }
-
-    /// Gives up at the deadline: the reason depends on how far the task got.
-    pub fn expire(self) -> Failure {
-        let (reason, task) = {
-            let mut room = self.queue.room.lock();
-            (room.unanswered(self.place), room.remove(self.place))
-        };
-        drop(task);
-        reason.into()
-    }
-}
-
-impl Drop for Ticket<'_> {
-    fn drop(&mut self) {
-        // Answered tasks have left the queue; only an asker that hung up leaves one behind.
-        if self.answer.is_empty() && !self.answer.is_terminated() {
-            self.queue.room.lock().remove(self.place);
-        }
-    }
-}
-
 impl TaskQueue {
     /// An empty queue.
     pub fn new(bounds: Bounds, admission: Admission) -> Self {
@@ -152,37 +134,34 @@ impl TaskQueue {
         dispatcher.introduce(&mut self.room.lock(), now);
     }
 
-    /// Lets a query wait, unless the queue is full or no replica can answer it in time: that is known, and
-    /// said, at once.
-    pub fn push(&self, now: Instant, deadline: Instant, input: Input) -> Result<Ticket<'_>, Failure> {
-        let (reply, answer) = oneshot::channel();
-        let place = self
-            .enter(now, deadline, input, Reply::Asker(reply))
-            .map_err(|(failure, _reply)| failure)?;
-        Ok(Ticket {
-            queue: self,
-            place,
-            answer,
-        })
-    }
-
-    /// Lets a query wait whose answer goes to `reply`; if it cannot, gives the reply back with the reason.
+    /// Lets tasks wait, each unless the queue is full or no replica can answer it in time: that is known, and for the
+    /// caller to say, at once. What gives way to them is answered here. One lock and one wake-up are for all.
     pub fn enter(
         &self,
         now: Instant,
-        deadline: Instant,
-        input: Input,
-        reply: Reply,
-    ) -> Result<Place, (Failure, Reply)> {
-        let bytes = input.data().len();
-        let task = Task { input, reply };
-        let entered = self.room.lock().enter(now, deadline, bytes, task);
-        let seat = entered.map_err(|Refused { reason, task }| (reason.into(), task.reply))?;
-        self.work.notify_one();
-        if seat.is_first {
+        entrants: impl IntoIterator<Item = Entrant<Task>>,
+    ) -> SmallVec<[Result<Place, Refused<Task>>; 1]> {
+        let mut is_any_first = false;
+        let (entered, displaced) = {
+            let mut room = self.room.lock();
+            let enter = |entrant| {
+                let seat = room.admit(now, entrant)?;
+                is_any_first |= seat.is_first;
+                Ok(seat.place)
+            };
+            let entered = entrants.into_iter().map(enter).collect::<SmallVec<_>>();
+            (entered, room.displaced())
+        };
+        for Placed { task, .. } in displaced {
+            task.answer(Err(DefaultReason::QueueFull.into()));
+        }
+        if entered.iter().any(Result::is_ok) {
+            self.work.notify_one();
+        }
+        if is_any_first {
             self.demand.notify_waiters();
         }
-        Ok(seat.place)
+        entered
     }
 
     /// Lets tasks wait again that were not answered, each in its old place, unless nobody waits for them any more.
@@ -295,9 +274,32 @@ impl TaskQueue {
         seat.place
     }
 
+    /// Lets a query that still waits be one of another application, too.
+    pub fn share(&self, place: Place, claim: Claim) {
+        self.room.lock().share(place, claim);
+    }
+
     /// Why the query that waits, or waited last, at this place is not answered yet.
-    pub fn unanswered(&self, place: Place) -> Failure {
-        self.room.lock().unanswered(place).into()
+    pub fn unanswered(&self, place: Place) -> DefaultReason {
+        self.room.lock().unanswered(place)
+    }
+
+    /// Takes out what still waits at these places; says of each why it is not answered yet.
+    pub fn leave_places(&self, now: Instant, places: SmallVec<[Place; 1]>) -> SmallVec<[DefaultReason; 1]> {
+        if places.is_empty() {
+            return SmallVec::new();
+        }
+        let mut left: SmallVec<[Option<Placed<Task>>; 1]> = SmallVec::with_capacity(places.len());
+        let mut room = self.room.lock();
+        let leave = |place| {
+            let (reason, task) = room.leave_place(now, place);
+            left.push(task);
+            reason
+        };
+        let reasons = places.into_iter().map(leave).collect();
+        // Tasks are dropped outside of the lock.
+        drop(room);
+        reasons
     }
 
     /// Takes a query out that still waits if it is unwanted, which is asked under the queue's lock: it

@@ -3,6 +3,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use skysail_core::catalog::{Change, Generation, Model};
 use skysail_core::query::Failure;
+use skysail_core::queue::Claim;
+use skysail_core::time::Instant;
 use skysail_proto::ids::ModelVersion;
 use skysail_proto::value::{InputType, Output};
 
@@ -64,6 +66,13 @@ fn input() -> Input {
     Input::doubles(&[1.0])
 }
 
+fn asked(deadline: Instant) -> Asked {
+    Asked {
+        deadline,
+        claim: Claim::SOLE,
+    }
+}
+
 fn one() -> Output {
     Output::new("one")
 }
@@ -72,7 +81,7 @@ fn one() -> Output {
 async fn ask(handle: &ModelHandle) -> Outcome {
     handle.replicas.store(1, Ordering::Relaxed);
     let deadline = handle.clock.now() + Duration::from_secs(1);
-    handle.predict(input(), deadline).await
+    handle.predict(input(), asked(deadline)).await
 }
 
 fn take_one(handle: &ModelHandle) -> Task {
@@ -96,7 +105,7 @@ async fn without_a_replica_not_even_what_was_predicted_is_answered() {
     assert_eq!(predict(&handle).await, Ok(one()));
     handle.replicas.store(0, Ordering::Relaxed);
     let deadline = handle.clock.now() + Duration::from_secs(1);
-    let without = handle.predict(input(), deadline).await;
+    let without = handle.predict(input(), asked(deadline)).await;
     assert_eq!(without, Err(DefaultReason::NoReplica.into()));
     assert_eq!(ask(&handle).await, Ok(one()));
     let metrics = handle.metrics.cache();
@@ -132,7 +141,7 @@ async fn a_version_registered_anew_knows_nothing_of_the_one_before() {
     assert_eq!(predict(&old).await, Ok(one()));
     let other = Input::doubles(&[2.0]);
     let deadline = old.clock.now() + Duration::from_secs(1);
-    let mut late = Box::pin(old.predict(other.clone(), deadline));
+    let mut late = Box::pin(old.predict(other.clone(), asked(deadline)));
     assert_eq!((&mut late).now_or_never(), None);
     let task = take_one(&old);
 
@@ -141,7 +150,7 @@ async fn a_version_registered_anew_knows_nothing_of_the_one_before() {
     assert_eq!(late.await, Ok(Output::new("two, of the old one")));
     for input in [input(), other] {
         new.replicas.store(1, Ordering::Relaxed);
-        let mut asking = Box::pin(new.predict(input, deadline));
+        let mut asking = Box::pin(new.predict(input, asked(deadline)));
         assert_eq!((&mut asking).now_or_never(), None);
         take_one(&new).answer(Err(Failure::model_error("another model")));
         assert_eq!(asking.await, Err(Failure::model_error("another model")));

@@ -77,6 +77,15 @@ pub enum QueryError {
         /// The most there can be.
         limit: usize,
     },
+    /// More rows than one request may have.
+    #[error(
+        "`input_batch` has more than the {max_rows} rows that one request may have: send several requests, or start \
+         the frontend with a larger --max-rows"
+    )]
+    TooManyRows {
+        /// The most there can be.
+        max_rows: usize,
+    },
     /// Nothing is known of any application yet.
     #[error("{0}")]
     NotReady(String),
@@ -93,7 +102,7 @@ impl QueryError {
             | Self::VersionWithoutModel(_) => ErrorCode::InvalidArgument,
             Self::UnknownApplication(_) | Self::UnknownPath(_) => ErrorCode::NotFound,
             Self::Method(..) => ErrorCode::MethodNotAllowed,
-            Self::TooLarge(_) | Self::InputTooLarge { .. } => ErrorCode::TooLarge,
+            Self::TooLarge(_) | Self::InputTooLarge { .. } | Self::TooManyRows { .. } => ErrorCode::TooLarge,
             Self::Encoding(_) => ErrorCode::Unsupported,
             Self::TooSlow(_) => ErrorCode::TooSlow,
             Self::NotReady(_) => ErrorCode::Unavailable,
@@ -111,7 +120,7 @@ impl QueryError {
             Self::UnknownApplication(_) => "Unknown application",
             Self::UnknownPath(_) => "Not found",
             Self::Method(..) => "Method not allowed",
-            Self::TooLarge(_) | Self::InputTooLarge { .. } => "Request too large",
+            Self::TooLarge(_) | Self::InputTooLarge { .. } | Self::TooManyRows { .. } => "Request too large",
             Self::Encoding(_) => "Unsupported encoding",
             Self::TooSlow(_) => "Request too slow",
             Self::Header { .. } => "Header error",

@@ -18,14 +18,14 @@ use serde::Serialize;
 use skysail_proto::value::InputType;
 
 use super::error::QueryError;
-use super::request::PredictRequest;
+use super::request::{PredictRequest, Unread};
 use super::{QueryService, written};
 use crate::health::Health;
 use crate::http::encoding::Encodings;
 use crate::http::{self, AllowedOrigins, Answers, BodyReader, Cors, Upload, misread};
 
 /// From this size on a body is parsed on a thread of its own: it would keep every other query waiting.
-const LARGE_BODY_BYTES: usize = 256 * 1024;
+const LARGE_BODY_BYTES: usize = 64 * 1024;
 
 /// How much of a parser's words is quoted, in characters: they may repeat what was sent.
 const QUOTED_CHARS: usize = 300;
@@ -41,8 +41,8 @@ pub struct QueryApi {
     pub health: Arc<Health>,
     /// Reads bodies.
     pub bodies: BodyReader,
-    /// The most inputs taken in one request.
-    pub most_inputs: usize,
+    /// The most rows taken in one request.
+    pub max_rows: usize,
 }
 
 /// Answers the query API's requests.
@@ -143,10 +143,10 @@ async fn answer(
     let body = api.bodies.read(body).await?;
     let arrival = api.service.now();
     let body = api.bodies.decode(encodings, body).await?;
-    let mut request = parse(route.application.input_type, body, api.most_inputs).await?;
+    let mut request = parse(route.application.input_type, body, api.max_rows).await?;
     request.tighten(slo);
     let reply = api.service.predict(&route, request, arrival).await?;
-    Ok(of_json(StatusCode::OK, written::body(&reply)))
+    Ok(of_json(StatusCode::OK, written::body(&reply).await))
 }
 
 /// The objective in the header, for clients whose body is written by somebody else.
@@ -169,11 +169,14 @@ fn slo_of(headers: &HeaderMap) -> Result<Option<NonZeroU64>, QueryError> {
     })
 }
 
-async fn parse(input_type: InputType, body: Bytes, most_inputs: usize) -> Result<PredictRequest, QueryError> {
+async fn parse(input_type: InputType, body: Bytes, max_rows: usize) -> Result<PredictRequest, QueryError> {
     let is_large = body.len() >= LARGE_BODY_BYTES;
     let parse = move || {
-        let parsed = PredictRequest::parse(input_type, &body, most_inputs);
-        parsed.map_err(|error| unreadable(&body, &error))
+        let parsed = PredictRequest::parse(input_type, &body, max_rows);
+        parsed.map_err(|error| match error {
+            Unread::Json(error) => unreadable(&body, &error),
+            Unread::TooManyRows => QueryError::TooManyRows { max_rows },
+        })
     };
     match is_large {
         true => tokio::task::spawn_blocking(parse)

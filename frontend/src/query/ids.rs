@@ -4,6 +4,7 @@
 //! when half of one is used. Should the store stay away for the other half, counting goes on past the
 //! block's end: ids could then repeat those of another frontend, which is better than not answering.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
@@ -23,11 +24,18 @@ pub struct QueryIds {
 impl QueryIds {
     /// The next id. One atomic addition.
     pub fn next(&self) -> u64 {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        if id % BLOCK == BLOCK / 2 {
+        self.take(1).start
+    }
+
+    /// The next so many ids. One atomic addition.
+    pub fn take(&self, count: u64) -> Range<u64> {
+        let first = self.next.fetch_add(count, Ordering::Relaxed);
+        let half = first - first % BLOCK + BLOCK / 2;
+        let ids = first..first + count;
+        if ids.contains(&half) {
             self.half_used.notify_one();
         }
-        id
+        ids
     }
 
     /// Goes on in this block; what is left of the one before is never used.
@@ -50,6 +58,8 @@ impl QueryIds {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[tokio::test]
@@ -64,6 +74,19 @@ mod tests {
         ids.half_used().await;
         ids.enter(9);
         assert_eq!(ids.next(), 9 * BLOCK);
+    }
+
+    #[tokio::test]
+    async fn ids_are_taken_by_the_dozen_and_half_of_a_block_is_not_missed_for_that() {
+        let ids = QueryIds::default();
+        ids.enter(0);
+        assert_eq!(ids.take(12), 0..12);
+        assert_eq!(ids.take(0), 12..12);
+        assert_eq!(ids.next(), 12);
+        ids.take(BLOCK / 2 - 20);
+        assert!(ids.half_used().now_or_never().is_none());
+        ids.take(20);
+        ids.half_used().await;
     }
 
     #[test]

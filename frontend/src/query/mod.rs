@@ -1,15 +1,16 @@
 //! The query path: from a typed query to its answer.
 
 use std::collections::{BTreeSet, HashMap};
+use std::iter;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use futures::future::join_all;
 use parking_lot::Mutex;
 use skysail_core::catalog::{Application, Catalog, Generation, Model};
-use skysail_core::query::DefaultReason;
+use skysail_core::query::{DefaultReason, Outcome};
+use skysail_core::queue::Claim;
 use skysail_core::rollout::serving;
 use skysail_core::selection::{Answer, combine, select};
 use skysail_core::time::Instant;
@@ -18,7 +19,7 @@ use skysail_proto::value::{Input, Output};
 
 use crate::clock::Clock;
 use crate::metrics::{ApplicationMetrics, Metrics};
-use crate::model::{MAX_INPUT_BYTES, ModelHandle, Versions};
+use crate::model::{Asked, MAX_INPUT_BYTES, ModelHandle, ROWS_AT_ONCE, Versions};
 
 pub mod error;
 pub mod http;
@@ -33,6 +34,9 @@ use request::{Inputs, PredictRequest};
 /// The most models that are named where there may be many.
 const MOST_NAMED: usize = 5;
 
+/// The number under which the next application's queries wait: it keeps it for as long as it is registered.
+static NEXT_APPLICATION: AtomicU64 = AtomicU64::new(0);
+
 /// Where an application's queries go: everything the path needs, resolved when the catalog changed.
 pub struct Route {
     /// The application.
@@ -40,6 +44,8 @@ pub struct Route {
     default_output: Output,
     candidates: Vec<Arc<Candidate>>,
     metrics: Arc<ApplicationMetrics>,
+    /// What it is beside other applications of its model.
+    claim: Claim,
 }
 
 /// A model that can be linked.
@@ -78,6 +84,7 @@ impl Routes {
             let linked = application.linked_models.iter();
             let linked = linked.filter_map(|name| candidates.get(name));
             let known = before.applications.get(&application.name);
+            let known_as = known.map(|known| known.claim.application);
             match known.filter(|known| known.is_for(application, linked.clone())) {
                 Some(known) => known.clone(),
                 None => Arc::new(Route {
@@ -85,6 +92,11 @@ impl Routes {
                     default_output: application.default_output(),
                     candidates: linked.cloned().collect(),
                     metrics: metrics.application(&application.name),
+                    claim: Claim {
+                        application: known_as
+                            .unwrap_or_else(|| NEXT_APPLICATION.fetch_add(1, Ordering::Relaxed)),
+                        weight: application.weight,
+                    },
                 }),
             }
         };
@@ -263,25 +275,21 @@ impl QueryService {
             .map_or(Duration::MAX, |micros| Duration::from_micros(micros.get()))
             .min(route.application.slo());
         let target = route.target(version.as_deref())?;
-        let query = |input: Input| {
-            self.answer(
-                route,
-                target,
-                input,
-                Span {
-                    arrival,
-                    deadline: arrival + slo,
-                },
-            )
+        let span = Span {
+            arrival,
+            asked: Asked {
+                deadline: arrival + slo,
+                claim: route.claim,
+            },
         };
         match inputs {
             Inputs::One(input) => {
                 check_size(&input)?;
-                Ok(Reply::One(query(input).await))
+                Ok(Reply::One(self.answer(route, target, input, span).await))
             }
             Inputs::Many(inputs) => {
                 inputs.iter().try_for_each(check_size)?;
-                Ok(Reply::Many(join_all(inputs.into_iter().map(query)).await))
+                Ok(Reply::Many(self.answer_rows(route, target, inputs, span).await))
             }
         }
     }
@@ -295,23 +303,50 @@ impl QueryService {
     ) -> Answered {
         let query_id = self.ids.next();
         let outcome = match target {
-            Some(model) => model.predict(input, span.deadline).await,
+            Some(model) => model.predict(input, span.asked).await,
             None => Err(DefaultReason::NoModelLinked.into()),
         };
-        let answer = combine(outcome, &route.default_output);
-        let latency = self.clock.now().saturating_since(span.arrival);
-        route
-            .metrics
-            .answered(latency, answer.failure.as_ref().map(|failure| failure.reason));
-        Answered { query_id, answer }
+        route.answered(query_id, outcome, self.latency(span))
+    }
+
+    /// Answers the rows of a request, each under an id of its own. Between chunks of them other tasks have their
+    /// turn.
+    async fn answer_rows(
+        &self,
+        route: &Route,
+        target: Option<&ModelHandle>,
+        inputs: Vec<Input>,
+        span: Span,
+    ) -> Vec<Answered> {
+        let rows = inputs.len();
+        let mut ids = self.ids.take(rows as u64);
+        let mut answers = Vec::with_capacity(rows);
+        let mut outcomes: Box<dyn Iterator<Item = Outcome> + Send> = match target {
+            Some(model) => Box::new(model.predict_rows(inputs, span.asked).await),
+            None => Box::new(iter::repeat_n(Err(DefaultReason::NoModelLinked.into()), rows)),
+        };
+        // All are answered now: what some waited for the others is theirs, too.
+        let latency = self.latency(span);
+        while answers.len() < rows {
+            let chunk = ids.by_ref().zip(outcomes.by_ref()).take(ROWS_AT_ONCE);
+            answers.extend(chunk.map(|(id, outcome)| route.answered(id, outcome, latency)));
+            if answers.len() < rows {
+                tokio::task::yield_now().await;
+            }
+        }
+        answers
+    }
+
+    fn latency(&self, span: Span) -> Duration {
+        self.clock.now().saturating_since(span.arrival)
     }
 }
 
-/// From a query's arrival to when its answer is due.
+/// From a query's arrival to when its answer is due, and for whom it is asked.
 #[derive(Clone, Copy)]
 struct Span {
     arrival: Instant,
-    deadline: Instant,
+    asked: Asked,
 }
 
 /// Says for which models' replicas a frontend waits.
@@ -335,6 +370,14 @@ fn waiting_for(models: &BTreeSet<ModelName>) -> String {
 }
 
 impl Route {
+    /// What the application answers to a query, which is counted.
+    fn answered(&self, query_id: u64, outcome: Outcome, latency: Duration) -> Answered {
+        let answer = combine(outcome, &self.default_output);
+        let reason = answer.failure.as_ref().map(|failure| failure.reason);
+        self.metrics.answered(latency, reason);
+        Answered { query_id, answer }
+    }
+
     /// Whether it is the route of this application with these candidates.
     fn is_for<'a>(
         &self,

@@ -1,6 +1,7 @@
 //! A query's JSON body, parsed in one pass straight into typed inputs.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
 use std::num::NonZeroU64;
 
@@ -29,18 +30,32 @@ pub enum Inputs {
     Many(Vec<Input>),
 }
 
+/// Why a body is no request.
+#[derive(Debug)]
+pub enum Unread {
+    /// It is not the JSON that was asked for.
+    Json(serde_json::Error),
+    /// It has more rows than are taken; the rest is not read.
+    TooManyRows,
+}
+
 impl PredictRequest {
-    /// Parses a body for an application of this input type, with at most `most_inputs` inputs. The error
-    /// says what is wrong and where.
-    pub fn parse(input_type: InputType, body: &[u8], most_inputs: usize) -> Result<Self, serde_json::Error> {
-        let mut deserializer = serde_json::Deserializer::from_slice(body);
-        let request = RequestSeed {
+    /// Parses a body for an application of this input type, with at most `max_rows` rows. The error says what
+    /// is wrong and where.
+    pub fn parse(input_type: InputType, body: &[u8], max_rows: usize) -> Result<Self, Unread> {
+        let has_more = Cell::new(false);
+        let seed = RequestSeed {
             input_type,
-            most_inputs,
-        }
-        .deserialize(&mut deserializer)?;
-        deserializer.end()?;
-        Ok(request)
+            max_rows,
+            has_more: &has_more,
+        };
+        let mut deserializer = serde_json::Deserializer::from_slice(body);
+        let parsed = seed.deserialize(&mut deserializer);
+        let parsed = parsed.and_then(|request| deserializer.end().map(|()| request));
+        parsed.map_err(|error| match has_more.get() {
+            true => Unread::TooManyRows,
+            false => Unread::Json(error),
+        })
     }
 
     /// Takes on an objective from elsewhere, unless it has a tighter one.
@@ -50,19 +65,21 @@ impl PredictRequest {
 }
 
 #[derive(Clone, Copy)]
-struct RequestSeed {
+struct RequestSeed<'a> {
     input_type: InputType,
-    most_inputs: usize,
+    max_rows: usize,
+    /// Set where there are more rows: that is another error than what a reader finds wrong with JSON.
+    has_more: &'a Cell<bool>,
 }
 
-impl<'de> DeserializeSeed<'de> for RequestSeed {
+impl<'de> DeserializeSeed<'de> for RequestSeed<'_> {
     type Value = PredictRequest;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<PredictRequest, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for RequestSeed {
+impl<'de> Visitor<'de> for RequestSeed<'_> {
     type Value = PredictRequest;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -102,7 +119,7 @@ impl<'de> Visitor<'de> for RequestSeed {
     }
 }
 
-impl RequestSeed {
+impl RequestSeed<'_> {
     fn inputs<'de, A: MapAccess<'de>>(self, is_one: bool, map: &mut A) -> Result<Inputs, A::Error> {
         if is_one {
             let input = map.next_value_seed(InputSeed(self.input_type));
@@ -182,16 +199,16 @@ impl<'de> Deserialize<'de> for Uid {
     }
 }
 
-struct BatchSeed(RequestSeed);
+struct BatchSeed<'a>(RequestSeed<'a>);
 
-impl<'de> DeserializeSeed<'de> for BatchSeed {
+impl<'de> DeserializeSeed<'de> for BatchSeed<'_> {
     type Value = Vec<Input>;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Input>, D::Error> {
         deserializer.deserialize_seq(self)
     }
 }
 
-impl<'de> Visitor<'de> for BatchSeed {
+impl<'de> Visitor<'de> for BatchSeed<'_> {
     type Value = Vec<Input>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -202,13 +219,13 @@ impl<'de> Visitor<'de> for BatchSeed {
         let mut inputs = Vec::new();
         let RequestSeed {
             input_type,
-            most_inputs,
+            max_rows,
+            has_more,
         } = self.0;
         while let Some(input) = seq.next_element_seed(InputSeed(input_type))? {
-            if inputs.len() == most_inputs {
-                return Err(A::Error::custom(format_args!(
-                    "more than {most_inputs} inputs in one request"
-                )));
+            if inputs.len() == max_rows {
+                has_more.set(true);
+                return Err(A::Error::custom("too many rows"));
             }
             inputs.push(input);
         }
@@ -221,7 +238,11 @@ mod tests {
     use super::*;
 
     fn parse(body: &str) -> Result<PredictRequest, String> {
-        PredictRequest::parse(InputType::Doubles, body.as_bytes(), 3).map_err(|error| error.to_string())
+        let parsed = PredictRequest::parse(InputType::Doubles, body.as_bytes(), 3);
+        parsed.map_err(|error| match error {
+            Unread::Json(error) => error.to_string(),
+            Unread::TooManyRows => "too many rows".into(),
+        })
     }
 
     #[test]
@@ -293,7 +314,11 @@ mod tests {
             ),
             (r#"{"input_batch": [1]}"#, "an array of numbers"),
             (r#"{"input_batch": {}}"#, "an array of inputs"),
-            (r#"{"input_batch": [[1], [2], [3], [4]]}"#, "more than 3 inputs"),
+            (r#"{"input_batch": [[1], [2], [3], [4]]}"#, "too many rows"),
+            (
+                r#"{"input_batch": [[1], [2], [3], []]}"#,
+                "in `input_batch`: the input is empty",
+            ),
             (r#"{"input": [1], "version": 1}"#, "in `version`"),
             (
                 r#"{"input": [1], "slo_micros": -5}"#,

@@ -15,6 +15,7 @@ use serde::Serialize;
 use skysail_proto::value::Output;
 
 use super::{Answered, Reply};
+use crate::model::ROWS_AT_ONCE;
 
 /// From this size on an output is a piece of its own; to copy a smaller one costs less than another piece.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -22,8 +23,8 @@ const PIECE_BYTES: usize = 16 * 1024;
 /// What an answer takes besides a long output.
 const USUAL_BYTES: usize = 128;
 
-/// The body of a reply.
-pub(super) fn body(reply: &Reply) -> Body {
+/// The body of a reply. Between chunks of many answers other tasks have their turn.
+pub(super) async fn body(reply: &Reply) -> Body {
     match reply {
         Reply::One(answered) => {
             let mut written = Written::with_room_for(1);
@@ -36,6 +37,9 @@ pub(super) fn body(reply: &Reply) -> Body {
             for (index, answered) in answers.iter().enumerate() {
                 if index > 0 {
                     written.text(",");
+                    if index % ROWS_AT_ONCE == 0 {
+                        tokio::task::yield_now().await;
+                    }
                 }
                 written.answer(answered);
             }
@@ -143,7 +147,7 @@ mod tests {
     }
 
     async fn text(reply: &Reply) -> String {
-        let body = body(reply);
+        let body = body(reply).await;
         let said = body.size_hint().exact();
         let bytes = body.collect().await.unwrap().to_bytes();
         assert_eq!(said, Some(bytes.len() as u64));
@@ -199,7 +203,7 @@ mod tests {
             (&plain.into(), &"late_reply".into())
         );
 
-        let mut body = body(&reply);
+        let mut body = body(&reply).await;
         let mut pieces = Vec::new();
         while let Some(frame) = body.frame().await {
             pieces.push(frame.unwrap().into_data().unwrap());

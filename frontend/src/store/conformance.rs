@@ -667,6 +667,7 @@ fn application(name: &str) -> Application {
         input_type: InputType::Doubles,
         default_output: "-1.0".into(),
         slo_micros: 100_000,
+        weight: skysail_proto::admin::default_weight(),
         linked_models: vec![model_name("m")],
         registered_at: Timestamp::UNIX_EPOCH,
     }

@@ -11,6 +11,7 @@ cases! {
     a_body_that_is_no_query_is_refused_with_what_is_wrong_and_where;
     what_the_input_type_does_not_hold_is_refused;
     a_body_of_40_mib_is_refused_also_to_a_client_that_sends_all_of_it_first;
+    more_rows_than_a_request_may_have_are_refused_with_the_flag_that_says_how_many;
     the_largest_body_can_be_configured;
     what_is_not_there_is_said_in_json;
     a_large_body_for_nobody_is_answered_too;
@@ -129,6 +130,22 @@ async fn a_body_of_40_mib_is_refused_also_to_a_client_that_sends_all_of_it_first
         assert!(cause.contains("33554432"), "{cause}");
     }
     goes_on(&mut Wire::to(addr).await).await;
+}
+
+async fn more_rows_than_a_request_may_have_are_refused_with_the_flag_that_says_how_many() {
+    let cluster = Settings::default().flag("--max-rows", "3").start().await;
+    cluster.serve("iris", &Deployment::iris()).await;
+    let mut wire = Wire::to(cluster.addresses().query).await;
+    let row = "[7.9, 4.4, 6.9, 2.5]";
+    let rows = |count: usize| format!(r#"{{"input_batch": [{}]}}"#, vec![row; count].join(","));
+    let answer = wire.request("POST", "/iris/predict", rows(3)).await.expect(200);
+    assert_eq!(answer["batch_predictions"].as_array().map(Vec::len), Some(3));
+    let cause = wire.request("POST", "/iris/predict", rows(4)).await.cause(413);
+    assert!(
+        cause.contains("the 3 rows") && cause.contains("--max-rows"),
+        "{cause}"
+    );
+    goes_on(&mut wire).await;
 }
 
 async fn the_largest_body_can_be_configured() {

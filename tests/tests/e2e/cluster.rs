@@ -258,7 +258,6 @@ async fn a_model_container_reaches_container_rpc_and_neither_redis_nor_the_admin
         let admins = addresses(&docker, &admin).await;
         assert_eq!(admins.len(), 2, "{admins:?}");
         closed.extend(admins.iter().map(|ip| format!("{ip}:{admin_port}")));
-        let open = format!("{rpc}:7000");
         let network = format!("{name}-network");
         let ask = async |places: &[String]| -> HashMap<String, String> {
             let asks: Vec<_> = places.iter().map(|at| format!("ask {at}")).collect();

@@ -41,6 +41,7 @@ mod quickstart;
 mod restart;
 mod runtime_docker;
 mod runtime_process;
+mod shares;
 mod signals;
 mod start_up;
 mod store_embedded;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         .area("identity", identity::CASES)
         .area("isolation", isolation::CASES)
         .area("overload", overload::CASES)
+        .area("shares", shares::CASES)
         .area("connections", connections::CASES)
         .area("queries", queries::CASES)
         .area("cache", cache::CASES)

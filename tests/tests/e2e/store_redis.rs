@@ -110,6 +110,7 @@ pub(crate) fn put(name: &str) -> Change {
         input_type: InputType::Doubles,
         default_output: "-1.0".into(),
         slo_micros: 100_000,
+        weight: skysail_proto::admin::default_weight(),
         linked_models: vec![],
         registered_at: Timestamp::UNIX_EPOCH,
     })

@@ -250,6 +250,14 @@ impl BatchPolicy for Learned {
         self.choose(situation)
     }
 
+    fn ends(&self, size: usize, situation: &Situation<'_>) -> Instant {
+        let latency = situation.latency;
+        match latency.is_known() {
+            true => situation.start + Duration::from_secs_f64(latency.caution() * latency.typical(size)),
+            false => situation.start,
+        }
+    }
+
     /// All that is learned is in the latency model.
     fn observe(&mut self, _size: usize, _took: Duration) {}
 

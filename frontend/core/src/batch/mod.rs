@@ -74,6 +74,11 @@ pub trait BatchPolicy: Send {
     /// A batch of `size` took this long inside the model.
     fn observe(&mut self, size: usize, took: Duration);
 
+    /// When a batch of `size` is cautiously expected to end: what is due by then may be late with it.
+    fn ends(&self, _size: usize, situation: &Situation<'_>) -> Instant {
+        situation.start
+    }
+
     /// Whether it counts on batch times. One that does not gives up what has expired by now, and no more.
     fn counts_on_times(&self) -> bool {
         false

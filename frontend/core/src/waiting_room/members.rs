@@ -66,6 +66,14 @@ impl Members {
         &self.others
     }
 
+    /// When one of several replicas could have answered a query that is asked alone next; none if there is just one,
+    /// which gives up by itself what nobody else will come for.
+    pub(super) fn earliest_answer(&self, now: Instant) -> Option<Instant> {
+        let answer = |outlook: Other| outlook.free.max(now) + outlook.alone;
+        let answers = self.all.iter().filter_map(|member| member.outlook).map(answer);
+        answers.min().filter(|_| self.all.len() > 1)
+    }
+
     /// Whether another is expected to be free.
     pub(super) fn is_another_idle(&mut self, replica: u64, now: Instant) -> bool {
         self.others(replica, now).iter().any(|other| other.free <= now)

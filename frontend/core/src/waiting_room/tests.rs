@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::ops::Range;
 
 use proptest::prelude::*;
 
@@ -141,6 +142,33 @@ fn a_replica_that_should_be_free_by_now_is_no_replica_that_could_have_begun_befo
 }
 
 #[test]
+fn what_was_left_to_others_is_given_up_once_each_of_them_would_be_too_late() {
+    let mut room = room_with(0, 50, Admission::InTime);
+    room.join(2, at(0));
+    room.expect(2, Some(outlook(1000, 10)));
+    for (due, task) in [(60, 1), (70, 2), (500, 3)] {
+        room.enter(at(0), at(due), 1, task).unwrap();
+    }
+    let mut latency = LatencyModel::default();
+    latency.observe(1, Duration::from_nanos(50), false);
+    let taken = room.take(
+        at(0),
+        Taker {
+            replica: 1,
+            policy: &mut fixed(1),
+            latency: &latency,
+            start: at(0),
+            overhead: Duration::ZERO,
+            pause: Duration::ZERO,
+            max_bytes: usize::MAX,
+        },
+    );
+    assert_eq!((tasks(&taken.batch), tasks(&taken.given_up)), (vec![1], vec![2]));
+    assert_eq!(taken.given_up[0].given_up(at(0)), DefaultReason::PredictedLate);
+    assert_eq!(room.len(), 1, "there is time for another batch");
+}
+
+#[test]
 fn what_is_given_up_has_the_reason_of_how_far_it_got() {
     let mut room = room(Admission::Any);
     for (due, task) in [(1, 1), (1, 2), (9, 3)] {
@@ -265,6 +293,97 @@ fn of_the_way_no_more_than_a_part_of_what_queries_are_given_is_allowed_for() {
     );
 }
 
+/// Lets queries of an application wait, all due then.
+fn admit_for(room: &mut WaitingRoom<u32>, application: u64, now: u64, due: u64, tasks: Range<u32>) {
+    for task in tasks {
+        let claim = Claim {
+            application,
+            weight: NonZeroU32::MIN,
+        };
+        let entrant = Entrant {
+            deadline: at(due),
+            claim,
+            bytes: 1,
+            task,
+        };
+        room.admit(at(now), entrant).unwrap();
+    }
+}
+
+fn large_room() -> WaitingRoom<u32> {
+    let bounds = Bounds {
+        count: 1000,
+        bytes: 1000,
+    };
+    WaitingRoom::new(bounds, Admission::Any)
+}
+
+#[test]
+fn while_nothing_is_lost_deadlines_alone_decide_whose_queries_are_taken() {
+    let mut room = large_room();
+    admit_for(&mut room, 1, 0, 50, 0..20);
+    admit_for(&mut room, 2, 0, 60, 20..22);
+    let taken = take(&mut room, 1, 1, &mut fixed(8));
+    assert_eq!(tasks(&taken.batch), (0..8).collect::<Vec<_>>());
+}
+
+#[test]
+fn while_queries_are_lost_who_stays_below_its_share_is_taken_first() {
+    let mut room = large_room();
+    admit_for(&mut room, 1, 0, 5, 0..3);
+    admit_for(&mut room, 1, 0, 50, 3..20);
+    admit_for(&mut room, 2, 0, 60, 20..22);
+    let taken = take(&mut room, 1, 6, &mut fixed(8));
+    assert_eq!(tasks(&taken.given_up), [0, 1, 2]);
+    assert_eq!(tasks(&taken.batch), [3, 4, 5, 6, 7, 8, 20, 21]);
+    // What the other does not ask for is not left empty.
+    let taken = take(&mut room, 1, 7, &mut fixed(8));
+    assert_eq!(tasks(&taken.batch), (9..17).collect::<Vec<_>>());
+    // Both ask for more than there is: each gets half.
+    admit_for(&mut room, 1, 8, 60, 30..50);
+    admit_for(&mut room, 2, 8, 60, 50..70);
+    let taken = take(&mut room, 1, 8, &mut fixed(8));
+    assert_eq!(tasks(&taken.batch), [17, 18, 19, 30, 50, 51, 52, 53]);
+}
+
+#[test]
+fn some_time_after_the_last_loss_deadlines_alone_decide_again() {
+    let mut room = large_room();
+    let second = 1_000_000_000;
+    admit_for(&mut room, 1, 0, 5, 0..1);
+    admit_for(&mut room, 2, 0, 5 * second, 1..2);
+    assert_eq!(take(&mut room, 1, 6, &mut fixed(1)).given_up.len(), 1);
+    admit_for(&mut room, 1, 2 * second, 3 * second, 10..20);
+    admit_for(&mut room, 2, 2 * second, 4 * second, 20..22);
+    let taken = take(&mut room, 1, 2 * second, &mut fixed(4));
+    assert_eq!(tasks(&taken.batch), [10, 11, 12, 13]);
+}
+
+#[test]
+fn what_expires_while_it_waits_is_a_loss() {
+    let mut room = large_room();
+    admit_for(&mut room, 1, 0, 50, 0..9);
+    admit_for(&mut room, 2, 0, 60, 9..10);
+    let first = room.first().unwrap();
+    let (reason, left) = room.leave_place(at(50), first);
+    assert_eq!(
+        (reason, left.map(|left| left.task)),
+        (DefaultReason::ExpiredInQueue, Some(0))
+    );
+    let taken = take(&mut room, 1, 40, &mut fixed(4));
+    assert_eq!(tasks(&taken.batch), [1, 2, 3, 9]);
+}
+
+#[test]
+fn what_gives_way_to_others_is_told_once() {
+    let mut room = room(Admission::Any);
+    admit_for(&mut room, 1, 0, 50, 0..10);
+    admit_for(&mut room, 2, 0, 90, 10..11);
+    assert_eq!(tasks(&room.displaced()), [9]);
+    assert!(room.displaced().is_empty());
+    assert_eq!(room.len(), 10);
+}
+
 #[test]
 fn a_closed_room_lets_nobody_in_and_gives_up_what_comes_back() {
     let mut room = room(Admission::Any);
@@ -324,12 +443,24 @@ proptest! {
         for event in events {
             match event {
                 Event::Enter { due, bytes } => {
-                    if let Ok(seat) = room.enter(at(now), at(now + due), bytes, next) {
+                    let entrant = Entrant {
+                        deadline: at(now + due),
+                        claim: Claim {
+                            application: u64::from(next % 3),
+                            weight: NonZeroU32::MIN,
+                        },
+                        bytes,
+                        task: next,
+                    };
+                    if let Ok(seat) = room.admit(at(now), entrant) {
                         let earliest = waiting.values().map(|place| place.deadline()).min();
                         prop_assert_eq!(seat.is_first, earliest.is_none_or(|first| at(now + due) < first));
                         waiting.insert(next, seat.place);
                     }
                     next += 1;
+                    for displaced in room.displaced() {
+                        prop_assert_eq!(waiting.remove(&displaced.task), Some(displaced.place()));
+                    }
                 }
                 Event::Take { replica, size } => {
                     let limit = NonZeroU32::new(size).unwrap();

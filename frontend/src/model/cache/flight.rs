@@ -1,14 +1,16 @@
 //! Flights: identical queries that are on their way at once share one task in the queue.
 //!
 //! Whoever asks first leads; others join until the flight lands. No task of the runtime drives it: the
-//! batcher that answers the task lands the flight, which fills the cache, can no longer be joined, and wakes
-//! its askers, in this order, so that whoever comes finds the flight or the output. Askers come and go by
+//! batcher that answers the task lands the flight, which fills the cache, can no longer be joined, and answers
+//! its askers, in this order, so that whoever comes finds the flight or the output. Where there are many askers,
+//! a task answers them in turns. Askers come and go by
 //! themselves. The flight goes on without the first, and when all have gone it gives up its place in the
 //! queue. From a container's hands there is nothing to be had back: there it flies on and fills the cache, so
 //! a model slower than the objective is not asked the same for ever.
 //!
 //! Joining must not make a query worse off than asking by itself would:
 //! - A flight waits in the queue at the earliest deadline of those who joined it.
+//! - It counts as a query of whichever of their applications holds less of the queue.
 //! - If it fails for that deadline, who has more time tries again. The flight that leads waits at the
 //!   *latest* deadline of the failed one's askers, and is not hastened: were it as urgent as the next of
 //!   them, it would be sacrificed under overload again and again, each time waking all the rest.
@@ -18,23 +20,32 @@
 //! all at that moment; and a query that was lost with its replicas may be what kills them, so its askers may
 //! not send it to one replica after the other.
 //!
-//! Locks are taken in this order: a flight's place, the queue, the flights. None is held across an await.
+//! Locks are taken in this order: a flight's place, the queue, the flights, a flight's askers. None is held across
+//! an await.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use skysail_core::query::{DefaultReason, Failure, Outcome};
-use skysail_core::queue::Place;
+use skysail_core::queue::{Claim, Place};
 use skysail_core::time::Instant;
 use skysail_proto::value::Output;
-use tokio::sync::Notify;
+use smallvec::SmallVec;
+use tokio::runtime::Handle;
 
 use super::{Brought, Key, PredictionCache};
-use crate::clock::Clock;
-use crate::model::queue::{Reply, TaskQueue};
+use crate::model::answers::{Answerer, Asked};
+use crate::model::queue::{Reply, Task, TaskQueue};
+
+/// So many askers of a flight are answered at once. With thousands of them other tasks have their turn in between:
+/// each is a task to be run, and an answer to be written.
+const ANSWERED_AT_ONCE: usize = 64;
+
+/// The askers of one flight.
+type Askers = SmallVec<[Answerer; 1]>;
 
 /// The flights that can be joined.
 #[derive(Default)]
@@ -66,35 +77,32 @@ impl Flights {
 }
 
 /// One task in the queue, or in a container's hands, and those who wait for its answer.
-pub(super) struct Flight {
+pub(in crate::model) struct Flight {
     key: Key,
     cache: Arc<PredictionCache>,
-    /// Where it waits or waited; nowhere if it could not. Locked while it enters the queue or moves there.
+    /// Where it waits or waited; nowhere until it has entered the queue. Locked while it moves there.
     place: Mutex<Option<Place>>,
-    /// The deadline of its place, in nanoseconds of the clock.
+    /// The application for which it was led. Another's asker may have a better claim to its place.
+    application: u64,
+    /// The deadline of its place, in nanoseconds of the clock. Changes under the lock of `place` only.
     deadline: AtomicU64,
-    /// Those who wait. Grows under the lock of [`Flights`] only.
-    askers: AtomicUsize,
+    /// How many wait. Grows under the lock of [`Flights`] only.
+    wanted_by: AtomicUsize,
+    /// Those to be answered, also those that wait no more. Grows under the lock of [`Flights`] only.
+    askers: Mutex<Askers>,
     /// The latest deadline of all who joined, in nanoseconds of the clock.
     latest: AtomicU64,
     /// Whether it stays where it waits, because it was led after one that had failed for its deadline.
     is_patient: bool,
     outcome: OnceLock<Outcome>,
-    landed: Notify,
 }
 
 /// The duty to answer a flight, held by its task. One that is dropped unanswered was lost.
 pub struct Landing(Arc<Flight>);
 
-/// An asker's place in a flight. Dropping it leaves the flight.
-pub(super) struct Seat<'a> {
-    flight: Arc<Flight>,
-    queue: &'a TaskQueue,
-}
-
 /// How a query boards.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Try {
+pub(in crate::model) enum Try {
     /// As urgently as its own deadline asks.
     First,
     /// After a flight that failed for an earlier deadline, and whose askers' latest deadline was this.
@@ -102,116 +110,215 @@ pub(super) enum Try {
 }
 
 /// One who asks.
-pub struct Asker<'a> {
+pub(in crate::model) struct Boarding {
     /// For what.
-    pub key: Key,
-    /// By when it is to be answered.
-    pub deadline: Instant,
-    /// Where the model is asked.
-    pub queue: &'a TaskQueue,
-    /// The clock of the deadline.
-    pub clock: Clock,
+    pub(in crate::model) key: Key,
+    /// Where the answer goes to.
+    pub(in crate::model) answerer: Answerer,
+    pub(in crate::model) now: Instant,
+    pub(in crate::model) how: Try,
 }
 
-/// Boards the flight of an input; leads one if there is none. An output instead if one has just landed.
-pub(super) fn board<'a>(
-    cache: &Arc<PredictionCache>,
-    asker: &Asker<'a>,
-    how: Try,
-) -> Result<Seat<'a>, Output> {
-    let (key, queue) = (&asker.key, asker.queue);
-    let mut flights = cache.flights.0.lock();
-    let joinable = flights
-        .get(key)
-        .filter(|flight| asker.clock.now() < flight.deadline());
-    if let Some(flight) = joinable.cloned() {
-        flight.askers.fetch_add(1, Ordering::Relaxed);
-        flight
-            .latest
-            .fetch_max(asker.deadline.as_nanos(), Ordering::Relaxed);
+/// What came of it.
+pub(in crate::model) enum Boarded {
+    /// This output has just landed: the answer is for the asker to give.
+    Landed(Answerer, Output),
+    /// An identical query is on its way.
+    Joined(Arc<Flight>),
+    /// There was none. [`Flight::task`] is to enter the queue, and [`Flight::settle`] to be told where.
+    Leads(Arc<Flight>),
+}
+
+impl Boarding {
+    /// Boards the flight of the input; leads one if there is none.
+    pub(in crate::model) fn board(self, cache: &Arc<PredictionCache>, queue: &TaskQueue) -> Boarded {
+        let Asked { deadline, claim } = self.answerer.asked();
+        let is_first = self.how == Try::First;
+        let mut flights = cache.flights.0.lock();
+        let joinable = flights
+            .get(&self.key)
+            .filter(|flight| self.now < flight.deadline());
+        if let Some(flight) = joinable.cloned() {
+            flight.wanted_by.fetch_add(1, Ordering::Relaxed);
+            flight.latest.fetch_max(deadline.as_nanos(), Ordering::Relaxed);
+            flight.askers.lock().push(self.answerer);
+            drop(flights);
+            if is_first {
+                cache.metrics.joins.inc();
+                flight.hasten(queue, deadline);
+                flight.share(queue, claim);
+            }
+            return Boarded::Joined(flight);
+        }
+        // Under the lock: a flight that landed since the cache was looked up has filled it before it was removed.
+        if let Some(output) = cache.entries.get(&self.key) {
+            if is_first {
+                cache.metrics.hits.inc();
+            }
+            return Boarded::Landed(self.answerer, output);
+        }
+        let flight = Arc::new(self.lead(cache));
+        flights.insert(flight.key.clone(), flight.clone());
         drop(flights);
-        if how == Try::First {
-            cache.metrics.joins.inc();
-            flight.hasten(queue, asker.deadline);
+        if is_first {
+            cache.metrics.misses.inc();
         }
-        return Ok(Seat { flight, queue });
+        Boarded::Leads(flight)
     }
-    // Under the lock: a flight that landed since the cache was looked up has filled it before it was removed.
-    if let Some(output) = cache.entries.get(key) {
-        if how == Try::First {
-            cache.metrics.hits.inc();
+
+    fn lead(self, cache: &Arc<PredictionCache>) -> Flight {
+        let own = self.answerer.asked();
+        let deadline = match self.how {
+            Try::First => own.deadline,
+            Try::Again { latest } => latest.max(own.deadline),
+        };
+        Flight {
+            key: self.key,
+            cache: cache.clone(),
+            place: Mutex::new(None),
+            application: own.claim.application,
+            deadline: AtomicU64::new(deadline.as_nanos()),
+            wanted_by: AtomicUsize::new(1),
+            askers: Mutex::new(SmallVec::from_buf([self.answerer])),
+            latest: AtomicU64::new(deadline.as_nanos()),
+            is_patient: self.how != Try::First,
+            outcome: OnceLock::new(),
         }
-        return Err(output);
     }
-    let flight = Arc::new(Flight::of(cache, asker, how));
-    // Nobody else knows the flight yet, so this waits for nobody. Who finds it waits until it has its place.
-    let place = flight.place.lock();
-    flights.insert(key.clone(), flight.clone());
-    drop(flights);
-    if how == Try::First {
-        cache.metrics.misses.inc();
-    }
-    flight.enter(queue, asker.clock.now(), place);
-    Ok(Seat { flight, queue })
 }
 
 impl Flight {
-    fn of(cache: &Arc<PredictionCache>, asker: &Asker<'_>, how: Try) -> Self {
-        let deadline = match how {
-            Try::First => asker.deadline,
-            Try::Again { latest } => latest.max(asker.deadline),
-        };
-        Self {
-            key: asker.key.clone(),
-            cache: cache.clone(),
-            place: Mutex::new(None),
-            deadline: AtomicU64::new(deadline.as_nanos()),
-            askers: AtomicUsize::new(1),
-            latest: AtomicU64::new(deadline.as_nanos()),
-            is_patient: how != Try::First,
-            outcome: OnceLock::new(),
-            landed: Notify::new(),
-        }
+    /// Its input.
+    pub(in crate::model) fn key(&self) -> &Key {
+        &self.key
     }
 
-    /// Takes its place in the queue; lands at once if there is none.
-    fn enter(self: &Arc<Self>, queue: &TaskQueue, now: Instant, mut place: MutexGuard<'_, Option<Place>>) {
-        let reply = Reply::Flight(Landing(self.clone()));
-        match queue.enter(now, self.deadline(), self.key.input.clone(), reply) {
-            Ok(entered) => *place = Some(entered),
-            Err((failure, reply)) => reply.send(Err(failure)),
-        }
-    }
-
-    fn deadline(&self) -> Instant {
+    /// The deadline of its place.
+    pub(in crate::model) fn deadline(&self) -> Instant {
         Instant::from_nanos(self.deadline.load(Ordering::Relaxed))
+    }
+
+    /// What is to wait in the queue for it.
+    pub(in crate::model) fn task(self: &Arc<Self>) -> Task {
+        let landing = Landing(self.clone());
+        Task::new(self.key.input.clone(), Reply::Flight(landing))
+    }
+
+    /// Takes note of its place in the queue; moves on if somebody more urgent has joined meanwhile.
+    pub(in crate::model) fn settle(&self, queue: &TaskQueue, place: Place) {
+        let mut settled = self.place.lock();
+        *settled = Some(place);
+        if self.deadline() < place.deadline() {
+            self.move_to(queue, self.deadline(), &mut settled);
+        }
     }
 
     /// Moves to an earlier deadline, if it still waits.
     fn hasten(&self, queue: &TaskQueue, deadline: Instant) {
-        if self.is_patient {
+        if self.is_patient || self.deadline() <= deadline {
             return;
         }
-        if let Some(place) = &mut *self.place.lock()
-            && deadline < place.deadline()
-        {
-            *place = queue.hasten(*place, deadline);
-            self.deadline
-                .store(place.deadline().as_nanos(), Ordering::Relaxed);
+        let mut place = self.place.lock();
+        if deadline < self.deadline() {
+            self.move_to(queue, deadline, &mut place);
         }
     }
 
-    fn land(&self, outcome: Outcome) {
+    /// Waits for another application, too.
+    fn share(&self, queue: &TaskQueue, claim: Claim) {
+        if self.application == claim.application {
+            return;
+        }
+        if let Some(place) = *self.place.lock() {
+            queue.share(place, claim);
+        }
+    }
+
+    fn move_to(&self, queue: &TaskQueue, deadline: Instant, place: &mut Option<Place>) {
+        let moved = place.map(|place| queue.hasten(place, deadline));
+        *place = moved;
+        let deadline = moved.map_or(deadline, Place::deadline);
+        self.deadline.store(deadline.as_nanos(), Ordering::Relaxed);
+    }
+
+    fn land(self: &Arc<Self>, outcome: Outcome) {
         if let Ok(output) = &outcome {
             self.cache.keep(&self.key, output);
         }
         self.cache.flights.remove(self);
         let _ = self.outcome.set(outcome);
-        self.landed.notify_waiters();
+        // Nobody joins any more.
+        let askers = std::mem::take(&mut *self.askers.lock());
+        match Handle::try_current() {
+            Ok(runtime) if askers.len() > ANSWERED_AT_ONCE => {
+                runtime.spawn(self.clone().answer_in_turns(askers));
+            }
+            _ => self.answer(askers),
+        }
+    }
+
+    async fn answer_in_turns(self: Arc<Self>, askers: Askers) {
+        let mut askers = askers.into_iter();
+        while askers.len() > 0 {
+            self.answer(askers.by_ref().take(ANSWERED_AT_ONCE));
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Answers askers, but for those who try again.
+    fn answer(&self, askers: impl IntoIterator<Item = Answerer>) {
+        let Some(outcome) = self.outcome.get() else {
+            return;
+        };
+        for asker in askers {
+            match outcome {
+                Err(failure) if self.failed_too_early_for(failure, asker.asked().deadline) => {
+                    asker.try_again(failure.clone(), self.latest());
+                }
+                outcome => asker.send(outcome.clone()),
+            }
+        }
+    }
+
+    /// Whether it failed for a deadline that is earlier than this one.
+    fn failed_too_early_for(&self, failure: &Failure, deadline: Instant) -> bool {
+        let is_of_its_deadline = matches!(
+            failure.reason,
+            DefaultReason::PredictedLate | DefaultReason::ExpiredInQueue | DefaultReason::LateReply
+        );
+        is_of_its_deadline && self.deadline() < deadline
+    }
+
+    fn latest(&self) -> Instant {
+        Instant::from_nanos(self.latest.load(Ordering::Relaxed))
+    }
+
+    /// What becomes of an asker at its own deadline: the reason depends on how far the flight got. It may have
+    /// landed, with the asker's turn still to come.
+    pub(in crate::model) fn expire(&self, queue: &TaskQueue) -> Outcome {
+        if let Some(outcome) = self.outcome.get() {
+            return outcome.clone();
+        }
+        let place = *self.place.lock();
+        let reason = place.map_or(DefaultReason::LateReply, |place| queue.unanswered(place));
+        Err(reason.into())
+    }
+
+    /// An asker waits no more. When all have gone, the flight gives up its place in the queue.
+    pub(in crate::model) fn leave(&self, queue: &TaskQueue) {
+        let is_last = self.wanted_by.fetch_sub(1, Ordering::Relaxed) == 1;
+        if !is_last || self.outcome.get().is_some() {
+            return;
+        }
+        let place = *self.place.lock();
+        let Some(place) = place else { return };
+        queue.withdraw(place, || {
+            self.cache.flights.remove_if(self, || self.is_unwanted())
+        });
     }
 
     fn is_unwanted(&self) -> bool {
-        self.askers.load(Ordering::Relaxed) == 0
+        self.wanted_by.load(Ordering::Relaxed) == 0
     }
 }
 
@@ -238,57 +345,5 @@ impl Drop for Landing {
 impl fmt::Debug for Landing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Landing").field(&self.0.key.input).finish()
-    }
-}
-
-impl Seat<'_> {
-    /// Waits until the flight lands.
-    pub(super) async fn outcome(&self) -> Outcome {
-        // Before looking, so that a landing meanwhile is not missed.
-        let landed = self.flight.landed.notified();
-        if let Some(outcome) = self.flight.outcome.get() {
-            return outcome.clone();
-        }
-        landed.await;
-        let outcome = self.flight.outcome.get().cloned();
-        outcome.expect("it is set before anybody is notified; this is a bug")
-    }
-
-    /// Gives up at the asker's deadline: the reason depends on how far the flight got.
-    pub(super) fn expire(self) -> Failure {
-        let place = *self.flight.place.lock();
-        place.map_or_else(
-            || DefaultReason::LateReply.into(),
-            |place| self.queue.unanswered(place),
-        )
-    }
-
-    /// How an asker that has this deadline tries again, if the flight failed for an earlier one.
-    pub(super) fn next_try(&self, outcome: &Outcome, deadline: Instant) -> Option<Try> {
-        let Err(failure) = outcome else {
-            return None;
-        };
-        let is_of_its_deadline = matches!(
-            failure.reason,
-            DefaultReason::PredictedLate | DefaultReason::ExpiredInQueue | DefaultReason::LateReply
-        );
-        (is_of_its_deadline && self.flight.deadline() < deadline).then(|| Try::Again {
-            latest: Instant::from_nanos(self.flight.latest.load(Ordering::Relaxed)),
-        })
-    }
-}
-
-impl Drop for Seat<'_> {
-    fn drop(&mut self) {
-        let flight = &self.flight;
-        let is_last = flight.askers.fetch_sub(1, Ordering::Relaxed) == 1;
-        if !is_last || flight.outcome.get().is_some() {
-            return;
-        }
-        let place = *flight.place.lock();
-        let Some(place) = place else { return };
-        self.queue.withdraw(place, || {
-            flight.cache.flights.remove_if(flight, || flight.is_unwanted())
-        });
     }
 }

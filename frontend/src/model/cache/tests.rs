@@ -1,16 +1,19 @@
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::{FutureExt, Shared};
 use proptest::prelude::*;
-use skysail_core::query::{DefaultReason, Failure};
-use skysail_core::queue::{Bounds, Placed};
+use skysail_core::query::{DefaultReason, Failure, Outcome};
+use skysail_core::queue::{Bounds, Claim, Placed};
 use skysail_core::time::Instant;
 use tokio::time::advance;
 
 use super::*;
 use crate::clock::Clock;
+use crate::model::answers::Asked;
+use crate::model::asking::{self, Asking, ROWS_AT_ONCE, Unknown};
 use crate::model::queue::{Admission, Batch, Task, TaskQueue, Unanswered};
 
 /// A version without replicas: the test takes batches and answers them.
@@ -20,7 +23,7 @@ struct Version {
     clock: Clock,
 }
 
-type Asking<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
+type Query<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
 
 impl Version {
     fn new() -> Self {
@@ -40,27 +43,43 @@ impl Version {
     }
 
     /// A query that has got as far as it gets by itself; panics if that is to an answer.
-    fn ask(&self, number: u32, millis: u64) -> Asking<'_> {
+    fn ask(&self, number: u32, millis: u64) -> Query<'_> {
         let mut asking = self.query(number, millis);
         assert_eq!(look(&mut asking), None);
         asking
     }
 
-    fn query(&self, number: u32, millis: u64) -> Asking<'_> {
+    fn query(&self, number: u32, millis: u64) -> Query<'_> {
         let deadline = self.clock.now() + Duration::from_millis(millis);
         Box::pin(async move {
-            let key = self.cache.key(input(number));
-            if let Some(output) = self.cache.hit(&key) {
-                return Ok(output);
+            match self.way().look_up(input(number)) {
+                Ok(outcome) => outcome,
+                Err(unknown) => self.fly(unknown, deadline).await,
             }
-            let asker = Asker {
-                key,
-                deadline,
-                queue: &self.queue,
-                clock: self.clock,
-            };
-            self.cache.fly(asker).await
         })
+    }
+
+    async fn fly(&self, unknown: Unknown, deadline: Instant) -> Outcome {
+        let mut asking = Asking::new(self.way(), 1, asked(deadline));
+        asking.ask(self.clock.now(), 0, unknown);
+        asking.outcomes().await.remove(0).unwrap()
+    }
+
+    /// A request of these rows; the asking is done when this returns.
+    async fn ask_rows(&self, numbers: impl IntoIterator<Item = u32>, millis: u64) -> Asking<'_> {
+        let inputs: Vec<_> = numbers.into_iter().map(input).collect();
+        let deadline = self.clock.now() + Duration::from_millis(millis);
+        let mut asking = Asking::new(self.way(), inputs.len(), asked(deadline));
+        asking.ask_all(inputs).await;
+        asking
+    }
+
+    fn way(&self) -> asking::Version<'_> {
+        asking::Version {
+            cache: Some(&self.cache),
+            queue: &self.queue,
+            clock: self.clock,
+        }
     }
 
     fn hit(&self, number: u32) -> Option<Output> {
@@ -79,6 +98,10 @@ impl Version {
         batch.remove(0).task
     }
 
+    fn take_first(&self) -> Task {
+        self.take(1).remove(0).task
+    }
+
     fn counts(&self) -> [u64; 3] {
         let metrics = &self.cache.metrics;
         [metrics.hits.get(), metrics.joins.get(), metrics.misses.get()]
@@ -86,6 +109,13 @@ impl Version {
 
     fn in_flight(&self) -> usize {
         self.cache.flights.len()
+    }
+}
+
+fn asked(deadline: Instant) -> Asked {
+    Asked {
+        deadline,
+        claim: Claim::SOLE,
     }
 }
 
@@ -102,7 +132,7 @@ fn failed(reason: DefaultReason) -> Outcome {
 }
 
 /// Lets a query go on as far as it gets.
-fn look(asking: &mut Asking<'_>) -> Option<Outcome> {
+fn look(asking: &mut Query<'_>) -> Option<Outcome> {
     asking.now_or_never()
 }
 
@@ -338,13 +368,9 @@ async fn what_lands_between_the_look_up_and_the_flight_is_found() {
     assert_eq!(version.cache.hit(&key), None);
     let first = version.ask(1, 100);
     version.take_one().answer(Ok(output("one")));
-    let asker = Asker {
-        key,
-        deadline: version.clock.now() + millis(100),
-        queue: &version.queue,
-        clock: version.clock,
-    };
-    assert_eq!(version.cache.fly(asker).await, Ok(output("one")));
+    let deadline = version.clock.now() + millis(100);
+    let unknown = Unknown::Keyed(key);
+    assert_eq!(version.fly(unknown, deadline).await, Ok(output("one")));
     assert_eq!(first.await, Ok(output("one")));
     assert!(version.queue.is_empty());
 }
@@ -473,6 +499,146 @@ proptest! {
     }
 }
 
+fn answer_with_its_number(batch: Batch) {
+    for Placed { task, .. } in batch {
+        let number = (0..1000).find(|&number| input(number) == task.input).unwrap();
+        task.answer(Ok(output(&number.to_string())));
+    }
+}
+
+fn texts(outcomes: impl IntoIterator<Item = Option<Outcome>>) -> Vec<String> {
+    let text = |outcome: Option<Outcome>| match outcome.unwrap() {
+        Ok(output) => output.text().into_owned(),
+        Err(failure) => failure.reason.word().to_owned(),
+    };
+    outcomes.into_iter().map(text).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_are_hits_joins_and_misses_of_their_own_and_answered_in_order() {
+    let version = Version::new();
+    let first = version.ask(1, 100);
+    answer_with_its_number(version.take(1));
+    assert_eq!(first.await, Ok(output("1")));
+    let joined = version.ask(2, 100);
+    let rows = version.ask_rows([3, 1, 2, 3, 4], 100).await;
+    // One hit, and the second of the two that are alike joins the first.
+    assert_eq!(version.counts(), [1, 2, 4]);
+    assert_eq!(version.queue.len(), 3);
+    let mut rows = Box::pin(rows.outcomes());
+    answer_with_its_number(version.take(2));
+    assert!((&mut rows).now_or_never().is_none());
+    answer_with_its_number(version.take(1));
+    assert_eq!(texts(rows.await), ["3", "1", "2", "3", "4"]);
+    assert_eq!(joined.await, Ok(output("2")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_deadline_the_rows_that_are_answered_keep_their_answers() {
+    let version = Version::new();
+    let rows = version.ask_rows(0..3, 10).await;
+    let mut rows = Box::pin(rows.outcomes());
+    answer_with_its_number(version.take(1));
+    let in_hand = version.take(1);
+    assert!((&mut rows).now_or_never().is_none());
+    advance(millis(10)).await;
+    assert_eq!(texts(rows.await), ["0", "late_reply", "expired_in_queue"]);
+    assert!(version.queue.is_empty(), "what expired has left its place");
+    assert!(in_hand[0].task.is_abandoned());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_whose_flight_failed_too_early_for_it_is_asked_again_while_the_others_wait() {
+    let version = Version::new();
+    let hasty = version.ask(1, 10);
+    let rows = version.ask_rows([0, 1], 100).await;
+    let mut rows = Box::pin(rows.outcomes());
+    assert!((&mut rows).now_or_never().is_none());
+    version.take_first().answer(failed(DefaultReason::PredictedLate));
+    assert_eq!(hasty.await, failed(DefaultReason::PredictedLate));
+    assert!((&mut rows).now_or_never().is_none());
+    assert_eq!(
+        version.queue.len(),
+        2,
+        "it waits again before the other is answered"
+    );
+    answer_with_its_number(version.take(2));
+    assert_eq!(texts(rows.await), ["0", "1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_rows_for_which_there_is_no_room_some_are_refused_and_the_others_answered() {
+    let version = Version::queueing(2);
+    let rows = version.ask_rows(0..4, 100).await;
+    answer_with_its_number(version.take(2));
+    assert_eq!(
+        texts(rows.outcomes().await),
+        ["0", "1", "queue_full", "queue_full"]
+    );
+    assert_eq!(version.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_hangs_up_frees_the_places_of_all_its_rows() {
+    let version = Version::queueing(1000);
+    let other = version.ask(1, 100);
+    drop(version.ask_rows(0..700, 100).await);
+    assert_eq!((version.queue.len(), version.in_flight()), (1, 1));
+    // Also one that hangs up while its rows are still coming.
+    let mut asking = Box::pin(version.ask_rows(0..700, 100));
+    assert!((&mut asking).now_or_never().is_none());
+    assert_eq!(version.queue.len(), ROWS_AT_ONCE);
+    drop(asking);
+    assert_eq!((version.queue.len(), version.in_flight()), (1, 1));
+    answer_with_its_number(version.take(1));
+    assert_eq!(other.await, Ok(output("1")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_without_number_are_answered_by_none() {
+    let version = Version::new();
+    let rows = version.ask_rows([], 100).await;
+    assert!(rows.outcomes().await.is_empty());
+}
+
+#[tokio::test]
+async fn of_many_askers_who_land_at_once_others_have_their_turn_in_between() {
+    let version: &'static Version = Box::leak(Box::new(Version::new()));
+    let answered = Arc::new(AtomicUsize::new(0));
+    let asking: Vec<_> = (0..1000)
+        .map(|_| {
+            let (answered, asking) = (answered.clone(), version.ask(1, 60_000));
+            tokio::spawn(async move {
+                let outcome = asking.await;
+                answered.fetch_add(1, Ordering::Relaxed);
+                outcome
+            })
+        })
+        .collect();
+    // Until all wait.
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    version.take_one().answer(Ok(output("one")));
+    let answered_before = tokio::spawn(async move { answered.load(Ordering::Relaxed) });
+    assert!(answered_before.await.unwrap() < 500);
+    for asking in asking {
+        assert_eq!(asking.await.unwrap(), Ok(output("one")));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_asker_whose_turn_comes_after_its_deadline_gets_what_has_landed() {
+    let version = Version::new();
+    let mut asking: Vec<_> = (0..200).map(|_| version.ask(1, 10)).collect();
+    version.take_one().answer(Ok(output("one")));
+    // Nobody has had a turn yet.
+    advance(millis(10)).await;
+    for asking in asking.drain(..).rev() {
+        assert_eq!(asking.await, Ok(output("one")));
+    }
+}
+
 /// Something that happens to a version.
 #[derive(Clone, Debug)]
 enum Event {
@@ -497,14 +663,14 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 /// A query that was asked, and by when it is to be answered.
-struct Asked<'a> {
+struct Waiting<'a> {
     number: u32,
     deadline: Instant,
-    outcome: Shared<Asking<'a>>,
+    outcome: Shared<Query<'a>>,
 }
 
 /// Lets everybody go on; who is still not answered has time left.
-fn check(version: &Version, asked: &[Asked<'_>]) -> Result<(), TestCaseError> {
+fn check(version: &Version, asked: &[Waiting<'_>]) -> Result<(), TestCaseError> {
     // Who tries again may have to wait for who comes later in the list.
     for _ in 0..2 {
         for query in asked {
@@ -521,11 +687,11 @@ fn check(version: &Version, asked: &[Asked<'_>]) -> Result<(), TestCaseError> {
 
 async fn whatever_happens(events: Vec<Event>) -> Result<(), TestCaseError> {
     let version = Version::queueing(4);
-    let mut asked: Vec<Asked<'_>> = Vec::new();
+    let mut asked: Vec<Waiting<'_>> = Vec::new();
     let mut in_hand = Batch::new();
     for event in events {
         match event {
-            Event::Ask { number, millis } => asked.push(Asked {
+            Event::Ask { number, millis } => asked.push(Waiting {
                 number,
                 deadline: version.clock.now() + Duration::from_millis(millis),
                 outcome: version.query(number, millis).shared(),

@@ -5,8 +5,12 @@ use std::time::Duration;
 use futures::FutureExt;
 use skysail_core::batch::{FixedSize, LatencyModel, Learned, Other, Overhead};
 use skysail_core::dispatch::Credit;
+use skysail_core::query::Failure;
 
 use super::*;
+use crate::clock::Clock;
+use crate::model::answers::{Answers, Asked};
+use crate::model::asking::{Asking, Unknown, Version};
 
 /// A replica of which nothing is known, with a credit.
 fn replica(stream: u64, max_batch: u32, max_bytes: usize) -> Dispatcher<Task> {
@@ -55,83 +59,135 @@ fn input() -> Input {
     Input::doubles(&[1.0])
 }
 
-#[test]
-fn a_full_queue_is_said_at_once() {
+fn asked(deadline: Instant) -> Asked {
+    Asked {
+        deadline,
+        claim: Claim::SOLE,
+    }
+}
+
+impl TaskQueue {
+    /// A query that waits, or why it does not.
+    fn push(&self, now: Instant, deadline: Instant) -> Result<Asking<'_>, Failure> {
+        let version = Version {
+            cache: None,
+            queue: self,
+            clock: Clock::start(),
+        };
+        let mut asking = Asking::new(version, 1, asked(deadline));
+        let before = self.len();
+        asking.ask(now, 0, Unknown::Plain(input()));
+        if self.len() > before {
+            return Ok(asking);
+        }
+        let refused = outcome(asking).now_or_never().expect("it is refused at once");
+        Err(refused.unwrap_err())
+    }
+
+    /// Lets a task wait that is answered for nobody; returns its place.
+    fn push_task(&self, deadline: Instant) -> Place {
+        let reply = Reply::Asker(Answers::new(1, asked(deadline)).answerer(0));
+        let entrant = Task::new(input(), reply).until(deadline, Claim::SOLE);
+        let entered = self.enter(at(0), [entrant]);
+        entered.into_iter().next().unwrap().unwrap()
+    }
+}
+
+/// What becomes of a query: its answer, or, because all deadlines of these tests are long past, why there is none.
+async fn outcome(asking: Asking<'_>) -> Outcome {
+    asking.outcomes().await.remove(0).unwrap()
+}
+
+async fn reason(asking: Asking<'_>) -> DefaultReason {
+    outcome(asking).await.unwrap_err().reason
+}
+
+#[tokio::test]
+async fn a_full_queue_is_said_at_once() {
     let queue = queue(1);
-    let _waiting = queue.push(at(0), at(9), input()).unwrap();
+    let _waiting = queue.push(at(0), at(9)).unwrap();
     assert_eq!(
-        queue.push(at(0), at(9), input()).unwrap_err().reason,
+        queue.push(at(0), at(9)).err().unwrap().reason,
         DefaultReason::QueueFull
+    );
+}
+
+#[tokio::test]
+async fn a_full_queue_tells_what_gives_way_at_once() {
+    let queue = queue(1);
+    let loose = queue.push(at(0), at(99)).unwrap();
+    let urgent = queue.push_task(at(9));
+    assert_eq!(reason(loose).await, DefaultReason::QueueFull);
+    assert_eq!(
+        (queue.len(), queue.unanswered(urgent)),
+        (1, DefaultReason::ExpiredInQueue)
     );
 }
 
 #[test]
 fn an_asker_that_hangs_up_frees_its_place() {
     let queue = queue(1);
-    drop(queue.push(at(0), at(9), input()).unwrap());
+    drop(queue.push(at(0), at(9)).unwrap());
     assert!(queue.is_empty());
 }
 
-#[test]
-fn the_reason_at_the_deadline_says_how_far_the_query_got() {
+#[tokio::test]
+async fn the_reason_at_the_deadline_says_how_far_the_query_got() {
     let queue = queue(10);
-    let waiting = queue.push(at(0), at(9), input()).unwrap();
-    assert_eq!(waiting.expire().reason, DefaultReason::ExpiredInQueue);
-    let sent = queue.push(at(0), at(9), input()).unwrap();
+    let waiting = queue.push(at(0), at(9)).unwrap();
+    assert_eq!(reason(waiting).await, DefaultReason::ExpiredInQueue);
+    assert!(queue.is_empty());
+    let sent = queue.push(at(0), at(9)).unwrap();
     let batch = queue.take(1, at(0));
-    assert_eq!(sent.expire().reason, DefaultReason::LateReply);
+    assert_eq!(reason(sent).await, DefaultReason::LateReply);
     assert!(batch[0].task.is_abandoned());
 }
 
 #[tokio::test]
 async fn a_query_is_tried_again_after_its_replica_was_lost_but_only_once() {
     let queue = queue(10);
-    let mut ticket = queue.push(at(0), at(9), input()).unwrap();
+    let ticket = queue.push(at(0), at(9)).unwrap();
     queue.put_back(queue.take(1, at(0)), Unanswered::NotSent);
     queue.put_back(queue.take(1, at(0)), Unanswered::ReplicaLost);
     assert_eq!(queue.len(), 1);
     queue.put_back(queue.take(1, at(0)), Unanswered::ReplicaLost);
     assert!(queue.is_empty());
-    let outcome = ticket.answer().await.unwrap();
-    assert_eq!(outcome, Err(DefaultReason::ReplicaLost.into()));
+    assert_eq!(reason(ticket).await, DefaultReason::ReplicaLost);
 }
 
-#[test]
-fn a_query_put_back_still_belongs_to_its_asker() {
+#[tokio::test]
+async fn a_query_put_back_still_belongs_to_its_asker() {
     let queue = queue(10);
-    let lost = queue.push(at(0), at(9), input()).unwrap();
-    let hung_up = queue.push(at(0), at(9), input()).unwrap();
+    let lost = queue.push(at(0), at(9)).unwrap();
+    let hung_up = queue.push(at(0), at(9)).unwrap();
     queue.put_back(queue.take(2, at(0)), Unanswered::ReplicaLost);
     drop(hung_up);
     assert_eq!(queue.len(), 1, "hanging up frees the place");
-    assert_eq!(lost.expire().reason, DefaultReason::ReplicaLost);
+    assert_eq!(reason(lost).await, DefaultReason::ReplicaLost);
     assert!(queue.is_empty());
 }
 
-#[test]
-fn what_a_full_message_left_behind_expires_in_the_queue() {
+#[tokio::test]
+async fn what_a_full_message_left_behind_expires_in_the_queue() {
     let queue = queue(10);
-    let mut tickets: Vec<_> = (0..2)
-        .map(|_| queue.push(at(0), at(9), input()).unwrap())
-        .collect();
+    let mut tickets: Vec<_> = (0..2).map(|_| queue.push(at(0), at(9)).unwrap()).collect();
     assert_eq!(queue.take_within(8, 8, at(0)).len(), 1);
-    assert_eq!(tickets.remove(1).expire().reason, DefaultReason::ExpiredInQueue);
+    assert_eq!(reason(tickets.remove(1)).await, DefaultReason::ExpiredInQueue);
 }
 
 #[tokio::test]
 async fn a_closed_queue_answers_all_that_waits_and_whatever_comes() {
     let queue = queue(10);
-    let mut waiting = queue.push(at(0), at(9), input()).unwrap();
-    let mut sent = queue.push(at(0), at(9), input()).unwrap();
+    let waiting = queue.push(at(0), at(9)).unwrap();
+    let sent = queue.push(at(0), at(9)).unwrap();
     let batch = queue.take(1, at(0));
     queue.close();
     assert_eq!(
-        queue.push(at(0), at(9), input()).unwrap_err().reason,
+        queue.push(at(0), at(9)).err().unwrap().reason,
         DefaultReason::NoReplica
     );
     queue.put_back(batch, Unanswered::ReplicaLost);
-    let answers = [waiting.answer().await.unwrap(), sent.answer().await.unwrap()];
-    let reasons = answers.map(|answer| answer.unwrap_err().reason);
+    let reasons = [reason(waiting).await, reason(sent).await];
     assert!(reasons.contains(&DefaultReason::NoReplica) && reasons.contains(&DefaultReason::ReplicaLost));
 }
 
@@ -141,7 +197,7 @@ async fn demand_that_comes_while_a_batcher_looks_away_still_wakes_it() {
     let demand = queue.demand();
     let mut without_credit = Dispatcher::new(0, Box::new(FixedSize::new(NonZeroU32::MIN)), 1);
     assert_eq!(queue.step(&mut without_credit, at(0)), Step::Wait);
-    let _ticket = queue.push(at(0), at(9), input()).unwrap();
+    let _ticket = queue.push(at(0), at(9)).unwrap();
     demand.await;
     let step = queue.step(&mut without_credit, at(0));
     assert!(matches!(step, Step::Announce(_)), "{step:?}");
@@ -150,14 +206,14 @@ async fn demand_that_comes_while_a_batcher_looks_away_still_wakes_it() {
 #[tokio::test]
 async fn a_query_that_is_hastened_to_the_front_is_announced_and_taken_first() {
     let queue = queue(10);
-    let first = queue.push(at(0), at(5), input()).unwrap();
-    let hastened = queue.push(at(0), at(9), input()).unwrap();
+    let first = queue.push(at(0), at(5)).unwrap();
+    let hastened = queue.push_task(at(9));
     let demand = queue.demand();
-    let place = queue.hasten(hastened.place, at(1));
+    let place = queue.hasten(hastened, at(1));
     demand.await;
-    assert_eq!(queue.unanswered(place).reason, DefaultReason::ExpiredInQueue);
+    assert_eq!(queue.unanswered(place), DefaultReason::ExpiredInQueue);
     assert_eq!(queue.take(1, at(0))[0].deadline(), at(1));
-    assert_eq!(queue.unanswered(place).reason, DefaultReason::LateReply);
+    assert_eq!(queue.unanswered(place), DefaultReason::LateReply);
     assert_eq!(
         queue.hasten(place, at(0)),
         place,
@@ -169,24 +225,21 @@ async fn a_query_that_is_hastened_to_the_front_is_announced_and_taken_first() {
 #[test]
 fn only_what_is_unwanted_and_still_waits_is_withdrawn() {
     let queue = queue(10);
-    let waiting = queue.push(at(0), at(9), input()).unwrap();
-    queue.withdraw(waiting.place, || false);
+    let waiting = queue.push_task(at(9));
+    queue.withdraw(waiting, || false);
     assert_eq!(queue.len(), 1);
-    queue.withdraw(waiting.place, || true);
+    queue.withdraw(waiting, || true);
     assert!(queue.is_empty());
-    queue.withdraw(waiting.place, || unreachable!("it does not wait any more"));
+    queue.withdraw(waiting, || unreachable!("it does not wait any more"));
 }
 
 #[tokio::test]
 async fn what_has_expired_is_answered_when_the_next_batch_is_taken() {
     let queue = queue(10);
-    let mut late = queue.push(at(0), at(0), input()).unwrap();
-    let _in_time = queue.push(at(0), at(9), input()).unwrap();
+    let late = queue.push(at(0), at(0)).unwrap();
+    let _in_time = queue.push(at(0), at(9)).unwrap();
     assert_eq!(queue.take(8, at(0)).len(), 1);
-    assert_eq!(
-        late.answer().await.unwrap(),
-        Err(DefaultReason::ExpiredInQueue.into())
-    );
+    assert_eq!(reason(late).await, DefaultReason::ExpiredInQueue);
 }
 
 #[tokio::test]
@@ -200,7 +253,7 @@ async fn what_a_replica_leaves_to_others_wakes_them_once_and_not_itself_for_ever
         queue.join(stream, at(0));
         queue.room.lock().expect(stream, Some(outlook));
     }
-    let _ticket = queue.push(at(0), at(100), input()).unwrap();
+    let _ticket = queue.push(at(0), at(100)).unwrap();
     queue.work().await;
     let mut latency = LatencyModel::default();
     latency.observe(1, Duration::from_nanos(1000), false);
@@ -216,9 +269,7 @@ async fn what_a_replica_leaves_to_others_wakes_them_once_and_not_itself_for_ever
 #[tokio::test]
 async fn what_is_left_wakes_another_batcher() {
     let queue = queue(10);
-    let _tickets: Vec<_> = (0..2)
-        .map(|_| queue.push(at(0), at(9), input()).unwrap())
-        .collect();
+    let _tickets: Vec<_> = (0..2).map(|_| queue.push(at(0), at(9)).unwrap()).collect();
     queue.work().await;
     queue.take(1, at(0));
     queue.work().await;
@@ -227,7 +278,7 @@ async fn what_is_left_wakes_another_batcher() {
 #[tokio::test]
 async fn what_was_left_for_a_replica_that_is_lost_wakes_another() {
     let queue = queue(10);
-    let _ticket = queue.push(at(0), at(9), input()).unwrap();
+    let _ticket = queue.push(at(0), at(9)).unwrap();
     queue.join(1, at(0));
     queue.work().await;
     assert!(queue.work().now_or_never().is_none());
@@ -235,11 +286,11 @@ async fn what_was_left_for_a_replica_that_is_lost_wakes_another() {
     queue.work().await;
 }
 
-#[test]
-fn the_load_counts_also_what_is_refused() {
+#[tokio::test]
+async fn the_load_counts_also_what_is_refused() {
     let queue = queue(1);
-    let _waiting = queue.push(at(0), at(9), input()).unwrap();
-    assert!(queue.push(at(0), at(9), input()).is_err());
+    let _waiting = queue.push(at(0), at(9)).unwrap();
+    assert!(queue.push(at(0), at(9)).is_err());
     let expected = Load {
         arrived: 2,
         queued: 1,

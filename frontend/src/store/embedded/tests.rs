@@ -62,6 +62,7 @@ fn put(name: &str, default_output: &str) -> Change {
         input_type: InputType::Doubles,
         default_output: default_output.into(),
         slo_micros: 100_000,
+        weight: skysail_proto::admin::default_weight(),
         linked_models: vec![],
         registered_at: Timestamp::UNIX_EPOCH,
     })

@@ -1,0 +1,384 @@
+//! Fair shares: of whose queries a batch is made while some are lost.
+//!
+//! While nothing is lost, deadlines alone decide. While queries are given up, an application that asks for more than its
+//! share would take from those that ask for less, because the most urgent come first whosever they are. So the places
+//! of a batch are then divided max-min fairly, by weights: an application that has no more waiting than its share gets
+//! all of it answered, and what it leaves is for the others. Queries come in clusters: an application that has asked for
+//! no more than its share lately may have more for a moment, up to half of what there is. Within an application
+//! deadlines decide.
+//!
+//! Shares need batches that are short enough. A query that comes just after one started has to wait for it and for its
+//! own, and with batches as long as an objective too few queries are in time to divide. So batches take no longer than
+//! half of what queries are given, or what is left to those of applications within their shares, unless that cost more
+//! than half of the throughput.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::batch::{BatchPolicy, Decision, Situation};
+use crate::queue::{Claim, DeadlineQueue, Place, by_weight};
+use crate::time::Instant;
+
+/// A loss is remembered for so long, and so is who asked.
+const LATELY: Duration = Duration::from_secs(1);
+
+/// What there is to know of the applications for which queries wait in one room.
+#[derive(Debug, Default)]
+pub(super) struct Shares {
+    last_loss: Option<Instant>,
+    /// Those that asked lately, once there were two.
+    recent: BTreeMap<u64, Recent>,
+}
+
+/// An application that asked lately.
+#[derive(Clone, Copy, Debug)]
+struct Recent {
+    /// When it last did.
+    at: Instant,
+    /// The least that a query of it was given lately.
+    budget: Duration,
+    /// When it was given that.
+    budget_at: Instant,
+    weight: NonZeroU32,
+    /// How many queries came lately, and how many places of batches were its share meanwhile.
+    asked: f64,
+    share: f64,
+    /// When both were last halved.
+    halved_at: Instant,
+}
+
+impl Recent {
+    fn is_within(&self) -> bool {
+        self.asked <= self.share
+    }
+}
+
+/// A batch.
+#[derive(Debug)]
+pub(super) struct Pick {
+    /// Its queries, earliest deadline first.
+    pub(super) places: Vec<Place>,
+    /// What is due before this would be late with it.
+    pub(super) from: Instant,
+}
+
+/// An application, and how many of its queries wait.
+#[derive(Clone, Copy, Debug)]
+struct Asking {
+    application: u64,
+    waiting: usize,
+    weight: NonZeroU32,
+    /// It has asked for no more than its share lately.
+    is_within: bool,
+}
+
+/// What a batch is decided by.
+pub(super) struct Choice<'a, T> {
+    pub(super) now: Instant,
+    pub(super) queue: &'a DeadlineQueue<T>,
+    pub(super) policy: &'a dyn BatchPolicy,
+    pub(super) situation: &'a Situation<'a>,
+    /// What the policy would do if all queries were of one application.
+    pub(super) decision: Decision,
+}
+
+impl Shares {
+    /// A query came, with so much time to be answered in.
+    pub(super) fn asked(&mut self, claim: Claim, now: Instant, budget: Duration) {
+        let recent = self.recent.entry(claim.application).or_insert(Recent {
+            at: now,
+            budget,
+            budget_at: now,
+            weight: claim.weight,
+            asked: 0.0,
+            share: 0.0,
+            halved_at: now,
+        });
+        recent.at = now;
+        recent.asked += 1.0;
+        recent.weight = claim.weight;
+        if budget <= recent.budget || recent.budget_at + LATELY < now {
+            recent.budget = budget;
+            recent.budget_at = now;
+        }
+    }
+
+    /// A query was lost.
+    pub(super) fn lost(&mut self, now: Instant) {
+        self.last_loss = Some(now);
+    }
+
+    /// The batch that shares ask for; none if deadlines alone decide.
+    pub(super) fn pick<T>(&mut self, choice: &Choice<'_, T>) -> Option<Pick> {
+        let Choice { now, decision, .. } = *choice;
+        let holdings = choice.queue.holdings()?;
+        let loses = decision.give_up > 0 || self.last_loss.is_some_and(|last| now < last + LATELY);
+        if !loses || decision.take == 0 {
+            return None;
+        }
+        self.recent.retain(|_, recent| now < recent.at + LATELY);
+        let mut asking: Vec<_> = holdings
+            .iter()
+            .map(|(application, holding)| Asking {
+                application,
+                waiting: holding.len(),
+                weight: holding.weight,
+                is_within: false,
+            })
+            .collect();
+        let sole = (asking.len() == 1).then(|| asking[0].application);
+        if sole.is_some_and(|sole| self.recent.keys().all(|&recent| recent == sole)) {
+            return None;
+        }
+        self.count_shares(now, decision.take, &mut asking);
+        let size = self.size(choice);
+        let from = choice.ends(size);
+        let places = choice.places(size, from, &asking);
+        // Where all would be late, the policy knows what to try.
+        (!places.is_empty()).then_some(Pick { places, from })
+    }
+
+    /// Keeps account of what was each application's share, and tells who has asked for no more lately.
+    #[expect(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]
+    fn count_shares(&mut self, now: Instant, places: usize, asking: &mut [Asking]) {
+        let parts = divide_evenly(places, asking);
+        let by_weight = |(asking, part): (&Asking, usize)| part as f64 / f64::from(asking.weight.get());
+        let level = asking.iter().zip(parts).map(by_weight).fold(0.0, f64::max);
+        for recent in self.recent.values_mut() {
+            recent.share += level * f64::from(recent.weight.get());
+            if recent.halved_at + LATELY < now {
+                recent.asked /= 2.0;
+                recent.share /= 2.0;
+                recent.halved_at = now;
+            }
+        }
+        for asking in asking {
+            let recent = self.recent.get(&asking.application);
+            asking.is_within = recent.is_some_and(Recent::is_within);
+        }
+    }
+
+    /// How large the batch may be for those within their shares.
+    fn size<T>(&self, choice: &Choice<'_, T>) -> usize {
+        let most = choice.decision.take;
+        let mut size = most;
+        for (&application, recent) in &self.recent {
+            size = size.min(choice.fitting(choice.situation.start + recent.budget / 2, most));
+            if recent.is_within() {
+                size = size.min(choice.fitting_first_of(application, most));
+            }
+        }
+        size.max(choice.least_size())
+    }
+}
+
+impl<T> Choice<'_, T> {
+    /// When a batch of this size is cautiously expected to end.
+    fn ends(&self, size: usize) -> Instant {
+        self.policy.ends(size, self.situation)
+    }
+
+    /// The largest batch, of so many at most, that is expected to end by `due`.
+    fn fitting(&self, due: Instant, most: usize) -> usize {
+        let sizes = Sizes { most };
+        sizes.partition_point(|size| self.ends(size) <= due)
+    }
+
+    /// The largest batch with which the first query of an application that can be in time is.
+    fn fitting_first_of(&self, application: u64, most: usize) -> usize {
+        let holding = self
+            .queue
+            .holdings()
+            .and_then(|holdings| holdings.get(application));
+        let first = holding.and_then(|holding| {
+            let from = Place::first_at(self.ends(1));
+            holding.places_from(from).next()
+        });
+        first.map_or(most, |place| self.fitting(place.deadline(), most))
+    }
+
+    /// The smallest batch that keeps half of the throughput.
+    #[expect(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]
+    fn least_size(&self) -> usize {
+        let pace = |size: usize| {
+            let took = self.situation.latency.predict(size).unwrap_or_default();
+            size as f64 / took.as_secs_f64().max(f64::MIN_POSITIVE)
+        };
+        let most = self.decision.take;
+        let enough = pace(most) / 2.0;
+        let too_small = Sizes { most }.partition_point(|size| pace(size) < enough);
+        (too_small + 1).min(most)
+    }
+
+    /// So many queries that are due at `from` or later: of each application its part, and where somebody's part is
+    /// not used, the most urgent of the others.
+    fn places(&self, size: usize, from: Instant, asking: &[Asking]) -> Vec<Place> {
+        let Some(holdings) = self.queue.holdings() else {
+            return Vec::new();
+        };
+        let from = Place::first_at(from);
+        let in_time = |application: u64| {
+            let holding = holdings.get(application);
+            holding
+                .into_iter()
+                .flat_map(move |holding| holding.places_from(from))
+        };
+        let parts = divide(size, asking);
+        let parts = asking.iter().map(|asking| asking.application).zip(parts);
+        let mut places = Vec::with_capacity(size);
+        for (application, part) in parts.clone() {
+            places.extend(in_time(application).take(part));
+        }
+        let unused = size - places.len();
+        if unused > 0 {
+            let beyond = parts.flat_map(|(application, part)| in_time(application).skip(part).take(unused));
+            let mut beyond: Vec<_> = beyond.collect();
+            beyond.sort_unstable();
+            places.extend(beyond.into_iter().take(unused));
+        }
+        places.sort_unstable();
+        places
+    }
+}
+
+/// The sizes 1 to `most`.
+struct Sizes {
+    most: usize,
+}
+
+impl Sizes {
+    /// The largest for which `holds`, which holds for the smaller ones or for none.
+    fn partition_point(&self, holds: impl Fn(usize) -> bool) -> usize {
+        let (mut least, mut most) = (0, self.most);
+        while least < most {
+            let middle = most - (most - least) / 2;
+            if holds(middle) {
+                least = middle;
+            } else {
+                most = middle - 1;
+            }
+        }
+        least
+    }
+}
+
+/// Divides so many places: nobody gets more than it asks for, and of those that would have more, each gets as many by
+/// its weight as the others. Those that have asked for no more than their shares lately come before, with up to half of
+/// what there is for all that ask for more.
+fn divide(places: usize, asking: &[Asking]) -> Vec<usize> {
+    let mut parts = divide_evenly(places, asking);
+    let beyond: Vec<_> = (0..asking.len())
+        .filter(|&index| parts[index] < asking[index].waiting)
+        .collect();
+    let all: usize = beyond.iter().map(|&index| parts[index]).sum();
+    let mut left = all;
+    let mut rest = Vec::with_capacity(beyond.len());
+    for &index in &beyond {
+        let asked = asking[index];
+        let before = match asked.is_within {
+            true => asked.waiting.min(left.saturating_sub(all / 2)),
+            false => 0,
+        };
+        left -= before;
+        parts[index] = before;
+        rest.push(Asking {
+            waiting: asked.waiting - before,
+            ..asked
+        });
+    }
+    let rest = divide_evenly(left, &rest);
+    beyond
+        .into_iter()
+        .zip(rest)
+        .for_each(|(index, part)| parts[index] += part);
+    parts
+}
+
+/// The same, whatever they asked for before.
+fn divide_evenly(places: usize, asking: &[Asking]) -> Vec<usize> {
+    let mut order: Vec<_> = (0..asking.len()).collect();
+    order.sort_unstable_by(|&a, &b| {
+        let (a, b) = (asking[a], asking[b]);
+        by_weight((a.waiting, a.weight), (b.waiting, b.weight))
+    });
+    let mut weights: u64 = asking.iter().map(|asking| u64::from(asking.weight.get())).sum();
+    let mut left = places;
+    let mut parts = vec![0; asking.len()];
+    for index in order {
+        let Asking { waiting, weight, .. } = asking[index];
+        let weight = u64::from(weight.get());
+        let share = (left as u128 * u128::from(weight)) / u128::from(weights);
+        let part = waiting.min(usize::try_from(share).unwrap_or(usize::MAX));
+        parts[index] = part;
+        left -= part;
+        weights -= weight;
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn asking(all: &[(usize, u32)]) -> Vec<Asking> {
+        let asking = |(application, &(waiting, weight)): (usize, &(usize, u32))| Asking {
+            application: application as u64,
+            waiting,
+            weight: NonZeroU32::new(weight).unwrap(),
+            is_within: false,
+        };
+        all.iter().enumerate().map(asking).collect()
+    }
+
+    #[test]
+    fn who_has_asked_for_no_more_than_its_share_may_have_more_for_a_moment() {
+        let mut all = asking(&[(9, 1), (100, 1), (3, 1)]);
+        assert_eq!(divide(12, &all), [4, 5, 3]);
+        all[0].is_within = true;
+        // Four at once, and as much of the rest as the other.
+        assert_eq!(divide(12, &all), [7, 2, 3]);
+    }
+
+    #[test]
+    fn who_asks_for_less_than_its_share_gets_it_and_leaves_the_rest() {
+        assert_eq!(divide(10, &asking(&[(2, 1), (100, 1)])), [2, 8]);
+        assert_eq!(divide(10, &asking(&[(100, 1), (100, 1)])), [5, 5]);
+        assert_eq!(divide(12, &asking(&[(100, 1), (100, 3), (2, 1)])), [3, 7, 2]);
+        assert_eq!(divide(10, &asking(&[(3, 1), (4, 1)])), [3, 4]);
+        assert_eq!(divide(1, &asking(&[(9, 1), (9, 1)])).iter().sum::<usize>(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn places_are_divided_max_min_fairly(
+            all in prop::collection::vec((0usize..200, 1u32..20), 1..12),
+            places in 0usize..500,
+        ) {
+            let parts = divide(places, &asking(&all));
+            let asked: usize = all.iter().map(|&(waiting, _)| waiting).sum();
+            prop_assert_eq!(parts.iter().sum::<usize>(), places.min(asked), "no place is left empty");
+            let weights: u32 = all.iter().map(|&(_, weight)| weight).sum();
+            for (&(waiting, weight), &part) in all.iter().zip(&parts) {
+                let equal_share = places * weight as usize / weights as usize;
+                prop_assert!(part <= waiting);
+                prop_assert!(part >= waiting.min(equal_share), "below its share it loses nothing");
+                // Whoever gets less than it asks for has as much as anybody, by weight and but for what is left of
+                // places that cannot be divided.
+                for (&(_, other_weight), &other) in all.iter().zip(&parts) {
+                    let (least, other) = (part + 1, other.saturating_sub(all.len()));
+                    let as_much = least as u64 * u64::from(other_weight) >= other as u64 * u64::from(weight);
+                    prop_assert!(part == waiting || as_much, "{:?} {:?}", all, parts);
+                }
+            }
+        }
+
+        #[test]
+        fn the_largest_size_is_found(most in 0usize..100, holds_to in 0usize..120) {
+            let found = Sizes { most }.partition_point(|size| size <= holds_to);
+            prop_assert_eq!(found, most.min(holds_to));
+        }
+    }
+}

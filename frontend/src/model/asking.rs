@@ -1,0 +1,272 @@
+//! The rows of one request on their way: looked up, led or joined as flights, let into the queue, waited for.
+//!
+//! Rows share their deadline, so they share what waiting costs: they enter the queue in chunks under one lock with one
+//! wake-up of a batcher, and one timer and one wake-up are for all of them. Each row still has its own place and its
+//! own outcome. Between two chunks other tasks have their turn: a request of many rows holds nobody up.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use skysail_core::query::{DefaultReason, Outcome};
+use skysail_core::queue::{Entrant, Place};
+use skysail_core::time::Instant;
+use skysail_proto::value::Input;
+use smallvec::{SmallVec, smallvec};
+
+use super::answers::{Again, Answers, Asked, News, Outcomes};
+use super::cache::flight::{Boarded, Boarding, Flight, Try};
+use super::cache::{Key, PredictionCache};
+use super::queue::{Reply, Task, TaskQueue};
+use crate::clock::Clock;
+
+/// Of a request's rows so many are worked on at once, which takes some tenths of a millisecond.
+pub const ROWS_AT_ONCE: usize = 512;
+
+/// Where rows are asked.
+#[derive(Clone, Copy)]
+pub(super) struct Version<'a> {
+    /// None: every row is asked.
+    pub(super) cache: Option<&'a Arc<PredictionCache>>,
+    pub(super) queue: &'a TaskQueue,
+    pub(super) clock: Clock,
+}
+
+/// A row whose answer is not known.
+pub(super) enum Unknown {
+    /// Of a version with a cache.
+    Keyed(Key),
+    /// Of a version without.
+    Plain(Input),
+}
+
+/// Where a row waits.
+#[derive(Clone)]
+enum Row {
+    /// Nowhere: it is answered, or not asked yet.
+    Nowhere,
+    /// In the queue.
+    Queued(Place),
+    /// For a flight.
+    Flying(Arc<Flight>),
+}
+
+/// Rows that are asked. Dropping it gives up all their places.
+pub(super) struct Asking<'a> {
+    version: Version<'a>,
+    answers: Arc<Answers>,
+    rows: SmallVec<[Row; 1]>,
+}
+
+/// What is to enter the queue now, and for which rows.
+struct Entering {
+    now: Instant,
+    rows: SmallVec<[usize; 1]>,
+    entrants: SmallVec<[Entrant<Task>; 1]>,
+}
+
+impl Version<'_> {
+    /// The output that is kept for this input.
+    pub(super) fn look_up(&self, input: Input) -> Result<Outcome, Unknown> {
+        let Some(cache) = self.cache else {
+            return Err(Unknown::Plain(input));
+        };
+        let key = cache.key(input);
+        cache.hit(&key).map(Ok).ok_or(Unknown::Keyed(key))
+    }
+}
+
+impl<'a> Asking<'a> {
+    /// So many rows, none of which is asked yet.
+    pub(super) fn new(version: Version<'a>, rows: usize, asked: Asked) -> Self {
+        Self {
+            version,
+            answers: Answers::new(rows, asked),
+            rows: smallvec![Row::Nowhere; rows],
+        }
+    }
+
+    /// Asks all rows, chunk by chunk.
+    pub(super) async fn ask_all(&mut self, inputs: Vec<Input>) {
+        let mut inputs = inputs.into_iter();
+        let mut first = 0;
+        while inputs.len() > 0 {
+            if first > 0 {
+                tokio::task::yield_now().await;
+            }
+            let chunk = inputs.by_ref().take(ROWS_AT_ONCE);
+            first += self.ask_chunk(self.version.clock.now(), first, chunk);
+        }
+    }
+
+    /// Asks the rows from `first` on; returns how many they are.
+    fn ask_chunk(&mut self, now: Instant, first: usize, inputs: impl Iterator<Item = Input>) -> usize {
+        let mut entering = Entering::at(now);
+        let mut row = first;
+        for input in inputs {
+            match self.version.look_up(input) {
+                Ok(outcome) => self.answers.put(row, outcome),
+                Err(unknown) => self.prepare(row, unknown, &mut entering),
+            }
+            row += 1;
+        }
+        self.enter(entering);
+        row - first
+    }
+
+    /// Asks a row whose answer is not known.
+    pub(super) fn ask(&mut self, now: Instant, row: usize, unknown: Unknown) {
+        let mut entering = Entering::at(now);
+        self.prepare(row, unknown, &mut entering);
+        self.enter(entering);
+    }
+
+    fn prepare(&mut self, row: usize, unknown: Unknown, entering: &mut Entering) {
+        match unknown {
+            Unknown::Keyed(key) => self.board(row, key, Try::First, entering),
+            Unknown::Plain(input) => {
+                let reply = Reply::Asker(self.answers.answerer(row));
+                let Asked { deadline, claim } = self.answers.asked();
+                entering.push(row, Task::new(input, reply).until(deadline, claim));
+            }
+        }
+    }
+
+    fn board(&mut self, row: usize, key: Key, how: Try, entering: &mut Entering) {
+        let Some(cache) = self.version.cache else {
+            unreachable!("a key is of a version with a cache");
+        };
+        let boarding = Boarding {
+            key,
+            answerer: self.answers.answerer(row),
+            now: entering.now,
+            how,
+        };
+        let flight = match boarding.board(cache, self.version.queue) {
+            Boarded::Landed(answerer, output) => return answerer.send(Ok(output)),
+            Boarded::Joined(flight) => flight,
+            Boarded::Leads(flight) => {
+                let claim = self.answers.asked().claim;
+                entering.push(row, flight.task().until(flight.deadline(), claim));
+                flight
+            }
+        };
+        self.rows[row] = Row::Flying(flight);
+    }
+
+    /// Lets tasks wait in the queue; who is refused is answered.
+    fn enter(&mut self, entering: Entering) {
+        if entering.rows.is_empty() {
+            return;
+        }
+        let queue = self.version.queue;
+        let entered = queue.enter(entering.now, entering.entrants);
+        for (row, entered) in entering.rows.into_iter().zip(entered) {
+            match (entered, &mut self.rows[row]) {
+                (Ok(place), Row::Flying(flight)) => flight.settle(queue, place),
+                (Ok(place), row) => *row = Row::Queued(place),
+                (Err(refused), _) => refused.task.answer(Err(refused.reason.into())),
+            }
+        }
+    }
+
+    /// Waits for all answers, until the deadline at the latest.
+    pub(super) async fn outcomes(mut self) -> Outcomes {
+        let due = self.version.clock.to_tokio(self.answers.asked().deadline);
+        loop {
+            match tokio::time::timeout_at(due, self.answers.news()).await {
+                Ok(News::Complete(outcomes)) => {
+                    self.rows.clear();
+                    return outcomes;
+                }
+                Ok(News::Again(rows)) => rows.into_iter().for_each(|again| self.ask_again(again)),
+                Err(_elapsed) => return self.expire().await,
+            }
+        }
+    }
+
+    fn ask_again(&mut self, again: Again) {
+        let Again { row, failure, latest } = again;
+        let now = self.version.clock.now();
+        let Row::Flying(flight) = &self.rows[row] else {
+            unreachable!("only a flight's rows are asked again");
+        };
+        if now >= self.answers.asked().deadline {
+            return self.answers.put(row, Err(failure));
+        }
+        let key = flight.key().clone();
+        let mut entering = Entering::at(now);
+        self.board(row, key, Try::Again { latest }, &mut entering);
+        self.enter(entering);
+    }
+
+    /// Gives up at the deadline: the reason of each row that is not answered says how far it got.
+    async fn expire(mut self) -> Outcomes {
+        let mut outcomes = self.answers.abandon();
+        for first in (0..outcomes.len()).step_by(ROWS_AT_ONCE) {
+            if first > 0 {
+                tokio::task::yield_now().await;
+            }
+            let chunk = first..outcomes.len().min(first + ROWS_AT_ONCE);
+            self.expire_chunk(chunk, &mut outcomes);
+        }
+        outcomes
+    }
+
+    fn expire_chunk(&mut self, chunk: Range<usize>, outcomes: &mut Outcomes) {
+        let (queue, now) = (self.version.queue, self.version.clock.now());
+        let mut queued: SmallVec<[usize; 1]> = SmallVec::new();
+        let mut places: SmallVec<[Place; 1]> = SmallVec::new();
+        for row in chunk {
+            match std::mem::replace(&mut self.rows[row], Row::Nowhere) {
+                _ if outcomes[row].is_some() => {}
+                Row::Nowhere => outcomes[row] = Some(Err(DefaultReason::ExpiredInQueue.into())),
+                Row::Queued(place) => {
+                    queued.push(row);
+                    places.push(place);
+                }
+                Row::Flying(flight) => {
+                    outcomes[row] = Some(flight.expire(queue));
+                    flight.leave(queue);
+                }
+            }
+        }
+        for (row, reason) in queued.into_iter().zip(queue.leave_places(now, places)) {
+            outcomes[row] = Some(Err(reason.into()));
+        }
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if self.rows.is_empty() {
+            return;
+        }
+        // What is answered has left the queue; only who hangs up leaves something behind.
+        self.answers.abandon();
+        let (queue, now) = (self.version.queue, self.version.clock.now());
+        let mut places: SmallVec<[Place; 1]> = SmallVec::new();
+        for row in self.rows.drain(..) {
+            match row {
+                Row::Nowhere => {}
+                Row::Queued(place) => places.push(place),
+                Row::Flying(flight) => flight.leave(queue),
+            }
+        }
+        queue.leave_places(now, places);
+    }
+}
+
+impl Entering {
+    fn at(now: Instant) -> Self {
+        Self {
+            now,
+            rows: SmallVec::new(),
+            entrants: SmallVec::new(),
+        }
+    }
+
+    fn push(&mut self, row: usize, entrant: Entrant<Task>) {
+        self.rows.push(row);
+        self.entrants.push(entrant);
+    }
+}
