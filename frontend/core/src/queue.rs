@@ -1,8 +1,13 @@
 //! Queries waiting for a replica, ordered by deadline, bounded by count and by bytes.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::time::Instant;
+
+mod ranks;
+
+use ranks::Ranks;
 
 /// How much may wait.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -110,17 +115,27 @@ pub trait Deadlines {
         self.len() == 0
     }
 
-    /// Appends the deadlines of the first `most`, earliest first.
-    fn copy_deadlines(&self, most: usize, into: &mut Vec<Instant>);
+    /// How many are due before `at`.
+    fn before(&self, at: Instant) -> usize;
+
+    /// When the one of this rank is due; the earliest has rank 0.
+    fn nth(&self, rank: usize) -> Option<Instant>;
+
+    /// Appends when those of the ranks `from`, `from + every` and so on are due.
+    fn sample(&self, from: usize, every: usize, into: &mut Vec<Instant>);
 
     /// How many deadlines have passed at `now`.
-    fn expired(&self, now: Instant) -> usize;
+    fn expired(&self, now: Instant) -> usize {
+        self.before(now + Duration::from_nanos(1))
+    }
 }
 
-/// The queue. Every operation is logarithmic in its length.
+/// The queue. What comes or leaves costs a logarithm of its length, what is asked of ranks a step for each few hundred.
 #[derive(Debug)]
 pub struct DeadlineQueue<T> {
     waiting: BTreeMap<Place, Waiting<T>>,
+    /// The same deadlines.
+    ranks: Ranks,
     bounds: Bounds,
     bytes: usize,
     arrivals: u64,
@@ -131,6 +146,7 @@ impl<T> DeadlineQueue<T> {
     pub fn new(bounds: Bounds) -> Self {
         Self {
             waiting: BTreeMap::new(),
+            ranks: Ranks::default(),
             bounds,
             bytes: 0,
             arrivals: 0,
@@ -175,11 +191,13 @@ impl<T> DeadlineQueue<T> {
             task,
         };
         self.waiting.insert(place, waiting);
+        self.ranks.insert(place.deadline);
     }
 
     /// Takes the task with the earliest deadline.
     pub fn pop(&mut self) -> Option<Placed<T>> {
         let (place, waiting) = self.waiting.pop_first()?;
+        self.ranks.remove(place.deadline);
         self.bytes -= waiting.bytes;
         Some(waiting.at(place))
     }
@@ -200,6 +218,7 @@ impl<T> DeadlineQueue<T> {
                 break;
             }
             let (place, waiting) = next.remove_entry();
+            self.ranks.remove(place.deadline);
             self.bytes -= waiting.bytes;
             batch.push(waiting.at(place));
         }
@@ -210,6 +229,7 @@ impl<T> DeadlineQueue<T> {
     /// Takes the task at a place, if it still waits.
     pub fn remove(&mut self, place: Place) -> Option<Placed<T>> {
         let waiting = self.waiting.remove(&place)?;
+        self.ranks.remove(place.deadline);
         self.bytes -= waiting.bytes;
         Some(waiting.at(place))
     }
@@ -250,15 +270,16 @@ impl<T> Deadlines for DeadlineQueue<T> {
         self.waiting.len()
     }
 
-    fn copy_deadlines(&self, most: usize, into: &mut Vec<Instant>) {
-        into.extend(self.waiting.keys().take(most).map(|place| place.deadline));
+    fn before(&self, at: Instant) -> usize {
+        self.ranks.before(at)
     }
 
-    fn expired(&self, now: Instant) -> usize {
-        self.waiting
-            .keys()
-            .take_while(|place| place.deadline <= now)
-            .count()
+    fn nth(&self, rank: usize) -> Option<Instant> {
+        self.ranks.nth(rank)
+    }
+
+    fn sample(&self, from: usize, every: usize, into: &mut Vec<Instant>) {
+        self.ranks.sample(from, every, into);
     }
 }
 
