@@ -24,9 +24,6 @@ use crate::time::Instant;
 /// Of those that wait at most so many are looked at, evenly spread.
 const MOST_LOOKED_AT: usize = 256;
 
-/// Sizes that are tried differ by this factor.
-const SIZE_STEP: f64 = 1.3;
-
 /// A batch is never more than this many times the largest that was seen: a line is not believed far beyond
 /// what it was drawn through.
 const GROWTH: usize = 2;
@@ -39,7 +36,6 @@ pub struct Learned {
     outlook: Outlook,
     deadlines: Vec<Instant>,
     classes: Vec<Class>,
-    cuts: Vec<(Cut, Aim)>,
 }
 
 /// When a query is tried that is late for sure.
@@ -89,7 +85,6 @@ impl Learned {
             outlook: Outlook::default(),
             deadlines: Vec::new(),
             classes: Vec::new(),
-            cuts: Vec::new(),
         }
     }
 
@@ -141,65 +136,46 @@ impl Learned {
             .expect_arrivals(arrivals.per_second(*start), &self.classes);
     }
 
-    /// The batches to compare, each with what those after it aim for.
-    ///
-    /// They differ in the size aimed for and in which heads are passed over for it: those that would be late
-    /// in one of ten cases, in every other, or in four of five. Where a query costs little beside the batch,
-    /// even a head with a small chance is worth its place.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_precision_loss,
-        clippy::cast_sign_loss,
-        reason = "sizes lie between 1 and the largest batch, a 32-bit number"
-    )]
-    fn list_cuts(&mut self, latency: &LatencyModel) {
-        let outlook = &self.outlook;
-        let expected = &outlook.expected;
-        self.cuts.clear();
-        let longest = expected.last().max(outlook.horizon);
-        for caution in [latency.caution(), latency.even_odds(), latency.long_odds()] {
-            let most = outlook.fitting(latency, longest, usize::MAX, caution).max(1);
-            let kept = outlook.fitting(latency, expected.first(), expected.waiting(), caution);
-            let mut size = 1.0_f64;
-            loop {
-                let aim = Aim {
-                    size: (size as usize).min(most),
-                    caution,
-                };
-                // All heads kept, with the batch that allows.
-                if kept > 0 {
-                    let cut = Cut {
-                        passed: 0,
-                        taken: kept,
-                    };
-                    self.cuts.push((cut, aim));
-                }
-                self.cuts.push((outlook.first_cut(latency, aim), aim));
-                if aim.size == most {
-                    break;
-                }
-                // At least one more, and a part more where that is more than one.
-                size = (size * SIZE_STEP).max(aim.size as f64 + 1.0);
-            }
-        }
-        self.cuts
-            .sort_unstable_by(|(a, x), (b, y)| (b.taken, a.passed, x.size).cmp(&(a.taken, b.passed, y.size)));
-        self.cuts.dedup();
-    }
-
     /// The batch with the best outlook.
+    ///
+    /// Batches differ in the size that they and those after them aim for, and in which heads are passed over for it:
+    /// those that would be late in one of ten cases, in every other, or in four of five, or none. Where a query costs
+    /// little beside the batch, even a head with a small chance is worth its place. First the size is found, by a
+    /// coarse look at all and a finer one around the best; then what to pass over for it.
     fn best_cut(&self, latency: &LatencyModel) -> Cut {
-        let mut best = Cut { passed: 0, taken: 1 };
-        let mut most_answered = f64::NEG_INFINITY;
-        for &(cut, aim) in &self.cuts {
-            let answered = self.outlook.answered(latency, cut, aim);
-            // Sorted by size: of equals, the largest. It is the one that most is learned from.
-            if answered > most_answered + 1e-9 {
-                most_answered = answered;
-                best = cut;
+        let (outlook, even_odds) = (&self.outlook, latency.even_odds());
+        let longest = outlook.expected.last().max(outlook.horizon);
+        let most = outlook.fitting(latency, longest, usize::MAX, even_odds).max(1);
+        let mut best = Best::new(outlook, latency);
+        let steps = Steps::up_to(most);
+        let aim = |step| Aim {
+            size: steps.size(step),
+            caution: even_odds,
+        };
+        for step in (0..=STEPS / COARSE).rev().map(|coarse| coarse * COARSE) {
+            best.try_aim(aim(step), step);
+        }
+        let mut width = COARSE / 2;
+        while width > 0 {
+            let around = best.step;
+            if around + width <= STEPS {
+                best.try_aim(aim(around + width), around + width);
+            }
+            if let Some(step) = around.checked_sub(width) {
+                best.try_aim(aim(step), step);
+            }
+            width /= 2;
+        }
+        let size = best.aim.size;
+        for caution in [latency.caution(), even_odds, latency.long_odds()] {
+            let aim = Aim { size, caution };
+            best.try_aim(aim, best.step);
+            let taken = outlook.fitting(latency, outlook.expected.first(), outlook.expected.waiting(), caution);
+            if taken > 0 {
+                best.try_cut(Cut { passed: 0, taken }, aim);
             }
         }
-        best
+        best.cut
     }
 
     fn choose(&mut self, queue: &dyn Deadlines, situation: &Situation<'_>) -> Decision {
@@ -224,7 +200,6 @@ impl Learned {
         self.probe.batch_starts(situation.start, None);
         self.look_at(queue, skipped, situation.start);
         self.prepare_outlook(situation);
-        self.list_cuts(latency);
         let Cut { passed, taken } = self.best_cut(latency);
         let mut decision = Decision {
             give_up: hopeless.anywhere,
@@ -262,6 +237,86 @@ impl Learned {
         }
     }
 }
+
+/// Sizes that are compared, from one to the largest, each the same factor larger than the one before.
+struct Steps {
+    factor: f64,
+}
+
+/// How many steps lead from the smallest size to the largest.
+const STEPS: usize = 20;
+
+/// At first each so many steps a size is tried.
+const COARSE: usize = 4;
+
+impl Steps {
+    #[expect(clippy::cast_precision_loss, reason = "sizes are 32-bit numbers")]
+    fn up_to(most: usize) -> Self {
+        Self {
+            factor: (most as f64).powf(1.0 / STEPS as f64),
+        }
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "sizes are 32-bit numbers"
+    )]
+    fn size(&self, step: usize) -> usize {
+        self.factor.powi(i32::try_from(step).unwrap_or(i32::MAX)).round() as usize
+    }
+}
+
+/// The best batch so far.
+struct Best<'a> {
+    outlook: &'a Outlook,
+    latency: &'a LatencyModel,
+    cut: Cut,
+    aim: Aim,
+    step: usize,
+    answered: f64,
+    /// What was tried.
+    tried: Vec<(Cut, Aim)>,
+}
+
+impl<'a> Best<'a> {
+    fn new(outlook: &'a Outlook, latency: &'a LatencyModel) -> Self {
+        Self {
+            outlook,
+            latency,
+            cut: Cut { passed: 0, taken: 1 },
+            aim: Aim { size: 1, caution: 1.0 },
+            step: 0,
+            answered: f64::NEG_INFINITY,
+            tried: Vec::with_capacity(32),
+        }
+    }
+
+    /// The batch that this aim asks for.
+    fn try_aim(&mut self, aim: Aim, step: usize) {
+        if self.try_cut(self.outlook.first_cut(self.latency, aim), aim) {
+            self.step = step;
+        }
+    }
+
+    /// Whether it is the best so far. Of equals it is the largest: the one that most is learned from.
+    fn try_cut(&mut self, cut: Cut, aim: Aim) -> bool {
+        if self.tried.contains(&(cut, aim)) {
+            return false;
+        }
+        self.tried.push((cut, aim));
+        let answered = self.outlook.answered(self.latency, cut, aim);
+        let is_better = answered > self.answered + ROUNDING
+            || (answered > self.answered - ROUNDING && cut.taken > self.cut.taken);
+        if is_better {
+            (self.cut, self.aim, self.answered) = (cut, aim, answered);
+        }
+        is_better
+    }
+}
+
+/// Forecasts that differ by no more are equal.
+const ROUNDING: f64 = 1e-9;
 
 /// Queries at the head of the queue that would be late even as a batch of one.
 struct Hopeless {

@@ -14,7 +14,10 @@ use lanes::{Expected, Lanes, Section};
 pub(super) mod lanes;
 
 /// So many batches are followed one by one.
-const MOST_BATCHES: usize = 96;
+const MOST_BATCHES: usize = 12;
+
+/// How often a size is guessed if there are too few for the size aimed for.
+const GUESSES: usize = 4;
 
 /// The most other replicas a forecast follows.
 pub(super) const MOST_OTHERS: usize = 7;
@@ -74,38 +77,43 @@ impl Outlook {
         model.size_within(due / caution).min(waiting).min(self.largest)
     }
 
-    /// The batch that is cut from what waits now, as the first or a later one is.
+    /// The batch that is cut from what waits now, as later ones are.
     pub(super) fn first_cut(&self, model: &LatencyModel, aim: Aim) -> Cut {
-        self.cut(model, &Lanes::new(&self.expected), 0.0, aim)
+        let lanes = Lanes::new(&self.expected);
+        let section = self.cut(model, &lanes, 0.0, aim);
+        Cut {
+            passed: section.passed(),
+            taken: section.taken,
+        }
     }
 
     /// Passes over those that would be late with a batch of the size aimed for, and takes that many, or more
-    /// if those left allow it. If too few are left for that size, it is the largest batch with all in time.
-    fn cut(&self, model: &LatencyModel, lanes: &Lanes<'_>, now: f64, aim: Aim) -> Cut {
+    /// if those left allow it. If too few are left for that size, it is about the largest batch with all in time.
+    fn cut(&self, model: &LatencyModel, lanes: &Lanes<'_>, now: f64, aim: Aim) -> Section {
         let waiting = lanes.waiting();
-        let late_for = |size: usize| lanes.before(now + aim.caution * model.typical(size));
-        let mut size = aim.size.min(waiting);
-        let mut passed = late_for(size);
-        if waiting - passed < size {
-            let mut fits = waiting - passed;
-            while fits + 1 < size {
-                let middle = usize::midpoint(fits, size);
-                match waiting - late_for(middle) >= middle {
-                    true => fits = middle,
-                    false => size = middle,
-                }
+        let in_time_for = |size: usize| waiting - lanes.before(now + aim.caution * model.typical(size));
+        let (mut size, mut too_large) = (aim.size.min(waiting), 0);
+        let in_time = in_time_for(size);
+        if in_time < size {
+            (size, too_large) = (in_time, size);
+        }
+        for _ in 0..GUESSES {
+            if size + 1 >= too_large {
+                break;
             }
-            passed = match fits {
-                0 => waiting - 1,
-                fits => late_for(fits),
-            };
+            let middle = usize::midpoint(size, too_large);
+            match in_time_for(middle) >= middle {
+                true => size = middle,
+                false => too_large = middle,
+            }
         }
-        let left = waiting - passed;
-        let taken = self.fitting(model, lanes.due(passed) - now, left, aim.caution);
-        Cut {
-            passed,
-            taken: taken.max(1),
-        }
+        let passed = match size {
+            0 => lanes.all_but_last(),
+            _ => lanes.counts_before(now + aim.caution * model.typical(size)),
+        };
+        let left = waiting - passed.iter().sum::<usize>();
+        let taken = self.fitting(model, lanes.due_behind(&passed) - now, left, aim.caution);
+        lanes.section(passed, taken.max(1))
     }
 
     /// How many queries are expected to be answered in time within the horizon if the next batch is `first`
@@ -119,17 +127,17 @@ impl Outlook {
             now: 0.0,
             answered: 0.0,
         };
-        let mut cut = first;
+        let mut batch = forecast.lanes.behind(first.passed, first.taken);
         let mut halfway = (0.0, 0.0);
-        for batch in 1..=MOST_BATCHES {
-            forecast.serve(cut);
+        for nth in 1..=MOST_BATCHES {
+            forecast.serve(&batch);
             if !forecast.proceed() {
                 return forecast.answered;
             }
-            if batch == MOST_BATCHES / 2 {
+            if nth == MOST_BATCHES / 2 {
                 halfway = (forecast.now, forecast.answered);
             }
-            cut = self.cut(model, &forecast.lanes, forecast.now, aim);
+            batch = self.cut(model, &forecast.lanes, forecast.now, aim);
         }
         // It goes on as in the second half.
         let rate = (forecast.answered - halfway.1) / (forecast.now - halfway.0).max(f64::MIN_POSITIVE);
@@ -149,32 +157,31 @@ struct Forecast<'a> {
 
 impl Forecast<'_> {
     /// The replica whose turn it is does this batch.
-    fn serve(&mut self, cut: Cut) {
-        let section = self.lanes.section(cut.passed, cut.taken);
+    fn serve(&mut self, batch: &Section) {
         let server = &mut self.servers.all[self.servers.turn];
-        let typical = self.model.typical(cut.taken) * server.pace;
+        let typical = self.model.typical(batch.taken) * server.pace;
         let took = typical * self.outlook.mean_ratio;
+        server.free = self.now + took + self.outlook.pause;
         // A batch that ends beyond the horizon counts for its part within.
         let within = ((self.outlook.horizon - self.now) / took).clamp(0.0, 1.0);
-        self.answered += within * self.in_time(&section, cut.taken, typical);
-        self.servers.all[self.servers.turn].free = self.now + took + self.outlook.pause;
+        self.answered += within * self.in_time(batch, typical);
         match self.outlook.others.is_empty() {
-            true => self.lanes.drop_through(&section),
-            false => self.lanes.take(&section),
+            true => self.lanes.drop_through(batch),
+            false => self.lanes.take(batch),
         }
     }
 
     /// How many of a batch are expected to be in time.
-    fn in_time(&self, section: &Section, taken: usize, typical: f64) -> f64 {
+    fn in_time(&self, batch: &Section, typical: f64) -> f64 {
         let mut late = 0;
         for ratio in self.outlook.spread.iter().rev() {
-            match self.lanes.before_within(section, self.now + ratio * typical) {
+            match self.lanes.before_within(batch, self.now + ratio * typical) {
                 // If it is quicker, all the more.
                 0 => break,
                 more => late += more,
             }
         }
-        taken as f64 - late as f64 / POINTS as f64
+        batch.taken as f64 - late as f64 / POINTS as f64
     }
 
     /// Goes on to when the next batch starts; whether there is one within the horizon.

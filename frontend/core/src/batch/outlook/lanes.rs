@@ -170,11 +170,22 @@ impl Lane {
     }
 }
 
-/// Those that wait, and of them a batch: for each lane, how many are passed over and where the batch ends.
+/// How many of each lane.
+pub(super) type Counts = [usize; MOST_LANES];
+
+/// Of those that wait a batch: for each lane, how many are passed over and where the batch ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Section {
-    from: [usize; MOST_LANES],
-    to: [usize; MOST_LANES],
+    from: Counts,
+    to: Counts,
+    pub(super) taken: usize,
+}
+
+impl Section {
+    /// How many are passed over.
+    pub(super) fn passed(&self) -> usize {
+        self.from.iter().sum()
+    }
 }
 
 /// The lanes of one forecast.
@@ -205,8 +216,21 @@ impl<'a> Lanes<'a> {
         (0..self.used()).map(|lane| self.before_in(lane, due)).sum()
     }
 
+    /// The same, lane by lane.
+    pub(super) fn counts_before(&self, due: f64) -> Counts {
+        let mut counts = [0; MOST_LANES];
+        for (lane, count) in counts.iter_mut().enumerate().take(self.used()) {
+            *count = self.before_in(lane, due);
+        }
+        counts
+    }
+
     fn before_in(&self, lane: usize, due: f64) -> usize {
-        self.lanes[lane].waiting_before(self.expected.before(lane, due))
+        let of = &self.lanes[lane];
+        if of.waiting() == 0 {
+            return 0;
+        }
+        of.waiting_before(self.expected.before(lane, due))
     }
 
     /// When the `nth` that waits in a lane is due.
@@ -216,34 +240,42 @@ impl<'a> Lanes<'a> {
     }
 
     /// When the one behind these is due.
-    fn due_behind(&self, counts: &[usize; MOST_LANES]) -> f64 {
+    pub(super) fn due_behind(&self, counts: &Counts) -> f64 {
         let heads = (0..self.used()).filter_map(|lane| self.due_in(lane, counts[lane]));
         heads.fold(f64::INFINITY, f64::min)
     }
 
-    /// When the one behind the first `passed` is due.
-    pub(super) fn due(&self, passed: usize) -> f64 {
-        self.due_behind(&self.first(passed))
+    /// All but the one that is due last.
+    pub(super) fn all_but_last(&self) -> Counts {
+        self.first([0; MOST_LANES], self.waiting() - 1)
     }
 
-    /// The section behind the first `passed`.
-    pub(super) fn section(&self, passed: usize, taken: usize) -> Section {
-        Section {
-            from: self.first(passed),
-            to: self.first(passed + taken),
+    /// The batch of so many behind the first `passed`.
+    pub(super) fn behind(&self, passed: usize, taken: usize) -> Section {
+        self.section(self.first([0; MOST_LANES], passed), taken)
+    }
+
+    /// The batch of so many behind these.
+    pub(super) fn section(&self, from: Counts, taken: usize) -> Section {
+        let to = self.first(from, taken);
+        Section { from, to, taken }
+    }
+
+    /// These and the `count` behind them.
+    fn first(&self, mut counts: Counts, count: usize) -> Counts {
+        if counts.iter().sum::<usize>() + count == self.waiting() {
+            return self.lanes.map(|lane| lane.waiting());
         }
-    }
-
-    /// How many of the `count` that are due first are in which lane.
-    fn first(&self, count: usize) -> [usize; MOST_LANES] {
-        let mut counts = [0; MOST_LANES];
         let mut left = count;
         let mut runs = 0;
         while left > 0 {
             let Some((lane, end)) = self.next_run(&counts) else {
                 break;
             };
-            let run = self.before_in(lane, end).saturating_sub(counts[lane]).clamp(1, left);
+            let run = match end == f64::INFINITY {
+                true => left,
+                false => self.before_in(lane, end).saturating_sub(counts[lane]).clamp(1, left),
+            };
             counts[lane] += run;
             left -= run;
             runs += 1;
@@ -255,7 +287,7 @@ impl<'a> Lanes<'a> {
     }
 
     /// The lane of the one behind these, and when the next is due that is in another.
-    fn next_run(&self, counts: &[usize; MOST_LANES]) -> Option<(usize, f64)> {
+    fn next_run(&self, counts: &Counts) -> Option<(usize, f64)> {
         let (mut lane, mut first, mut second) = (None, f64::INFINITY, f64::INFINITY);
         for other in 0..self.used() {
             let Some(due) = self.due_in(other, counts[other]) else {
@@ -272,7 +304,7 @@ impl<'a> Lanes<'a> {
 
     /// Goes on by the deadline that nearly as many are due before as are left to be found.
     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
-    fn skip(&self, counts: &mut [usize; MOST_LANES], left: &mut usize) {
+    fn skip(&self, counts: &mut Counts, left: &mut usize) {
         let found: usize = counts.iter().sum();
         let wanted = found + *left;
         let mut earlier = (self.due_behind(counts), found);
