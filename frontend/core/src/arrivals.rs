@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use crate::time::Instant;
 
+mod kinds;
+
+use kinds::Kinds;
+
 /// How many arrivals are remembered.
 ///
 /// At capacity that is a few latency objectives: long enough for a steady rate, short enough to see a burst.
@@ -12,7 +16,16 @@ const REMEMBERED: usize = 256;
 /// With fewer arrivals than this, nothing is said of their rate.
 const FEW: usize = 8;
 
-/// The last arrivals at one version's queue. Recording one writes 16 bytes.
+/// Those of the last arrivals that were given about as long as each other.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Class {
+    /// Their share of all.
+    pub share: f64,
+    /// What they were given on average, in seconds.
+    pub budget: f64,
+}
+
+/// The last arrivals at one version's queue. Recording one costs the same however many are remembered.
 #[derive(Clone, Debug)]
 pub struct Arrivals {
     /// A ring: the oldest is at `next` once it is full.
@@ -20,6 +33,7 @@ pub struct Arrivals {
     next: usize,
     /// The sum of what they were given.
     budgets: Duration,
+    kinds: Kinds,
     /// How many there ever were.
     total: u64,
 }
@@ -30,6 +44,7 @@ impl Default for Arrivals {
             recent: Vec::with_capacity(REMEMBERED),
             next: 0,
             budgets: Duration::ZERO,
+            kinds: Kinds::default(),
             total: 0,
         }
     }
@@ -40,12 +55,14 @@ impl Arrivals {
     pub fn record(&mut self, at: Instant, budget: Duration) {
         self.total += 1;
         self.budgets = self.budgets.saturating_add(budget);
+        self.kinds.add(budget);
         if self.recent.len() < REMEMBERED {
             self.recent.push((at, budget));
             return;
         }
         let (_, oldest) = std::mem::replace(&mut self.recent[self.next], (at, budget));
         self.budgets = self.budgets.saturating_sub(oldest);
+        self.kinds.remove(oldest);
         self.next = (self.next + 1) % REMEMBERED;
     }
 
@@ -67,17 +84,12 @@ impl Arrivals {
         self.recent.len() as f64 / span.max(LEAST_SECONDS)
     }
 
-    /// What the last arrivals were given, newest first.
-    pub fn budgets(&self) -> impl Iterator<Item = Duration> + Clone + '_ {
-        let (newer, older) = self.recent.split_at(self.next);
-        newer
-            .iter()
-            .rev()
-            .chain(older.iter().rev())
-            .map(|&(_, budget)| budget)
+    /// Appends the classes of the last arrivals, at most `most`, the tightest first.
+    pub fn classes(&self, most: usize, into: &mut Vec<Class>) {
+        self.kinds.classes(most, into);
     }
 
-    /// The mean of them.
+    /// The mean of what they were given.
     pub fn mean_budget(&self) -> Option<Duration> {
         let count = u32::try_from(self.recent.len()).ok().filter(|&count| count > 0)?;
         Some(self.budgets / count)
@@ -115,14 +127,5 @@ mod tests {
         }
         let silence = steady(1000).per_second(at(2000));
         assert!(silence < 300.0, "{silence}");
-    }
-
-    #[test]
-    fn budgets_come_newest_first() {
-        for count in [20, 256, 300] {
-            let newest: Vec<_> = steady(count).budgets().take(3).collect();
-            let expected = [1, 2, 3].map(|back| Duration::from_micros(count - back));
-            assert_eq!(newest, expected);
-        }
     }
 }

@@ -5,13 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use crate::time::Instant;
 
 mod holdings;
+mod ranks;
 
 pub(crate) use holdings::by_weight;
 use holdings::{Holdings, Measure};
+use ranks::Ranks;
 
 /// For whom a query waits.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -150,11 +153,19 @@ pub trait Deadlines {
         self.len() == 0
     }
 
-    /// Appends the deadlines of the first `most`, earliest first.
-    fn copy_deadlines(&self, most: usize, into: &mut Vec<Instant>);
+    /// How many are due before `at`.
+    fn before(&self, at: Instant) -> usize;
+
+    /// When the one of this rank is due; the earliest has rank 0.
+    fn nth(&self, rank: usize) -> Option<Instant>;
+
+    /// Appends when those of the ranks `from`, `from + every` and so on are due.
+    fn sample(&self, from: usize, every: usize, into: &mut Vec<Instant>);
 
     /// How many deadlines have passed at `now`.
-    fn expired(&self, now: Instant) -> usize;
+    fn expired(&self, now: Instant) -> usize {
+        self.before(now + Duration::from_nanos(1))
+    }
 }
 
 /// A query that is to wait.
@@ -170,10 +181,12 @@ pub struct Entrant<T> {
     pub task: T,
 }
 
-/// The queue. Every operation is logarithmic in its length.
+/// The queue. What comes or leaves costs a logarithm of its length, what is asked of ranks a step for each few hundred.
 #[derive(Debug)]
 pub struct DeadlineQueue<T> {
     waiting: BTreeMap<Place, Waiting<T>>,
+    /// The same deadlines.
+    ranks: Ranks,
     /// What each application has waiting; kept once there was a second one.
     holdings: Option<Holdings>,
     /// The application of all queries so far, while there was no second one.
@@ -190,6 +203,7 @@ impl<T> DeadlineQueue<T> {
             waiting: BTreeMap::new(),
             holdings: None,
             only: None,
+            ranks: Ranks::default(),
             bounds,
             bytes: 0,
             arrivals: 0,
@@ -323,6 +337,7 @@ impl<T> DeadlineQueue<T> {
             task,
         };
         self.waiting.insert(place, waiting);
+        self.ranks.insert(place.deadline);
     }
 
     /// Takes the task with the earliest deadline.
@@ -333,6 +348,7 @@ impl<T> DeadlineQueue<T> {
 
     /// A task that does not wait any more.
     fn taken(&mut self, place: Place, waiting: Waiting<T>) -> Placed<T> {
+        self.ranks.remove(place.deadline);
         self.bytes -= waiting.bytes;
         if let Some(holdings) = &mut self.holdings {
             holdings.subtract(place, waiting.claim, waiting.bytes);
@@ -441,15 +457,16 @@ impl<T> Deadlines for DeadlineQueue<T> {
         self.waiting.len()
     }
 
-    fn copy_deadlines(&self, most: usize, into: &mut Vec<Instant>) {
-        into.extend(self.waiting.keys().take(most).map(|place| place.deadline));
+    fn before(&self, at: Instant) -> usize {
+        self.ranks.before(at)
     }
 
-    fn expired(&self, now: Instant) -> usize {
-        self.waiting
-            .keys()
-            .take_while(|place| place.deadline <= now)
-            .count()
+    fn nth(&self, rank: usize) -> Option<Instant> {
+        self.ranks.nth(rank)
+    }
+
+    fn sample(&self, from: usize, every: usize, into: &mut Vec<Instant>) {
+        self.ranks.sample(from, every, into);
     }
 }
 

@@ -14,38 +14,67 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::latency::LatencyModel;
-use super::outlook::{Aim, Cut, Outlook, Server};
+use super::outlook::lanes::MOST_CLASSES;
+use super::outlook::{Aim, Cut, MOST_OTHERS, Outlook, Server};
 use super::{BatchPolicy, Decision, Situation};
+use crate::arrivals::Class;
 use crate::queue::Deadlines;
 use crate::time::Instant;
 
-/// The most waiting queries that one decision looks at.
-const MOST_WAITING: usize = 512;
-
-/// The most other replicas a forecast follows.
-const MOST_OTHERS: usize = 7;
-
-/// Sizes that are tried differ by this factor.
-const SIZE_STEP: f64 = 1.3;
-
-/// Budgets of so many of the last arrivals stand for those of the next.
-const BUDGETS: usize = 32;
-
-/// Queries at the head of the queue that would be late even as a batch of one.
-struct Hopeless {
-    /// With every replica.
-    anywhere: usize,
-    /// Of those behind them, with this replica.
-    here: usize,
-}
+/// Of those that wait at most so many are looked at, evenly spread.
+const MOST_LOOKED_AT: usize = 256;
 
 /// The policy.
 #[derive(Clone, Debug)]
 pub struct Learned {
     max_batch: usize,
+    probe: Probe,
     outlook: Outlook,
     deadlines: Vec<Instant>,
-    cuts: Vec<(Cut, Aim)>,
+    classes: Vec<Class>,
+}
+
+/// When a query is tried that is late for sure.
+#[derive(Clone, Copy, Debug, Default)]
+struct Probe {
+    /// When the last batch started.
+    last_batch: Option<Instant>,
+    /// What that was to take at least, in seconds, if it was such a query.
+    tried: Option<f64>,
+}
+
+impl Probe {
+    /// Batches say what batches take, so one that was done a short while ago makes another needless.
+    const LEAST_INTERVAL: f64 = 1.0;
+    /// No more than such a part of the time goes into probes.
+    const LEAST_TIMES: f64 = 20.0;
+    /// What takes for ever is asked about this often all the same.
+    const MOST_INTERVAL: f64 = 10.0;
+    /// A probe that takes less than such a part of what was expected is followed by the next at once.
+    const QUICK: f64 = 0.7;
+
+    /// Whether it is time for one that takes so many seconds.
+    fn is_due(self, start: Instant, alone: f64) -> bool {
+        let interval = (Self::LEAST_TIMES * alone).clamp(Self::LEAST_INTERVAL, Self::MOST_INTERVAL);
+        self.last_batch
+            .is_none_or(|last| start.seconds_after(last) >= interval)
+    }
+
+    /// A batch starts; as a probe it takes so many seconds.
+    fn batch_starts(&mut self, start: Instant, tried: Option<f64>) {
+        self.last_batch = Some(start);
+        self.tried = tried;
+    }
+
+    fn took(&mut self, seconds: f64) {
+        if self
+            .tried
+            .take()
+            .is_some_and(|tried| seconds < Self::QUICK * tried)
+        {
+            self.last_batch = None;
+        }
+    }
 }
 
 impl Learned {
@@ -53,66 +82,27 @@ impl Learned {
     pub fn new(max_batch: NonZeroU32) -> Self {
         Self {
             max_batch: max_batch.get() as usize,
+            probe: Probe::default(),
             outlook: Outlook::default(),
             deadlines: Vec::new(),
-            cuts: Vec::new(),
+            classes: Vec::new(),
         }
     }
 
-    /// Reads the queue: seconds left at `start`, earliest first.
-    fn look_at(&mut self, queue: &dyn Deadlines, start: Instant) {
+    /// Looks at those that wait, but for the first `skipped`.
+    fn look_at(&mut self, queue: &dyn Deadlines, skipped: usize, start: Instant) {
+        let waiting = queue.len() - skipped;
+        let every = waiting.div_ceil(MOST_LOOKED_AT);
         self.deadlines.clear();
-        queue.copy_deadlines(MOST_WAITING, &mut self.deadlines);
-        self.outlook.due.clear();
-        let left = self
+        queue.sample(skipped, every, &mut self.deadlines);
+        if !(waiting - 1).is_multiple_of(every) {
+            self.deadlines.extend(queue.nth(queue.len() - 1));
+        }
+        let due = self
             .deadlines
             .iter()
             .map(|deadline| deadline.seconds_after(start));
-        self.outlook.due.extend(left);
-    }
-
-    /// Before anything is known, a batch of one finds out.
-    fn first_batch(&self) -> Decision {
-        let due = &self.outlook.due;
-        let give_up = due.partition_point(|&due| due <= 0.0);
-        Decision {
-            give_up,
-            leave: 0,
-            take: (due.len() - give_up).min(1),
-        }
-    }
-
-    /// Whether all that wait are cautiously expected to be in time as one batch.
-    fn all_fit(&self, latency: &LatencyModel) -> bool {
-        let due = &self.outlook.due;
-        due.len() <= self.outlook.largest && due[0] >= latency.caution() * latency.typical(due.len())
-    }
-
-    /// Tells how many would be late even alone, with any replica, and how many more with this one.
-    ///
-    /// If that is all of them and no other replica can help, the one with the most time left is tried all
-    /// the same, if it has any: it costs nobody anything, and it is how a replica that has become faster is
-    /// noticed.
-    fn hopeless(&self, situation: &Situation<'_>) -> Result<Hopeless, Decision> {
-        let due = &self.outlook.due;
-        let alone = situation.latency.typical(1) * situation.latency.least_ratio();
-        let elsewhere = situation
-            .others
-            .iter()
-            .filter(|other| !other.alone.is_zero())
-            .map(|other| (other.free + other.alone).seconds_after(situation.start))
-            .fold(f64::INFINITY, f64::min);
-        let anywhere = due.partition_point(|&due| due < alone.min(elsewhere));
-        let here = due.partition_point(|&due| due < alone) - anywhere;
-        if anywhere + here < due.len() {
-            return Ok(Hopeless { anywhere, here });
-        }
-        let take = usize::from(here == 0 && due.last().is_some_and(|&last| last > 0.0));
-        Err(Decision {
-            give_up: anywhere - take,
-            leave: here,
-            take,
-        })
+        self.outlook.expected.wait(waiting, every, due);
     }
 
     fn prepare_outlook(&mut self, situation: &Situation<'_>) {
@@ -139,94 +129,90 @@ impl Learned {
         };
         outlook.others.extend(others.iter().take(MOST_OTHERS).map(other));
         outlook.horizon = arrivals.mean_budget().map_or(0.0, |budget| budget.as_secs_f64());
-        let budgets = arrivals
-            .budgets()
-            .take(BUDGETS)
-            .map(|budget| budget.as_secs_f64());
-        outlook.expect_arrivals(arrivals.per_second(*start), budgets);
-    }
-
-    /// The batches to compare, each with what those after it aim for.
-    ///
-    /// They differ in the size aimed for and in which heads are passed over for it: those that would be late
-    /// in one of ten cases, in every other, or in four of five. Where a query costs little beside the batch,
-    /// even a head with a small chance is worth its place.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_precision_loss,
-        clippy::cast_sign_loss,
-        reason = "sizes lie between 1 and the largest batch, a 32-bit number"
-    )]
-    fn list_cuts(&mut self, latency: &LatencyModel) {
-        let outlook = &self.outlook;
-        let due = &outlook.due;
-        self.cuts.clear();
-        let longest = due.last().copied().unwrap_or_default().max(outlook.horizon);
-        for caution in [latency.caution(), latency.even_odds(), latency.long_odds()] {
-            let most = outlook.fitting(latency, longest, usize::MAX, caution).max(1);
-            let kept = outlook.fitting(latency, due[0], due.len(), caution);
-            let mut size = 1.0_f64;
-            loop {
-                let aim = Aim {
-                    size: (size as usize).min(most),
-                    caution,
-                };
-                // All heads kept, with the batch that allows.
-                if kept > 0 {
-                    let cut = Cut {
-                        passed: 0,
-                        taken: kept,
-                    };
-                    self.cuts.push((cut, aim));
-                }
-                self.cuts.push((outlook.cut(latency, due, 0.0, aim), aim));
-                if aim.size == most {
-                    break;
-                }
-                // At least one more, and a part more where that is more than one.
-                size = (size * SIZE_STEP).max(aim.size as f64 + 1.0);
-            }
-        }
-        self.cuts
-            .sort_unstable_by(|(a, x), (b, y)| (b.taken, a.passed, x.size).cmp(&(a.taken, b.passed, y.size)));
-        self.cuts.dedup();
+        self.classes.clear();
+        arrivals.classes(MOST_CLASSES, &mut self.classes);
+        outlook
+            .expected
+            .expect_arrivals(arrivals.per_second(*start), &self.classes);
     }
 
     /// The batch with the best outlook.
-    fn best_cut(&mut self, latency: &LatencyModel) -> Cut {
-        let mut best = Cut { passed: 0, taken: 1 };
-        let mut most_answered = f64::NEG_INFINITY;
-        for &(cut, aim) in &self.cuts {
-            let answered = self.outlook.answered(latency, cut, aim);
-            // Sorted by size: of equals, the largest. It is the one that most is learned from.
-            if answered > most_answered + 1e-9 {
-                most_answered = answered;
-                best = cut;
+    ///
+    /// Batches differ in the size that they and those after them aim for, and in which heads are passed over for it:
+    /// those that would be late in one of ten cases, in every other, or in four of five, or none. Where a query costs
+    /// little beside the batch, even a head with a small chance is worth its place. First the size is found, by a
+    /// coarse look at all and a finer one around the best; then what to pass over for it, or for a size near it.
+    fn best_cut(&self, latency: &LatencyModel) -> Cut {
+        let (outlook, even_odds) = (&self.outlook, latency.even_odds());
+        let longest = outlook.expected.last().max(outlook.horizon);
+        let most = outlook.fitting(latency, longest, usize::MAX, even_odds).max(1);
+        let mut best = Best::new(outlook, latency);
+        let steps = Steps::up_to(most);
+        let aim = |step| Aim {
+            size: steps.size(step),
+            caution: even_odds,
+        };
+        for step in (0..=STEPS / COARSE).rev().map(|coarse| coarse * COARSE) {
+            best.try_aim(aim(step), step);
+        }
+        let mut width = COARSE / 2;
+        while width > 0 {
+            let around = best.step;
+            if around + width <= STEPS {
+                best.try_aim(aim(around + width), around + width);
+            }
+            if let Some(step) = around.checked_sub(width) {
+                best.try_aim(aim(step), step);
+            }
+            width /= 2;
+        }
+        let around = best.step;
+        for caution in [latency.caution(), latency.long_odds()] {
+            let sizes = ASIDE.iter().filter_map(|&aside| around.checked_add_signed(aside));
+            for step in sizes.filter(|&step| step <= STEPS) {
+                let size = steps.size(step);
+                best.try_aim(Aim { size, caution }, step);
             }
         }
-        best
+        let size = best.aim.size;
+        for caution in [latency.caution(), even_odds, latency.long_odds()] {
+            let aim = Aim { size, caution };
+            best.try_aim(aim, best.step);
+            let taken = outlook.fitting(
+                latency,
+                outlook.expected.first(),
+                outlook.expected.waiting(),
+                caution,
+            );
+            if taken > 0 {
+                best.try_cut(Cut { passed: 0, taken }, aim);
+            }
+        }
+        best.cut
     }
 
-    fn choose(&mut self, situation: &Situation<'_>) -> Decision {
-        let latency = situation.latency;
+    fn choose(&mut self, queue: &dyn Deadlines, situation: &Situation<'_>) -> Decision {
+        let (latency, waiting) = (situation.latency, queue.len());
         if !latency.is_known() {
-            return self.first_batch();
+            self.probe.batch_starts(situation.start, None);
+            return first_batch(queue, situation.start);
         }
         self.outlook.largest = self.max_batch.min(situation.largest).max(1);
-        if self.all_fit(latency) {
-            return Decision {
-                give_up: 0,
-                leave: 0,
-                take: self.outlook.due.len(),
-            };
-        }
-        let hopeless = match self.hopeless(situation) {
-            Ok(hopeless) => hopeless,
-            Err(decision) => return decision,
+        let in_time = |first: Instant| {
+            first.seconds_after(situation.start) >= latency.caution() * latency.typical(waiting)
         };
-        self.outlook.due.drain(..hopeless.anywhere + hopeless.here);
+        if waiting <= self.outlook.largest && queue.nth(0).is_some_and(in_time) {
+            self.probe.batch_starts(situation.start, None);
+            return taking(waiting);
+        }
+        let hopeless = Hopeless::of(queue, situation);
+        let skipped = hopeless.anywhere + hopeless.here;
+        if skipped == waiting {
+            return self.give_up_or_probe(queue, &hopeless, situation);
+        }
+        self.probe.batch_starts(situation.start, None);
+        self.look_at(queue, skipped, situation.start);
         self.prepare_outlook(situation);
-        self.list_cuts(latency);
         let Cut { passed, taken } = self.best_cut(latency);
         let mut decision = Decision {
             give_up: hopeless.anywhere,
@@ -239,6 +225,165 @@ impl Learned {
         }
         decision
     }
+
+    /// What is hopeless is given up or left. If that is all there is, and the replica has long done nothing else, the
+    /// one with the most time left is tried all the same: that is how a replica that has become faster is noticed.
+    fn give_up_or_probe(
+        &mut self,
+        queue: &dyn Deadlines,
+        hopeless: &Hopeless,
+        situation: &Situation<'_>,
+    ) -> Decision {
+        let alone = situation.latency.typical(1);
+        let last = queue.nth(queue.len() - 1);
+        let is_probed = hopeless.here == 0
+            && last.is_some_and(|last| last > situation.start)
+            && self.probe.is_due(situation.start, alone);
+        if is_probed {
+            self.probe.batch_starts(situation.start, Some(alone));
+        }
+        let take = usize::from(is_probed);
+        Decision {
+            give_up: hopeless.anywhere - take,
+            leave: hopeless.here,
+            take,
+        }
+    }
+}
+
+/// Sizes that are compared, from one to the largest, each the same factor larger than the one before.
+struct Steps {
+    factor: f64,
+}
+
+/// How many steps lead from the smallest size to the largest.
+const STEPS: usize = 20;
+
+/// At first each so many steps a size is tried.
+const COARSE: usize = 4;
+
+/// How many steps away from the best size others are tried with other heads passed over.
+const ASIDE: [isize; 4] = [-3, -1, 1, 3];
+
+impl Steps {
+    #[expect(clippy::cast_precision_loss, reason = "sizes are 32-bit numbers")]
+    fn up_to(most: usize) -> Self {
+        Self {
+            factor: (most as f64).powf(1.0 / STEPS as f64),
+        }
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "sizes are 32-bit numbers"
+    )]
+    fn size(&self, step: usize) -> usize {
+        self.factor.powi(i32::try_from(step).unwrap_or(i32::MAX)).round() as usize
+    }
+}
+
+/// The best batch so far.
+struct Best<'a> {
+    outlook: &'a Outlook,
+    latency: &'a LatencyModel,
+    cut: Cut,
+    aim: Aim,
+    step: usize,
+    answered: f64,
+    /// What was tried.
+    tried: Vec<(Cut, Aim)>,
+}
+
+impl<'a> Best<'a> {
+    fn new(outlook: &'a Outlook, latency: &'a LatencyModel) -> Self {
+        Self {
+            outlook,
+            latency,
+            cut: Cut { passed: 0, taken: 1 },
+            aim: Aim {
+                size: 1,
+                caution: 1.0,
+            },
+            step: 0,
+            answered: f64::NEG_INFINITY,
+            tried: Vec::with_capacity(32),
+        }
+    }
+
+    /// The batch that this aim asks for.
+    fn try_aim(&mut self, aim: Aim, step: usize) {
+        if self.try_cut(self.outlook.first_cut(self.latency, aim), aim) {
+            self.step = step;
+        }
+    }
+
+    /// Whether it is the best so far. Of equals it is the largest: the one that most is learned from.
+    fn try_cut(&mut self, cut: Cut, aim: Aim) -> bool {
+        if self.tried.contains(&(cut, aim)) {
+            return false;
+        }
+        self.tried.push((cut, aim));
+        let answered = self.outlook.answered(self.latency, cut, aim);
+        let is_better = answered > self.answered + ROUNDING
+            || (answered > self.answered - ROUNDING && cut.taken > self.cut.taken);
+        if is_better {
+            (self.cut, self.aim, self.answered) = (cut, aim, answered);
+        }
+        is_better
+    }
+}
+
+/// Forecasts that differ by no more are equal.
+const ROUNDING: f64 = 1e-9;
+
+/// Queries at the head of the queue that would be late even as a batch of one.
+struct Hopeless {
+    /// With every replica.
+    anywhere: usize,
+    /// Of those behind them, with this replica.
+    here: usize,
+}
+
+impl Hopeless {
+    fn of(queue: &dyn Deadlines, situation: &Situation<'_>) -> Self {
+        let alone = situation.latency.typical(1) * situation.latency.least_ratio();
+        let here = situation.start + seconds(alone);
+        let elsewhere = situation
+            .others
+            .iter()
+            .filter(|other| !other.alone.is_zero())
+            .map(|other| other.free + other.alone);
+        let anywhere = queue.before(elsewhere.fold(here, Instant::min));
+        Self {
+            anywhere,
+            here: queue.before(here) - anywhere,
+        }
+    }
+}
+
+/// Before anything is known, a batch of one finds out.
+fn first_batch(queue: &dyn Deadlines, start: Instant) -> Decision {
+    let give_up = queue.expired(start);
+    Decision {
+        give_up,
+        leave: 0,
+        take: (queue.len() - give_up).min(1),
+    }
+}
+
+/// The first that wait.
+fn taking(take: usize) -> Decision {
+    Decision {
+        give_up: 0,
+        leave: 0,
+        take,
+    }
+}
+
+/// As a span; what is too long for one is the longest.
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
 impl BatchPolicy for Learned {
@@ -246,8 +391,7 @@ impl BatchPolicy for Learned {
         if queue.is_empty() {
             return Decision::default();
         }
-        self.look_at(queue, situation.start);
-        self.choose(situation)
+        self.choose(queue, situation)
     }
 
     fn ends(&self, size: usize, situation: &Situation<'_>) -> Instant {
@@ -258,8 +402,10 @@ impl BatchPolicy for Learned {
         }
     }
 
-    /// All that is learned is in the latency model.
-    fn observe(&mut self, _size: usize, _took: Duration) {}
+    /// All that is learned of batch times is in the latency model.
+    fn observe(&mut self, _size: usize, took: Duration) {
+        self.probe.took(took.as_secs_f64());
+    }
 
     fn counts_on_times(&self) -> bool {
         true

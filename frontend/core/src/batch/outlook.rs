@@ -1,13 +1,26 @@
 //! What becomes of the queue in the near future if the next batch is this one: a forecast in which the
 //! queries that wait, and those expected to come, are served by this replica and the others.
 //!
+//! A forecast costs the same however many wait and come. It follows no single query: those that wait are known by
+//! a sample of their deadlines, those expected by their rates, and both are lanes ([`lanes`]) in which a batch is a
+//! section. After [`MOST_BATCHES`] batches things are taken to go on as they did.
+//!
 //! Times are seconds from when the batch in question would start.
 
 use super::latency::LatencyModel;
 use super::ratios::POINTS;
+use lanes::{Expected, Lanes, Section};
 
-/// The most arrivals that are looked ahead to.
-const MOST_ARRIVALS: usize = 256;
+pub(super) mod lanes;
+
+/// So many batches are followed one by one.
+const MOST_BATCHES: usize = 12;
+
+/// How often a size is guessed if there are too few for the size aimed for.
+const GUESSES: usize = 4;
+
+/// The most other replicas a forecast follows.
+pub(super) const MOST_OTHERS: usize = 7;
 
 /// A batch: so many of the first are passed over, so many behind them taken.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -25,8 +38,8 @@ pub(super) struct Aim {
     pub(super) caution: f64,
 }
 
-/// Another replica.
-#[derive(Clone, Copy, Debug)]
+/// A replica.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Server {
     /// When it is free.
     pub(super) free: f64,
@@ -34,18 +47,11 @@ pub(super) struct Server {
     pub(super) pace: f64,
 }
 
-/// A query that is expected to come.
-#[derive(Clone, Copy, Debug)]
-struct Arrival {
-    at: f64,
-    due: f64,
-}
-
 /// What forecasts are made from. Its buffers are used again for the next decision.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Outlook {
-    /// When the queries that wait are due, earliest first.
-    pub(super) due: Vec<f64>,
+    /// The queries that wait and those that are to come.
+    pub(super) expected: Expected,
     /// The other replicas.
     pub(super) others: Vec<Server>,
     /// How long it is others' turn between two batches of this queue.
@@ -54,12 +60,8 @@ pub(super) struct Outlook {
     pub(super) horizon: f64,
     /// The largest batch.
     pub(super) largest: usize,
-    arrivals: Vec<Arrival>,
     mean_ratio: f64,
     spread: [f64; POINTS],
-    /// Scratch: the queries that wait at the forecast's time, and the replicas.
-    waiting: Vec<f64>,
-    servers: Vec<Server>,
 }
 
 impl Outlook {
@@ -69,131 +71,166 @@ impl Outlook {
         self.spread = model.spread();
     }
 
-    /// Expects queries at a steady rate per second, given what the last ones were given to be answered in.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_precision_loss,
-        clippy::cast_sign_loss,
-        reason = "a few hundred arrivals"
-    )]
-    pub(super) fn expect_arrivals(&mut self, per_second: f64, budgets: impl Iterator<Item = f64> + Clone) {
-        self.arrivals.clear();
-        let count = ((self.horizon * per_second) as usize).min(MOST_ARRIVALS);
-        let times = (0..count).map(|nth| (nth as f64 + 0.5) / per_second);
-        let expected = times
-            .zip(budgets.cycle())
-            .map(|(at, budget)| Arrival { at, due: at + budget });
-        self.arrivals.extend(expected);
-    }
-
     /// The largest batch whose head, due then, is expected to be in time even if it takes so many times what
     /// is typical.
     pub(super) fn fitting(&self, model: &LatencyModel, due: f64, waiting: usize, caution: f64) -> usize {
         model.size_within(due / caution).min(waiting).min(self.largest)
     }
 
-    /// Passes over those that would be late with a batch of the size aimed for, and takes that many, or more
-    /// if those left allow it.
-    pub(super) fn cut(&self, model: &LatencyModel, due: &[f64], now: f64, aim: Aim) -> Cut {
-        let last = due.len() - 1;
-        let mut passed = 0;
-        while passed < last
-            && due[passed] - now < aim.caution * model.typical(aim.size.min(due.len() - passed))
-        {
-            passed += 1;
+    /// The batch that is cut from what waits now, as later ones are.
+    pub(super) fn first_cut(&self, model: &LatencyModel, aim: Aim) -> Cut {
+        let lanes = Lanes::new(&self.expected);
+        let section = self.cut(model, &lanes, 0.0, aim);
+        Cut {
+            passed: section.passed(),
+            taken: section.taken,
         }
-        let left = due.len() - passed;
-        let taken = self.fitting(model, due[passed] - now, left, aim.caution).max(1);
-        Cut { passed, taken }
+    }
+
+    /// Passes over those that would be late with a batch of the size aimed for, and takes that many, or more
+    /// if those left allow it. If too few are left for that size, it is about the largest batch with all in time.
+    fn cut(&self, model: &LatencyModel, lanes: &Lanes<'_>, now: f64, aim: Aim) -> Section {
+        let waiting = lanes.waiting();
+        let in_time_for = |size: usize| waiting - lanes.before(now + aim.caution * model.typical(size));
+        let (mut size, mut too_large) = (aim.size.min(waiting), 0);
+        let in_time = in_time_for(size);
+        if in_time < size {
+            (size, too_large) = (in_time, size);
+        }
+        for _ in 0..GUESSES {
+            if size + 1 >= too_large {
+                break;
+            }
+            let middle = usize::midpoint(size, too_large);
+            match in_time_for(middle) >= middle {
+                true => size = middle,
+                false => too_large = middle,
+            }
+        }
+        let passed = match size {
+            0 => lanes.all_but_last(),
+            _ => lanes.counts_before(now + aim.caution * model.typical(size)),
+        };
+        let left = waiting - passed.iter().sum::<usize>();
+        let taken = self.fitting(model, lanes.due_behind(&passed) - now, left, aim.caution);
+        lanes.section(passed, taken.max(1))
     }
 
     /// How many queries are expected to be answered in time within the horizon if the next batch is `first`
     /// and later ones have this aim.
-    #[expect(clippy::cast_precision_loss, reason = "a few hundred queries")]
-    pub(super) fn answered(&mut self, model: &LatencyModel, first: Cut, aim: Aim) -> f64 {
-        let mut waiting = std::mem::take(&mut self.waiting);
-        let mut servers = std::mem::take(&mut self.servers);
-        waiting.clear();
-        waiting.extend_from_slice(&self.due);
-        servers.clear();
-        servers.extend_from_slice(&self.others);
-        servers.push(Server { free: 0.0, pace: 1.0 });
-        let (mut server, mut cut, mut now) = (servers.len() - 1, first, 0.0_f64);
-        // The first that still waits; those before it were taken or given up.
-        let mut head = 0;
-        let mut arrivals = self.arrivals.iter();
-        let mut next = arrivals.next();
-        let mut answered = 0.0;
-        loop {
-            let begin = head + cut.passed;
-            let batch = &waiting[begin..begin + cut.taken];
-            let typical = model.typical(cut.taken) * servers[server].pace;
-            let in_time: usize = self
-                .spread
-                .iter()
-                .map(|ratio| in_time(batch, now + ratio * typical))
-                .sum();
-            let took = typical * self.mean_ratio;
-            // A batch that ends beyond the horizon counts for its part within.
-            let within = ((self.horizon - now) / took).clamp(0.0, 1.0);
-            answered += within * in_time as f64 / POINTS as f64;
-            servers[server].free = now + took + self.pause;
-            if self.others.is_empty() {
-                head = begin + cut.taken;
-            } else {
-                waiting.drain(begin..begin + cut.taken);
+    pub(super) fn answered(&self, model: &LatencyModel, first: Cut, aim: Aim) -> f64 {
+        let mut forecast = Forecast {
+            outlook: self,
+            model,
+            lanes: Lanes::new(&self.expected),
+            servers: Servers::new(&self.others),
+            now: 0.0,
+            answered: 0.0,
+        };
+        let mut batch = forecast.lanes.behind(first.passed, first.taken);
+        let mut halfway = (0.0, 0.0);
+        for nth in 1..=MOST_BATCHES {
+            forecast.serve(&batch);
+            if !forecast.proceed() {
+                return forecast.answered;
             }
-
-            server = earliest(&servers);
-            now = now.max(servers[server].free);
-            while let Some(arrival) = next.filter(|arrival| arrival.at <= now) {
-                insert(&mut waiting, head, arrival.due);
-                next = arrivals.next();
+            if nth == MOST_BATCHES / 2 {
+                halfway = (forecast.now, forecast.answered);
             }
-            if !self.others.is_empty() {
-                let alone = model.typical(1);
-                while head < waiting.len() && waiting[head] - now < alone {
-                    head += 1;
-                }
-            }
-            if head == waiting.len() {
-                let Some(arrival) = next else { break };
-                now = arrival.at;
-                waiting.push(arrival.due);
-                next = arrivals.next();
-            }
-            if now >= self.horizon {
-                break;
-            }
-            cut = self.cut(model, &waiting[head..], now, aim);
+            batch = self.cut(model, &forecast.lanes, forecast.now, aim);
         }
-        self.waiting = waiting;
-        self.servers = servers;
-        answered
+        // It goes on as in the second half.
+        let rate = (forecast.answered - halfway.1) / (forecast.now - halfway.0).max(f64::MIN_POSITIVE);
+        forecast.answered + rate * (self.horizon - forecast.now)
     }
 }
 
-/// How many are due at `end` or later; they are sorted.
-fn in_time(due: &[f64], end: f64) -> usize {
-    due.len() - due.partition_point(|&due| due < end)
+/// One possible future.
+struct Forecast<'a> {
+    outlook: &'a Outlook,
+    model: &'a LatencyModel,
+    lanes: Lanes<'a>,
+    servers: Servers,
+    now: f64,
+    answered: f64,
 }
 
-/// The one that is free first.
-fn earliest(servers: &[Server]) -> usize {
-    (1..servers.len()).fold(0, |first, server| {
-        if servers[server].free < servers[first].free {
-            server
-        } else {
-            first
+impl Forecast<'_> {
+    /// The replica whose turn it is does this batch.
+    fn serve(&mut self, batch: &Section) {
+        let server = &mut self.servers.all[self.servers.turn];
+        let typical = self.model.typical(batch.taken) * server.pace;
+        let took = typical * self.outlook.mean_ratio;
+        server.free = self.now + took + self.outlook.pause;
+        // A batch that ends beyond the horizon counts for its part within.
+        let within = ((self.outlook.horizon - self.now) / took).clamp(0.0, 1.0);
+        self.answered += within * self.in_time(batch, typical);
+        match self.outlook.others.is_empty() {
+            true => self.lanes.drop_through(batch),
+            false => self.lanes.take(batch),
         }
-    })
+    }
+
+    /// How many of a batch are expected to be in time.
+    fn in_time(&self, batch: &Section, typical: f64) -> f64 {
+        let mut late = 0;
+        for ratio in self.outlook.spread.iter().rev() {
+            match self.lanes.before_within(batch, self.now + ratio * typical) {
+                // If it is quicker, all the more.
+                0 => break,
+                more => late += more,
+            }
+        }
+        batch.taken as f64 - late as f64 / POINTS as f64
+    }
+
+    /// Goes on to when the next batch starts; whether there is one within the horizon.
+    fn proceed(&mut self) -> bool {
+        self.now = self.now.max(self.servers.next());
+        self.lanes.advance(self.now);
+        if !self.outlook.others.is_empty() {
+            self.lanes.drop_before(self.now + self.model.typical(1));
+        }
+        if self.lanes.waiting() == 0 {
+            let Some(next) = self.lanes.next_arrival() else {
+                return false;
+            };
+            self.now = next;
+            self.lanes.advance(next);
+        }
+        self.now < self.outlook.horizon
+    }
 }
 
-/// Most often an arrival is due last.
-fn insert(waiting: &mut Vec<f64>, head: usize, due: f64) {
-    if waiting[head..].last().is_none_or(|&last| last <= due) {
-        return waiting.push(due);
+/// All replicas.
+struct Servers {
+    all: [Server; MOST_OTHERS + 1],
+    count: usize,
+    /// Whose turn it is.
+    turn: usize,
+}
+
+impl Servers {
+    fn new(others: &[Server]) -> Self {
+        let mut all = [Server::default(); MOST_OTHERS + 1];
+        let turn = others.len().min(MOST_OTHERS);
+        all[..turn].copy_from_slice(&others[..turn]);
+        all[turn] = Server { free: 0.0, pace: 1.0 };
+        Self {
+            all,
+            count: turn + 1,
+            turn,
+        }
     }
-    let at = head + waiting[head..].partition_point(|&known| known <= due);
-    waiting.insert(at, due);
+
+    /// Turns to the one that is free first; returns when that is.
+    fn next(&mut self) -> f64 {
+        self.turn = 0;
+        for server in 1..self.count {
+            if self.all[server].free < self.all[self.turn].free {
+                self.turn = server;
+            }
+        }
+        self.all[self.turn].free
+    }
 }

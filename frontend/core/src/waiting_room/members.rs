@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::batch::Other;
 use crate::time::Instant;
 
-/// Queries that would be late with every replica are let through at least this often while one is idle:
-/// that is how a model that has become faster is noticed.
+/// Queries that would be late with every replica are let through this often, to one that has been idle for as long:
+/// that is how a model that has become faster is noticed. One that has just answered said how fast it is.
 pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A replica.
@@ -89,7 +89,8 @@ impl Members {
             return false;
         }
         let probe_due = self.last_probe.is_none_or(|last| now >= last + PROBE_INTERVAL);
-        if probe_due && nothing_waits && outlooks.any(|outlook| outlook.free <= now) {
+        let long_idle = |outlook: Other| outlook.free + PROBE_INTERVAL <= now;
+        if probe_due && nothing_waits && outlooks.any(long_idle) {
             self.last_probe = Some(now);
             return false;
         }

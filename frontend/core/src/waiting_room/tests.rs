@@ -99,21 +99,26 @@ fn policies_that_do_not_count_on_times_refuse_nothing_for_them() {
 }
 
 #[test]
-fn an_idle_replica_is_tried_now_and_then_even_if_all_would_be_late() {
+fn a_replica_that_has_long_been_idle_is_tried_now_and_then_even_if_all_would_be_late() {
     let interval = u64::try_from(PROBE_INTERVAL.as_nanos()).unwrap();
-    let mut room = room_with(0, 10 * interval, Admission::InTime);
-    let mut arrive = |now: u64| refusal(room.enter(at(now), at(now + interval), 1, 1));
-    assert_eq!(arrive(0), None);
-    assert_eq!(arrive(1), Some(DefaultReason::PredictedLate));
-    room.close();
-    let mut room = room_with(0, 10 * interval, Admission::InTime);
+    let room = || room_with(0, 10 * interval, Admission::InTime);
+    let mut waits = room();
+    let mut arrive = |now: u64| refusal(waits.enter(at(now), at(now + interval), 1, 1));
+    assert_eq!(arrive(interval), None);
+    assert_eq!(
+        arrive(3 * interval),
+        Some(DefaultReason::PredictedLate),
+        "one waits"
+    );
+    let mut room = room();
     let mut arrive = |now: u64| {
         let entered = room.enter(at(now), at(now + interval), 1, 1);
         entered.map(|seat| room.remove(seat.place)).is_ok()
     };
-    assert!(arrive(0));
-    assert!(!arrive(interval - 1));
+    assert!(!arrive(interval - 1), "it has been idle for less");
     assert!(arrive(interval));
+    assert!(!arrive(2 * interval - 1));
+    assert!(arrive(2 * interval));
 }
 
 #[test]

@@ -1,0 +1,397 @@
+//! The queries of a forecast, in lanes: those that wait, and for each class of arrivals those that are expected.
+//!
+//! In a lane the first to come is the first that is due. So what has become of a lane is told by a few numbers, and
+//! what is asked of it is found by arithmetic or in the sample, however many queries it stands for.
+
+use crate::arrivals::Class;
+
+/// The most classes of arrivals.
+pub(in crate::batch) const MOST_CLASSES: usize = 3;
+
+const MOST_LANES: usize = 1 + MOST_CLASSES;
+
+/// What rounding may take away from a number of queries.
+const SLACK: f64 = 1e-9;
+
+/// Queries of one class that come at a steady rate.
+#[derive(Clone, Copy, Debug)]
+struct Stream {
+    per_second: f64,
+    budget: f64,
+}
+
+/// All queries that there are to be.
+#[derive(Clone, Debug, Default)]
+pub(in crate::batch) struct Expected {
+    /// When those that wait are due: a sample, of which the last is the last.
+    sample: Vec<f64>,
+    /// From one in the sample to the next there are so many.
+    every: usize,
+    /// How many wait.
+    waiting: usize,
+    streams: Vec<Stream>,
+}
+
+impl Expected {
+    /// So many wait, and each `every`-th of them, and the last, is due then.
+    pub(in crate::batch) fn wait(&mut self, waiting: usize, every: usize, due: impl Iterator<Item = f64>) {
+        self.waiting = waiting;
+        self.every = every;
+        self.sample.clear();
+        self.sample.extend(due);
+    }
+
+    /// Arrivals come at a steady rate per second, of these classes.
+    pub(in crate::batch) fn expect_arrivals(&mut self, per_second: f64, classes: &[Class]) {
+        self.streams.clear();
+        if per_second > 0.0 {
+            self.streams.extend(classes.iter().map(|class| Stream {
+                per_second: class.share * per_second,
+                budget: class.budget,
+            }));
+        }
+    }
+
+    /// How many wait.
+    pub(in crate::batch) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// When the first of those that wait is due.
+    pub(in crate::batch) fn first(&self) -> f64 {
+        self.sample.first().copied().unwrap_or_default()
+    }
+
+    /// When the last of those that wait is due.
+    pub(in crate::batch) fn last(&self) -> f64 {
+        self.sample.last().copied().unwrap_or_default()
+    }
+
+    /// How many of a lane are due before `due`.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "a float casts to the nearest integer there is, and what is not positive to 0"
+    )]
+    fn before(&self, lane: usize, due: f64) -> usize {
+        if let Some(stream) = lane.checked_sub(1).map(|stream| self.streams[stream]) {
+            return ((due - stream.budget) * stream.per_second - 0.5 - SLACK).ceil() as usize;
+        }
+        let next = self.sample.partition_point(|&known| known < due);
+        if next == 0 {
+            return 0;
+        }
+        if next == self.sample.len() {
+            return self.waiting;
+        }
+        let (from, to) = (self.rank(next - 1), self.rank(next));
+        let (earlier, later) = (self.sample[next - 1], self.sample[next]);
+        let part = (due - earlier) / (later - earlier);
+        from + 1 + ((to - from - 1) as f64 * part) as usize
+    }
+
+    /// When the one at a place of a lane is due.
+    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
+    fn due(&self, lane: usize, place: usize) -> f64 {
+        if let Some(stream) = lane.checked_sub(1).map(|stream| self.streams[stream]) {
+            return (place as f64 + 0.5) / stream.per_second + stream.budget;
+        }
+        let index = (place / self.every).min(self.sample.len() - 1);
+        let from = self.rank(index);
+        if from == place || index + 1 == self.sample.len() {
+            return self.sample[index];
+        }
+        let part = (place - from) as f64 / (self.rank(index + 1) - from) as f64;
+        self.sample[index] + part * (self.sample[index + 1] - self.sample[index])
+    }
+
+    /// The rank of one in the sample.
+    fn rank(&self, index: usize) -> usize {
+        (index * self.every).min(self.waiting - 1)
+    }
+}
+
+/// What has become of a lane. Places count from its first query.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lane {
+    /// Those before were taken or given up.
+    head: usize,
+    /// Those from here on have not come yet.
+    tail: usize,
+    /// Those between were taken, too, while some at the head were left for another replica.
+    hole: (usize, usize),
+}
+
+impl Lane {
+    fn waiting(&self) -> usize {
+        self.tail - self.head - (self.hole.1 - self.hole.0)
+    }
+
+    /// The place of the `nth` that waits.
+    fn place(&self, nth: usize) -> usize {
+        let place = self.head + nth;
+        if place < self.hole.0 {
+            return place;
+        }
+        place + self.hole.1 - self.hole.0
+    }
+
+    /// How many wait before a place.
+    fn waiting_before(&self, place: usize) -> usize {
+        let place = place.clamp(self.head, self.tail);
+        let taken = place.clamp(self.hole.0, self.hole.1) - self.hole.0;
+        place - self.head - taken
+    }
+
+    /// All before a place are gone.
+    fn drop_before(&mut self, place: usize) {
+        self.head = self.head.max(place.min(self.tail));
+        if self.head >= self.hole.0 {
+            self.head = self.head.max(self.hole.1);
+            self.hole = (self.head, self.head);
+        }
+    }
+
+    /// Takes those between two places. There is one hole: of what was left before it or behind it nobody hears again.
+    fn take(&mut self, from: usize, to: usize) {
+        if self.waiting_before(from) == 0 {
+            return self.drop_before(to);
+        }
+        if self.hole.0 < self.hole.1 {
+            if self.hole.1 < from {
+                self.drop_before(self.hole.1);
+            } else {
+                self.hole = (from.min(self.hole.0), to.max(self.hole.1));
+                return;
+            }
+        }
+        self.hole = (from, to);
+    }
+}
+
+/// How many of each lane.
+pub(super) type Counts = [usize; MOST_LANES];
+
+/// Of those that wait a batch: for each lane, how many are passed over and where the batch ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Section {
+    from: Counts,
+    to: Counts,
+    pub(super) taken: usize,
+}
+
+impl Section {
+    /// How many are passed over.
+    pub(super) fn passed(&self) -> usize {
+        self.from.iter().sum()
+    }
+}
+
+/// The lanes of one forecast.
+#[derive(Clone, Copy)]
+pub(super) struct Lanes<'a> {
+    expected: &'a Expected,
+    lanes: [Lane; MOST_LANES],
+}
+
+impl<'a> Lanes<'a> {
+    pub(super) fn new(expected: &'a Expected) -> Self {
+        let mut lanes = [Lane::default(); MOST_LANES];
+        lanes[0].tail = expected.waiting;
+        Self { expected, lanes }
+    }
+
+    fn used(&self) -> usize {
+        1 + self.expected.streams.len()
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.lanes.iter().map(Lane::waiting).sum()
+    }
+
+    /// How many of those that wait are due before `due`.
+    pub(super) fn before(&self, due: f64) -> usize {
+        (0..self.used()).map(|lane| self.before_in(lane, due)).sum()
+    }
+
+    /// The same, lane by lane.
+    pub(super) fn counts_before(&self, due: f64) -> Counts {
+        let mut counts = [0; MOST_LANES];
+        for (lane, count) in counts.iter_mut().enumerate().take(self.used()) {
+            *count = self.before_in(lane, due);
+        }
+        counts
+    }
+
+    fn before_in(&self, lane: usize, due: f64) -> usize {
+        let of = &self.lanes[lane];
+        if of.waiting() == 0 {
+            return 0;
+        }
+        of.waiting_before(self.expected.before(lane, due))
+    }
+
+    /// When the `nth` that waits in a lane is due.
+    fn due_in(&self, lane: usize, nth: usize) -> Option<f64> {
+        let of = &self.lanes[lane];
+        (nth < of.waiting()).then(|| self.expected.due(lane, of.place(nth)))
+    }
+
+    /// When the one behind these is due.
+    pub(super) fn due_behind(&self, counts: &Counts) -> f64 {
+        let heads = (0..self.used()).filter_map(|lane| self.due_in(lane, counts[lane]));
+        heads.fold(f64::INFINITY, f64::min)
+    }
+
+    /// All but the one that is due last.
+    pub(super) fn all_but_last(&self) -> Counts {
+        self.first([0; MOST_LANES], self.waiting() - 1)
+    }
+
+    /// The batch of so many behind the first `passed`.
+    pub(super) fn behind(&self, passed: usize, taken: usize) -> Section {
+        self.section(self.first([0; MOST_LANES], passed), taken)
+    }
+
+    /// The batch of so many behind these.
+    pub(super) fn section(&self, from: Counts, taken: usize) -> Section {
+        let to = self.first(from, taken);
+        Section { from, to, taken }
+    }
+
+    /// These and the `count` behind them.
+    fn first(&self, mut counts: Counts, count: usize) -> Counts {
+        if counts.iter().sum::<usize>() + count == self.waiting() {
+            return self.lanes.map(|lane| lane.waiting());
+        }
+        let mut left = count;
+        let mut runs = 0;
+        while left > 0 {
+            let Some((lane, end)) = self.next_run(&counts) else {
+                break;
+            };
+            let run = match end == f64::INFINITY {
+                true => left,
+                false => self
+                    .before_in(lane, end)
+                    .saturating_sub(counts[lane])
+                    .clamp(1, left),
+            };
+            counts[lane] += run;
+            left -= run;
+            runs += 1;
+            if runs == LONG && left > 0 {
+                self.skip(&mut counts, &mut left);
+            }
+        }
+        counts
+    }
+
+    /// The lane of the one behind these, and when the next is due that is in another.
+    fn next_run(&self, counts: &Counts) -> Option<(usize, f64)> {
+        let (mut lane, mut first, mut second) = (None, f64::INFINITY, f64::INFINITY);
+        for (other, &count) in counts.iter().enumerate().take(self.used()) {
+            let Some(due) = self.due_in(other, count) else {
+                continue;
+            };
+            if due < first || lane.is_none() {
+                (lane, first, second) = (Some(other), due, first);
+            } else {
+                second = second.min(due);
+            }
+        }
+        lane.map(|lane| (lane, second))
+    }
+
+    /// Goes on by the deadline that nearly as many are due before as are left to be found.
+    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
+    fn skip(&self, counts: &mut Counts, left: &mut usize) {
+        let found: usize = counts.iter().sum();
+        let wanted = found + *left;
+        let mut earlier = (self.due_behind(counts), found);
+        let ends = (0..self.used())
+            .filter_map(|lane| self.due_in(lane, self.lanes[lane].waiting().saturating_sub(1)));
+        let mut later = (ends.fold(0.0, f64::max), self.waiting());
+        for _ in 0..GUESSES {
+            if later.1 <= earlier.1 || wanted == earlier.1 {
+                break;
+            }
+            let part = (wanted - earlier.1) as f64 / (later.1 - earlier.1) as f64;
+            let guess = earlier.0 + part * (later.0 - earlier.0);
+            let before = self.before(guess);
+            if before <= wanted {
+                earlier = (guess, before);
+            } else {
+                later = (guess, before);
+            }
+        }
+        for (lane, count) in counts.iter_mut().enumerate().take(self.used()) {
+            *count = (*count).max(self.before_in(lane, earlier.0));
+        }
+        *left = wanted.saturating_sub(counts.iter().sum());
+    }
+
+    /// How many of a section are due before `due`.
+    pub(super) fn before_within(&self, section: &Section, due: f64) -> usize {
+        let lanes = (0..self.used()).filter(|&lane| section.from[lane] < section.to[lane]);
+        let late = lanes.map(|lane| {
+            let (from, to) = (section.from[lane], section.to[lane]);
+            self.before_in(lane, due).clamp(from, to) - from
+        });
+        late.sum()
+    }
+
+    /// A section is gone, and all before it.
+    pub(super) fn drop_through(&mut self, section: &Section) {
+        for (lane, &to) in self.lanes.iter_mut().zip(&section.to) {
+            lane.drop_before(lane.head + to);
+        }
+    }
+
+    /// A section is gone. What is before it stays.
+    pub(super) fn take(&mut self, section: &Section) {
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            let (from, to) = (section.from[index], section.to[index]);
+            if from < to {
+                lane.take(lane.place(from), lane.place(to - 1) + 1);
+            }
+        }
+    }
+
+    /// All that are due before are gone.
+    pub(super) fn drop_before(&mut self, due: f64) {
+        for lane in 0..self.used() {
+            let place = self.expected.before(lane, due);
+            self.lanes[lane].drop_before(place);
+        }
+    }
+
+    /// What comes until `now` waits.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "far fewer than 2^52, and never negative"
+    )]
+    pub(super) fn advance(&mut self, now: f64) {
+        for (lane, stream) in self.lanes[1..].iter_mut().zip(&self.expected.streams) {
+            lane.tail = lane.tail.max((now * stream.per_second + 0.5 + SLACK) as usize);
+        }
+    }
+
+    /// When the next comes.
+    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
+    pub(super) fn next_arrival(&self) -> Option<f64> {
+        let lanes = self.lanes[1..].iter().zip(&self.expected.streams);
+        lanes
+            .map(|(lane, stream)| (lane.tail as f64 + 0.5) / stream.per_second)
+            .min_by(f64::total_cmp)
+    }
+}
+
+/// After so many runs of queries of one lane the rest is found by deadlines.
+const LONG: usize = 4;
+
+/// How often a deadline is guessed.
+const GUESSES: usize = 5;
