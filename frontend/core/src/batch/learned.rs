@@ -24,6 +24,9 @@ use crate::time::Instant;
 /// Of those that wait at most so many are looked at, evenly spread.
 const MOST_LOOKED_AT: usize = 256;
 
+/// Who has so many times as long as the tightest class of arrivals may be able to wait for it.
+const LOOSE: f64 = 4.0;
+
 /// The policy.
 #[derive(Clone, Debug)]
 pub struct Learned {
@@ -129,11 +132,54 @@ impl Learned {
         };
         outlook.others.extend(others.iter().take(MOST_OTHERS).map(other));
         outlook.horizon = arrivals.mean_budget().map_or(0.0, |budget| budget.as_secs_f64());
-        self.classes.clear();
-        arrivals.classes(MOST_CLASSES, &mut self.classes);
         outlook
             .expected
             .expect_arrivals(arrivals.per_second(*start), &self.classes);
+        self.spare_the_urgent(latency);
+    }
+
+    /// Finds from which deadline on queries are in no danger, because they are in time even if all that is more urgent
+    /// comes first. Forecasts then look as far as the others' objectives.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "sizes are 32-bit numbers, and there is a handful of replicas"
+    )]
+    fn spare_the_urgent(&mut self, latency: &LatencyModel) {
+        let outlook = &mut self.outlook;
+        outlook.safe_from = f64::INFINITY;
+        let Some(tightest) = self.classes.first().map(|class| class.budget) else {
+            return;
+        };
+        let loose = LOOSE * tightest;
+        if outlook.expected.last() < loose {
+            return;
+        }
+        // Who can wait can wait for large batches.
+        let size = outlook
+            .fitting(latency, loose, usize::MAX, latency.caution())
+            .max(1);
+        let each = size as f64 / (latency.typical(size) * latency.mean_ratio());
+        let rate = each * (1 + outlook.others.len()) as f64;
+        outlook.safe_from = outlook.expected.safe_from(loose, rate);
+        let urgent = self
+            .classes
+            .iter()
+            .filter(|class| class.budget < outlook.safe_from);
+        let (share, sum) = urgent.fold((0.0, 0.0), |(share, sum), class| {
+            (share + class.share, sum + class.share * class.budget)
+        });
+        if share > 0.0 {
+            outlook.horizon = sum / share;
+        }
+    }
+
+    /// Whether a batch would keep urgent queries that may come waiting for the sake of others that can wait.
+    fn keeps_the_urgent_waiting(&self, last: Option<Instant>, took: f64, situation: &Situation<'_>) -> bool {
+        let is_loose =
+            |tightest: f64| last.is_some_and(|last| last.seconds_after(situation.start) >= LOOSE * tightest);
+        self.classes
+            .first()
+            .is_some_and(|class| took > class.budget / 2.0 && is_loose(class.budget))
     }
 
     /// The batch with the best outlook.
@@ -198,10 +244,14 @@ impl Learned {
             return first_batch(queue, situation.start);
         }
         self.outlook.largest = self.max_batch.min(situation.largest).max(1);
-        let in_time = |first: Instant| {
-            first.seconds_after(situation.start) >= latency.caution() * latency.typical(waiting)
-        };
-        if waiting <= self.outlook.largest && queue.nth(0).is_some_and(in_time) {
+        self.classes.clear();
+        situation.arrivals.classes(MOST_CLASSES, &mut self.classes);
+        let took = latency.caution() * latency.typical(waiting);
+        let in_time = |first: Instant| first.seconds_after(situation.start) >= took;
+        if waiting <= self.outlook.largest
+            && queue.nth(0).is_some_and(in_time)
+            && !self.keeps_the_urgent_waiting(queue.nth(waiting - 1), took, situation)
+        {
             self.probe.batch_starts(situation.start, None);
             return taking(waiting);
         }

@@ -19,6 +19,9 @@ const MOST_BATCHES: usize = 12;
 /// How often a size is guessed if there are too few for the size aimed for.
 const GUESSES: usize = 4;
 
+/// An answer that would be in time later, too, counts for so much of another.
+const OF_THE_SAFE: f64 = 0.1;
+
 /// The most other replicas a forecast follows.
 pub(super) const MOST_OTHERS: usize = 7;
 
@@ -60,6 +63,8 @@ pub(super) struct Outlook {
     pub(super) horizon: f64,
     /// The largest batch.
     pub(super) largest: usize,
+    /// Those that are due from here on are in no danger.
+    pub(super) safe_from: f64,
     mean_ratio: f64,
     spread: [f64; POINTS],
 }
@@ -69,6 +74,10 @@ impl Outlook {
     pub(super) fn expect_batches(&mut self, model: &LatencyModel) {
         self.mean_ratio = model.mean_ratio();
         self.spread = model.spread();
+    }
+
+    fn some_are_safe(&self) -> bool {
+        self.safe_from < f64::INFINITY
     }
 
     /// The largest batch whose head, due then, is expected to be in time even if it takes so many times what
@@ -113,7 +122,12 @@ impl Outlook {
         };
         let left = waiting - passed.iter().sum::<usize>();
         let taken = self.fitting(model, lanes.due_behind(&passed) - now, left, aim.caution);
-        lanes.section(passed, taken.max(1))
+        // Where some can wait, a batch is no larger than it aims for: who comes meanwhile may not be able to.
+        let most = match self.some_are_safe() {
+            true => aim.size,
+            false => usize::MAX,
+        };
+        lanes.section(passed, taken.clamp(1, most.max(1)))
     }
 
     /// How many queries are expected to be answered in time within the horizon if the next batch is `first`
@@ -171,7 +185,7 @@ impl Forecast<'_> {
         }
     }
 
-    /// How many of a batch are expected to be in time.
+    /// How many of a batch are expected to be in time, of those in danger.
     fn in_time(&self, batch: &Section, typical: f64) -> f64 {
         let mut late = 0;
         for ratio in self.outlook.spread.iter().rev() {
@@ -181,7 +195,12 @@ impl Forecast<'_> {
                 more => late += more,
             }
         }
-        batch.taken as f64 - late as f64 / POINTS as f64
+        let in_danger = match self.outlook.some_are_safe() {
+            true => self.lanes.before_within(batch, self.outlook.safe_from),
+            false => batch.taken,
+        };
+        let safe = batch.taken - in_danger;
+        in_danger as f64 + OF_THE_SAFE * safe as f64 - late as f64 / POINTS as f64
     }
 
     /// Goes on to when the next batch starts; whether there is one within the horizon.

@@ -67,6 +67,27 @@ impl Expected {
         self.sample.last().copied().unwrap_or_default()
     }
 
+    /// The earliest deadline, not before `loose`, from which on all that wait are in time if so many are answered per
+    /// second, in the order of their deadlines, with those that come.
+    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
+    pub(in crate::batch) fn safe_from(&self, loose: f64, per_second: f64) -> f64 {
+        let come_before = |due: f64| -> f64 {
+            let streams = self.streams.iter();
+            streams
+                .map(|stream| stream.per_second * (due - stream.budget).max(0.0))
+                .sum()
+        };
+        let is_safe = |index: usize, due: f64| {
+            let before = (self.rank(index) + 1) as f64 + come_before(due);
+            due >= loose && before <= per_second * due
+        };
+        let waiting = self.sample.iter().enumerate().rev();
+        waiting
+            .take_while(|&(index, &due)| is_safe(index, due))
+            .last()
+            .map_or(f64::INFINITY, |(_, &due)| due)
+    }
+
     /// How many of a lane are due before `due`.
     #[expect(
         clippy::cast_possible_truncation,
