@@ -342,6 +342,26 @@ fn an_objective_that_leaves_time_for_one_batch_is_met_as_often_as_by_the_referen
     assert!(behind <= 0.02, "{behind}");
 }
 
+#[test]
+fn urgent_queries_are_not_lost_to_a_burst_that_can_wait() {
+    let scenario = Scenario {
+        burst: Some(Burst {
+            queries: 2000,
+            slo: Duration::from_secs(10),
+        }),
+        queries: 400,
+        ..pressed(1.0, 1.0, 30, 0.107)(1)
+    };
+    let policy = PolicyKind::LEARNED;
+    let figures = Cell { policy, scenario }.run();
+    let [urgent, loose] = figures.applications.as_slice() else {
+        panic!("two applications: {:?}", figures.applications);
+    };
+    assert_eq!((urgent.queries, loose.queries), (400, 2000));
+    assert_eq!(loose.in_time, 2000);
+    assert!(urgent.in_time >= 390, "{urgent:?}");
+}
+
 /// Some nine in a hundred are still lost here that the reference answers.
 #[test]
 fn eight_replicas_under_pressure_are_close_to_the_reference() {
