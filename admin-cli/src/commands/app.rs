@@ -28,7 +28,7 @@ Examples:
   skysail app update iris --default-output unknown
   skysail app update iris --weight 3
 
-Applications of one model share its capacity when there is not enough for all: each is answered up to its share, by
+Applications of one model share its capacity when there is not enough for all: each is answered up to its share, by \
 their weights, and what one does not use is for the others.";
 
 const LINK_EXAMPLES: &str = "\
