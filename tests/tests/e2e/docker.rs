@@ -126,9 +126,10 @@ async fn a_killed_container_is_replaced_and_its_end_is_told() {
     assert_eq!(failure["permanent"], false, "{failure}");
     let log = failure["log"].to_string();
     assert!(log.contains("attached to frontend"), "{log}");
+    // On a busy machine the other one may lose its stream meanwhile, and be replaced as well.
     wait::until("another container in its place", PATIENCE, async || {
         let now = hosted.running(2).await;
-        now[0].name == before[0].name && now[0].id != before[0].id && now[1].id == before[1].id
+        now.iter().all(|container| container.id != before[0].id)
     })
     .await;
     hosted.frontend.attached("iris-model", 2).await;
