@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 /// How long a state that must come is waited for: a busy machine with two cores needs some of it.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a state is looked at that nobody announces.
 const LOOK: Duration = Duration::from_millis(10);
