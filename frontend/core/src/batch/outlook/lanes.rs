@@ -20,25 +20,43 @@ struct Stream {
     budget: f64,
 }
 
-/// All queries that there are to be.
+/// All queries of a forecast: the waiting ones and the expected ones.
 #[derive(Clone, Debug, Default)]
 pub(in crate::batch) struct Expected {
-    /// When those that wait are due: a sample, of which the last is the last.
-    sample: Vec<f64>,
-    /// From one in the sample to the next there are so many.
+    /// A sample of the waiting queries, by deadline. Its last is the last of all.
+    sample: Vec<Sampled>,
+    /// Finds a deadline in the sample.
+    index: Index,
+    /// The rank of a sampled query is `every` above that of the one before.
     every: usize,
-    /// How many wait.
+    /// How many queries wait.
     waiting: usize,
     streams: Vec<Stream>,
 }
 
+/// A waiting query, and those behind it up to the next sampled one.
+#[derive(Clone, Copy, Debug)]
+struct Sampled {
+    due: f64,
+    /// How many of those behind it are due per second, if their deadlines are evenly spread.
+    per_second: f64,
+}
+
 impl Expected {
-    /// So many wait, and each `every`-th of them, and the last, is due then.
+    /// `waiting` queries wait. Each `every`-th of them, and the last, is due then.
+    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
     pub(in crate::batch) fn wait(&mut self, waiting: usize, every: usize, due: impl Iterator<Item = f64>) {
         self.waiting = waiting;
         self.every = every;
         self.sample.clear();
-        self.sample.extend(due);
+        self.sample
+            .extend(due.map(|due| Sampled { due, per_second: 0.0 }));
+        for index in 1..self.sample.len() {
+            let between = self.rank(index) - self.rank(index - 1) - 1;
+            let seconds = self.sample[index].due - self.sample[index - 1].due;
+            self.sample[index - 1].per_second = between as f64 / seconds;
+        }
+        self.index.build(&self.sample);
     }
 
     /// Arrivals come at a steady rate per second, of these classes.
@@ -59,12 +77,12 @@ impl Expected {
 
     /// When the first of those that wait is due.
     pub(in crate::batch) fn first(&self) -> f64 {
-        self.sample.first().copied().unwrap_or_default()
+        self.sample.first().map_or(0.0, |first| first.due)
     }
 
     /// When the last of those that wait is due.
     pub(in crate::batch) fn last(&self) -> f64 {
-        self.sample.last().copied().unwrap_or_default()
+        self.sample.last().map_or(0.0, |last| last.due)
     }
 
     /// The earliest deadline, not before `loose`, from which on all that wait are in time if so many are answered per
@@ -77,39 +95,40 @@ impl Expected {
                 .map(|stream| stream.per_second * (due - stream.budget).max(0.0))
                 .sum()
         };
-        let is_safe = |index: usize, due: f64| {
+        let is_safe = |index: usize| {
+            let due = self.sample[index].due;
             let before = (self.rank(index) + 1) as f64 + come_before(due);
             due >= loose && before <= per_second * due
         };
-        let waiting = self.sample.iter().enumerate().rev();
+        let waiting = (0..self.sample.len()).rev();
         waiting
-            .take_while(|&(index, &due)| is_safe(index, due))
+            .take_while(|&index| is_safe(index))
             .last()
-            .map_or(f64::INFINITY, |(_, &due)| due)
+            .map_or(f64::INFINITY, |index| self.sample[index].due)
     }
 
     /// How many of a lane are due before `due`.
     #[expect(
         clippy::cast_possible_truncation,
-        clippy::cast_precision_loss,
         clippy::cast_sign_loss,
         reason = "a float casts to the nearest integer there is, and what is not positive to 0"
     )]
     fn before(&self, lane: usize, due: f64) -> usize {
         if let Some(stream) = lane.checked_sub(1).map(|stream| self.streams[stream]) {
-            return ((due - stream.budget) * stream.per_second - 0.5 - SLACK).ceil() as usize;
+            return rounded_up((due - stream.budget) * stream.per_second - 0.5 - SLACK);
         }
-        let next = self.sample.partition_point(|&known| known < due);
+        let next = self.index.first_at_least(due, &self.sample);
         if next == 0 {
             return 0;
         }
         if next == self.sample.len() {
             return self.waiting;
         }
-        let (from, to) = (self.rank(next - 1), self.rank(next));
-        let (earlier, later) = (self.sample[next - 1], self.sample[next]);
-        let part = (due - earlier) / (later - earlier);
-        from + 1 + ((to - from - 1) as f64 * part) as usize
+        let Sampled {
+            due: earlier,
+            per_second,
+        } = self.sample[next - 1];
+        self.rank(next - 1) + 1 + ((due - earlier) * per_second) as usize
     }
 
     /// When the one at a place of a lane is due.
@@ -120,16 +139,78 @@ impl Expected {
         }
         let index = (place / self.every).min(self.sample.len() - 1);
         let from = self.rank(index);
+        let due = self.sample[index].due;
         if from == place || index + 1 == self.sample.len() {
-            return self.sample[index];
+            return due;
         }
         let part = (place - from) as f64 / (self.rank(index + 1) - from) as f64;
-        self.sample[index] + part * (self.sample[index + 1] - self.sample[index])
+        due + part * (self.sample[index + 1].due - due)
     }
 
     /// The rank of one in the sample.
     fn rank(&self, index: usize) -> usize {
         (index * self.every).min(self.waiting - 1)
+    }
+}
+
+/// The next integer that is no smaller. `f64::ceil` is a call of a function on processors without SSE 4.1.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "a float casts to the nearest integer there is, and what is not positive to 0"
+)]
+fn rounded_up(number: f64) -> usize {
+    let below = number as usize;
+    below + usize::from((below as f64) < number)
+}
+
+/// Finds deadlines in a sorted sample without a binary search over all of it.
+///
+/// The range of deadlines is divided into cells that grow with the deadline: each doubling has [`CELLS_PER_DOUBLING`].
+/// So near deadlines are told apart as well as late ones are.
+#[derive(Clone, Debug, Default)]
+struct Index {
+    /// The number of the first cell.
+    first_cell: usize,
+    /// For each cell, how many of the sample are in cells before it; one entry more than there are cells.
+    before: Vec<u16>,
+}
+
+const CELLS_PER_DOUBLING: usize = 16;
+
+/// Deadlines earlier than the last one by so many doublings are in the first cell.
+const DOUBLINGS: usize = 12;
+
+impl Index {
+    /// The cell of a deadline is the exponent and the first bits of the mantissa of the floating-point number.
+    #[expect(clippy::cast_possible_truncation, reason = "12 + 4 bits are left")]
+    fn cell(due: f64) -> usize {
+        (due.max(0.0).to_bits() >> (f64::MANTISSA_DIGITS - 1 - CELLS_PER_DOUBLING.ilog2())) as usize
+    }
+
+    fn build(&mut self, sample: &[Sampled]) {
+        let last_cell = sample.last().map_or(0, |last| Self::cell(last.due));
+        self.first_cell = last_cell.saturating_sub(DOUBLINGS * CELLS_PER_DOUBLING);
+        self.before.clear();
+        for (place, sampled) in (0..).zip(sample) {
+            let cell = Self::cell(sampled.due).max(self.first_cell) - self.first_cell;
+            while self.before.len() <= cell {
+                self.before.push(place);
+            }
+        }
+        let all = u16::try_from(sample.len()).unwrap_or(u16::MAX);
+        self.before.push(all);
+    }
+
+    /// The place in the sample of the first that is due at `due` or later.
+    fn first_at_least(&self, due: f64, sample: &[Sampled]) -> usize {
+        let cell = Self::cell(due).max(self.first_cell) - self.first_cell;
+        let Some(&[from, to]) = self.before.get(cell..cell + 2).and_then(|two| two.first_chunk()) else {
+            return sample.len();
+        };
+        let (from, to) = (usize::from(from), usize::from(to));
+        from + sample[from..to].partition_point(|sampled| sampled.due < due)
     }
 }
 
