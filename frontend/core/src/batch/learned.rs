@@ -95,7 +95,7 @@ impl Learned {
     /// Looks at those that wait, but for the first `skipped`.
     fn look_at(&mut self, queue: &dyn Deadlines, skipped: usize, start: Instant) {
         let waiting = queue.len() - skipped;
-        let every = waiting.div_ceil(MOST_LOOKED_AT);
+        let every = waiting.div_ceil(MOST_LOOKED_AT).next_power_of_two();
         self.deadlines.clear();
         queue.sample(skipped, every, &mut self.deadlines);
         if !(waiting - 1).is_multiple_of(every) {
@@ -105,7 +105,7 @@ impl Learned {
             .deadlines
             .iter()
             .map(|deadline| deadline.seconds_after(start));
-        self.outlook.expected.wait(waiting, every, due);
+        self.outlook.expected.wait(waiting, every.ilog2(), due);
     }
 
     fn prepare_outlook(&mut self, situation: &Situation<'_>) {

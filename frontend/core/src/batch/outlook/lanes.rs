@@ -17,7 +17,22 @@ const SLACK: f64 = 1e-9;
 #[derive(Clone, Copy, Debug)]
 struct Stream {
     per_second: f64,
+    /// Seconds from one query to the next: multiplied with where a division would cost.
+    apart: f64,
     budget: f64,
+}
+
+impl Stream {
+    fn new(per_second: f64, budget: f64) -> Self {
+        let apart = per_second.recip();
+        Self { per_second, apart, budget }
+    }
+
+    /// When the query at a place comes.
+    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
+    fn comes(&self, place: usize) -> f64 {
+        (place as f64 + 0.5) * self.apart
+    }
 }
 
 /// All queries of a forecast: the waiting ones and the expected ones.
@@ -27,8 +42,8 @@ pub(in crate::batch) struct Expected {
     sample: Vec<Sampled>,
     /// Finds a deadline in the sample.
     index: Index,
-    /// The rank of a sampled query is `every` above that of the one before.
-    every: usize,
+    /// The rank of a sampled query is this power of two above that of the one before.
+    doublings: u32,
     /// How many queries wait.
     waiting: usize,
     streams: Vec<Stream>,
@@ -40,21 +55,29 @@ struct Sampled {
     due: f64,
     /// How many of those behind it are due per second, if their deadlines are evenly spread.
     per_second: f64,
+    /// Seconds from one of those behind it to the next.
+    apart: f64,
 }
 
 impl Expected {
-    /// `waiting` queries wait. Each `every`-th of them, and the last, is due then.
+    /// `waiting` queries wait. Each `2^doublings`-th of them, and the last, is due then.
     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
-    pub(in crate::batch) fn wait(&mut self, waiting: usize, every: usize, due: impl Iterator<Item = f64>) {
+    pub(in crate::batch) fn wait(&mut self, waiting: usize, doublings: u32, due: impl Iterator<Item = f64>) {
         self.waiting = waiting;
-        self.every = every;
+        self.doublings = doublings;
         self.sample.clear();
         self.sample
-            .extend(due.map(|due| Sampled { due, per_second: 0.0 }));
+            .extend(due.map(|due| Sampled {
+            due,
+            per_second: 0.0,
+            apart: 0.0,
+        }));
         for index in 1..self.sample.len() {
-            let between = self.rank(index) - self.rank(index - 1) - 1;
+            let ranks = self.rank(index) - self.rank(index - 1);
             let seconds = self.sample[index].due - self.sample[index - 1].due;
-            self.sample[index - 1].per_second = between as f64 / seconds;
+            let behind = &mut self.sample[index - 1];
+            behind.per_second = (ranks - 1) as f64 / seconds;
+            behind.apart = seconds / ranks as f64;
         }
         self.index.build(&self.sample);
     }
@@ -63,10 +86,8 @@ impl Expected {
     pub(in crate::batch) fn expect_arrivals(&mut self, per_second: f64, classes: &[Class]) {
         self.streams.clear();
         if per_second > 0.0 {
-            self.streams.extend(classes.iter().map(|class| Stream {
-                per_second: class.share * per_second,
-                budget: class.budget,
-            }));
+            let stream = |class: &Class| Stream::new(class.share * per_second, class.budget);
+            self.streams.extend(classes.iter().map(stream));
         }
     }
 
@@ -124,32 +145,24 @@ impl Expected {
         if next == self.sample.len() {
             return self.waiting;
         }
-        let Sampled {
-            due: earlier,
-            per_second,
-        } = self.sample[next - 1];
-        self.rank(next - 1) + 1 + ((due - earlier) * per_second) as usize
+        let earlier = &self.sample[next - 1];
+        self.rank(next - 1) + 1 + ((due - earlier.due) * earlier.per_second) as usize
     }
 
     /// When the one at a place of a lane is due.
     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
     fn due(&self, lane: usize, place: usize) -> f64 {
         if let Some(stream) = lane.checked_sub(1).map(|stream| self.streams[stream]) {
-            return (place as f64 + 0.5) / stream.per_second + stream.budget;
+            return stream.comes(place) + stream.budget;
         }
-        let index = (place / self.every).min(self.sample.len() - 1);
-        let from = self.rank(index);
-        let due = self.sample[index].due;
-        if from == place || index + 1 == self.sample.len() {
-            return due;
-        }
-        let part = (place - from) as f64 / (self.rank(index + 1) - from) as f64;
-        due + part * (self.sample[index + 1].due - due)
+        let index = (place >> self.doublings).min(self.sample.len() - 1);
+        let sampled = &self.sample[index];
+        sampled.due + (place - self.rank(index)) as f64 * sampled.apart
     }
 
     /// The rank of one in the sample.
     fn rank(&self, index: usize) -> usize {
-        (index * self.every).min(self.waiting - 1)
+        (index << self.doublings).min(self.waiting - 1)
     }
 }
 
@@ -483,11 +496,10 @@ impl<'a> Lanes<'a> {
     }
 
     /// When the next comes.
-    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
     pub(super) fn next_arrival(&self) -> Option<f64> {
         let lanes = self.lanes[1..].iter().zip(&self.expected.streams);
         lanes
-            .map(|(lane, stream)| (lane.tail as f64 + 0.5) / stream.per_second)
+            .map(|(lane, stream)| stream.comes(lane.tail))
             .min_by(f64::total_cmp)
     }
 }
