@@ -22,10 +22,16 @@ use crate::queue::Deadlines;
 use crate::time::Instant;
 
 /// Of those that wait at most so many are looked at, evenly spread.
-const MOST_LOOKED_AT: usize = 256;
+const MOST_LOOKED_AT: usize = 512;
 
 /// Who has so many times as long as the tightest class of arrivals may be able to wait for it.
 const LOOSE: f64 = 4.0;
+
+/// Where loose queries are in no danger, forecasts look ahead for this many budgets of the urgent ones.
+const URGENT_BUDGETS: f64 = 2.0;
+
+/// Replicas keep up with arrivals that take at most this part of what they can do.
+const SUSTAINED: f64 = 0.95;
 
 /// The policy.
 #[derive(Clone, Debug)]
@@ -169,8 +175,28 @@ impl Learned {
             (share + class.share, sum + class.share * class.budget)
         });
         if share > 0.0 {
-            outlook.horizon = sum / share;
+            outlook.horizon = URGENT_BUDGETS * sum / share;
         }
+    }
+
+    /// The largest batch after which a query of the tightest class is still in time if it came just after the batch
+    /// started; nothing if the queries that are in danger come faster than such batches serve them.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "sizes are 32-bit numbers, and there is a handful of replicas"
+    )]
+    fn careful_size(&self, latency: &LatencyModel, per_second: f64) -> Option<usize> {
+        let outlook = &self.outlook;
+        let tightest = self.classes.first()?.budget;
+        let size = outlook.fitting(latency, tightest / 2.0, usize::MAX, latency.caution());
+        let in_danger = self
+            .classes
+            .iter()
+            .filter(|class| class.budget < outlook.safe_from);
+        let arriving = per_second * in_danger.map(|class| class.share).sum::<f64>();
+        let served = size as f64 / (latency.typical(size) * latency.mean_ratio());
+        let replicas = (1 + outlook.others.len()) as f64;
+        (size > 0 && arriving <= SUSTAINED * replicas * served).then_some(size)
     }
 
     /// Whether a batch would keep urgent queries that may come waiting for the sake of others that can wait.
@@ -182,16 +208,36 @@ impl Learned {
             .is_some_and(|class| took > class.budget / 2.0 && is_loose(class.budget))
     }
 
+    fn cut(&mut self, situation: &Situation<'_>) -> Cut {
+        let latency = situation.latency;
+        let careful = self.careful_size(latency, situation.arrivals.per_second(situation.start));
+        if let Some(size) = careful {
+            let outlook = &mut self.outlook;
+            let taken = outlook.fitting(latency, outlook.expected.first(), size, latency.caution());
+            if taken > 0 && outlook.all_are_in_time(latency, taken, size) {
+                return Cut {
+                    passed: 0,
+                    taken: taken.min(outlook.expected.waiting()),
+                };
+            }
+            if outlook.some_are_safe() {
+                outlook.largest = size;
+            }
+        }
+        self.best_cut(latency)
+    }
+
     /// The batch with the best outlook.
     ///
     /// Batches differ in the size that they and those after them aim for, and in which heads are passed over for it:
     /// those that would be late in one of ten cases, in every other, or in four of five, or none. Where a query costs
     /// little beside the batch, even a head with a small chance is worth its place. First the size is found, by a
     /// coarse look at all and a finer one around the best; then what to pass over for it, or for a size near it.
-    fn best_cut(&self, latency: &LatencyModel) -> Cut {
-        let (outlook, even_odds) = (&self.outlook, latency.even_odds());
+    fn best_cut(&mut self, latency: &LatencyModel) -> Cut {
+        let (outlook, even_odds) = (&mut self.outlook, latency.even_odds());
         let longest = outlook.expected.last().max(outlook.horizon);
         let most = outlook.fitting(latency, longest, usize::MAX, even_odds).max(1);
+        outlook.most_per_second = most as f64 / (latency.typical(most) * latency.mean_ratio());
         let mut best = Best::new(outlook, latency);
         let steps = Steps::up_to(most);
         let aim = |step| Aim {
@@ -263,7 +309,7 @@ impl Learned {
         self.probe.batch_starts(situation.start, None);
         self.look_at(queue, skipped, situation.start);
         self.prepare_outlook(situation);
-        let Cut { passed, taken } = self.best_cut(latency);
+        let Cut { passed, taken } = self.cut(situation);
         let mut decision = Decision {
             give_up: hopeless.anywhere,
             leave: hopeless.here + passed,
@@ -374,7 +420,9 @@ impl<'a> Best<'a> {
             return false;
         }
         self.tried.push((cut, aim));
-        let answered = self.outlook.answered(self.latency, cut, aim);
+        let answered = self
+            .outlook
+            .answered(self.latency, cut, aim, self.answered - ROUNDING);
         let is_better = answered > self.answered + ROUNDING
             || (answered > self.answered - ROUNDING && cut.taken > self.cut.taken);
         if is_better {

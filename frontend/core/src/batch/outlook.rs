@@ -65,6 +65,8 @@ pub(super) struct Outlook {
     pub(super) largest: usize,
     /// Those that are due from here on are in no danger.
     pub(super) safe_from: f64,
+    /// No replica answers more queries per second, at pace 1.
+    pub(super) most_per_second: f64,
     mean_ratio: f64,
     spread: [f64; POINTS],
 }
@@ -76,8 +78,33 @@ impl Outlook {
         self.spread = model.spread();
     }
 
-    fn some_are_safe(&self) -> bool {
+    pub(super) fn some_are_safe(&self) -> bool {
         self.safe_from < f64::INFINITY
+    }
+
+    /// Whether all waiting queries that are in danger are in time, even if batches are slow, when the next batch takes the
+    /// first `taken` and later ones `size` each.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "sizes are 32-bit numbers, and there is a handful of replicas"
+    )]
+    pub(super) fn all_are_in_time(&self, model: &LatencyModel, taken: usize, size: usize) -> bool {
+        let caution = model.caution();
+        let first_done = caution * model.typical(taken);
+        let slowest = self.others.iter().map(|other| other.pace).fold(1.0, f64::max);
+        let took = slowest * caution * model.typical(size) + self.pause;
+        // By then every replica has been free once.
+        let begin = self
+            .others
+            .iter()
+            .map(|other| other.free)
+            .fold(first_done + self.pause, f64::max);
+        let at_once = (size * (1 + self.others.len())) as f64;
+        self.expected
+            .all_due_after(self.safe_from, |rank| match rank < taken {
+                true => first_done,
+                false => begin + took * (1.0 + ((rank - taken) as f64 / at_once).floor()),
+            })
     }
 
     /// The largest batch whose head, due then, is expected to be in time even if it takes so many times what
@@ -131,8 +158,8 @@ impl Outlook {
     }
 
     /// How many queries are expected to be answered in time within the horizon if the next batch is `first`
-    /// and later ones have this aim.
-    pub(super) fn answered(&self, model: &LatencyModel, first: Cut, aim: Aim) -> f64 {
+    /// and later ones have this aim. A forecast that cannot reach `enough` any more ends early, with a number below it.
+    pub(super) fn answered(&self, model: &LatencyModel, first: Cut, aim: Aim, enough: f64) -> f64 {
         let mut forecast = Forecast {
             outlook: self,
             model,
@@ -148,14 +175,19 @@ impl Outlook {
             if !forecast.proceed() {
                 return forecast.answered;
             }
+            let left = forecast.seconds_left();
+            if forecast.answered + left * self.most_per_second < enough {
+                return forecast.answered;
+            }
             if nth == MOST_BATCHES / 2 {
-                halfway = (forecast.now, forecast.answered);
+                halfway = (left, forecast.answered);
             }
             batch = self.cut(model, &forecast.lanes, forecast.now, aim);
         }
         // It goes on as in the second half.
-        let rate = (forecast.answered - halfway.1) / (forecast.now - halfway.0).max(f64::MIN_POSITIVE);
-        forecast.answered + rate * (self.horizon - forecast.now)
+        let left = forecast.seconds_left();
+        let rate = (forecast.answered - halfway.1) / (halfway.0 - left).max(f64::MIN_POSITIVE);
+        forecast.answered + rate * left
     }
 }
 
@@ -203,6 +235,11 @@ impl Forecast<'_> {
         in_danger as f64 + OF_THE_SAFE * safe as f64 - late as f64 / POINTS as f64
     }
 
+    /// For how many seconds of work there is time until the horizon, with all servers.
+    fn seconds_left(&self) -> f64 {
+        self.servers.seconds_until(self.outlook.horizon, self.now)
+    }
+
     /// Goes on to when the next batch starts; whether there is one within the horizon.
     fn proceed(&mut self) -> bool {
         self.now = self.now.max(self.servers.next());
@@ -240,6 +277,14 @@ impl Servers {
             count: turn + 1,
             turn,
         }
+    }
+
+    /// For how many seconds of work there is time until `end`, at pace 1.
+    fn seconds_until(&self, end: f64, now: f64) -> f64 {
+        let servers = self.all[..self.count].iter();
+        servers
+            .map(|server| (end - server.free.max(now)).max(0.0) / server.pace)
+            .sum()
     }
 
     /// Turns to the one that is free first; returns when that is.

@@ -25,7 +25,11 @@ struct Stream {
 impl Stream {
     fn new(per_second: f64, budget: f64) -> Self {
         let apart = per_second.recip();
-        Self { per_second, apart, budget }
+        Self {
+            per_second,
+            apart,
+            budget,
+        }
     }
 
     /// When the query at a place comes.
@@ -66,8 +70,7 @@ impl Expected {
         self.waiting = waiting;
         self.doublings = doublings;
         self.sample.clear();
-        self.sample
-            .extend(due.map(|due| Sampled {
+        self.sample.extend(due.map(|due| Sampled {
             due,
             per_second: 0.0,
             apart: 0.0,
@@ -126,6 +129,14 @@ impl Expected {
             .take_while(|&index| is_safe(index))
             .last()
             .map_or(f64::INFINITY, |index| self.sample[index].due)
+    }
+
+    /// Whether each waiting query that is due before `safe_from` is due when it is `done`, or later.
+    pub(in crate::batch) fn all_due_after(&self, safe_from: f64, done: impl Fn(usize) -> f64) -> bool {
+        let in_danger = self.sample.iter().take_while(|sampled| sampled.due < safe_from);
+        in_danger
+            .enumerate()
+            .all(|(index, sampled)| sampled.due >= done(self.rank(index)))
     }
 
     /// How many of a lane are due before `due`.
