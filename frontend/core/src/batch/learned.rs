@@ -22,7 +22,7 @@ use crate::queue::Deadlines;
 use crate::time::Instant;
 
 /// Of those that wait at most so many are looked at, evenly spread.
-const MOST_LOOKED_AT: usize = 512;
+const MOST_LOOKED_AT: usize = 256;
 
 /// Who has so many times as long as the tightest class of arrivals may be able to wait for it.
 const LOOSE: f64 = 4.0;

@@ -14,7 +14,7 @@ use lanes::{Expected, Lanes, Section};
 pub(super) mod lanes;
 
 /// So many batches are followed one by one.
-const MOST_BATCHES: usize = 12;
+const MOST_BATCHES: usize = 8;
 
 /// How often a size is guessed if there are too few for the size aimed for.
 const GUESSES: usize = 4;
