@@ -359,7 +359,7 @@ const STEPS: usize = 20;
 const COARSE: usize = 4;
 
 /// How many steps away from the best size others are tried with other heads passed over.
-const ASIDE: [isize; 4] = [-3, -1, 1, 3];
+const ASIDE: [isize; 4] = [-2, -1, 0, 2];
 
 impl Steps {
     #[expect(clippy::cast_precision_loss, reason = "sizes are 32-bit numbers")]
