@@ -362,7 +362,7 @@ fn urgent_queries_are_not_lost_to_a_burst_that_can_wait() {
     assert!(urgent.in_time >= 390, "{urgent:?}");
 }
 
-/// Some nine in a hundred are still lost here that the reference answers.
+/// Some three in a hundred are lost here that the reference answers.
 #[test]
 fn eight_replicas_under_pressure_are_close_to_the_reference() {
     let eight = |seed| Scenario {
@@ -371,7 +371,7 @@ fn eight_replicas_under_pressure_are_close_to_the_reference() {
         ..pressed(5.0, 0.1, 50, 1.1)(seed)
     };
     let behind = behind(eight, [PolicyKind::Reference]);
-    assert!(behind <= 0.1, "{behind}");
+    assert!(behind <= 0.06, "{behind}");
 }
 
 /// What each number of frontends reaches on one replica or three, relative to one frontend.
@@ -411,7 +411,7 @@ const EXPECTED_OF_SHARING: [(usize, usize, f64, f64); 4] = [
     (2, 1, 0.6, 1.0),
     (2, 1, 0.9, 0.95),
     (2, 3, 0.9, 0.99),
-    (4, 3, 1.2, 0.80),
+    (4, 3, 1.2, 0.825),
 ];
 
 /// One to eight replicas that take two seconds to start, and arrivals that ask for two on average.

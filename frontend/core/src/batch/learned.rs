@@ -144,8 +144,8 @@ impl Learned {
         self.spare_the_urgent(latency);
     }
 
-    /// Finds from which deadline on queries are in no danger, because they are in time even if all that is more urgent
-    /// comes first. Forecasts then look as far as the others' objectives.
+    /// Finds the deadline from which on waiting queries are safe: they are in time even if everything more urgent comes
+    /// first. If some are safe, forecasts look ahead for [`URGENT_BUDGETS`] of the others.
     #[expect(
         clippy::cast_precision_loss,
         reason = "sizes are 32-bit numbers, and there is a handful of replicas"
@@ -167,6 +167,9 @@ impl Learned {
         let each = size as f64 / (latency.typical(size) * latency.mean_ratio());
         let rate = each * (1 + outlook.others.len()) as f64;
         outlook.safe_from = outlook.expected.safe_from(loose, rate);
+        if !outlook.some_are_safe() {
+            return;
+        }
         let urgent = self
             .classes
             .iter()
@@ -208,6 +211,7 @@ impl Learned {
             .is_some_and(|class| took > class.budget / 2.0 && is_loose(class.budget))
     }
 
+    /// The next batch, with a forecast only where one is needed.
     fn cut(&mut self, situation: &Situation<'_>) -> Cut {
         let latency = situation.latency;
         let careful = self.careful_size(latency, situation.arrivals.per_second(situation.start));

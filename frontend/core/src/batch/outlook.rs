@@ -3,7 +3,7 @@
 //!
 //! A forecast costs the same however many wait and come. It follows no single query: those that wait are known by
 //! a sample of their deadlines, those expected by their rates, and both are lanes ([`lanes`]) in which a batch is a
-//! section. After [`MOST_BATCHES`] batches things are taken to go on as they did.
+//! section. Beyond [`MOST_BATCHES`] batches the replicas are expected to answer as many queries a second as before.
 //!
 //! Times are seconds from when the batch in question would start.
 
@@ -13,7 +13,7 @@ use lanes::{Expected, Lanes, Section};
 
 pub(super) mod lanes;
 
-/// So many batches are followed one by one.
+/// How many batches a forecast follows one by one.
 const MOST_BATCHES: usize = 8;
 
 /// How often a size is guessed if there are too few for the size aimed for.
@@ -65,7 +65,7 @@ pub(super) struct Outlook {
     pub(super) largest: usize,
     /// Those that are due from here on are in no danger.
     pub(super) safe_from: f64,
-    /// No replica answers more queries per second, at pace 1.
+    /// The most queries per second that a replica of pace 1 can answer.
     pub(super) most_per_second: f64,
     mean_ratio: f64,
     spread: [f64; POINTS],
@@ -184,7 +184,8 @@ impl Outlook {
             }
             batch = self.cut(model, &forecast.lanes, forecast.now, aim);
         }
-        // It goes on as in the second half.
+        // What is left of the replicas' time answers as much as it did in the second half. Measured in their time and not
+        // in the clock's, because several replicas may start their batches at nearly the same moment.
         let left = forecast.seconds_left();
         let rate = (forecast.answered - halfway.1) / (halfway.0 - left).max(f64::MIN_POSITIVE);
         forecast.answered + rate * left
@@ -235,7 +236,7 @@ impl Forecast<'_> {
         in_danger as f64 + OF_THE_SAFE * safe as f64 - late as f64 / POINTS as f64
     }
 
-    /// For how many seconds of work there is time until the horizon, with all servers.
+    /// How many seconds of work the servers can do until the horizon, counted at pace 1.
     fn seconds_left(&self) -> f64 {
         self.servers.seconds_until(self.outlook.horizon, self.now)
     }
@@ -279,7 +280,7 @@ impl Servers {
         }
     }
 
-    /// For how many seconds of work there is time until `end`, at pace 1.
+    /// How many seconds of work the servers can do until `end`, counted at pace 1.
     fn seconds_until(&self, end: f64, now: f64) -> f64 {
         let servers = self.all[..self.count].iter();
         servers
