@@ -74,49 +74,84 @@ impl<E: std::error::Error> From<E> for ModelError {
 /// Inputs to answer together, all of one type.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    column: Column,
-    /// Where in the column the inputs stand that are in time; none where all are, which is the common case.
-    /// The column itself is never copied.
-    in_time: Option<Vec<usize>>,
-    arrived: Instant,
+    /// What was received for it, from each frontend; at least one part.
+    parts: Vec<Part>,
+    /// Where the inputs stand, part by part; none where they are all of a single part, which is the common case.
+    /// The columns themselves are never copied.
+    places: Option<Vec<Place>>,
+}
+
+/// What one frontend sent for a batch.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    pub(crate) column: Column,
+    pub(crate) arrived: Instant,
     /// Time each input of the column had left then; empty where that is not known.
-    budgets_micros: Vec<u64>,
+    pub(crate) budgets_micros: Vec<u64>,
+}
+
+/// Where an input stands.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    part: usize,
+    index: usize,
+}
+
+impl Part {
+    /// Whether the time of an input has run out at `now`.
+    fn is_late(&self, index: usize, now: Instant) -> bool {
+        let waited = (now - self.arrived).as_micros();
+        self.budgets_micros
+            .get(index)
+            .is_some_and(|&budget| u128::from(budget) <= waited)
+    }
+
+    fn has_late(&self, now: Instant) -> bool {
+        let waited = (now - self.arrived).as_micros();
+        self.budgets_micros
+            .iter()
+            .any(|&budget| u128::from(budget) <= waited)
+    }
 }
 
 impl Batch {
     /// A batch of these inputs, which have all the time there is.
     pub fn new(column: Column) -> Self {
-        Self::received(column, Instant::now(), Vec::new())
-    }
-
-    pub(crate) fn received(column: Column, arrived: Instant, budgets_micros: Vec<u64>) -> Self {
-        Self {
+        let part = Part {
             column,
-            in_time: None,
-            arrived,
-            budgets_micros,
+            arrived: Instant::now(),
+            budgets_micros: Vec::new(),
+        };
+        Self {
+            parts: vec![part],
+            places: None,
         }
     }
 
-    /// Takes the inputs out whose time has run out at `now`.
-    pub(crate) fn leave_late_out(&mut self, now: Instant) {
-        let waited = (now - self.arrived).as_micros();
-        let is_late = |budget: &u64| u128::from(*budget) <= waited;
-        if !self.budgets_micros.iter().any(is_late) {
-            return;
+    /// A batch of those inputs whose time has not run out at `now`.
+    pub(crate) fn of_those_in_time(parts: Vec<Part>, now: Instant) -> Self {
+        let mut batch = Self { parts, places: None };
+        if batch.parts.len() > 1 || batch.parts[0].has_late(now) {
+            let places = |(number, part): (usize, &Part)| {
+                let in_time = |index: &usize| !part.is_late(*index, now);
+                let places = (0..part.column.len())
+                    .filter(in_time)
+                    .map(|index| Place { part: number, index });
+                places.collect::<Vec<_>>()
+            };
+            batch.places = Some(batch.parts.iter().enumerate().flat_map(places).collect());
         }
-        let in_time = |place: &usize| !self.budgets_micros.get(*place).is_some_and(is_late);
-        self.in_time = Some((0..self.column.len()).filter(in_time).collect());
+        batch
     }
 
     /// What the inputs are.
     pub fn input_type(&self) -> InputType {
-        self.column.input_type()
+        self.parts[0].column.input_type()
     }
 
     /// How many inputs there are; at least one.
     pub fn len(&self) -> usize {
-        self.in_time.as_ref().map_or(self.column.len(), Vec::len)
+        self.places.as_ref().map_or(self.parts[0].column.len(), Vec::len)
     }
 
     /// Whether there is no input; never so for a batch that a model is given.
@@ -126,7 +161,10 @@ impl Batch {
 
     /// The inputs, whatever their type.
     pub fn inputs(&self) -> impl ExactSizeIterator<Item = InputRef<'_>> {
-        (0..self.len()).map(|index| self.column.get(self.place(index)))
+        (0..self.len()).map(|index| {
+            let place = self.place(index);
+            self.parts[place.part].column.get(place.index)
+        })
     }
 
     /// Time left at this moment until the answer to the input at `index` is of no use any more: zero when it
@@ -137,35 +175,86 @@ impl Batch {
         if index >= self.len() {
             return None;
         }
-        let budget = *self.budgets_micros.get(self.place(index))?;
-        Some(Duration::from_micros(budget).saturating_sub(self.arrived.elapsed()))
+        let place = self.place(index);
+        let part = &self.parts[place.part];
+        let budget = *part.budgets_micros.get(place.index)?;
+        Some(Duration::from_micros(budget).saturating_sub(part.arrived.elapsed()))
     }
 
-    /// Where in the column the input at `index` stands.
-    fn place(&self, index: usize) -> usize {
-        self.in_time.as_ref().map_or(index, |places| places[index])
-    }
-
-    /// Answers to this batch's inputs as answers to all of its column: what was left out was too late.
-    pub(crate) fn with_late_inputs(&self, outputs: container::Outputs) -> container::Outputs {
-        let Some(places) = &self.in_time else {
-            return outputs;
-        };
-        let mut lengths = vec![0; self.column.len()];
-        let mut late = vec![true; self.column.len()];
-        for (&place, length) in places.iter().zip(outputs.lengths) {
-            lengths[place] = length;
-            late[place] = false;
+    fn place(&self, index: usize) -> Place {
+        match &self.places {
+            Some(places) => places[index],
+            None => Place { part: 0, index },
         }
-        let failed = outputs.errors.into_iter().map(|error| container::InputError {
-            index: wire_index(places[error.index as usize]),
-            ..error
-        });
-        let late = (0..late.len()).filter(|&place| late[place]).map(too_late);
+    }
+
+    /// How many inputs of each part are in the batch.
+    pub(crate) fn sizes(&self) -> Vec<usize> {
+        let Some(places) = &self.places else {
+            return vec![self.len()];
+        };
+        let mut sizes = vec![0; self.parts.len()];
+        for place in places {
+            sizes[place.part] += 1;
+        }
+        sizes
+    }
+
+    /// Answers to this batch's inputs as answers to each part's column: what was left out was too late.
+    pub(crate) fn split(&self, outputs: container::Outputs) -> Vec<container::Outputs> {
+        let Some(places) = &self.places else {
+            return vec![outputs];
+        };
+        let empty = |part: &Part| Split {
+            lengths: vec![0; part.column.len()],
+            late: vec![true; part.column.len()],
+            ..Split::default()
+        };
+        let mut splits: Vec<_> = self.parts.iter().map(empty).collect();
+        for (place, length) in places.iter().zip(outputs.lengths) {
+            let split = &mut splits[place.part];
+            split.lengths[place.index] = length;
+            split.late[place.index] = false;
+            split.bytes += length as usize;
+        }
+        for error in outputs.errors {
+            let place = places[error.index as usize];
+            splits[place.part].errors.push(container::InputError {
+                index: wire_index(place.index),
+                ..error
+            });
+        }
+        // Parts follow each other, and so do their outputs.
+        let mut data = outputs.data;
+        splits
+            .into_iter()
+            .map(|split| {
+                let own = data.split_to(split.bytes);
+                split.with(own)
+            })
+            .collect()
+    }
+}
+
+/// The outputs of one part.
+#[derive(Default)]
+struct Split {
+    /// How many bytes all its outputs have.
+    bytes: usize,
+    lengths: Vec<u32>,
+    late: Vec<bool>,
+    errors: Vec<container::InputError>,
+}
+
+impl Split {
+    fn with(self, data: Bytes) -> container::Outputs {
+        let late = (0..self.late.len())
+            .filter(|&index| self.late[index])
+            .map(too_late);
         container::Outputs {
-            data: outputs.data,
-            lengths,
-            errors: failed.chain(late).collect(),
+            data,
+            lengths: self.lengths,
+            errors: self.errors.into_iter().chain(late).collect(),
         }
     }
 }
@@ -307,31 +396,40 @@ mod tests {
 
     use super::*;
 
-    fn batch(budgets_micros: &[u64]) -> Batch {
+    /// A part whose inputs say where they stand, after `before`.
+    fn part(before: &str, budgets_micros: &[u64], arrived: Instant) -> Part {
         let inputs: Vec<_> = (0..budgets_micros.len())
-            .map(|index| Input::string(index.to_string()))
+            .map(|index| Input::string(format!("{before}{index}")))
             .collect();
         let (data, lengths) = to_columns(inputs.iter());
         let wire = InputType::Strings.to_wire() as i32;
         let column = Column::from_wire(wire, data, &lengths).unwrap();
-        Batch::received(column, Instant::now(), budgets_micros.to_vec())
+        Part {
+            column,
+            arrived,
+            budgets_micros: budgets_micros.to_vec(),
+        }
+    }
+
+    /// A batch of one part, so long after that arrived.
+    fn batch(budgets_micros: &[u64], waited: Duration) -> Batch {
+        let now = Instant::now();
+        Batch::of_those_in_time(vec![part("", budgets_micros, now)], now + waited)
     }
 
     #[test]
     fn an_input_is_too_late_from_the_moment_its_budget_is_used_up() {
-        let mut batch = batch(&[1000]);
-        let due = batch.arrived + Duration::from_micros(1000);
-        batch.leave_late_out(due - Duration::from_micros(1));
-        assert_eq!(batch.len(), 1);
-        batch.leave_late_out(due);
-        assert_eq!(batch.len(), 0);
+        let due = Duration::from_micros(1000);
+        assert_eq!(batch(&[1000], due - Duration::from_micros(1)).len(), 1);
+        assert_eq!(batch(&[1000], due).len(), 0);
     }
 
     #[test]
     fn without_budgets_no_input_is_ever_late() {
-        let mut batch = batch(&[1]);
-        batch.budgets_micros.clear();
-        batch.leave_late_out(batch.arrived + Duration::from_secs(3600));
+        let now = Instant::now();
+        let mut part = part("", &[1], now);
+        part.budgets_micros.clear();
+        let batch = Batch::of_those_in_time(vec![part], now + Duration::from_secs(3600));
         assert_eq!(batch.len(), 1);
         assert_eq!(batch.budget(0), None);
     }
@@ -339,8 +437,7 @@ mod tests {
     #[test]
     fn a_budget_is_that_of_the_input_the_model_sees() {
         let hour = 3_600_000_000;
-        let mut batch = batch(&[0, hour, 0, 2 * hour]);
-        batch.leave_late_out(batch.arrived);
+        let batch = batch(&[0, hour, 0, 2 * hour], Duration::ZERO);
         let long = batch.budget(1).unwrap();
         assert!(long > Duration::from_micros(hour) && long <= Duration::from_micros(2 * hour));
         assert!(batch.budget(0).unwrap() <= Duration::from_micros(hour));
@@ -350,10 +447,16 @@ mod tests {
     proptest! {
         #[test]
         fn every_output_finds_its_input_whichever_were_late(
-            budgets in prop::collection::vec(prop_oneof![Just(0_u64), Just(10)], 1..20),
+            parts in prop::collection::vec(
+                prop::collection::vec(prop_oneof![Just(0_u64), Just(10)], 1..20),
+                1..5,
+            ),
         ) {
-            let mut batch = batch(&budgets);
-            batch.leave_late_out(batch.arrived + Duration::from_micros(5));
+            let now = Instant::now();
+            let received = parts.iter().enumerate().map(|(number, budgets)| part(&format!("{number}."), budgets, now));
+            let batch = Batch::of_those_in_time(received.collect(), now + Duration::from_micros(5));
+            let in_time = |budgets: &Vec<u64>| budgets.iter().filter(|&&budget| budget > 0).count();
+            prop_assert_eq!(batch.sizes(), parts.iter().map(in_time).collect::<Vec<_>>());
             let mut outputs = Outputs::new();
             // Every third input fails by itself.
             for (index, text) in batch.strings().unwrap().enumerate() {
@@ -363,16 +466,21 @@ mod tests {
                     outputs.push(text);
                 }
             }
-            let answers = from_outputs(batch.with_late_inputs(outputs.into_wire()), budgets.len()).unwrap();
-            for (place, (answer, budget)) in answers.iter().zip(&budgets).enumerate() {
-                match answer {
-                    Ok(output) => prop_assert_eq!(output.text(), place.to_string()),
-                    Err(error) if error.kind() == container::InputErrorKind::Model => {
-                        prop_assert_eq!(&error.message, &place.to_string());
+            let split = batch.split(outputs.into_wire());
+            prop_assert_eq!(split.len(), parts.len());
+            for (number, (outputs, budgets)) in split.into_iter().zip(&parts).enumerate() {
+                let answers = from_outputs(outputs, budgets.len()).unwrap();
+                for (place, (answer, budget)) in answers.iter().zip(budgets).enumerate() {
+                    let own = format!("{number}.{place}");
+                    match answer {
+                        Ok(output) => prop_assert_eq!(output.text(), own),
+                        Err(error) if error.kind() == container::InputErrorKind::Model => {
+                            prop_assert_eq!(&error.message, &own);
+                        }
+                        Err(_) => prop_assert_eq!(*budget, 0),
                     }
-                    Err(_) => prop_assert_eq!(*budget, 0),
+                    prop_assert_eq!(*budget == 0, matches!(answer, Err(error) if error.message.is_empty()));
                 }
-                prop_assert_eq!(*budget == 0, matches!(answer, Err(error) if error.message.is_empty()));
             }
         }
     }

@@ -16,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::credit::Demand;
 use crate::session::{Event, Registration, Session, Violation};
 use crate::transport;
 
@@ -203,11 +204,13 @@ impl ReplicaStream {
         }))
     }
 
-    /// Says that so many queries wait for a credit, and how much time is left until the earliest deadline.
-    pub fn announce(&mut self, queued: usize, earliest_budget: Duration) -> Result<(), StreamError> {
+    /// Says what waits for a credit.
+    pub fn announce(&mut self, demand: Demand) -> Result<(), StreamError> {
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         self.send(frontend_message::Kind::Demand(container::Demand {
-            queued: u32::try_from(queued).unwrap_or(u32::MAX),
-            earliest_budget_micros: micros(earliest_budget),
+            queued: count(demand.queued),
+            earliest_budget_micros: micros(demand.budget),
+            most_inputs: count(demand.most_inputs),
         }))
     }
 

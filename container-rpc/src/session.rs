@@ -8,11 +8,13 @@
 //! up in the container's own log. What a credit is used for is for whoever holds the stream to decide.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use skysail_proto::container::{self, BatchResult, ContainerMessage, PROTOCOL_VERSION, container_message};
 use skysail_proto::ids::{ModelId, ModelName, ModelVersion, ReplicaId};
 use skysail_proto::value::InputType;
 
+use crate::credit::Share;
 use crate::sample::{BatchTimeSample, believed};
 
 /// What a container says of itself when it registers.
@@ -65,6 +67,29 @@ pub struct Credit {
     pub park: bool,
     /// Whether the container knows no other frontend, and has no use for word of demand.
     pub alone: bool,
+    /// What may be sent against it.
+    pub share: Share,
+    /// When the batch is expected to start, from when this came on.
+    pub starts_in: Duration,
+}
+
+impl From<container::Credit> for Credit {
+    fn from(credit: container::Credit) -> Self {
+        let share = match credit.share_millionths {
+            0 => Share::WHOLE,
+            millionths => Share {
+                millionths: millionths.min(Share::WHOLE.millionths),
+                most_inputs: (credit.most_inputs > 0).then_some(credit.most_inputs as usize),
+            },
+        };
+        Self {
+            sequence: credit.sequence,
+            park: credit.park,
+            alone: credit.alone,
+            share,
+            starts_in: Duration::from_micros(credit.starts_in_micros),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -115,15 +140,7 @@ impl Session {
             Some(Kind::Register(_)) => Err(Violation("a stream registers only once".into())),
             // One that crossed the word that the container drains: it takes no batch any more.
             Some(Kind::Credit(_)) if self.state == State::Draining => Ok(Event::Nothing),
-            Some(Kind::Credit(container::Credit {
-                sequence,
-                park,
-                alone,
-            })) => Ok(Event::Credit(Credit {
-                sequence,
-                park,
-                alone,
-            })),
+            Some(Kind::Credit(credit)) => Ok(Event::Credit(credit.into())),
             Some(Kind::Recall(container::Recall { sequence })) => Ok(Event::Recall(sequence)),
             Some(Kind::Result(result)) => {
                 if self.in_flight.remove(&result.id) {
@@ -193,7 +210,7 @@ mod tests {
         message(container_message::Kind::Credit(container::Credit {
             sequence,
             park,
-            alone: false,
+            ..container::Credit::default()
         }))
     }
 
@@ -271,9 +288,38 @@ mod tests {
             sequence: 1,
             park: true,
             alone: false,
+            share: Share::WHOLE,
+            starts_in: Duration::ZERO,
         };
         assert_eq!(session.receive(credit(1, true)), Ok(Event::Credit(granted)));
         assert_eq!(session.receive(recall(1)), Ok(Event::Recall(1)));
+    }
+
+    #[test]
+    fn a_credit_for_a_part_of_a_batch_says_which() {
+        let shared = container::Credit {
+            sequence: 1,
+            share_millionths: 250_000,
+            most_inputs: 16,
+            starts_in_micros: 1500,
+            ..container::Credit::default()
+        };
+        let expected = Credit {
+            sequence: 1,
+            park: false,
+            alone: false,
+            share: Share {
+                millionths: 250_000,
+                most_inputs: Some(16),
+            },
+            starts_in: Duration::from_micros(1500),
+        };
+        assert_eq!(Credit::from(shared), expected);
+        let wrong = container::Credit {
+            share_millionths: 3_000_000,
+            ..shared
+        };
+        assert_eq!(Credit::from(wrong).share.millionths, 1_000_000);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use skysail_container_rpc::credit::{Demand, Share};
 use skysail_container_rpc::server::{self, Arrival, NewBatch, Reception, Refusal, ReplicaStream};
 use skysail_container_rpc::session::{self, Event};
 use skysail_proto::container::container_message::Kind as FromContainer;
@@ -55,6 +56,7 @@ impl Container {
             sequence,
             park: alone,
             alone,
+            ..Credit::default()
         }))
         .await;
     }
@@ -146,12 +148,19 @@ async fn credits_batches_and_demand_pass_both_ways() {
         sequence: 7,
         park: true,
         alone: true,
+        share: Share::WHOLE,
+        starts_in: Duration::ZERO,
     };
     assert_eq!(event(&mut stream).await, Event::Credit(credit));
     container.say(FromContainer::Recall(Recall { sequence: 7 })).await;
     assert_eq!(event(&mut stream).await, Event::Recall(7));
     stream.send_batch(one_text()).unwrap();
-    stream.announce(3, Duration::from_micros(9)).unwrap();
+    let demand = Demand {
+        queued: 3,
+        budget: Duration::from_micros(9),
+        most_inputs: 12,
+    };
+    stream.announce(demand).unwrap();
     stream.return_credit(8).unwrap();
     match container.next().await {
         FromFrontend::Batch(batch) => {
@@ -162,6 +171,7 @@ async fn credits_batches_and_demand_pass_both_ways() {
     match container.next().await {
         FromFrontend::Demand(demand) => {
             assert_eq!((demand.queued, demand.earliest_budget_micros), (3, 9));
+            assert_eq!(demand.most_inputs, 12);
         }
         other => panic!("not demand: {other:?}"),
     }

@@ -21,9 +21,9 @@ use tracing::{debug, error, info, warn};
 
 use super::ServeError;
 use super::connection::{Connection, Event, Frontend, Phase};
-use super::model_thread::{Finished, Work};
+use super::model_thread::{Finished, Part, Work};
 use super::recent::RecentBatches;
-use crate::credit::{Arrival, Credits, Step, StreamId};
+use crate::credit::{Arrival, Credits, Demand, Grant, Share, Step, StreamId, Taken, Uncredited};
 use crate::settings::{Settings, hostname, is_host_and_port};
 
 /// How long draining may take: batches in hand that take longer are not waited for.
@@ -37,6 +37,8 @@ pub(super) struct Container {
     register: Register,
     recent: RecentBatches,
     credits: Credits,
+    /// What came for the next batch.
+    parts: Vec<Part>,
     streams: HashMap<StreamId, Attached>,
     connections: HashMap<String, watch::Sender<Phase>>,
     tasks: JoinSet<String>,
@@ -71,6 +73,7 @@ impl Container {
         let mut container = Self {
             register: register(settings),
             credits: Credits::knowing(recent.warm_up()),
+            parts: Vec::new(),
             recent,
             streams: HashMap::new(),
             connections: HashMap::new(),
@@ -131,19 +134,10 @@ impl Container {
         loop {
             let now = self.epoch.elapsed();
             match self.credits.step(now) {
-                Step::Grant {
-                    stream,
-                    sequence,
-                    park,
-                } => {
-                    // Only the one frontend there is may park.
-                    let alone = park;
-                    let credit = Credit {
-                        sequence,
-                        park,
-                        alone,
-                    };
-                    self.send(stream, FromContainer::Credit(credit));
+                Step::Grant(grant) => self.send(grant.stream, FromContainer::Credit(to_wire(&grant))),
+                Step::Start => {
+                    let parts = std::mem::take(&mut self.parts);
+                    self.start(parts);
                 }
                 Step::Recall { stream, sequence } => {
                     self.send(stream, FromContainer::Recall(Recall { sequence }))
@@ -177,7 +171,9 @@ impl Container {
         if let Some(sample) = done.sample {
             self.recent.add(sample);
         }
-        self.send(done.stream, FromContainer::Result(done.result));
+        for (stream, result) in done.results {
+            self.send(stream, FromContainer::Result(result));
+        }
     }
 
     fn hear(&mut self, event: Event) {
@@ -223,8 +219,12 @@ impl Container {
         match message {
             FromFrontend::Batch(batch) => self.take(stream, batch, at),
             FromFrontend::Demand(demand) => {
-                let budget = Duration::from_micros(demand.earliest_budget_micros);
-                self.credits.demand(stream, budget, at - self.epoch);
+                let demand = Demand {
+                    queued: demand.queued as usize,
+                    budget: Duration::from_micros(demand.earliest_budget_micros),
+                    most_inputs: demand.most_inputs as usize,
+                };
+                self.credits.demand(stream, demand, at - self.epoch);
             }
             FromFrontend::CreditReturned(returned) => self.credits.returned(stream, returned.sequence),
             FromFrontend::FrontendsChanged(changed) => self.frontends_changed(changed.addresses),
@@ -240,23 +240,34 @@ impl Container {
             inputs: batch.lengths.len(),
             predicted: (batch.predicted_micros > 0).then(|| Duration::from_micros(batch.predicted_micros)),
         };
-        if let Err(error) = self.credits.batch(stream, arrival, arrived - self.epoch) {
-            error!(batch = batch.id, %error, "the frontend sent a batch it had no credit for");
-            let refusal = BatchResult {
-                id: batch.id,
-                outcome: Some(Outcome::BatchError(error.to_string())),
-                model_inputs: Some(0),
-                ..BatchResult::default()
-            };
-            return self.send(stream, FromContainer::Result(refusal));
-        }
-        let work = Work {
+        let taken = self.credits.batch(stream, arrival, arrived - self.epoch);
+        let part = Part {
             stream,
             batch,
             arrived,
         };
-        let taken = self.to_model.send(work);
-        taken.expect("the model's thread ends only with the container; this is a bug");
+        match taken {
+            Ok(Taken::Part) => self.parts.push(part),
+            Ok(Taken::Late) => self.start(vec![part]),
+            Err(error) => self.refuse(stream, part.batch.id, &error),
+        }
+    }
+
+    fn refuse(&mut self, stream: StreamId, id: u64, error: &Uncredited) {
+        error!(batch = id, %error, "the frontend sent a batch it had no credit for");
+        let refusal = BatchResult {
+            id,
+            outcome: Some(Outcome::BatchError(error.to_string())),
+            model_inputs: Some(0),
+            ..BatchResult::default()
+        };
+        self.send(stream, FromContainer::Result(refusal));
+    }
+
+    /// Hands the model a batch of these parts.
+    fn start(&self, parts: Vec<Part>) {
+        let started = self.to_model.send(Work { parts });
+        started.expect("the model's thread ends only with the container; this is a bug");
     }
 
     fn lose(&mut self, stream: StreamId) {
@@ -411,6 +422,27 @@ fn register(settings: &Settings) -> Register {
         pid: std::process::id(),
         agent: concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")).to_owned(),
         recent_batches: Vec::new(),
+    }
+}
+
+fn to_wire(grant: &Grant) -> Credit {
+    let Grant {
+        stream: _,
+        sequence,
+        park,
+        share,
+        starts_in,
+    } = *grant;
+    let is_whole = share == Share::WHOLE;
+    let most_inputs = share.most_inputs.unwrap_or(0);
+    Credit {
+        sequence,
+        park,
+        // Only the one frontend there is may park.
+        alone: park,
+        share_millionths: if is_whole { 0 } else { share.millionths },
+        most_inputs: u32::try_from(most_inputs).unwrap_or(u32::MAX),
+        starts_in_micros: u64::try_from(starts_in.as_micros()).unwrap_or(u64::MAX),
     }
 }
 

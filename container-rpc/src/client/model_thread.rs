@@ -13,12 +13,18 @@ use tokio::time::Instant;
 
 use super::warm_up::WarmUp;
 use crate::credit::StreamId;
-use crate::model::{Batch, Model, ModelError, Outputs};
+use crate::model::{self, Batch, Model, ModelError, Outputs};
 use crate::sample::BatchTimeSample;
 use crate::transport::MESSAGE_BYTES;
 
 /// A batch for the model.
 pub(super) struct Work {
+    /// What frontends sent for it; at least one part.
+    pub(super) parts: Vec<Part>,
+}
+
+/// What one frontend sent.
+pub(super) struct Part {
     pub(super) stream: StreamId,
     pub(super) batch: container::Batch,
     pub(super) arrived: Instant,
@@ -26,8 +32,8 @@ pub(super) struct Work {
 
 /// A batch the model is done with.
 pub(super) struct Finished {
-    pub(super) stream: StreamId,
-    pub(super) result: BatchResult,
+    /// For each stream that sent a part, what to answer.
+    pub(super) results: Vec<(StreamId, BatchResult)>,
     /// What the batch took; none if the model did not answer it.
     pub(super) sample: Option<BatchTimeSample>,
 }
@@ -79,73 +85,131 @@ fn run(mut model: impl Model, work: &std_mpsc::Receiver<Work>, done: &mpsc::Unbo
 }
 
 fn answer(model: &mut impl Model, work: Work) -> Finished {
-    let Work {
-        stream,
-        batch,
-        arrived,
-    } = work;
-    let id = batch.id;
-    let batch = read(batch, arrived);
-    let started = Instant::now();
-    let Answer {
-        outcome,
-        took,
-        model_inputs,
-    } = match batch {
-        Ok(batch) => answer_in_time(model, batch, started),
-        Err(error) => Answer::without_model(Err(error)),
-    };
-    let sample = BatchTimeSample {
-        inputs: model_inputs,
-        took,
-    };
-    let worked = outcome.is_ok() && model_inputs > 0;
-    let result = BatchResult {
-        id,
-        outcome: Some(match outcome {
-            Ok(outputs) => Outcome::Outputs(outputs),
-            Err(error) => Outcome::BatchError(shortened(error)),
-        }),
-        model_micros: micros(took),
-        wait_micros: micros(started - arrived),
-        model_inputs: Some(u32::try_from(model_inputs).unwrap_or(u32::MAX)),
-    };
-    Finished {
-        stream,
-        result,
-        sample: worked.then_some(sample),
+    let is_merged = work.parts.len() > 1;
+    let (mut senders, mut parts) = (
+        Vec::with_capacity(work.parts.len()),
+        Vec::with_capacity(work.parts.len()),
+    );
+    let mut results = Vec::with_capacity(work.parts.len());
+    for part in work.parts {
+        let sender = Sender {
+            stream: part.stream,
+            id: part.batch.id,
+            arrived: part.arrived,
+        };
+        match read(part.batch, part.arrived).and_then(|part| same_type(part, &parts)) {
+            Ok(part) => {
+                senders.push(sender);
+                parts.push(part);
+            }
+            Err(error) => results.push(sender.result(Err(error), &Answer::without_model(Vec::new()), 0)),
+        }
+    }
+    let mut sample = None;
+    if !parts.is_empty() {
+        let mut answer = answer_in_time(model, parts, is_merged);
+        sample = answer.sample();
+        let outcomes = std::mem::take(&mut answer.outcomes);
+        let answered = senders.into_iter().zip(outcomes).enumerate();
+        results.extend(answered.map(|(part, (sender, outcome))| {
+            let own = answer.sizes.get(part).copied().unwrap_or(0);
+            sender.result(outcome, &answer, own)
+        }));
+    }
+    Finished { results, sample }
+}
+
+/// Who sent a part.
+struct Sender {
+    stream: StreamId,
+    id: u64,
+    arrived: Instant,
+}
+
+impl Sender {
+    /// What it is told: what came of its part, of which the model was given `model_inputs`.
+    fn result(
+        self,
+        outcome: Result<container::Outputs, String>,
+        answer: &Answer,
+        model_inputs: usize,
+    ) -> (StreamId, BatchResult) {
+        let inputs = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let result = BatchResult {
+            id: self.id,
+            outcome: Some(match outcome {
+                Ok(outputs) => Outcome::Outputs(outputs),
+                Err(error) => Outcome::BatchError(shortened(error)),
+            }),
+            model_micros: micros(answer.took),
+            wait_micros: micros(answer.started - self.arrived),
+            model_inputs: Some(inputs(model_inputs)),
+            merged_inputs: inputs(answer.merged_inputs),
+        };
+        (self.stream, result)
     }
 }
 
 /// What came of a batch.
 struct Answer {
-    outcome: Result<container::Outputs, String>,
+    /// For each part.
+    outcomes: Vec<Result<container::Outputs, String>>,
+    /// How many inputs of each part the model was given.
+    sizes: Vec<usize>,
+    started: Instant,
     took: Duration,
-    /// Inputs the model was given.
-    model_inputs: usize,
+    /// Whether the model answered.
+    worked: bool,
+    /// How many inputs the model was given, if they are of several parts.
+    merged_inputs: usize,
 }
 
 impl Answer {
-    fn without_model(outcome: Result<container::Outputs, String>) -> Self {
+    fn without_model(outcomes: Vec<Result<container::Outputs, String>>) -> Self {
         Self {
-            outcome,
+            outcomes,
+            sizes: Vec::new(),
+            started: Instant::now(),
             took: Duration::ZERO,
-            model_inputs: 0,
+            worked: false,
+            merged_inputs: 0,
         }
+    }
+
+    fn sample(&self) -> Option<BatchTimeSample> {
+        let sample = BatchTimeSample {
+            inputs: self.sizes.iter().sum(),
+            took: self.took,
+        };
+        self.worked.then_some(sample)
     }
 }
 
 /// Gives the model what is still in time; if nothing is, the model is not called.
-fn answer_in_time(model: &mut impl Model, mut batch: Batch, started: Instant) -> Answer {
-    batch.leave_late_out(started);
+fn answer_in_time(model: &mut impl Model, parts: Vec<model::Part>, is_merged: bool) -> Answer {
+    let started = Instant::now();
+    let count = parts.len();
+    let batch = Batch::of_those_in_time(parts, started);
     if batch.is_empty() {
-        return Answer::without_model(Ok(batch.with_late_inputs(container::Outputs::default())));
+        let late = batch.split(container::Outputs::default());
+        return Answer {
+            started,
+            ..Answer::without_model(late.into_iter().map(Ok).collect())
+        };
     }
     let Called { outcome, took } = call(model, &batch, started);
+    let worked = outcome.is_ok();
+    let outcomes = match outcome {
+        Ok(outputs) => batch.split(outputs).into_iter().map(fitting).collect(),
+        Err(error) => vec![Err(error); count],
+    };
     Answer {
-        outcome,
+        outcomes,
+        sizes: batch.sizes(),
+        started,
         took,
-        model_inputs: batch.len(),
+        worked,
+        merged_inputs: if is_merged { batch.len() } else { 0 },
     }
 }
 
@@ -160,19 +224,34 @@ pub(super) fn call(model: &mut impl Model, batch: &Batch, started: Instant) -> C
     let answered = guarded(|| model.predict(batch));
     let took = started.elapsed();
     Called {
-        outcome: answered.and_then(|outputs| checked(outputs, batch)),
+        outcome: answered.and_then(|outputs| counted(outputs, batch)),
         took,
     }
 }
 
-fn read(batch: container::Batch, arrived: Instant) -> Result<Batch, String> {
+fn read(batch: container::Batch, arrived: Instant) -> Result<model::Part, String> {
     if batch.lengths.is_empty() {
         return Err("the batch has no inputs".to_owned());
     }
     let column = Column::from_wire(batch.input_type, batch.data, &batch.lengths);
     column
-        .map(|column| Batch::received(column, arrived, batch.budgets_micros))
+        .map(|column| model::Part {
+            column,
+            arrived,
+            budgets_micros: batch.budgets_micros,
+        })
         .map_err(|error| format!("the batch cannot be read: {error}"))
+}
+
+/// All inputs of a batch are of one type.
+fn same_type(part: model::Part, others: &[model::Part]) -> Result<model::Part, String> {
+    let given = part.column.input_type();
+    match others.first().map(|first| first.column.input_type()) {
+        Some(expected) if expected != given => Err(format!(
+            "the batch holds {given}, those of other frontends {expected}"
+        )),
+        _ => Ok(part),
+    }
 }
 
 /// What the model's own code answers, or the words it failed with, also by a panic.
@@ -191,16 +270,21 @@ fn words_of(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("it gave no words")
 }
 
-fn checked(outputs: Outputs, batch: &Batch) -> Result<container::Outputs, String> {
+fn counted(outputs: Outputs, batch: &Batch) -> Result<container::Outputs, String> {
     let (expected, got) = (batch.len(), outputs.len());
     if got != expected {
         return Err(WireError::Count { expected, got }.to_string());
     }
-    let outputs = batch.with_late_inputs(outputs.into_wire());
+    Ok(outputs.into_wire())
+}
+
+/// Outputs that fit into one message.
+pub(super) fn fitting(outputs: container::Outputs) -> Result<container::Outputs, String> {
+    let inputs = outputs.lengths.len();
     let bytes = most_encoded_bytes(&outputs);
     if bytes > MESSAGE_BYTES {
         return Err(format!(
-            "the outputs of {expected} inputs take {bytes} bytes, more than the {MESSAGE_BYTES} that one message may have: \
+            "the outputs of {inputs} inputs take {bytes} bytes, more than the {MESSAGE_BYTES} that one message may have: \
              answer less for each input, or deploy with a smaller --max-batch"
         ));
     }
@@ -236,8 +320,6 @@ fn micros(span: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use skysail_proto::value::Input;
-
     use super::*;
 
     #[test]
@@ -256,8 +338,7 @@ mod tests {
     fn a_result_beyond_the_message_limit_is_an_error_that_says_so() {
         let mut outputs = Outputs::new();
         outputs.push(&"x".repeat(MESSAGE_BYTES));
-        let one = Column::repeating(&[Input::string("x")], 1).unwrap();
-        let error = checked(outputs, &Batch::new(one)).unwrap_err();
+        let error = fitting(outputs.into_wire()).unwrap_err();
         assert!(error.contains("the outputs of 1 inputs take 268"), "{error}");
     }
 

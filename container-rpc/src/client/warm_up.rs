@@ -10,7 +10,7 @@ use skysail_proto::value::{Column, Input, InputType};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::model_thread::{Called, call, guarded};
+use super::model_thread::{Called, call, fitting, guarded};
 use crate::model::{Batch, Model};
 use crate::sample::BatchTimeSample;
 use crate::settings::Settings;
@@ -126,7 +126,7 @@ impl<M: Model> Sweep<'_, M> {
     fn take(&mut self, size: usize) -> Result<Duration, String> {
         let column = Column::repeating(&self.inputs, size).map_err(|error| error.to_string())?;
         let Called { outcome, took } = call(self.model, &Batch::new(column), Instant::now());
-        let outputs = outcome?;
+        let outputs = fitting(outcome?)?;
         match outputs.errors.into_iter().next() {
             None => Ok(took),
             Some(error) => Err(error.message),

@@ -206,10 +206,17 @@ impl Stream {
         self.batches
     }
 
+    /// A query waits whose batch is merged with no others'.
     pub(crate) async fn demand(&mut self, budget: Duration) {
+        self.demand_shared(budget, 0).await;
+    }
+
+    /// A query waits whose batch may be merged with others' to at most so many inputs.
+    pub(crate) async fn demand_shared(&mut self, budget: Duration, most_inputs: u32) {
         let demand = Demand {
             queued: 1,
             earliest_budget_micros: budget.as_micros() as u64,
+            most_inputs,
         };
         self.send(FromFrontend::Demand(demand)).await;
     }

@@ -18,6 +18,7 @@ use tonic::Status;
 use tonic::transport::Server;
 
 mod frontend;
+mod merged;
 mod model;
 
 use frontend::{Frontend, Stream, within_bound};

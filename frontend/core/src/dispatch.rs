@@ -14,8 +14,8 @@ use crate::waiting_room::{Taken, Taker, WaitingRoom};
 mod credits;
 mod sent;
 
-pub use credits::Credit;
 use credits::InHand;
+pub use credits::{Credit, Share};
 pub use sent::SentBatch;
 use sent::{Outgoing, Sent};
 
@@ -52,6 +52,8 @@ pub struct Demand {
     pub queued: usize,
     /// Time left until the earliest deadline.
     pub earliest_budget: Duration,
+    /// The most inputs that a batch with some of these may have.
+    pub most_inputs: usize,
 }
 
 /// A step, and what came of it for those who wait.
@@ -78,8 +80,10 @@ impl<T> From<Step> for Turn<T> {
 /// How a batch was answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer {
-    /// How many inputs the model's time is the time of; none if it failed on the batch.
+    /// How many inputs the model's time is the time of, with those of other frontends; none if it failed on the batch.
     pub worked_on: usize,
+    /// Whether other frontends' inputs are among them.
+    pub is_merged: bool,
     /// How long the model took.
     pub took: Duration,
     /// How long the batch was inside the container.
@@ -207,7 +211,9 @@ impl<T> Dispatcher<T> {
             self.latency = room.expected_latency();
             self.borrowed = self.latency.is_known();
         }
-        let start = self.sent.free_at(now);
+        let share = self.share();
+        self.latency.see_through(share.of_inputs);
+        let start = self.start(now);
         let taker = Taker {
             replica: self.replica,
             policy: &mut *self.policy,
@@ -215,7 +221,9 @@ impl<T> Dispatcher<T> {
             start,
             overhead: self.overhead.allowance(),
             pause: self.pause.expected(),
-            max_bytes: self.max_bytes,
+            max_bytes: own_bytes(self.max_bytes, share),
+            share: share.of_inputs,
+            most_inputs: share.most_inputs,
         };
         let Taken {
             batch,
@@ -224,10 +232,31 @@ impl<T> Dispatcher<T> {
             wake_another,
         } = room.take(now, taker);
         let step = self.depart(batch, pressed, now);
+        self.latency.see_through(1.0);
         Turn {
             step,
             given_up,
             wake_another,
+        }
+    }
+
+    /// What may be sent against the credit in hand.
+    fn share(&self) -> Share {
+        self.credits
+            .first()
+            .map_or(Share::WHOLE, |(credit, _)| credit.share)
+    }
+
+    /// When the next batch is expected to start. A container that says so knows best: it has other frontends' batches,
+    /// too, and knows how large a merged one is.
+    fn start(&self, now: Instant) -> Instant {
+        let said = self
+            .credits
+            .first()
+            .filter(|(credit, _)| !credit.starts_in.is_zero());
+        match said {
+            Some((credit, since)) => now.max(since + credit.starts_in),
+            None => self.sent.free_at(now),
         }
     }
 
@@ -236,6 +265,7 @@ impl<T> Dispatcher<T> {
             self.pause.passes();
             return Step::Pass;
         }
+        let start = self.start(now);
         let Some((credit, since)) = self.credits.pop() else {
             unreachable!("a batch is taken against a credit only");
         };
@@ -247,10 +277,11 @@ impl<T> Dispatcher<T> {
         };
         let id = self.sent.insert(Outgoing {
             patience,
+            whole: whole(batch.len(), credit.share),
             batch,
             pressed,
             now,
-            start: self.sent.free_at(now),
+            start,
             expected: predicted.unwrap_or_default(),
         });
         self.pause.ends(now);
@@ -276,6 +307,7 @@ impl<T> Dispatcher<T> {
         Step::Announce(Demand {
             queued: room.len(),
             earliest_budget: earliest.saturating_since(now),
+            most_inputs: self.policy.most_shared().min(room.limit(now)),
         })
     }
 
@@ -298,10 +330,18 @@ impl<T> Dispatcher<T> {
     /// long it takes. [`Self::report`] is to follow.
     pub fn answered(&mut self, id: u64, answer: Answer, now: Instant) -> Option<Answered<T>> {
         let sent = self.sent.remove(id)?;
-        let worked_on = answer.worked_on.min(sent.size);
+        let worked_on = match answer.is_merged {
+            true => answer.worked_on,
+            false => answer.worked_on.min(sent.size),
+        };
         if worked_on > 0 {
             self.policy.observe(worked_on, answer.took);
-            self.learn(worked_on, answer.took, sent.pressed);
+            let planned = if answer.is_merged && sent.pressed {
+                sent.whole
+            } else {
+                worked_on
+            };
+            self.learn(worked_on, planned, answer.took, sent.pressed);
             self.unreported = Some((worked_on, answer.took));
         }
         self.overhead
@@ -313,13 +353,13 @@ impl<T> Dispatcher<T> {
         })
     }
 
-    fn learn(&mut self, size: usize, took: Duration, pressed: bool) {
+    fn learn(&mut self, size: usize, planned: usize, took: Duration, pressed: bool) {
         let is_first = std::mem::take(&mut self.borrowed);
         if is_first && !self.latency.agrees(size, took) {
             // It is not as fast as the others.
             self.latency = LatencyModel::default();
         }
-        self.latency.observe(size, took, pressed);
+        self.latency.observe_planned(size, planned, took, pressed);
     }
 
     /// Lets the others that take from the room know what this replica knows before its first batch from there.
@@ -399,6 +439,31 @@ impl<T> Dispatcher<T> {
             too_large: working_on.filter(|&size| room.batch_failed(size, now)),
             queries: self.hand_back(),
         }
+    }
+}
+
+/// How many inputs a batch is expected to have of which so many are this frontend's.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "batches are far smaller than 2^52"
+)]
+fn whole(part: usize, share: Share) -> usize {
+    (part as f64 / share.of_inputs).round() as usize
+}
+
+/// The most bytes of a part of a batch that may have so many.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "a share is between 0 and 1, and what is too large for an integer casts to the largest"
+)]
+fn own_bytes(max_bytes: usize, share: Share) -> usize {
+    match share.of_inputs < 1.0 {
+        true => (max_bytes as f64 * share.of_inputs) as usize,
+        false => max_bytes,
     }
 }
 

@@ -73,6 +73,27 @@ pub struct Taker<'a> {
     pub pause: Duration,
     /// The most bytes of inputs.
     pub max_bytes: usize,
+    /// The expected part of the batch's inputs that are from here; the others are other frontends'.
+    pub share: f64,
+    /// The most inputs from here.
+    pub most_inputs: usize,
+}
+
+impl Taker<'_> {
+    /// How many inputs from here a batch of so many holds; at least one.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "a share is between 0 and 1, and what is too large for an integer casts to the largest"
+    )]
+    fn own_part(&self, inputs: usize) -> usize {
+        let part = match self.share < 1.0 {
+            true => ((inputs as f64 * self.share) as usize).max(1),
+            false => inputs,
+        };
+        part.min(self.most_inputs)
+    }
 }
 
 /// What came of it when a replica could take a batch.
@@ -195,6 +216,11 @@ impl<T> WaitingRoom<T> {
         self.experience.sizes.failed(size, now)
     }
 
+    /// The most inputs of a batch by what failed.
+    pub fn limit(&self, now: Instant) -> usize {
+        self.experience.sizes.limit(now)
+    }
+
     /// The limit to the sizes of batches that stands because one failed, if one does.
     pub fn restraint(&self, now: Instant) -> Option<Restraint> {
         self.experience.sizes.restraint(now)
@@ -294,7 +320,7 @@ impl<T> WaitingRoom<T> {
         taken.wake_another = !self.queue.is_empty();
         if let Some(took) = taker.latency.predict(taken.batch.len()) {
             let free = taker.start + took;
-            let alone = taker.latency.predict(1).unwrap_or_default();
+            let alone = Duration::from_secs_f64(taker.latency.alone());
             self.members.expect(taker.replica, Some(Other { free, alone }));
         }
         self.give_up_the_hopeless(now, &mut taken);
@@ -322,10 +348,10 @@ impl<T> WaitingRoom<T> {
             arrivals: &self.arrivals,
             latency: taker.latency,
             others: self.members.others(taker.replica, now),
-            largest: self.experience.sizes.largest(now),
+            largest: taker.own_part(self.experience.sizes.largest(now)),
             pause: taker.pause,
         };
-        let limit = self.experience.sizes.limit(now);
+        let limit = taker.own_part(self.experience.sizes.limit(now));
         let mut taken = Taken::default();
         while !self.queue.is_empty() {
             let mut decision = taker.policy.decide(&self.queue, &situation);

@@ -9,10 +9,13 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use fastrand::Rng;
-use skysail_container_rpc::credit::{Arrival, Credits, Step, StreamId};
+use skysail_container_rpc::credit::{
+    Arrival, Credits, Demand, Grant, Share as Granted, Step, StreamId, Taken,
+};
 use skysail_container_rpc::sample::BatchTimeSample;
-use skysail_core::dispatch::{Answer, Credit, Departure, Dispatcher, Step as Next};
+use skysail_core::dispatch::{Answer, Credit, Departure, Dispatcher, Share, Step as Next};
 use skysail_core::query::DefaultReason;
+use skysail_core::queue::Placed;
 use skysail_core::time::Instant;
 use skysail_core::waiting_room::{Refused, WaitingRoom};
 
@@ -65,28 +68,27 @@ enum Event {
     Wake(usize),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum FromFrontend {
-    /// Queries wait, the first of which is due in so long.
-    Demand(Duration),
+    Demand(Demand),
     Returned(u64),
     Batch {
         id: u64,
         arrival: Arrival,
+        due: Vec<Instant>,
     },
 }
 
 #[derive(Clone, Copy, Debug)]
 enum FromContainer {
-    Credit {
-        sequence: u64,
-        park: bool,
-    },
+    Credit(Grant),
     Recall {
         sequence: u64,
     },
     Result {
         id: u64,
+        worked_on: usize,
+        is_merged: bool,
         took: Duration,
         waited: Duration,
     },
@@ -134,16 +136,40 @@ struct Container {
     cost: Cost,
     credits: Credits,
     held: VecDeque<Held>,
+    /// What came for the next batch.
+    parts: Vec<Part>,
     /// When it is to be woken, so that it is not more often.
     wake: Option<Instant>,
 }
 
+/// A batch.
 struct Held {
+    parts: Vec<Part>,
+    started: Instant,
+}
+
+/// What one frontend sent for a batch.
+struct Part {
     link: Link,
     id: u64,
-    inputs: usize,
+    /// When each of its inputs is due, earliest first.
+    due: Vec<Instant>,
     arrived: Instant,
-    started: Instant,
+}
+
+impl Held {
+    /// How many inputs are in time when the model starts.
+    fn inputs(&self) -> usize {
+        let in_time = |part: &Part| part.due.iter().filter(|&&due| due > self.started).count();
+        self.parts.iter().map(in_time).sum()
+    }
+}
+
+fn share(granted: Granted) -> Share {
+    Share {
+        of_inputs: f64::from(granted.millionths) / 1e6,
+        most_inputs: granted.most_inputs.unwrap_or(usize::MAX),
+    }
 }
 
 /// A container's credits count time from the beginning.
@@ -168,6 +194,7 @@ impl Cluster {
                 cost,
                 credits,
                 held: VecDeque::new(),
+                parts: Vec::new(),
                 wake: None,
             }
         };
@@ -229,21 +256,27 @@ impl Cluster {
     fn receive(&mut self, link: Link, message: FromContainer) {
         let now = self.now;
         match message {
-            FromContainer::Credit { sequence, park } => {
-                let alone = park;
-                self.dispatcher(link).grant(
-                    Credit {
-                        sequence,
-                        park,
-                        alone,
-                    },
-                    now,
-                );
+            FromContainer::Credit(grant) => {
+                let credit = Credit {
+                    sequence: grant.sequence,
+                    park: grant.park,
+                    alone: grant.park,
+                    share: share(grant.share),
+                    starts_in: grant.starts_in,
+                };
+                self.dispatcher(link).grant(credit, now);
             }
             FromContainer::Recall { sequence } => self.dispatcher(link).recall(sequence),
-            FromContainer::Result { id, took, waited } => {
+            FromContainer::Result {
+                id,
+                worked_on,
+                is_merged,
+                took,
+                waited,
+            } => {
                 let answer = Answer {
-                    worked_on: usize::MAX,
+                    worked_on,
+                    is_merged,
                     took,
                     inside: took + waited,
                 };
@@ -294,7 +327,12 @@ impl Cluster {
                 Next::Send(departure) => self.send_batch(link, departure),
                 Next::Pass => return self.return_credits(link),
                 Next::Announce(demand) => {
-                    return self.tell_container(link, FromFrontend::Demand(demand.earliest_budget));
+                    let demand = Demand {
+                        queued: demand.queued,
+                        budget: demand.earliest_budget,
+                        most_inputs: demand.most_inputs,
+                    };
+                    return self.tell_container(link, FromFrontend::Demand(demand));
                 }
                 Next::Wait => return,
             }
@@ -312,7 +350,9 @@ impl Cluster {
             credit_held,
             predicted,
         } = departure;
-        let inputs = self.dispatcher(link).queries(id).len();
+        let queries = self.dispatcher(link).queries(id);
+        let due: Vec<_> = queries.iter().map(Placed::deadline).collect();
+        let inputs = due.len();
         self.tally.batches += 1;
         self.tally.inputs[link.container] += inputs;
         let arrival = Arrival {
@@ -321,7 +361,7 @@ impl Cluster {
             inputs,
             predicted,
         };
-        self.tell_container(link, FromFrontend::Batch { id, arrival });
+        self.tell_container(link, FromFrontend::Batch { id, arrival, due });
     }
 
     /// Returns the credits that may not be parked.
@@ -346,24 +386,35 @@ impl Cluster {
         let stream = StreamId(link.frontend as u64);
         let container = &mut self.containers[link.container];
         match message {
-            FromFrontend::Demand(budget) => container.credits.demand(stream, budget, now),
+            FromFrontend::Demand(demand) => container.credits.demand(stream, demand, now),
             FromFrontend::Returned(sequence) => container.credits.returned(stream, sequence),
-            FromFrontend::Batch { id, arrival } => {
+            FromFrontend::Batch { id, arrival, due } => {
                 let taken = container.credits.batch(stream, arrival, now);
-                taken.expect("batches are sent against credits only; this is a bug");
-                container.held.push_back(Held {
+                let part = Part {
                     link,
                     id,
-                    inputs: arrival.inputs,
+                    due,
                     arrived: self.now,
-                    started: self.now,
-                });
-                if container.held.len() == 1 {
-                    self.compute(link.container);
+                };
+                match taken.expect("batches are sent against credits only; this is a bug") {
+                    Taken::Part => container.parts.push(part),
+                    Taken::Late => self.start(link.container, vec![part]),
                 }
             }
         }
         self.settle(link.container);
+    }
+
+    /// A batch of these parts is next.
+    fn start(&mut self, index: usize, parts: Vec<Part>) {
+        let held = &mut self.containers[index].held;
+        held.push_back(Held {
+            parts,
+            started: self.now,
+        });
+        if held.len() == 1 {
+            self.compute(index);
+        }
     }
 
     /// The model begins with the first batch in hand.
@@ -373,7 +424,11 @@ impl Cluster {
             return;
         };
         batch.started = self.now;
-        let seconds = container.cost.seconds(batch.inputs) * self.noise.factor(self.now, &mut self.rng);
+        // What is late is not given to the model, which is not called for nothing.
+        let seconds = match batch.inputs() {
+            0 => 0.0,
+            inputs => container.cost.seconds(inputs) * self.noise.factor(self.now, &mut self.rng),
+        };
         let end = self.now + Duration::from_secs_f64(seconds);
         self.agenda.add(end, Event::Finished(index));
     }
@@ -385,20 +440,23 @@ impl Cluster {
             .pop_front()
             .expect("it was computing; this is a bug");
         let took = self.now.saturating_since(batch.started);
+        let worked_on = batch.inputs();
         let sample = BatchTimeSample {
-            inputs: batch.inputs,
+            inputs: worked_on,
             took,
         };
-        container.credits.finish(Some(sample), since_start(self.now));
-        let waited = batch.started.saturating_since(batch.arrived);
-        self.tell_frontend(
-            batch.link,
-            FromContainer::Result {
-                id: batch.id,
+        let sample = (worked_on > 0).then_some(sample);
+        container.credits.finish(sample, since_start(self.now));
+        for part in &batch.parts {
+            let result = FromContainer::Result {
+                id: part.id,
+                worked_on,
+                is_merged: batch.parts.len() > 1,
                 took,
-                waited,
-            },
-        );
+                waited: batch.started.saturating_since(part.arrived),
+            };
+            self.tell_frontend(part.link, result);
+        }
         self.compute(index);
         self.settle(index);
     }
@@ -413,11 +471,11 @@ impl Cluster {
                 container: index,
             };
             match container.credits.step(now) {
-                Step::Grant {
-                    stream,
-                    sequence,
-                    park,
-                } => self.tell_frontend(link(stream), FromContainer::Credit { sequence, park }),
+                Step::Grant(grant) => self.tell_frontend(link(grant.stream), FromContainer::Credit(grant)),
+                Step::Start => {
+                    let parts = std::mem::take(&mut container.parts);
+                    self.start(index, parts);
+                }
                 Step::Recall { stream, sequence } => {
                     self.tell_frontend(link(stream), FromContainer::Recall { sequence });
                 }

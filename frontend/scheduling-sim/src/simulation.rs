@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use skysail_core::batch::{BatchPolicy, Overhead};
-use skysail_core::dispatch::{Answer, Credit, Departure, Dispatcher, Step};
+use skysail_core::dispatch::{Answer, Credit, Departure, Dispatcher, Share, Step};
 use skysail_core::query::DefaultReason;
 use skysail_core::queue::{Bounds, Placed};
 use skysail_core::time::Instant;
@@ -174,6 +174,8 @@ const CREDIT: Credit = Credit {
     sequence: 0,
     park: true,
     alone: true,
+    share: Share::WHOLE,
+    starts_in: Duration::ZERO,
 };
 
 impl Simulation {
@@ -314,6 +316,7 @@ impl Simulation {
         };
         let answer = Answer {
             worked_on: usize::MAX,
+            is_merged: false,
             took,
             inside: took,
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use skysail_core::batch::{Overhead, policy_for};
-use skysail_core::dispatch::{Answer, Credit, Dispatcher, Step};
+use skysail_core::dispatch::{Answer, Credit, Dispatcher, Share, Step};
 use skysail_core::queue::{Bounds, Claim, Entrant};
 use skysail_core::time::Instant;
 use skysail_core::waiting_room::WaitingRoom;
@@ -55,6 +55,8 @@ const CREDIT: Credit = Credit {
     sequence: 0,
     park: true,
     alone: true,
+    share: Share::WHOLE,
+    starts_in: Duration::ZERO,
 };
 
 impl World {
@@ -143,6 +145,7 @@ impl World {
         };
         let answer = Answer {
             worked_on: usize::MAX,
+            is_merged: false,
             took,
             inside: took,
         };

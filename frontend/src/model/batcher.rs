@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::FutureExt;
+use skysail_container_rpc::credit::Demand;
 use skysail_container_rpc::server::{NewBatch, Refusal, ReplicaStream, StreamError};
 use skysail_container_rpc::session::{Credit as Granted, Event};
-use skysail_core::dispatch::{Answer, Answered, Credit, Departure, Dispatcher, Loss, SentBatch, Step};
+use skysail_core::dispatch::{Answer, Answered, Credit, Departure, Dispatcher, Loss, SentBatch, Share, Step};
 use skysail_core::queue::Placed;
 use skysail_core::time::Instant;
 use skysail_proto::container::{BatchResult, batch_result};
@@ -215,7 +216,11 @@ impl Batcher {
                 Step::Send(departure) => self.send(departure, now)?,
                 Step::Pass => return self.return_credits(),
                 Step::Announce(demand) => {
-                    return self.stream.announce(demand.queued, demand.earliest_budget);
+                    return self.stream.announce(Demand {
+                        queued: demand.queued,
+                        budget: demand.earliest_budget,
+                        most_inputs: demand.most_inputs,
+                    });
                 }
                 Step::Wait => return Ok(()),
             }
@@ -253,18 +258,7 @@ impl Batcher {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Credit(Granted {
-                sequence,
-                park,
-                alone,
-            }) => {
-                let credit = Credit {
-                    sequence,
-                    park,
-                    alone,
-                };
-                self.dispatcher.grant(credit, self.clock.now());
-            }
+            Event::Credit(granted) => self.dispatcher.grant(credit(&granted), self.clock.now()),
             Event::Recall(sequence) => self.dispatcher.recall(sequence),
             Event::Result(result) => self.answer(result),
             Event::Draining => {
@@ -308,9 +302,12 @@ impl Batcher {
         let Some(batch_result::Outcome::BatchError(words)) = &result.outcome else {
             return None;
         };
-        let given = result
-            .model_inputs
-            .map_or(size, |inputs| (inputs as usize).min(size));
+        let given = match result.merged_inputs {
+            0 => result
+                .model_inputs
+                .map_or(size, |inputs| (inputs as usize).min(size)),
+            inputs => inputs as usize,
+        };
         let too_large = self.model.queue.batch_failed(given, self.clock.now());
         too_large.then_some(words)
     }
@@ -321,6 +318,7 @@ impl Batcher {
         let took = Duration::from_micros(result.model_micros);
         let answer = Answer {
             worked_on: worked_on(result),
+            is_merged: result.merged_inputs > 0,
             took,
             inside: took + Duration::from_micros(result.wait_micros),
         };
@@ -335,9 +333,30 @@ impl Batcher {
     }
 }
 
+fn credit(granted: &Granted) -> Credit {
+    let Granted {
+        sequence,
+        park,
+        alone,
+        share,
+        starts_in,
+    } = *granted;
+    Credit {
+        sequence,
+        park,
+        alone,
+        share: Share {
+            of_inputs: f64::from(share.millionths) / 1e6,
+            most_inputs: share.most_inputs.unwrap_or(usize::MAX),
+        },
+        starts_in,
+    }
+}
+
 /// How many inputs the model's time is the time of: all, unless the container says otherwise.
 fn worked_on(result: &BatchResult) -> usize {
     match result.outcome {
+        Some(batch_result::Outcome::Outputs(_)) if result.merged_inputs > 0 => result.merged_inputs as usize,
         Some(batch_result::Outcome::Outputs(_)) => {
             result.model_inputs.map_or(usize::MAX, |inputs| inputs as usize)
         }

@@ -39,6 +39,8 @@ pub struct LatencyModel {
     /// Batches since the line was scaled.
     since_jump: usize,
     largest: usize,
+    /// How many inputs of others a batch holds for each of this frontend's.
+    others: f64,
 }
 
 impl LatencyModel {
@@ -52,10 +54,22 @@ impl LatencyModel {
         self.largest
     }
 
+    /// From now on sizes in questions are those of one frontend's part of a batch, of which `share` is its own. What is
+    /// observed is always whole batches.
+    pub fn see_through(&mut self, share: f64) {
+        self.others = (1.0 / share - 1.0).max(0.0);
+    }
+
     /// Seconds that a batch of this size typically takes; nothing while nothing is known.
     #[expect(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]
     pub fn typical(&self, size: usize) -> f64 {
-        self.line.map_or(0.0, |line| line.at(size as f64))
+        self.line
+            .map_or(0.0, |line| line.at(size as f64 * (1.0 + self.others)))
+    }
+
+    /// Seconds that a batch of one input and none of others typically takes; nothing while nothing is known.
+    pub fn alone(&self) -> f64 {
+        self.line.map_or(0.0, |line| line.at(1.0))
     }
 
     /// What to multiply typical times by to be cautious: nine of ten batches take no longer.
@@ -87,8 +101,9 @@ impl LatencyModel {
     pub fn size_within(&self, seconds: f64) -> usize {
         /// What rounding may take away.
         const SLACK: f64 = 1e-9;
-        self.line
-            .map_or(0, |line| (line.size_within(seconds) + SLACK) as usize)
+        self.line.map_or(0, |line| {
+            (line.size_within(seconds) / (1.0 + self.others) + SLACK) as usize
+        })
     }
 
     /// Ratios of actual to typical time, each as likely as the others.
@@ -124,8 +139,14 @@ impl LatencyModel {
     }
 
     /// A batch of `size` took this long inside the model. `pressed`: queries were left waiting or given up when it was sized.
-    #[expect(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]
     pub fn observe(&mut self, size: usize, took: Duration, pressed: bool) {
+        self.observe_planned(size, size, took, pressed);
+    }
+
+    /// The same for a batch that was expected to have `planned` inputs, with those of other frontends. How far off that
+    /// was is a part of how far off expectations are.
+    #[expect(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]
+    pub fn observe_planned(&mut self, size: usize, planned: usize, took: Duration, pressed: bool) {
         if size == 0 {
             return;
         }
@@ -142,7 +163,7 @@ impl LatencyModel {
         self.follow_jump();
         let line = self.line.get_or_insert_with(|| Line::through(size, seconds));
         let expected = line.at(size);
-        self.ratios.push(seconds / expected);
+        self.ratios.push(seconds / line.at(planned as f64));
         let counted = seconds.clamp(expected / OUTLIER, expected * OUTLIER);
         line.observe(size, counted, pressed);
     }
@@ -261,6 +282,30 @@ mod tests {
             }
             assert!(is_close(&latency, 11, truth.of(11)), "{}", latency.typical(11));
         }
+    }
+
+    #[test]
+    fn through_a_share_a_part_takes_what_the_whole_batch_does() {
+        let mut latency = learned(TRUTH, (0..100).map(|n| n % 20 + 1));
+        latency.see_through(0.25);
+        assert!(is_close(&latency, 5, TRUTH.of(20)), "{}", latency.typical(5));
+        assert_eq!(latency.size_within(latency.typical(5)), 5);
+        let alone = latency.alone() / TRUTH.of(1).as_secs_f64();
+        assert!((alone - 1.0).abs() < 0.1, "{alone}");
+        latency.see_through(1.0);
+        assert!(is_close(&latency, 5, TRUTH.of(5)), "{}", latency.typical(5));
+    }
+
+    #[test]
+    fn batches_that_are_larger_than_planned_make_expectations_cautious_and_leave_the_line() {
+        let mut latency = learned(TRUTH, (0..100).map(|n| n % 20 + 1));
+        let before = latency.caution();
+        for n in 0..100 {
+            let size = n % 10 + 10;
+            latency.observe_planned(size, size / 2, TRUTH.of(size), true);
+        }
+        assert!(before < 1.1 && latency.caution() > 1.4, "{}", latency.caution());
+        assert!(is_close(&latency, 15, TRUTH.of(15)), "{}", latency.typical(15));
     }
 
     #[test]

@@ -127,7 +127,7 @@ impl Learned {
         outlook.pause = pause.as_secs_f64();
         outlook.expect_batches(latency);
         outlook.others.clear();
-        let alone = latency.typical(1);
+        let alone = latency.alone();
         let other = |other: &super::Other| Server {
             free: other.free.seconds_after(*start),
             pace: if other.alone.is_zero() {
@@ -507,6 +507,10 @@ impl BatchPolicy for Learned {
     /// All that is learned of batch times is in the latency model.
     fn observe(&mut self, _size: usize, took: Duration) {
         self.probe.took(took.as_secs_f64());
+    }
+
+    fn most_shared(&self) -> usize {
+        self.max_batch
     }
 
     fn counts_on_times(&self) -> bool {

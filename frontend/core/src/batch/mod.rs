@@ -51,7 +51,8 @@ pub struct Situation<'a> {
     pub latency: &'a LatencyModel,
     /// The other replicas that share the queue.
     pub others: &'a [Other],
-    /// The most inputs that a policy which chooses sizes may go to, by what the version's replicas have shown.
+    /// The most inputs that a policy which chooses sizes may go to, by what the version's replicas have shown and by
+    /// the credit.
     pub largest: usize,
     /// How long other frontends' batches keep the replica between two of this queue's.
     pub pause: Duration,
@@ -77,6 +78,12 @@ pub trait BatchPolicy: Send {
     /// When a batch of `size` is cautiously expected to end: what is due by then may be late with it.
     fn ends(&self, _size: usize, situation: &Situation<'_>) -> Instant {
         situation.start
+    }
+
+    /// The most inputs of a batch that it shares with other frontends' policies; 0: it shares none. One that does not
+    /// count on batch times does better with whole batches in turn.
+    fn most_shared(&self) -> usize {
+        0
     }
 
     /// Whether it counts on batch times. One that does not gives up what has expired by now, and no more.

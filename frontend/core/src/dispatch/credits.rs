@@ -1,11 +1,12 @@
 //! The credits that a container granted and that are not used yet. Each is good for one batch.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::time::Instant;
 
 /// A credit.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Credit {
     /// Its number.
     pub sequence: u64,
@@ -13,6 +14,27 @@ pub struct Credit {
     pub park: bool,
     /// Whether the container knows no other frontend: its next credit then comes without word of demand.
     pub alone: bool,
+    /// What may be sent against it.
+    pub share: Share,
+    /// When the batch is expected to start, from when the credit came on; zero if that is not said.
+    pub starts_in: Duration,
+}
+
+/// One frontend's part of a batch: what is sent against credits that a container granted together is one batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share {
+    /// The expected part of the batch's inputs that are this frontend's; above 0, at most 1.
+    pub of_inputs: f64,
+    /// The most inputs that this frontend may send.
+    pub most_inputs: usize,
+}
+
+impl Share {
+    /// All of it: no other frontend sends a part.
+    pub const WHOLE: Self = Self {
+        of_inputs: 1.0,
+        most_inputs: usize::MAX,
+    };
 }
 
 /// Those in hand.
@@ -46,6 +68,11 @@ impl InHand {
     /// Whether the container has a use for word of demand.
     pub(super) fn wants_demand(&self) -> bool {
         !self.alone
+    }
+
+    /// The oldest, with when it came.
+    pub(super) fn first(&self) -> Option<(Credit, Instant)> {
+        self.credits.front().copied()
     }
 
     /// The oldest, to be used, with when it came.

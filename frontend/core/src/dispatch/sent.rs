@@ -14,6 +14,8 @@ pub struct SentBatch<T> {
     pub batch: Vec<Placed<T>>,
     /// How many inputs it has.
     pub size: usize,
+    /// How many it is expected to have with those of other frontends.
+    pub(super) whole: usize,
     /// Whether queries were left waiting or given up when it was sized.
     pub(super) pressed: bool,
     /// When it left.
@@ -30,6 +32,8 @@ pub struct SentBatch<T> {
 pub(super) struct Outgoing<T> {
     /// Its queries.
     pub(super) batch: Vec<Placed<T>>,
+    /// See [`SentBatch::whole`].
+    pub(super) whole: usize,
     /// See [`SentBatch::pressed`].
     pub(super) pressed: bool,
     /// Now.
@@ -46,6 +50,7 @@ impl<T> From<Outgoing<T>> for SentBatch<T> {
     fn from(outgoing: Outgoing<T>) -> Self {
         Self {
             size: outgoing.batch.len(),
+            whole: outgoing.whole,
             batch: outgoing.batch,
             pressed: outgoing.pressed,
             sent_at: outgoing.now,
@@ -94,9 +99,9 @@ impl<T> Sent<T> {
         self.batches.is_empty()
     }
 
-    /// The size of the batch that the container works on.
+    /// The size of the batch that the container works on, with other frontends' inputs.
     pub(super) fn first_size(&self) -> Option<usize> {
-        self.batches.values().next().map(|sent| sent.size)
+        self.batches.values().next().map(|sent| sent.whole)
     }
 
     /// All queries in it.

@@ -3,7 +3,7 @@ use std::num::NonZeroU32;
 use proptest::prelude::*;
 
 use super::*;
-use crate::batch::FixedSize;
+use crate::batch::{FixedSize, Learned};
 use crate::queue::Bounds;
 use crate::waiting_room::{Admission, Unanswered};
 
@@ -54,6 +54,8 @@ fn kept(sequence: u64) -> Credit {
         sequence,
         park: true,
         alone: true,
+        share: Share::WHOLE,
+        starts_in: Duration::ZERO,
     }
 }
 
@@ -62,12 +64,15 @@ fn shared(sequence: u64) -> Credit {
         sequence,
         park: false,
         alone: false,
+        share: Share::WHOLE,
+        starts_in: Duration::ZERO,
     }
 }
 
 fn answer(took: u64) -> Answer {
     Answer {
         worked_on: usize::MAX,
+        is_merged: false,
         took: millis(took),
         inside: millis(took),
     }
@@ -103,10 +108,108 @@ fn each_credit_is_good_for_one_batch() {
     let demand = Demand {
         queued: 5,
         earliest_budget: millis(95),
+        most_inputs: 0,
     };
     assert_eq!(step, Step::Announce(demand));
     dispatcher.grant(shared(2), at(6));
     assert_eq!(sent(&dispatcher.step(&mut room, at(6))).id, 2);
+}
+
+/// A credit for half of a batch, of which at most so many inputs are from here.
+fn half(most_inputs: usize) -> Credit {
+    Credit {
+        share: Share {
+            of_inputs: 0.5,
+            most_inputs,
+        },
+        ..shared(1)
+    }
+}
+
+#[test]
+fn of_a_shared_batch_no_more_is_sent_than_the_credit_allows() {
+    for (most_inputs, taken) in [(1, 1), (3, 3), (99, 4)] {
+        let (mut room, mut dispatcher) = (room_of(&[100; 9]), dispatcher());
+        dispatcher.grant(half(most_inputs), at(0));
+        let id = sent(&dispatcher.step(&mut room, at(0))).id;
+        assert_eq!(dispatcher.queries(id).len(), taken, "{most_inputs}");
+    }
+}
+
+#[test]
+fn a_policy_that_counts_on_batch_times_says_how_large_a_shared_batch_may_be() {
+    let announced = |policy: Box<dyn BatchPolicy>, failed: Option<usize>| {
+        let (mut room, mut dispatcher) = (room_of(&[100]), Dispatcher::new(1, policy, usize::MAX));
+        if let Some(size) = failed {
+            room.batch_failed(size, at(0));
+        }
+        match dispatcher.step(&mut room, at(0)).step {
+            Step::Announce(demand) => demand.most_inputs,
+            step => panic!("not announced: {step:?}"),
+        }
+    };
+    let most = NonZeroU32::new(32).unwrap();
+    assert_eq!(announced(Box::new(Learned::new(most)), None), 32);
+    assert_eq!(announced(Box::new(Learned::new(most)), Some(16)), 8);
+    assert_eq!(announced(Box::new(FixedSize::new(most)), None), 0);
+}
+
+#[test]
+fn a_part_is_expected_to_take_what_the_whole_batch_takes() {
+    let mut latency = LatencyModel::default();
+    for size in [1, 2, 3, 4, 5, 6, 7, 8].repeat(20) {
+        latency.observe(size, millis(10 + size as u64), false);
+    }
+    let (mut room, mut dispatcher) = (room_of(&[100; 9]), dispatcher().with_latency(latency));
+    let predicted = |turn: &Turn<u32>| sent(turn).predicted.unwrap().as_secs_f64() * 1e3;
+    dispatcher.grant(half(99), at(0));
+    let whole = predicted(&dispatcher.step(&mut room, at(0)));
+    assert!((whole - 18.0).abs() < 0.5, "four of eight: {whole}");
+    dispatcher.grant(shared(2), at(0));
+    let own = predicted(&dispatcher.step(&mut room, at(0)));
+    assert!((own - 14.0).abs() < 0.5, "four of four: {own}");
+}
+
+#[test]
+fn of_a_merged_batch_the_whole_size_is_learned() {
+    for (is_merged, largest) in [(true, 9), (false, 2)] {
+        let (mut room, mut dispatcher) = (room_of(&[100, 100]), dispatcher());
+        dispatcher.grant(half(99), at(0));
+        let id = sent(&dispatcher.step(&mut room, at(0))).id;
+        let answer = Answer {
+            worked_on: 9,
+            is_merged,
+            ..answer(10)
+        };
+        let answered = dispatcher.answered(id, answer, at(11)).unwrap();
+        assert_eq!((answered.sent.size, answered.learned), (2, true));
+        assert_eq!(dispatcher.latency().largest(), largest);
+    }
+}
+
+#[test]
+fn a_container_that_is_lost_with_a_part_is_lost_with_the_whole_batch() {
+    let (mut room, mut dispatcher) = (room_of(&[100; 4]), dispatcher());
+    dispatcher.grant(half(99), at(0));
+    sent(&dispatcher.step(&mut room, at(0)));
+    let loss = dispatcher.lose(&mut room, at(1));
+    assert_eq!((loss.too_large, loss.queries.len()), (Some(8), 4));
+    // Half of it is the limit: what other frontends may merge with.
+    dispatcher.grant(shared(2), at(2));
+    assert_eq!(room.limit(at(2)), 4);
+}
+
+#[test]
+fn the_container_says_when_a_batch_starts_that_others_are_before() {
+    let (mut room, mut dispatcher) = (room_of(&[100; 4]), experienced());
+    let credit = Credit {
+        starts_in: millis(30),
+        ..shared(1)
+    };
+    dispatcher.grant(credit, at(0));
+    sent(&dispatcher.step(&mut room, at(10)));
+    let free = dispatcher.outlook(at(10)).free.saturating_since(at(0));
+    assert!(free.abs_diff(millis(40)) < millis(1), "{free:?}");
 }
 
 #[test]
@@ -153,6 +256,7 @@ fn a_lone_frontend_announces_demand_only_once_another_is_there() {
     let demand = Demand {
         queued: 5,
         earliest_budget: millis(100),
+        most_inputs: 0,
     };
     assert_eq!(step, Step::Announce(demand));
 }
@@ -338,7 +442,7 @@ proptest! {
                 }
                 Event::Grant { park, alone } => {
                     granted += 1;
-                    dispatcher.grant(Credit { sequence: granted, park, alone }, at(now));
+                    dispatcher.grant(Credit { park, alone, ..kept(granted) }, at(now));
                 }
                 Event::Recall => dispatcher.recall(granted),
                 Event::Answer { took } if !held.is_empty() => {

@@ -49,6 +49,8 @@ fn take(room: &mut WaitingRoom<u32>, replica: u64, now: u64, policy: &mut dyn Ba
         overhead: Duration::ZERO,
         pause: Duration::ZERO,
         max_bytes: usize::MAX,
+        share: 1.0,
+        most_inputs: usize::MAX,
     };
     room.take(at(now), taker)
 }
@@ -141,6 +143,8 @@ fn a_replica_that_should_be_free_by_now_is_no_replica_that_could_have_begun_befo
             overhead: Duration::ZERO,
             pause: Duration::ZERO,
             max_bytes: usize::MAX,
+            share: 1.0,
+            most_inputs: usize::MAX,
         },
     );
     assert_eq!((taken.given_up.len(), taken.batch.len()), (1, 1), "{taken:?}");
@@ -166,6 +170,8 @@ fn what_was_left_to_others_is_given_up_once_each_of_them_would_be_too_late() {
             overhead: Duration::ZERO,
             pause: Duration::ZERO,
             max_bytes: usize::MAX,
+            share: 1.0,
+            most_inputs: usize::MAX,
         },
     );
     assert_eq!((tasks(&taken.batch), tasks(&taken.given_up)), (vec![1], vec![2]));
@@ -265,6 +271,8 @@ fn a_policy_that_chooses_sizes_is_told_how_far_the_replicas_have_come() {
                 overhead: Duration::ZERO,
                 pause: Duration::ZERO,
                 max_bytes: usize::MAX,
+                share: 1.0,
+                most_inputs: usize::MAX,
             },
         );
         sizes.push(taken.batch.len());
@@ -289,6 +297,8 @@ fn of_the_way_no_more_than_a_part_of_what_queries_are_given_is_allowed_for() {
             overhead: Duration::from_secs(1),
             pause: Duration::ZERO,
             max_bytes: usize::MAX,
+            share: 1.0,
+            most_inputs: usize::MAX,
         },
     );
     assert_eq!(
@@ -479,6 +489,8 @@ proptest! {
                         overhead: Duration::ZERO,
                         pause: Duration::ZERO,
                         max_bytes: 400,
+                        share: 1.0,
+                        most_inputs: usize::MAX,
                     });
                     prop_assert!(taken.batch.len() <= size as usize);
                     prop_assert!(taken.batch.is_sorted_by_key(Placed::place));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use skysail_core::batch::{FixedSize, LatencyModel, Learned, Other, Overhead};
-use skysail_core::dispatch::Credit;
+use skysail_core::dispatch::{Credit, Share};
 use skysail_core::query::Failure;
 
 use super::*;
@@ -23,6 +23,8 @@ fn with_credit(mut dispatcher: Dispatcher<Task>) -> Dispatcher<Task> {
         sequence: 1,
         park: true,
         alone: true,
+        share: Share::WHOLE,
+        starts_in: Duration::ZERO,
     };
     dispatcher.grant(credit, at(0));
     dispatcher
