@@ -67,6 +67,7 @@ pub struct Metrics {
     query_latency: LatencyFamily<ApplicationLabels>,
     batch_size: LatencyFamily<VersionLabels>,
     batch_latency: LatencyFamily<VersionLabels>,
+    merged_batches: Family<VersionLabels, Counter>,
     queue_length: Family<VersionLabels, Gauge>,
     replicas_attached: Family<VersionLabels, Gauge>,
     cache_hits: Family<VersionLabels, Counter>,
@@ -90,6 +91,7 @@ pub struct ApplicationMetrics {
 pub struct VersionMetrics {
     batch_size: Histogram,
     batch_latency: Histogram,
+    merged_batches: Counter,
     queue_length: Gauge,
     replicas_attached: Gauge,
     cache: CacheMetrics,
@@ -125,6 +127,7 @@ impl Default for Metrics {
             query_latency: Family::new_with_constructor(latency_histogram),
             batch_size: Family::new_with_constructor(size_histogram),
             batch_latency: Family::new_with_constructor(latency_histogram),
+            merged_batches: Family::default(),
             queue_length: Family::default(),
             replicas_attached: Family::default(),
             cache_hits: Family::default(),
@@ -162,6 +165,11 @@ impl Metrics {
             "Time of a batch inside the model",
             Unit::Seconds,
             self.batch_latency.clone(),
+        );
+        registry.register(
+            "merged_batches",
+            "Batches answered as one with those of other frontends",
+            self.merged_batches.clone(),
         );
         registry.register(
             "queue_length",
@@ -262,6 +270,7 @@ impl Metrics {
         VersionMetrics {
             batch_size: self.batch_size.get_or_create_owned(&labels),
             batch_latency: self.batch_latency.get_or_create_owned(&labels),
+            merged_batches: self.merged_batches.get_or_create_owned(&labels),
             queue_length: self.queue_length.get_or_create_owned(&labels),
             replicas_attached: self.replicas_attached.get_or_create_owned(&labels),
             cache: CacheMetrics {
@@ -279,6 +288,7 @@ impl Metrics {
         let labels = VersionLabels::of(model);
         self.batch_size.remove(&labels);
         self.batch_latency.remove(&labels);
+        self.merged_batches.remove(&labels);
         self.queue_length.remove(&labels);
         self.replicas_attached.remove(&labels);
         self.cache_hits.remove(&labels);
@@ -333,6 +343,11 @@ impl VersionMetrics {
         self.batch_latency.observe(model_time.as_secs_f64());
     }
 
+    /// A batch was answered as one with those of other frontends.
+    pub fn merged(&self) {
+        self.merged_batches.inc();
+    }
+
     /// This many queries wait.
     pub fn set_queue_length(&self, length: usize) {
         self.queue_length.set(i64::try_from(length).unwrap_or(i64::MAX));
@@ -370,6 +385,7 @@ mod tests {
         let version = metrics.version(&"iris-model:1".parse().unwrap());
         version.sent(4);
         version.answered(Duration::from_millis(1));
+        version.merged();
         version.cache().hits.inc();
         version.cache().set_size(2, 300);
         metrics.set_store_up(true);
@@ -384,6 +400,7 @@ mod tests {
             "skysail_query_latency_seconds_count{application=\"iris\"} 1",
             "skysail_batch_size_sum{model=\"iris-model\",version=\"1\"} 4.0",
             "skysail_batch_latency_seconds_count{model=\"iris-model\",version=\"1\"} 1",
+            "skysail_merged_batches_total{model=\"iris-model\",version=\"1\"} 1",
             "skysail_replicas_attached{model=\"iris-model\",version=\"1\"} 0",
             "skysail_cache_hits_total{model=\"iris-model\",version=\"1\"} 1",
             "skysail_cache_misses_total{model=\"iris-model\",version=\"1\"} 0",

@@ -327,6 +327,9 @@ impl Batcher {
             self.model.metrics.answered(took);
             self.replica.times.observe(took, self.dispatcher.latency());
         }
+        if result.merged_inputs > 0 {
+            self.model.metrics.merged();
+        }
         self.show_overdue();
         self.model.queue.report(&mut self.dispatcher, now);
         Some(sent)
