@@ -33,6 +33,7 @@ mod join;
 mod large_outputs;
 mod logs;
 mod lost_parts;
+mod merged_batches;
 mod metrics;
 mod orphans;
 mod overload;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         .area("by_hand", by_hand::CASES)
         .area("join", join::CASES)
         .area("frontends", frontends::CASES)
+        .area("merged_batches", merged_batches::CASES)
         .area("idle", idle::CASES)
         .area("logs", logs::CASES)
         .area("signals", signals::CASES)
