@@ -351,7 +351,11 @@ impl App {
         }
         let closing = &ending.closing.background;
         let holder = leadership::holder(self.addresses.admin, &self.identity.id);
-        let leadership = Arc::new(Leadership::new(self.store.clone(), holder));
+        let leadership = Leadership::new(self.store.clone(), holder);
+        let leadership = Arc::new(match self.runtime {
+            Runtime::None => leadership.yielding(views.announced.clone()),
+            Runtime::Process(_) | Runtime::Docker(_) => leadership,
+        });
         // No longer than admin REST is bound: whoever binds it next is the holder then.
         let resigning = ending.closing.admin.clone();
         ending.leadership.spawn(leadership.clone().run(resigning));

@@ -4,6 +4,9 @@
 //! that was paused, or that the store does not answer, stops acting before another can begin. That alone would
 //! do if nothing took time between a look at the clock and an action; so the store is asked once more before
 //! each action ([`Leadership::confirm`]), and refuses writes under a lease that is not the newest.
+//!
+//! A frontend without a runtime cannot replace a container that ends. It leaves the lease to a frontend that can, as
+//! long as one lives ([`Leadership::yielding`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +14,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use skysail_core::cluster::Lease;
+use skysail_core::cluster::{FrontendView, Lease};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -51,6 +54,8 @@ pub struct Leadership {
     term: watch::Sender<Option<Term>>,
     /// Whether it was this frontend that acted last, as far as it knows.
     acted_last: AtomicBool,
+    /// All live frontends, if this one leaves the lease to those that start containers.
+    yields_to: Option<watch::Receiver<Arc<Vec<FrontendView>>>>,
 }
 
 /// A lease, and until when it holds by this frontend's own clock.
@@ -76,7 +81,14 @@ impl Leadership {
             holder,
             term: watch::Sender::new(None),
             acted_last: AtomicBool::new(false),
+            yields_to: None,
         }
+    }
+
+    /// The same for a frontend that starts no containers: while `views` show one that does, this one does not act.
+    pub fn yielding(mut self, views: watch::Receiver<Arc<Vec<FrontendView>>>) -> Self {
+        self.yields_to = Some(views);
+        self
     }
 
     /// The lease under which this frontend acts now, if it does. Asks its clock only.
@@ -141,7 +153,22 @@ impl Leadership {
         }
     }
 
+    /// Whether the lease is another's to take. One that drains is about to give it back.
+    fn yields(&self) -> bool {
+        self.yields_to.as_ref().is_some_and(|views| {
+            let views = views.borrow();
+            views.iter().any(|view| view.starts_containers && !view.draining)
+        })
+    }
+
     async fn ask(&self) -> Asked {
+        if self.yields() {
+            if self.acted_last.swap(false, Ordering::Relaxed) {
+                info!("a frontend that can start containers is to act as the control role");
+            }
+            self.resign().await;
+            return Asked::HeldByAnother;
+        }
         let asked = Instant::now();
         match timeout(ANSWER, self.store.take_lease(&self.holder, TTL)).await {
             Ok(Ok(Leased::Held(lease))) => {

@@ -43,6 +43,9 @@ pub struct FrontendView {
     /// Whether its container RPC can be reached from its own machine only.
     #[serde(default)]
     pub rpc_is_local: bool,
+    /// Whether it can start containers: it has the control role and a runtime.
+    #[serde(default)]
+    pub starts_containers: bool,
     /// The catalog that its queries are routed by.
     pub generation: Generation,
     /// The version of each model that answers here.

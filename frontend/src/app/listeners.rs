@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use super::{BuildError, Runtime};
 use crate::cluster::Identity;
-use crate::config::Config;
+use crate::config::{Config, RuntimeKind};
 
 /// Where a frontend listens.
 #[derive(Clone, Debug)]
@@ -38,6 +38,7 @@ impl Addresses {
             admin_addr: self.admin.as_ref().map(shown),
             rpc_addr: config.roles.query.then(|| self.advertised.clone()),
             rpc_is_local: self.rpc_is_local(),
+            starts_containers: config.roles.control && config.runtime != RuntimeKind::None,
         }
     }
 }

@@ -34,6 +34,8 @@ pub struct Identity {
     pub rpc_addr: Option<String>,
     /// Whether its container RPC can be reached from its own machine only.
     pub rpc_is_local: bool,
+    /// Whether it can start containers: it has the control role and a runtime.
+    pub starts_containers: bool,
 }
 
 impl Identity {
@@ -47,6 +49,7 @@ impl Identity {
             admin_addr: self.admin_addr.clone(),
             rpc_addr: self.rpc_addr.clone(),
             rpc_is_local: self.rpc_is_local,
+            starts_containers: self.starts_containers,
             ..FrontendView::default()
         }
     }
@@ -291,6 +294,7 @@ mod tests {
             admin_addr: None,
             rpc_addr: Some("a:1".to_owned()),
             rpc_is_local: true,
+            starts_containers: true,
         };
         let mut observer = Observer::new(
             identity,

@@ -155,6 +155,37 @@ async fn one_that_ends_gives_its_lease_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_without_a_runtime_acts_only_while_nobody_with_one_lives() {
+    let store: Arc<LeaseStore> = Arc::default();
+    let views = watch::Sender::new(Arc::new(Vec::new()));
+    let without = Leadership::new(store.clone(), "without".into());
+    let without = Arc::new(without.yielding(views.subscribe()));
+    let with = frontend(&store, "with");
+    let _running = run(&without);
+    acts(&without).await;
+
+    let view = FrontendView {
+        starts_containers: true,
+        ..FrontendView::default()
+    };
+    views.send_replace(Arc::new(vec![FrontendView::default(), view.clone()]));
+    assert!(without.confirm().await.is_none());
+    // The lease is free at once, and stays so.
+    tokio::time::sleep(TTL).await;
+    assert!(without.acting().is_none());
+    assert_eq!(with.ask().await, Asked::Held);
+
+    let draining = FrontendView {
+        draining: true,
+        ..view
+    };
+    views.send_replace(Arc::new(vec![draining]));
+    tokio::time::timeout(TTL + RENEWAL, acts(&without))
+        .await
+        .expect("it acts again");
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_was_paused_knows_by_its_own_clock_that_it_acts_no_longer() {
     let store = Arc::default();
     let (first, second) = (frontend(&store, "first"), frontend(&store, "second"));

@@ -288,9 +288,8 @@ fn work_of(action: &Action) -> (String, AtWork) {
     let (name, model, work) = match action {
         Action::Resolve { spec, .. } => (spec.model.to_string(), &spec.model, Work::Resolving),
         Action::Start(spec) => (spec.container.clone(), &spec.model, Work::Starting),
-        Action::Stop { found, .. } | Action::Bury(found) => {
-            (found.container.clone(), &found.model, Work::Ending)
-        }
+        Action::Stop { found, .. } => (found.container.clone(), &found.model, Work::Ending),
+        Action::Bury(found) => (found.container.clone(), &found.model, Work::Burying),
     };
     let model = model.clone();
     (name, AtWork { model, work })

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use skysail_tests::cases;
 use skysail_tests::cluster::{AMPLE_SLO, Runtime, Settings, TestCluster};
-use skysail_tests::deployment::ByHand;
+use skysail_tests::deployment::{ByHand, Deployment};
 use skysail_tests::program::Program;
 use skysail_tests::redis::RedisServer;
 use skysail_tests::wait::{PATIENCE, until};
@@ -19,6 +19,7 @@ cases! {
     a_frontend_that_ends_is_no_longer_among_those_that_live: Redis;
     a_replica_that_is_stopped_is_left_out_by_every_frontend_until_it_goes_on: Redis;
     while_redis_is_away_containers_stay_with_every_frontend: Redis;
+    one_without_a_runtime_leaves_the_control_role_to_one_that_starts_containers: Redis;
 }
 
 /// Two frontends of one cluster, whose containers the test starts.
@@ -187,6 +188,25 @@ async fn while_redis_is_away_containers_stay_with_every_frontend() {
     .await;
     pair.attached(1).await;
     tokio::join!(ask(&pair.first, 50), ask(&pair.second, 50));
+}
+
+async fn one_without_a_runtime_leaves_the_control_role_to_one_that_starts_containers() {
+    let redis = RedisServer::start().await;
+    let settings = Settings::default().redis(redis.url());
+    let begins = "acting as the control role number=";
+    let without = settings.clone().runtime(Runtime::None).start().await;
+    without.log().line(begins).await;
+    let with = settings.start().await;
+    with.serve("app", &Deployment::of("noop").replicas(1)).await;
+    with.log().line(begins).await;
+
+    let begun = || {
+        let lines = without.log().lines();
+        lines.iter().filter(|line| line.contains(begins)).count()
+    };
+    let before = begun();
+    drop(with);
+    until("the other to act again", PATIENCE, async || begun() > before).await;
 }
 
 /// How many frontends this one knows to live.

@@ -82,8 +82,10 @@ pub enum Work {
     Resolving,
     /// It is being started, and may not be listed yet.
     Starting,
-    /// It is being stopped, or buried.
+    /// It is being stopped.
     Ending,
+    /// It ended by itself and is being removed. It may be gone already, but that it failed is not noted yet.
+    Burying,
 }
 
 /// Everything a container is started with.

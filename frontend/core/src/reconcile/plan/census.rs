@@ -194,14 +194,14 @@ impl Census<'_> {
         self.found.iter().filter(runs).count() + self.at_work(Work::Starting)
     }
 
-    /// Containers that ended and are not buried. Each keeps its replacement waiting: only its burial tells
-    /// that it failed, and of the pause to make.
+    /// Containers that ended and are not buried. Each keeps its replacement waiting: only the end of its burial
+    /// tells that it failed, and of the pause to make. The runtime may have removed it before that.
     fn unburied(&self) -> usize {
         let ended = |found: &&&ContainerStatus| {
             matches!(found.state, ContainerState::Exited { .. })
-                && self.work_on(found) != Some(Work::Starting)
+                && !matches!(self.work_on(found), Some(Work::Starting | Work::Burying))
         };
-        self.found.iter().filter(ended).count()
+        self.found.iter().filter(ended).count() + self.at_work(Work::Burying)
     }
 
     fn work_on(&self, found: &ContainerStatus) -> Option<Work> {

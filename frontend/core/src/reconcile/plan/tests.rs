@@ -490,12 +490,20 @@ fn a_container_at_work_is_left_alone_and_one_that_ends_may_be_replaced_beside_it
     let mut found = observed(vec![running("m", "i", 0)]);
     found.at_work.insert("test_m_1_0".into(), at_work(Work::Ending));
     assert_eq!(steps_of(&catalog, &found), ["+1"]);
-    // One that failed is buried first: only that tells of the pause to make.
-    found.containers[0].state = ContainerState::Exited {
-        code: 1,
-        detail: None,
-    };
+}
+
+#[test]
+fn a_container_that_failed_is_replaced_only_once_its_burial_is_noted() {
+    let catalog = catalog(&[("m", "i", 2)]);
+    let mut found = observed(vec![running("m", "i", 0), running("m", "i", 1)]);
+    found.at_work.insert("test_m_1_0".into(), at_work(Work::Burying));
+    found.containers[0].state = exited();
     assert_eq!(steps_of(&catalog, &found), [""; 0]);
+    // The runtime has removed it and says so before the action comes back.
+    found.containers.remove(0);
+    assert_eq!(steps_of(&catalog, &found), [""; 0]);
+    found.at_work.clear();
+    assert_eq!(steps_of(&catalog, &found), ["+0"]);
 }
 
 #[test]

@@ -243,9 +243,8 @@ impl Job {
         let (name, model, work) = match &self.action {
             Action::Resolve { .. } => unreachable!("all are resolved"),
             Action::Start(spec) => (&spec.container, &spec.model, Work::Starting),
-            Action::Stop { found, .. } | Action::Bury(found) => {
-                (&found.container, &found.model, Work::Ending)
-            }
+            Action::Stop { found, .. } => (&found.container, &found.model, Work::Ending),
+            Action::Bury(found) => (&found.container, &found.model, Work::Burying),
         };
         let model = model.clone();
         (name.clone(), AtWork { model, work })
