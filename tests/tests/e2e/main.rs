@@ -34,6 +34,7 @@ mod large_outputs;
 mod logs;
 mod lost_parts;
 mod metrics;
+mod ops;
 mod orphans;
 mod overload;
 mod queries;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         .area("access", access::CASES)
         .area("admin", admin::CASES)
         .area("metrics", metrics::CASES)
+        .area("ops", ops::CASES)
         .area("failing_models", failing_models::CASES)
         .area("heals", heals::CASES)
         .area("faults", faults::CASES)
