@@ -1,17 +1,17 @@
 //! The composition root: builds every part, wires them, and owns every long-lived task.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use skysail_core::catalog::Generation;
 use skysail_core::reconcile::Patience;
+use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::admin::AdminService;
 use crate::admin::access::token::{AskedToken, Asks};
@@ -29,12 +29,10 @@ use crate::http::{BodyReader, Cors, Limits};
 use crate::leadership::{self, Leadership};
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
-use crate::orphans::{self, Orphans};
+use crate::ops::{self, Ops};
 use crate::query::QueryService;
 use crate::query::http::{QueryApi, QueryServer};
 use crate::reconcile::{Moves, Parts, Reconciler, Report, Rollouts};
-use crate::runtime::docker::DockerRuntime;
-use crate::runtime::process::ProcessRuntime;
 use crate::runtime::{ContainerRuntime, RuntimeError};
 use crate::store::MetadataStore;
 use crate::store::embedded::EmbeddedStore;
@@ -45,10 +43,15 @@ mod admin_token;
 mod ending;
 mod follower;
 mod listeners;
+mod parts;
+mod runtime;
+#[cfg(test)]
+mod tests;
 
-use ending::{Closing, Ending};
+use ending::{Closing, Ended, Ending, Neighbours};
 use follower::{Follower, fetch_query_ids};
 use listeners::{Listeners, listen_advice};
+use parts::{Part, Stage, Thread};
 
 pub use listeners::Addresses;
 
@@ -95,59 +98,11 @@ pub enum BuildError {
 
 /// A frontend that is built, bound and not yet running.
 pub struct App {
-    config: Config,
-    asks: Asks,
     addresses: Addresses,
-    listeners: Listeners,
+    asks: Asks,
     control: ControlThread,
-    identity: Identity,
-    store: Arc<dyn MetadataStore>,
-    runtime: Runtime,
-    models: Arc<ModelTable>,
-    queries: Arc<QueryService>,
-    metrics: Arc<Metrics>,
-    health: Arc<Health>,
-    clock: Clock,
-}
-
-/// The runtime, as far as it matters which it is.
-#[derive(Clone)]
-enum Runtime {
-    Process(Arc<ProcessRuntime>),
-    Docker(Arc<DockerRuntime>),
-    None,
-}
-
-impl Runtime {
-    fn new(config: &Config) -> Result<Self, RuntimeError> {
-        Ok(match config.runtime {
-            _ if !config.roles.control => Self::None,
-            RuntimeKind::Process => Self::Process(Arc::new(ProcessRuntime::new()?)),
-            RuntimeKind::Docker => Self::Docker(Arc::new(DockerRuntime::connect(config.cluster.clone()))),
-            RuntimeKind::None => Self::None,
-        })
-    }
-
-    fn shared(&self) -> Option<Arc<dyn ContainerRuntime>> {
-        match self {
-            Self::Process(runtime) => Some(runtime.clone()),
-            Self::Docker(runtime) => Some(runtime.clone()),
-            Self::None => None,
-        }
-    }
-
-    /// The address at which containers reach this host, where they cannot reach the configured one.
-    async fn gateway(&self, config: &Config) -> Result<Option<IpAddr>, RuntimeError> {
-        let bound = config.rpc_addr.ip();
-        match self {
-            Self::Docker(runtime)
-                if config.rpc_advertise.is_none() && (bound.is_loopback() || bound.is_unspecified()) =>
-            {
-                runtime.gateway().await.map(Some)
-            }
-            _ => Ok(None),
-        }
-    }
+    parts: Vec<Part>,
+    ending: Ending,
 }
 
 impl App {
@@ -155,27 +110,26 @@ impl App {
     pub async fn build(mut config: Config) -> Result<Self, BuildError> {
         config.max_connections = open_files::make_room(config.max_connections, ADMIN_CONNECTIONS);
         let control = ControlThread::start().map_err(BuildError::ControlThread)?;
-        let runtime = {
-            // What containers print is read on the control thread, and so is what the engine tells.
+        let opened = {
             let _inside = control.handle().enter();
-            Runtime::new(&config)?
+            runtime::open(&config)?
         };
-        let built = Self::build_with(config, control, runtime.clone()).await;
-        if let (Err(_), Runtime::Docker(docker)) = (&built, &runtime) {
-            // What is said is why it cannot start; a network that is left is removed by the next life's end.
-            let _ = docker.leave_made().await;
+        match Self::build_with(config, control, opened.runtime, opened.parts).await {
+            Ok(app) => Ok(app),
+            Err(error) => {
+                opened.undo.await;
+                Err(error)
+            }
         }
-        built
     }
 
     async fn build_with(
         config: Config,
         control: ControlThread,
-        runtime: Runtime,
+        runtime: Option<Arc<dyn ContainerRuntime>>,
+        parts: Vec<Part>,
     ) -> Result<Self, BuildError> {
-        let mut listeners = Listeners::bind(&config, &runtime).await?;
-        let admin = listeners.admin.take().map(|listener| control.adopt(listener));
-        listeners.admin = admin.transpose().map_err(BuildError::ControlThread)?;
+        let listeners = Listeners::bind(&config, runtime.as_deref(), &control).await?;
         let addresses = listeners.addresses(&config);
         let asks = admin_token::asks(&config)?;
         let store = open_store(&config).await?;
@@ -188,14 +142,10 @@ impl App {
         });
         let queries = Arc::new(QueryService::new(clock));
         let health = Arc::new(Health::new(queries.clone(), store.health()));
-        let identity = addresses.identity(&config);
-        Ok(Self {
-            config,
-            asks,
-            addresses,
-            listeners,
-            control,
-            identity,
+        let wiring = Wiring {
+            identity: addresses.identity(&config),
+            asks: asks.clone(),
+            admin_addr: addresses.admin,
             store,
             runtime,
             models,
@@ -203,6 +153,17 @@ impl App {
             metrics,
             health,
             clock,
+            closing: Closing::default(),
+            config,
+            parts,
+        };
+        let (parts, ending) = wiring.connect(listeners);
+        Ok(Self {
+            addresses,
+            asks,
+            control,
+            parts,
+            ending,
         })
     }
 
@@ -217,37 +178,17 @@ impl App {
     /// Ends gracefully as well, with an error, should a part end that never does.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), PartEnded> {
         self.log_addresses();
-        let closing = Closing::default();
-        let mut ending = Ending {
-            grace: self.config.grace,
-            queries: self.queries.clone(),
-            models: self.models.clone(),
-            runtime: self.runtime.clone(),
-            id: self.identity.id.clone(),
-            announced: self.store.announced(),
-            query_server: JoinSet::new(),
-            admin_server: JoinSet::new(),
-            background: JoinSet::new(),
-            announcer: JoinSet::new(),
-            leadership: JoinSet::new(),
-            closing: closing.clone(),
-        };
-        let followed = self.spawn_followers(&mut ending.background, &closing.background);
-        let views = self.spawn_membership(&mut ending, followed.clone());
-        let report = self.spawn_control(&mut ending, &views);
-        self.spawn_reaper(&mut ending.background, &closing.background);
-        self.spawn_rpc(&mut ending.background, &closing.background);
-        let _control = self.spawn_http(&mut ending, followed, views, report);
-
+        for part in self.parts {
+            self.ending.stage(part.stage).spawn(part, self.control.handle());
+        }
         let served = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
-            Some(_) = ending.background.join_next() => Err(PartEnded),
-            Some(_) = ending.announcer.join_next() => Err(PartEnded),
+            part = self.ending.part_ended() => Err(PartEnded(part)),
         };
         if let Err(ended) = &served {
             error!(error = %ended, "ending");
         }
-        ending.run().await;
+        self.ending.run().await;
         served
     }
 
@@ -259,17 +200,103 @@ impl App {
             info!(%addr, "admin REST listening");
             admin_token::log(&self.asks);
         }
+        let ops = self.addresses.ops;
+        info!(addr = %ops, "operations listening");
         for addr in &self.addresses.rpc {
             info!(%addr, advertised = self.addresses.advertised, "container RPC listening");
         }
     }
+}
+
+/// What the parts are made of, while they are wired.
+struct Wiring {
+    config: Config,
+    asks: Asks,
+    admin_addr: Option<SocketAddr>,
+    identity: Identity,
+    store: Arc<dyn MetadataStore>,
+    runtime: Option<Arc<dyn ContainerRuntime>>,
+    models: Arc<ModelTable>,
+    queries: Arc<QueryService>,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    clock: Clock,
+    closing: Closing,
+    parts: Vec<Part>,
+}
+
+/// What the admin API shows of the cluster.
+struct Shown {
+    /// The catalog that this frontend's query path follows.
+    followed: watch::Receiver<Generation>,
+    views: observed::Views,
+    report: Arc<Report>,
+}
+
+impl Wiring {
+    /// Makes every part, and what ends them.
+    fn connect(mut self, listeners: Listeners) -> (Vec<Part>, Ending) {
+        let ending = Ending::new(
+            self.config.grace,
+            Ended {
+                queries: self.queries.clone(),
+                models: self.models.clone(),
+                runtime: self.runtime.clone(),
+            },
+            Neighbours {
+                own_id: self.identity.id.clone(),
+                announced: self.store.announced(),
+            },
+            self.closing.clone(),
+        );
+        let followed = self.follow_store();
+        let views = self.join_membership(followed.clone());
+        let report = self.take_control(&views);
+        self.serve_rpc(listeners.rpc);
+        let ops = Arc::new(Ops {
+            health: self.health.clone(),
+            metrics: self.metrics.clone(),
+            models: self.models.clone(),
+        });
+        self.serve_ops(listeners.ops, &ops);
+        self.serve_queries(listeners.query);
+        let shown = Shown {
+            followed,
+            views,
+            report,
+        };
+        self.serve_admin(listeners.admin, ops, shown);
+        (self.parts, ending)
+    }
+
+    fn add(
+        &mut self,
+        name: &'static str,
+        stage: Stage,
+        thread: Thread,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.parts.push(Part::new(name, stage, thread, task));
+    }
+
+    /// A part that runs until the background closes, beside the queries.
+    fn add_background(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let task = until(&self.closing.background, task);
+        self.add(name, Stage::Background, Thread::Query, task);
+    }
+
+    /// The same, on the control plane's thread.
+    fn add_control_background(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let task = until(&self.closing.background, task);
+        self.add(name, Stage::Background, Thread::Control, task);
+    }
 
     /// The tasks that follow the store: the query path's routes, query-id blocks, and a gauge.
-    fn spawn_followers(
-        &self,
-        tasks: &mut JoinSet<()>,
-        closing: &CancellationToken,
-    ) -> watch::Receiver<Generation> {
+    fn follow_store(&mut self) -> watch::Receiver<Generation> {
         let (followed, follows) = watch::channel(Generation::default());
         let follower = Follower {
             catalogs: self.store.watch(),
@@ -280,15 +307,11 @@ impl App {
             followed,
         };
         // To resolve thousands of routes takes milliseconds, in which queries would have to wait.
-        let run = until(closing, follower.run());
-        tasks.spawn_on(run, self.control.handle());
-        spawn_until(
-            tasks,
-            closing,
-            fetch_query_ids(self.store.clone(), self.queries.clone()),
-        );
+        self.add_control_background("route follower", follower.run());
+        let query_ids = fetch_query_ids(self.store.clone(), self.queries.clone());
+        self.add_background("query-id fetcher", query_ids);
         let (mut health, metrics) = (self.store.health(), self.metrics.clone());
-        spawn_until(tasks, closing, async move {
+        self.add_background("store gauge", async move {
             loop {
                 metrics.set_store_up(health.borrow_and_update().is_up());
                 if health.changed().await.is_err() {
@@ -300,11 +323,7 @@ impl App {
     }
 
     /// The tasks that tell the cluster's frontends of each other; returns what is known of all.
-    fn spawn_membership(
-        &self,
-        ending: &mut Ending,
-        followed: watch::Receiver<Generation>,
-    ) -> observed::Views {
+    fn join_membership(&mut self, followed: watch::Receiver<Generation>) -> observed::Views {
         self.queries
             .set_settling(self.config.roles.query.then(BTreeSet::new));
         let (own, seen) = watch::channel(self.identity.first_view());
@@ -322,7 +341,7 @@ impl App {
             own,
             followed,
             replicas: self.models.replicas().changed(),
-            draining: ending.closing.queries.clone(),
+            draining: self.closing.queries.clone(),
         };
         let (membership, views) = Membership::new(
             (self.store.announced(), self.store.watch()),
@@ -331,12 +350,9 @@ impl App {
             self.models.clone(),
             self.metrics.clone(),
         );
-        let closing = ending.closing.background.clone();
-        let follow = until(&closing, membership.run());
-        ending.background.spawn_on(follow, self.control.handle());
-        ending
-            .announcer
-            .spawn_on(announcer.run(closing), self.control.handle());
+        self.add_control_background("membership follower", membership.run());
+        let announce = announcer.run(self.closing.background.clone());
+        self.add("announcer", Stage::Announcer, Thread::Control, announce);
         observed::Views {
             announced: views,
             own: Box::new(move || observer.lock().look()),
@@ -344,34 +360,35 @@ impl App {
     }
 
     /// The tasks of the control role: who acts, what runs, and the end of rollouts.
-    fn spawn_control(&self, ending: &mut Ending, views: &observed::Views) -> Arc<Report> {
+    fn take_control(&mut self, views: &observed::Views) -> Arc<Report> {
         let report = Arc::<Report>::default();
         if !self.config.roles.control {
             return report;
         }
-        let closing = &ending.closing.background;
-        let holder = leadership::holder(self.addresses.admin, &self.identity.id);
+        let closing = self.closing.background.clone();
+        let holder = leadership::holder(self.admin_addr, &self.identity.id);
         let leadership = Leadership::new(self.store.clone(), holder);
         let leadership = Arc::new(match self.runtime {
-            Runtime::None => leadership.yielding(views.announced.clone()),
-            Runtime::Process(_) | Runtime::Docker(_) => leadership,
+            None => leadership.yielding(views.announced.clone()),
+            Some(_) => leadership,
         });
-        // No longer than admin REST is bound: whoever binds it next is the holder then.
-        let resigning = ending.closing.admin.clone();
-        ending.leadership.spawn(leadership.clone().run(resigning));
+        // No longer than admin REST is bound: the next frontend that binds it is the holder then.
+        let lead = leadership.clone().run(self.closing.admin.clone());
+        self.add("leadership", Stage::Leadership, Thread::Query, lead);
         let rollouts = Rollouts {
             store: self.store.clone(),
             views: views.announced.clone(),
             leadership: leadership.clone(),
             report: report.clone(),
         };
-        ending.background.spawn(rollouts.run(closing.clone()));
+        let rollouts = rollouts.run(closing.clone());
+        self.add("rollout watcher", Stage::Background, Thread::Query, rollouts);
         let keeper = TokenKeeper {
             asks: self.asks.clone(),
             store: self.store.clone(),
             report: report.clone(),
         };
-        ending.background.spawn(until(closing, keeper.run()));
+        self.add_background("admin token keeper", keeper.run());
         let autoscaler = Autoscaler::new(autoscaler::Parts {
             store: self.store.clone(),
             views: views.announced.clone(),
@@ -379,8 +396,9 @@ impl App {
             report: report.clone(),
             clock: self.clock,
         });
-        ending.background.spawn(autoscaler.run(closing.clone()));
-        if let Some(runtime) = self.runtime.shared() {
+        let autoscaler = autoscaler.run(closing.clone());
+        self.add("autoscaler", Stage::Background, Thread::Query, autoscaler);
+        if let Some(runtime) = self.runtime.clone() {
             let moves = Moves {
                 runtime: runtime.clone(),
                 store: self.store.clone(),
@@ -388,7 +406,8 @@ impl App {
                 cluster: self.config.cluster.clone(),
                 report: report.clone(),
             };
-            ending.background.spawn(moves.run(closing.clone()));
+            let moves = moves.run(closing.clone());
+            self.add("image watcher", Stage::Background, Thread::Query, moves);
             let reconciler = Reconciler::new(Parts {
                 runtime,
                 store: self.store.clone(),
@@ -401,123 +420,111 @@ impl App {
                 report: report.clone(),
             });
             // Beside the logs, which it reads: an engine's answer is handled by the thread that asked.
-            ending
-                .background
-                .spawn_on(reconciler.run(closing.clone()), self.control.handle());
+            let reconcile = reconciler.run(closing);
+            self.add("reconciler", Stage::Background, Thread::Control, reconcile);
         }
         report
     }
 
-    /// The task that reaps orphans, where they come to this process.
-    fn spawn_reaper(&self, tasks: &mut JoinSet<()>, closing: &CancellationToken) {
-        let _inside = self.control.handle().enter();
-        let mut orphans = match Orphans::watch() {
-            Ok(Some(orphans)) => orphans,
-            Ok(None) => return,
-            Err(error) => return warn!(%error, "orphans are not reaped"),
-        };
-        let runtime = self.runtime.clone();
-        let reap = async move {
-            loop {
-                match &runtime {
-                    Runtime::Process(processes) => processes.reap_orphans().await,
-                    // The frontend has no children of its own.
-                    Runtime::Docker(_) | Runtime::None => orphans::reap(|_| false),
-                }
-                orphans.ended().await;
-            }
-        };
-        tasks.spawn_on(until(closing, reap), self.control.handle());
-    }
-
-    fn spawn_rpc(&mut self, tasks: &mut JoinSet<()>, closing: &CancellationToken) {
-        for listener in std::mem::take(&mut self.listeners.rpc) {
+    fn serve_rpc(&mut self, listeners: Vec<TcpListener>) {
+        for listener in listeners {
             let serve = skysail_container_rpc::server::serve(
                 listener,
                 self.models.clone(),
                 self.identity.id.clone(),
-                closing.clone().cancelled_owned(),
+                self.closing.background.clone().cancelled_owned(),
             );
-            tasks.spawn(async move {
-                if let Err(error) = serve.await {
-                    error!(%error, "container RPC ended");
-                }
-            });
+            self.add(
+                "container RPC server",
+                Stage::Background,
+                Thread::Query,
+                async move {
+                    if let Err(error) = serve.await {
+                        error!(%error, "container RPC ended");
+                    }
+                },
+            );
         }
     }
 
-    fn spawn_http(
-        self,
-        ending: &mut Ending,
-        followed: watch::Receiver<Generation>,
-        views: observed::Views,
-        report: Arc<Report>,
-    ) -> ControlThread {
-        let info = self.info();
-        let closing = ending.closing.clone();
-        let timeouts = self.config.timeouts;
-        let bodies = |limit| BodyReader::new(limit, timeouts.client);
-        if let Some(listener) = self.listeners.query {
-            let api = QueryApi {
-                service: self.queries,
-                health: self.health.clone(),
-                bodies: bodies(self.config.body_limit),
-                max_rows: self.config.max_rows,
-            };
-            let server = QueryServer::new(Arc::new(api), self.config.cors_origins.clone());
-            let limits = Limits {
-                connections: self.config.max_connections,
-                timeouts,
-                refused: Vec::new(),
-            };
-            ending
-                .query_server
-                .spawn(http::serve(listener, server, limits, closing.queries));
-        }
-        if let Some(listener) = self.listeners.admin {
-            let token = AskedToken::new(self.asks, self.store.watch());
-            let origins = self.config.admin_origins;
-            let access = Access {
-                browsers: Browsers {
-                    origins: origins.clone(),
-                    hosts: self.config.admin_hosts,
-                },
-                token: token.clone(),
-                cors: Cors {
-                    allowed: origins,
-                    methods: access::METHODS,
-                    exposed: "Location",
-                },
-            };
-            let service = AdminService {
-                views,
-                store: self.store,
-                followed,
-                models: self.models,
-                report,
-                runtime: self.runtime.shared(),
-                info,
-                closing: closing.admin.clone(),
-                token,
-                turns: Mutex::default(),
-            };
-            let api = AdminApi {
-                service,
-                health: self.health,
-                metrics: self.metrics,
-                bodies: bodies(BODY_BYTES),
-            };
-            let router = admin::http::router(Arc::new(api));
-            let limits = Limits {
-                connections: ADMIN_CONNECTIONS,
-                timeouts,
-                refused: self.config.model_networks.clone(),
-            };
-            let answers = Guarded::new(access, router);
-            let serve = http::serve(listener, answers, limits, closing.admin);
-            ending.admin_server.spawn_on(serve, self.control.handle());
-        }
-        self.control
+    fn bodies(&self, limit: usize) -> BodyReader {
+        BodyReader::new(limit, self.config.timeouts.client)
+    }
+
+    fn serve_queries(&mut self, listener: Option<TcpListener>) {
+        let Some(listener) = listener else { return };
+        let api = QueryApi {
+            service: self.queries.clone(),
+            health: self.health.clone(),
+            bodies: self.bodies(self.config.body_limit),
+            max_rows: self.config.max_rows,
+        };
+        let server = QueryServer::new(Arc::new(api), self.config.cors_origins.clone());
+        let limits = Limits {
+            connections: self.config.max_connections,
+            timeouts: self.config.timeouts,
+            refused: Vec::new(),
+        };
+        let serve = http::serve(listener, server, limits, self.closing.queries.clone());
+        self.add("query server", Stage::QueryServer, Thread::Query, serve);
+    }
+
+    fn serve_ops(&mut self, listener: TcpListener, ops: &Arc<Ops>) {
+        let limits = Limits {
+            connections: ADMIN_CONNECTIONS,
+            timeouts: self.config.timeouts,
+            refused: Vec::new(),
+        };
+        let serve = http::serve(
+            listener,
+            ops::router(ops.clone()),
+            limits,
+            self.closing.admin.clone(),
+        );
+        self.add("operations server", Stage::AdminServers, Thread::Control, serve);
+    }
+
+    fn serve_admin(&mut self, listener: Option<TcpListener>, ops: Arc<Ops>, shown: Shown) {
+        let Some(listener) = listener else { return };
+        let token = AskedToken::new(self.asks.clone(), self.store.watch());
+        let origins = self.config.admin_origins.clone();
+        let access = Access {
+            browsers: Browsers {
+                origins: origins.clone(),
+                hosts: self.config.admin_hosts.clone(),
+            },
+            token: token.clone(),
+            cors: Cors {
+                allowed: origins,
+                methods: access::METHODS,
+                exposed: "Location",
+            },
+        };
+        let service = AdminService {
+            views: shown.views,
+            store: self.store.clone(),
+            followed: shown.followed,
+            models: self.models.clone(),
+            report: shown.report,
+            runtime: self.runtime.clone(),
+            info: self.info(),
+            closing: self.closing.admin.clone(),
+            token,
+            turns: Mutex::default(),
+        };
+        let api = AdminApi {
+            service,
+            bodies: self.bodies(BODY_BYTES),
+        };
+        let router = admin::http::router(Arc::new(api), ops);
+        let limits = Limits {
+            connections: ADMIN_CONNECTIONS,
+            timeouts: self.config.timeouts,
+            refused: self.config.model_networks.clone(),
+        };
+        let answers = Guarded::new(access, router);
+        let serve = http::serve(listener, answers, limits, self.closing.admin.clone());
+        self.add("admin server", Stage::AdminServers, Thread::Control, serve);
     }
 
     fn info(&self) -> FrontendInfo {
@@ -530,10 +537,9 @@ impl App {
             id: self.identity.id.clone(),
             store_kind,
             store_location,
-            runtime_kind: match self.runtime {
-                Runtime::Process(_) => RuntimeKind::Process.name(),
-                Runtime::Docker(_) => RuntimeKind::Docker.name(),
-                Runtime::None => RuntimeKind::None.name(),
+            runtime_kind: match self.config.roles.control {
+                true => self.config.runtime.name(),
+                false => RuntimeKind::None.name(),
             },
         }
     }
@@ -541,8 +547,8 @@ impl App {
 
 /// A task that lives as long as the frontend has ended before it: a defect of ours.
 #[derive(Debug, thiserror::Error)]
-#[error("a part of the frontend ended while it was serving; this is a bug, see the log")]
-pub struct PartEnded;
+#[error("the {0} ended while the frontend was serving; this is a bug, see the log")]
+pub struct PartEnded(&'static str);
 
 async fn open_store(config: &Config) -> Result<Arc<dyn MetadataStore>, BuildError> {
     match &config.store {
@@ -560,14 +566,6 @@ async fn open_store(config: &Config) -> Result<Arc<dyn MetadataStore>, BuildErro
             Ok(Arc::new(store.map_err(|error| BuildError::Store(error.into()))?))
         }
     }
-}
-
-fn spawn_until(
-    tasks: &mut JoinSet<()>,
-    closing: &CancellationToken,
-    task: impl Future<Output = ()> + Send + 'static,
-) {
-    tasks.spawn(until(closing, task));
 }
 
 /// Runs a task until it ends, or is told to.

@@ -56,6 +56,10 @@ struct Flags {
     /// Admin REST [default: 127.0.0.1:1338].
     #[arg(long, env = "SKYSAIL_ADMIN_ADDR", value_name = "IP:PORT")]
     admin_addr: Option<String>,
+    /// The operations listener of every frontend, whatever its roles: /healthz, /readyz and /metrics
+    /// [default: 127.0.0.1:1341, or a free port where that is taken].
+    #[arg(long, env = "SKYSAIL_OPS_ADDR", value_name = "IP:PORT")]
+    ops_addr: Option<String>,
     /// A file with the token that admin REST asks for (Authorization: Bearer TOKEN), which makes it the
     /// cluster's: all frontends that listen beyond loopback ask for it [default: none is asked for on loopback;
     /// elsewhere a token is made once, in CLUSTER.admin-token in the user's state folder].
@@ -152,6 +156,8 @@ pub struct Config {
     pub query_addr: SocketAddr,
     /// Admin REST.
     pub admin_addr: SocketAddr,
+    /// Probes and metrics; none for [`DEFAULT_OPS_ADDR`], or a free port where that is taken.
+    pub ops_addr: Option<SocketAddr>,
     /// The admin token that was given.
     pub admin_token: Option<TokenFile>,
     /// Where the admin token is that is made where none was given; nowhere without a home.
@@ -248,6 +254,7 @@ impl Default for Config {
             cluster,
             query_addr: local(1337),
             admin_addr: local(1338),
+            ops_addr: None,
             admin_token: None,
             made_token: None,
             admin_hosts: Vec::new(),
@@ -277,6 +284,9 @@ impl Default for Config {
         }
     }
 }
+
+/// Where probes and metrics are if nothing else is asked for.
+pub const DEFAULT_OPS_ADDR: SocketAddr = local(1341);
 
 const DEFAULT_CLUSTER: &str = "default-cluster";
 
@@ -390,6 +400,7 @@ impl Config {
             admin_addr: reader
                 .read("admin-addr", flags.admin_addr, parse_addr)
                 .unwrap_or(defaults.admin_addr),
+            ops_addr: reader.read("ops-addr", flags.ops_addr, parse_addr),
             admin_token: reader.read("admin-token-file", flags.admin_token_file, read_token),
             made_token: token_file(&cluster),
             admin_hosts: reader

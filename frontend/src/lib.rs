@@ -11,7 +11,8 @@
 //!   [`autoscaler`] (numbers of replicas that follow the load),
 //!   [`reconcile`] (desired state to containers), [`runtime`] (what starts them);
 //! - [`store`]: where desired state lives, for both; [`cluster`]: what frontends tell each other through it;
-//! - [`http`], [`open_files`], [`orphans`], [`control_thread`], [`health`], [`metrics`], [`clock`], [`logging`]:
+//! - [`ops`] (probes and metrics), [`http`], [`open_files`], [`orphans`], [`control_thread`], [`health`], [`metrics`],
+//!   [`clock`], [`logging`]:
 //!   what every server needs.
 //!
 //! `query` and `model` never name `admin`, `reconcile`, `runtime` or a concrete store; `app` alone sees all.
@@ -30,6 +31,7 @@ pub mod logging;
 pub mod metrics;
 pub mod model;
 pub mod open_files;
+pub mod ops;
 pub mod orphans;
 pub mod query;
 pub mod reconcile;

@@ -528,6 +528,9 @@ pub struct Frontend {
     pub query_addr: String,
     /// Admin REST; empty without the control role.
     pub admin_addr: String,
+    /// Probes and metrics: `/healthz`, `/readyz`, `/metrics`.
+    #[serde(default)]
+    pub ops_addr: String,
     /// Container RPC, as containers are told; empty without the query role.
     pub rpc_addr: String,
     /// Since when it runs.

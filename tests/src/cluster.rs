@@ -129,6 +129,7 @@ impl Settings {
         let addresses = Addresses {
             query: free_address(),
             admin: free_address(),
+            ops: free_address(),
             rpc: free_address(),
         };
         let command = self.command(folder.path(), &addresses.again());
@@ -205,6 +206,7 @@ impl Settings {
             ("--query-addr", ports.query.clone()),
             ("--admin-addr", ports.admin.clone()),
             ("--rpc-addr", ports.rpc.clone()),
+            ("--ops-addr", ports.ops.clone()),
         ];
         // What a test asks for itself takes the place of what clusters usually have.
         flags.retain(|(name, _)| !self.flags.iter().any(|(asked, _)| asked == name));
@@ -252,6 +254,7 @@ impl Runtime {
 struct Ports {
     query: String,
     admin: String,
+    ops: String,
     rpc: String,
 }
 
@@ -261,6 +264,7 @@ impl Default for Ports {
         Self {
             query: free(),
             admin: free(),
+            ops: free(),
             rpc: free(),
         }
     }
@@ -273,6 +277,8 @@ pub struct Addresses {
     pub query: SocketAddr,
     /// Admin REST; unspecified without the control role.
     pub admin: SocketAddr,
+    /// Probes and metrics.
+    pub ops: SocketAddr,
     /// Container RPC; unspecified without the query role.
     pub rpc: SocketAddr,
 }
@@ -287,6 +293,7 @@ impl Addresses {
         Ports {
             query: bound(self.query),
             admin: bound(self.admin),
+            ops: bound(self.ops),
             rpc: bound(self.rpc),
         }
     }
@@ -310,6 +317,7 @@ async fn listening(frontend: &mut Program, roles: Roles) -> Option<Addresses> {
             Some(Addresses {
                 query: bound(Roles::Query, "query REST")?,
                 admin: bound(Roles::Control, "admin REST")?,
+                ops: bound_addr(&lines, "operations")?,
                 rpc: bound(Roles::Query, "container RPC")?,
             })
         };

@@ -18,7 +18,7 @@ mod start;
 mod stop;
 
 pub(crate) use engine::Engine;
-pub(crate) use ports::PortChoice;
+pub(crate) use ports::{PortChoice, free_or_any};
 pub(crate) use start::{Addresses, StartPlan, Started, start};
 pub(crate) use stop::{Removed, VolumeRule, stop};
 
@@ -143,7 +143,7 @@ impl ClusterError {
                 "`docker network disconnect {network} CONTAINER` lets it go; then `skysail stop` again"
             )),
             Self::TooManyFrontends(_) => Some(
-                "choose lower ones with --query-port N and --rpc-port N, or 0 to let them be found".into(),
+                "choose lower ones with --query-port N, --rpc-port N and --ops-port N, or 0 to let them be found".into(),
             ),
             Self::Credentials(error) => error.hint(),
             Self::NoFreePort(_)

@@ -12,6 +12,11 @@ pub(crate) struct PortChoice {
     pub(crate) option: &'static str,
 }
 
+/// `port` if it is free, otherwise 0: any free port will do where nobody chose one.
+pub(crate) fn free_or_any(port: u16) -> u16 {
+    if hold(port).is_ok() { port } else { 0 }
+}
+
 /// The choices of `count` ports upwards from the first, which pass over those that are `others`'. A first one
 /// that is any free port makes them all so.
 ///

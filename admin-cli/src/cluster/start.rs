@@ -56,6 +56,8 @@ pub(crate) struct StartPlan {
     pub(crate) admin_port: PortChoice,
     /// The first frontend's, with those of the others above it.
     pub(crate) rpc_port: PortChoice,
+    /// The first frontend's operations listener, with those of the others above it.
+    pub(crate) ops_port: PortChoice,
     /// Whether a plain `stop` is to leave the data.
     pub(crate) keep_data: bool,
     /// How long the frontend may take to be ready.
@@ -70,26 +72,38 @@ pub(crate) struct Addresses {
     pub(crate) admin_port: u16,
     /// One for each frontend that takes queries.
     pub(crate) rpc_ports: Vec<u16>,
+    /// One for each frontend, in the order in which they are started.
+    pub(crate) ops_ports: Vec<u16>,
 }
 
 impl Addresses {
     /// Finds the ports of a plan, all of them free and different.
     fn claim(plan: &StartPlan) -> Result<Self, ClusterError> {
         let count = plan.frontends.get();
-        let query = upwards(plan.query_port, count, &[plan.admin_port, plan.rpc_port]);
-        let others: Vec<_> = query.iter().copied().chain([plan.admin_port]).collect();
+        let everywhere = containers_for(count);
+        let mut others = vec![plan.admin_port, plan.rpc_port, plan.ops_port];
+        let query = upwards(plan.query_port, count, &others);
+        others.extend(&query);
         let rpc = upwards(plan.rpc_port, count, &others);
-        if query.len() < count || rpc.len() < count {
+        others.extend(&rpc);
+        let ops = upwards(plan.ops_port, everywhere, &others);
+        if query.len() < count || rpc.len() < count || ops.len() < everywhere {
             return Err(ClusterError::TooManyFrontends(count));
         }
-        let choices: Vec<_> = query.into_iter().chain([plan.admin_port]).chain(rpc).collect();
-        let ports = claim(&choices)?;
+        let choices = [query, rpc, ops, vec![plan.admin_port]].concat();
+        let mut ports = claim(&choices)?.into_iter();
         Ok(Self {
-            query_ports: ports[..count].to_vec(),
-            admin_port: ports[count],
-            rpc_ports: ports[count + 1..].to_vec(),
+            query_ports: ports.by_ref().take(count).collect(),
+            rpc_ports: ports.by_ref().take(count).collect(),
+            ops_ports: ports.by_ref().take(everywhere).collect(),
+            admin_port: ports.next().unwrap_or(plan.admin_port.port),
         })
     }
+}
+
+/// How many containers have a frontend in them, if `count` take queries: several have another beside them that acts.
+fn containers_for(count: usize) -> usize {
+    if count == 1 { 1 } else { count + 1 }
 }
 
 /// A container with a frontend in it.
@@ -100,6 +114,8 @@ struct Frontend {
     query: Option<(u16, u16)>,
     /// With the control role: the port of admin REST. It is given Docker's socket.
     admin: Option<u16>,
+    /// The port of its operations listener.
+    ops: u16,
 }
 
 impl Frontend {
@@ -111,31 +127,39 @@ impl Frontend {
             .iter()
             .copied()
             .zip(addresses.rpc_ports.iter().copied());
+        let mut ops = addresses.ops_ports.iter().copied();
+        let mut next_ops = || ops.next().unwrap_or(0);
         if let [only] = query.clone().collect::<Vec<_>>()[..] {
             return vec![Self {
                 name: labels::frontend_container(cluster),
                 query: Some(only),
                 admin: Some(addresses.admin_port),
+                ops: next_ops(),
             }];
         }
-        let control = Self {
+        let mut frontends: Vec<_> = query
+            .zip(1..)
+            .map(|(ports, number)| Self {
+                name: labels::query_container(cluster, number),
+                query: Some(ports),
+                admin: None,
+                ops: next_ops(),
+            })
+            .collect();
+        frontends.push(Self {
             name: labels::control_container(cluster),
             query: None,
             admin: Some(addresses.admin_port),
-        };
-        let numbered = query.zip(1..).map(|(ports, number)| Self {
-            name: labels::query_container(cluster, number),
-            query: Some(ports),
-            admin: None,
+            ops: next_ops(),
         });
-        numbered.chain([control]).collect()
+        frontends
     }
 
     /// Which of its ports inside is published by which.
     fn published(&self) -> Vec<(u16, u16)> {
         let query = self.query.map(|(query, rpc)| [(query, query), (RPC_PORT, rpc)]);
-        let admin = self.admin.map(|admin| (admin, admin));
-        query.into_iter().flatten().chain(admin).collect()
+        let same = self.admin.into_iter().chain([self.ops]).map(|port| (port, port));
+        query.into_iter().flatten().chain(same).collect()
     }
 }
 
@@ -446,6 +470,7 @@ fn frontend_arguments(cluster: &ClusterName, frontend: &Frontend, gateways: &[St
         pairs.push(("--rpc-addr", format!("0.0.0.0:{RPC_PORT}")));
         pairs.push(("--rpc-advertise", format!("{}:{RPC_PORT}", frontend.name)));
     }
+    pairs.push(("--ops-addr", format!("0.0.0.0:{}", frontend.ops)));
     if let Some(admin_port) = frontend.admin {
         pairs.push(("--runtime", "docker".into()));
         pairs.push(("--admin-addr", format!("0.0.0.0:{admin_port}")));
@@ -504,9 +529,11 @@ fn explain_port(error: ClusterError, plan: &StartPlan, frontend: &Frontend) -> C
     let query = frontend.query.and_then(|(port, _)| chosen(port, plan.query_port));
     let rpc = frontend.query.and_then(|(_, port)| chosen(port, plan.rpc_port));
     let admin = frontend.admin.and_then(|port| chosen(port, plan.admin_port));
+    let ops = chosen(frontend.ops, plan.ops_port);
     let names = |choice: &PortChoice| reason.contains(&format!(":{} ", choice.port));
-    let choices = query.into_iter().chain(admin).chain(rpc);
-    choices.into_iter().find(names).map_or(error, taken)
+    let choices = [query, admin, rpc, ops].into_iter().flatten();
+    let mut choices = choices;
+    choices.find(names).map_or(error, taken)
 }
 
 /// Ctrl-C and its like, listened to from the beginning: one that comes while something is being made is heard
@@ -682,6 +709,7 @@ mod tests {
             query_port: port(1337, "--query-port"),
             admin_port: port(1338, "--admin-port"),
             rpc_port: port(7000, "--rpc-port"),
+            ops_port: port(1341, "--ops-port"),
             keep_data: false,
             at_most: Duration::from_secs(60),
         }
@@ -692,6 +720,7 @@ mod tests {
             query_ports: [1337, 1339][..frontends].to_vec(),
             admin_port: 1338,
             rpc_ports: [7001, 7002][..frontends].to_vec(),
+            ops_ports: [1341, 1342, 1343][..containers_for(frontends)].to_vec(),
         }
     }
 
@@ -719,7 +748,7 @@ mod tests {
         assert_eq!(only.name, "blue-frontend");
         let expected = format!(
             "{store} --roles query,control --query-addr 0.0.0.0:1337 --rpc-addr 0.0.0.0:7000 \
-             --rpc-advertise blue-frontend:7000 --runtime docker --admin-addr 0.0.0.0:1338 {guarded}"
+             --rpc-advertise blue-frontend:7000 --ops-addr 0.0.0.0:1341 --runtime docker --admin-addr 0.0.0.0:1338 {guarded}"
         );
         assert_eq!(told(only), expected);
 
@@ -730,11 +759,12 @@ mod tests {
         assert_eq!(names, ["blue-frontend-1", "blue-frontend-2", "blue-control"]);
         let expected = format!(
             "{store} --roles query --query-addr 0.0.0.0:1339 --rpc-addr 0.0.0.0:7000 \
-             --rpc-advertise blue-frontend-2:7000"
+             --rpc-advertise blue-frontend-2:7000 --ops-addr 0.0.0.0:1342"
         );
         assert_eq!(told(second), expected);
-        let expected =
-            format!("{store} --roles control --runtime docker --admin-addr 0.0.0.0:1338 {guarded}");
+        let expected = format!(
+            "{store} --roles control --ops-addr 0.0.0.0:1343 --runtime docker --admin-addr 0.0.0.0:1338 {guarded}"
+        );
         assert_eq!(told(control), expected);
     }
 
@@ -742,7 +772,13 @@ mod tests {
     fn ports_are_published_on_this_machine_only() {
         let body = frontend_body(&plan(), &frontends(1)[0], "/run/docker.sock", &networks());
         let bindings = body.host_config.unwrap().port_bindings.unwrap();
-        for (inside, outside) in [("1337/tcp", "1337"), ("1338/tcp", "1338"), ("7000/tcp", "7001")] {
+        let expected = [
+            ("1337/tcp", "1337"),
+            ("1338/tcp", "1338"),
+            ("1341/tcp", "1341"),
+            ("7000/tcp", "7001"),
+        ];
+        for (inside, outside) in expected {
             let host = &bindings[inside].as_ref().unwrap()[0];
             assert_eq!(host.host_ip.as_deref(), Some("127.0.0.1"));
             assert_eq!(host.host_port.as_deref(), Some(outside));
@@ -768,8 +804,10 @@ mod tests {
         plan.query_port.port = 0;
         plan.admin_port.port = 0;
         plan.rpc_port.port = 0;
+        plan.ops_port.port = 0;
         let found = Addresses::claim(&plan).unwrap();
-        assert_eq!((found.query_ports.len(), found.rpc_ports.len()), (3, 3));
+        let counts = [&found.query_ports, &found.rpc_ports, &found.ops_ports].map(Vec::len);
+        assert_eq!(counts, [3, 3, 4]);
         plan.query_port.port = 65534;
         let refused = Addresses::claim(&plan).unwrap_err();
         assert!(matches!(refused, ClusterError::TooManyFrontends(3)), "{refused}");

@@ -9,7 +9,9 @@ use skysail_proto::ids::ClusterName;
 use super::Session;
 use crate::advice::listed;
 use crate::arguments::parse_duration;
-use crate::cluster::{self, Addresses, Engine, PortChoice, Removed, StartPlan, Started, VolumeRule};
+use crate::cluster::{
+    self, Addresses, Engine, PortChoice, Removed, StartPlan, Started, VolumeRule, free_or_any,
+};
 use crate::error::Error;
 use crate::progress::Progress;
 
@@ -18,6 +20,9 @@ const FRONTEND_IMAGE: &str = concat!("skysail/frontend:", env!("CARGO_PKG_VERSIO
 
 /// The admin port that every command looks at unless it is told otherwise.
 const ADMIN_PORT: u16 = 1338;
+
+/// The operations port of a frontend, unless another frontend on this machine has it.
+const OPS_PORT: u16 = 1341;
 
 const START_EXAMPLES: &str = "\
 Examples:
@@ -64,6 +69,10 @@ pub(crate) struct StartArguments {
     /// free ones
     #[arg(long, value_name = "N", default_value_t = 7000)]
     rpc_port: u16,
+    /// The port of the operations listener (/healthz, /readyz, /metrics) on this machine, of several frontends the first
+    /// one's; 0 finds free ones [default: 1341, or free ones where that is taken]
+    #[arg(long, value_name = "N")]
+    ops_port: Option<u16>,
     /// Keep the data when this cluster is stopped
     #[arg(long)]
     keep_data: bool,
@@ -106,6 +115,10 @@ fn plan(arguments: StartArguments) -> StartPlan {
         query_port: choice(arguments.query_port, "--query-port"),
         admin_port: choice(arguments.admin_port, "--admin-port"),
         rpc_port: choice(arguments.rpc_port, "--rpc-port"),
+        ops_port: choice(
+            arguments.ops_port.unwrap_or_else(|| free_or_any(OPS_PORT)),
+            "--ops-port",
+        ),
         keep_data: arguments.keep_data,
         at_most: arguments.wait_timeout,
     }
@@ -135,6 +148,7 @@ fn welcome(cluster: &ClusterName, addresses: &Addresses) -> String {
         query_ports,
         admin_port,
         rpc_ports,
+        ops_ports,
     } = addresses;
     let all = |ports: &[u16], scheme: &str| {
         let urls: Vec<_> = ports
@@ -148,6 +162,7 @@ fn welcome(cluster: &ClusterName, addresses: &Addresses) -> String {
         format!("  query API:     {}", all(query_ports, "http://")),
         format!("  admin API:     http://127.0.0.1:{admin_port}"),
         format!("  container RPC: {}", all(rpc_ports, "")),
+        format!("  operations:    {}", all(ops_ports, "http://")),
     ];
     if *admin_port != ADMIN_PORT {
         lines.push(format!(
@@ -194,6 +209,7 @@ mod tests {
             query_ports: vec![1337, 1339],
             admin_port: 1338,
             rpc_ports: vec![7000, 7001],
+            ops_ports: vec![1341, 1342, 1343],
         };
         let said = welcome(&cluster(), &addresses);
         assert!(!said.contains("SKYSAIL_ADMIN_URL"), "{said}");

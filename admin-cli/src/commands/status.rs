@@ -205,13 +205,16 @@ fn frontend_table(frontends: &[Frontend], now: Timestamp) -> String {
             does(frontend),
             frontend.query_addr.clone(),
             frontend.admin_addr.clone(),
+            frontend.ops_addr.clone(),
             frontend.rpc_addr.clone(),
             frontend.replicas.to_string(),
             age(frontend.started_at, now),
         ]
     };
     table(
-        ["FRONTEND", "DOES", "QUERY", "ADMIN", "RPC", "REPLICAS", "AGE"],
+        [
+            "FRONTEND", "DOES", "QUERY", "ADMIN", "OPS", "RPC", "REPLICAS", "AGE",
+        ],
         frontends.iter().map(row),
     )
 }

@@ -40,6 +40,9 @@ struct Options {
     /// Container RPC.
     #[arg(long, default_value = "127.0.0.1:7000")]
     rpc_addr: SocketAddr,
+    /// Probes and metrics [default: 127.0.0.1:1341, or a free port where that is taken].
+    #[arg(long)]
+    ops_addr: Option<SocketAddr>,
 }
 
 /// What the model should answer.
@@ -93,6 +96,7 @@ async fn serve(options: &Options, out: &Outlet, shutdown: CancellationToken) -> 
         query_addr: options.query_addr,
         admin_addr: options.admin_addr,
         rpc_addr: options.rpc_addr,
+        ops_addr: options.ops_addr,
         log_level: "warn".into(),
         ..Config::default()
     };

@@ -37,6 +37,9 @@ pub struct FrontendView {
     /// Admin REST, with the control role.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin_addr: Option<String>,
+    /// Probes and metrics.
+    #[serde(default)]
+    pub ops_addr: String,
     /// Container RPC as containers dial it, with the query role.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rpc_addr: Option<String>,

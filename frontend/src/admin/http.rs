@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, VARY};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
@@ -23,10 +23,9 @@ use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
 use skysail_proto::json;
 
 use super::{AdminError, AdminService};
-use crate::health::Health;
 use crate::http::encoding::Encodings;
 use crate::http::{self, BodyError, BodyReader, misread};
-use crate::metrics::{Format, Metrics};
+use crate::ops::{self, Ops};
 use crate::store::Settle;
 
 /// The largest admin body, in bytes.
@@ -39,10 +38,6 @@ const QUOTED_CHARS: usize = 300;
 pub struct AdminApi {
     /// Does the work.
     pub service: AdminService,
-    /// Answers the probes, here too.
-    pub health: Arc<Health>,
-    /// All metrics.
-    pub metrics: Arc<Metrics>,
     /// Reads bodies.
     pub bodies: BodyReader,
 }
@@ -51,7 +46,7 @@ type Api = State<Arc<AdminApi>>;
 type Answer = Result<Response, AdminError>;
 
 /// The admin API's routes.
-pub fn router(api: Arc<AdminApi>) -> Router {
+pub fn router(api: Arc<AdminApi>, ops: Arc<Ops>) -> Router {
     let v1 = Router::new()
         .route("/applications", get(list_applications).post(register_application))
         .route(
@@ -80,9 +75,7 @@ pub fn router(api: Arc<AdminApi>) -> Router {
     Router::new()
         .nest(API_PREFIX, v1)
         .route("/", get(what_this_is))
-        .route("/metrics", get(show_metrics))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
+        .merge(ops::routes(ops))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .with_state(api)
@@ -335,13 +328,6 @@ async fn status(State(api): Api) -> Response {
     Json(api.service.status()).into_response()
 }
 
-async fn show_metrics(State(api): Api, headers: HeaderMap) -> Response {
-    api.service.models.refresh_gauges();
-    let format = Format::accepted(&headers);
-    let headers = [(CONTENT_TYPE, format.content_type()), (VARY, "accept")];
-    (headers, api.metrics.render(format)).into_response()
-}
-
 /// For a person who opens the address: what there is.
 async fn what_this_is() -> Response {
     let paths = json!({
@@ -349,24 +335,10 @@ async fn what_this_is() -> Response {
         "version": env!("CARGO_PKG_VERSION"),
         "api": API_PREFIX,
         "status": format!("{API_PREFIX}/status"),
-        "metrics": "/metrics",
-        "probes": ["/healthz", "/readyz"],
+        "metrics": ops::METRICS,
+        "probes": ops::PROBES,
     });
     Json(paths).into_response()
-}
-
-async fn healthz(State(api): Api) -> Response {
-    Json(api.health.alive()).into_response()
-}
-
-async fn readyz(State(api): Api) -> Response {
-    let readiness = api.health.readiness();
-    let status = if readiness.ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    (status, Json(readiness)).into_response()
 }
 
 async fn not_found(uri: Uri) -> AdminError {

@@ -187,6 +187,7 @@ impl AdminService {
             id: view.id.clone(),
             query_addr: view.query_addr.clone().unwrap_or_default(),
             admin_addr: view.admin_addr.clone().unwrap_or_default(),
+            ops_addr: view.ops_addr.clone(),
             rpc_addr: view.rpc_addr.clone().unwrap_or_default(),
             started_at: view.started_at,
             version: view.version.clone(),

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Runtime;
+use super::parts::{Running, Stage};
 use crate::model::ModelTable;
 use crate::query::QueryService;
+use crate::runtime::ContainerRuntime;
 use crate::store::Announced;
 
 /// The most of the grace that is kept for telling containers and ending processes.
@@ -28,33 +28,84 @@ pub(super) struct Closing {
 /// The end of a frontend, in stages that share the grace between them: however slow one is, containers are
 /// told.
 pub(super) struct Ending {
-    pub(super) grace: Duration,
+    grace: Duration,
+    ended: Ended,
+    neighbours: Neighbours,
+    closing: Closing,
+    query_server: Running,
+    admin_servers: Running,
+    leadership: Running,
+    background: Running,
+    announcer: Running,
+}
+
+/// What is told that the frontend ends.
+pub(super) struct Ended {
     pub(super) queries: Arc<QueryService>,
     pub(super) models: Arc<ModelTable>,
-    pub(super) runtime: Runtime,
+    pub(super) runtime: Option<Arc<dyn ContainerRuntime>>,
+}
+
+/// The frontends of the cluster.
+pub(super) struct Neighbours {
     /// This frontend's id.
-    pub(super) id: String,
+    pub(super) own_id: String,
     /// What the live frontends announced last.
     pub(super) announced: watch::Receiver<Announced>,
-    pub(super) query_server: JoinSet<()>,
-    pub(super) admin_server: JoinSet<()>,
-    pub(super) background: JoinSet<()>,
-    /// Takes its announcement back when the background closes.
-    pub(super) announcer: JoinSet<()>,
-    /// Gives the control role's lease back when admin REST closes.
-    pub(super) leadership: JoinSet<()>,
-    pub(super) closing: Closing,
+}
+
+impl Neighbours {
+    /// Whether no other frontend is left.
+    fn are_gone(&self) -> bool {
+        self.announced.borrow().keys().all(|id| *id == self.own_id)
+    }
 }
 
 impl Ending {
+    pub(super) fn new(grace: Duration, ended: Ended, neighbours: Neighbours, closing: Closing) -> Self {
+        Self {
+            grace,
+            ended,
+            neighbours,
+            closing,
+            query_server: Running::default(),
+            admin_servers: Running::default(),
+            leadership: Running::default(),
+            background: Running::default(),
+            announcer: Running::default(),
+        }
+    }
+
+    /// The running parts of a stage.
+    pub(super) fn stage(&mut self, stage: Stage) -> &mut Running {
+        match stage {
+            Stage::QueryServer => &mut self.query_server,
+            Stage::AdminServers => &mut self.admin_servers,
+            Stage::Leadership => &mut self.leadership,
+            Stage::Background => &mut self.background,
+            Stage::Announcer => &mut self.announcer,
+        }
+    }
+
+    /// Waits until a part has ended, and names it. No part ends while the frontend serves.
+    pub(super) async fn part_ended(&mut self) -> &'static str {
+        tokio::select! {
+            part = self.query_server.ended() => part,
+            part = self.admin_servers.ended() => part,
+            part = self.leadership.ended() => part,
+            part = self.background.ended() => part,
+            part = self.announcer.ended() => part,
+        }
+    }
+
     pub(super) async fn run(mut self) {
         info!(grace = ?self.grace, "draining");
         let end = Instant::now() + self.grace;
         let reserve = (self.grace / 4).min(CONTAINER_RESERVE);
 
-        self.queries.start_draining();
+        self.ended.queries.start_draining();
         self.closing.queries.cancel();
-        if timeout_at(end - reserve, joined(&mut self.query_server))
+        if timeout_at(end - reserve, self.query_server.all_ended())
             .await
             .is_err()
         {
@@ -62,55 +113,39 @@ impl Ending {
         }
         // The admin API stays until then, so that its /readyz can say what is going on.
         self.closing.admin.cancel();
-        if timeout_at(end - reserve, joined(&mut self.leadership))
+        if timeout_at(end - reserve, self.leadership.all_ended())
             .await
             .is_err()
         {
             warn!("the control role's lease was not given back; it ends by itself");
         }
-        if timeout_at(end - reserve * 3 / 4, joined(&mut self.admin_server))
+        if timeout_at(end - reserve * 3 / 4, self.admin_servers.all_ended())
             .await
             .is_err()
         {
             warn!("admin requests were cut off");
         }
-        if timeout_at(end - reserve / 2, self.models.drain()).await.is_err() {
+        if timeout_at(end - reserve / 2, self.ended.models.drain())
+            .await
+            .is_err()
+        {
             warn!("containers were cut off");
         }
         self.closing.background.cancel();
-        if let Runtime::Process(processes) = &self.runtime {
-            processes
-                .shutdown(end.saturating_duration_since(Instant::now()))
-                .await;
-        }
-        let _ = timeout_at(end, joined(&mut self.announcer)).await;
-        self.leave_network(end).await;
+        self.shut_runtime_down(end, reserve).await;
+        let _ = timeout_at(end, self.announcer.all_ended()).await;
         info!("drained");
     }
-}
 
-impl Ending {
-    /// Lets the cluster's network in Docker go with the last of those that used it.
-    async fn leave_network(&mut self, end: Instant) {
-        let Runtime::Docker(docker) = &self.runtime else {
+    /// Ends the runtime after everything that uses it, or without waiting for that any longer.
+    async fn shut_runtime_down(&mut self, end: Instant, reserve: Duration) {
+        let Some(runtime) = &self.ended.runtime else {
             return;
         };
-        // Whoever else follows the store has told where its containers find it.
-        if self.announced.borrow().keys().any(|id| *id != self.id) {
-            return;
-        }
-        // Nobody is to listen there any more, and nothing to be started.
-        let left = async {
-            joined(&mut self.background).await;
-            docker.leave().await
-        };
-        if let Ok(Err(error)) = timeout_at(end, left).await {
-            warn!(%error, "the cluster's network in docker was not looked at");
+        let _ = timeout_at(end - reserve / 4, self.background.all_ended()).await;
+        let grace = end.saturating_duration_since(Instant::now());
+        if let Err(error) = runtime.shutdown(grace, self.neighbours.are_gone()).await {
+            warn!(%error, "the container runtime was not shut down in order");
         }
     }
-}
-
-/// Waits for all tasks of a set.
-async fn joined(tasks: &mut JoinSet<()>) {
-    while tasks.join_next().await.is_some() {}
 }

@@ -4,10 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use jiff::Timestamp;
 use tokio::net::{TcpListener, TcpSocket};
+use tracing::warn;
 
-use super::{BuildError, Runtime};
+use super::BuildError;
 use crate::cluster::Identity;
-use crate::config::{Config, RuntimeKind};
+use crate::config::{Config, DEFAULT_OPS_ADDR, RuntimeKind};
+use crate::control_thread::ControlThread;
+use crate::runtime::{ContainerRuntime, RuntimeError};
 
 /// Where a frontend listens.
 #[derive(Clone, Debug)]
@@ -16,6 +19,8 @@ pub struct Addresses {
     pub query: Option<SocketAddr>,
     /// Admin REST, with the control role.
     pub admin: Option<SocketAddr>,
+    /// Probes and metrics.
+    pub ops: SocketAddr,
     /// Container RPC.
     pub rpc: Vec<SocketAddr>,
     /// What containers are told to dial.
@@ -36,6 +41,7 @@ impl Addresses {
             started_at: Timestamp::now(),
             query_addr: self.query.as_ref().map(shown),
             admin_addr: self.admin.as_ref().map(shown),
+            ops_addr: shown(&self.ops),
             rpc_addr: config.roles.query.then(|| self.advertised.clone()),
             rpc_is_local: self.rpc_is_local(),
             starts_containers: config.roles.control && config.runtime != RuntimeKind::None,
@@ -47,21 +53,28 @@ impl Addresses {
 pub(super) struct Listeners {
     pub(super) query: Option<TcpListener>,
     pub(super) admin: Option<TcpListener>,
+    pub(super) ops: TcpListener,
     pub(super) rpc: Vec<TcpListener>,
     /// Where containers reach container RPC, if that is not the configured address.
     gateway: Option<SocketAddr>,
 }
 
 impl Listeners {
-    pub(super) async fn bind(config: &Config, runtime: &Runtime) -> Result<Self, BuildError> {
+    pub(super) async fn bind(
+        config: &Config,
+        runtime: Option<&dyn ContainerRuntime>,
+        control: &ControlThread,
+    ) -> Result<Self, BuildError> {
+        let adopt = |listener| control.adopt(listener).map_err(BuildError::ControlThread);
         let query = match config.roles.query {
             true => Some(listen("query REST", config.query_addr, "--query-addr")?),
             false => None,
         };
         let admin = match config.roles.control {
-            true => Some(listen("admin REST", config.admin_addr, "--admin-addr")?),
+            true => Some(adopt(listen("admin REST", config.admin_addr, "--admin-addr")?)?),
             false => None,
         };
+        let ops = adopt(listen_for_operations(config)?)?;
         let (mut rpc, mut gateway) = (Vec::new(), None);
         if config.roles.query {
             let first = listen("container RPC", config.rpc_addr, "--rpc-addr")?;
@@ -69,7 +82,9 @@ impl Listeners {
                 .local_addr()
                 .map_or(config.rpc_addr.port(), |addr| addr.port());
             rpc.push(first);
-            gateway = runtime.gateway(config).await?.map(|ip| SocketAddr::new(ip, port));
+            gateway = gateway_of(config, runtime)
+                .await?
+                .map(|ip| SocketAddr::new(ip, port));
             if let Some(addr) = gateway.filter(|_| config.rpc_addr.ip().is_loopback()) {
                 rpc.push(listen("container RPC", addr, "--rpc-addr")?);
             }
@@ -77,6 +92,7 @@ impl Listeners {
         Ok(Self {
             query,
             admin,
+            ops,
             rpc,
             gateway,
         })
@@ -90,6 +106,7 @@ impl Listeners {
         Addresses {
             query: self.query.as_ref().and_then(bound),
             admin: self.admin.as_ref().and_then(bound),
+            ops: bound(&self.ops).unwrap_or(DEFAULT_OPS_ADDR),
             rpc,
             advertised: config
                 .rpc_advertise
@@ -97,6 +114,32 @@ impl Listeners {
                 .unwrap_or_else(|| reachable(dialled).to_string()),
         }
     }
+}
+
+/// The address at which containers reach this host, where they cannot reach the configured one.
+async fn gateway_of(
+    config: &Config,
+    runtime: Option<&dyn ContainerRuntime>,
+) -> Result<Option<IpAddr>, RuntimeError> {
+    let bound = config.rpc_addr.ip();
+    let reaches_containers = !bound.is_loopback() && !bound.is_unspecified();
+    match runtime {
+        Some(runtime) if config.rpc_advertise.is_none() && !reaches_containers => runtime.gateway().await,
+        _ => Ok(None),
+    }
+}
+
+/// The port of a second frontend on this machine is a free one, unless an address was given: two frontends that need no
+/// operations address of their own can be started without one.
+fn listen_for_operations(config: &Config) -> Result<TcpListener, BuildError> {
+    let listen_on = |addr| listen("the operations listener", addr, "--ops-addr");
+    let Some(addr) = config.ops_addr else {
+        return listen_on(DEFAULT_OPS_ADDR).or_else(|_| {
+            warn!(taken = %DEFAULT_OPS_ADDR, "the operations listener takes a free port; choose one with --ops-addr");
+            listen_on(SocketAddr::new(DEFAULT_OPS_ADDR.ip(), 0))
+        });
+    };
+    listen_on(addr)
 }
 
 fn listen(what: &'static str, addr: SocketAddr, flag: &'static str) -> Result<TcpListener, BuildError> {
@@ -151,6 +194,28 @@ pub(super) fn listen_advice(cause: &std::io::Error, flag: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_second_frontend_without_an_operations_address_takes_a_free_port() {
+        // Whoever has the port, it is taken.
+        let holder = std::net::TcpListener::bind(DEFAULT_OPS_ADDR);
+        let listener = listen_for_operations(&Config::default()).unwrap_or_else(|error| panic!("{error}"));
+        let addr = listener.local_addr().unwrap();
+        assert_eq!(addr.ip(), DEFAULT_OPS_ADDR.ip());
+        assert_ne!(addr.port(), DEFAULT_OPS_ADDR.port());
+        drop(holder);
+    }
+
+    #[tokio::test]
+    async fn an_operations_address_that_was_asked_for_is_had_or_the_frontend_does_not_start() {
+        let holder = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let config = Config {
+            ops_addr: Some(holder.local_addr().unwrap()),
+            ..Config::default()
+        };
+        let refused = listen_for_operations(&config).unwrap_err().to_string();
+        assert!(refused.contains("--ops-addr"), "{refused}");
+    }
 
     #[test]
     fn an_address_bound_to_all_interfaces_is_dialled_on_loopback() {

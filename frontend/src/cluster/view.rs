@@ -30,6 +30,8 @@ pub struct Identity {
     pub query_addr: Option<String>,
     /// Admin REST, with the control role.
     pub admin_addr: Option<String>,
+    /// Probes and metrics.
+    pub ops_addr: String,
     /// Container RPC as containers dial it, with the query role.
     pub rpc_addr: Option<String>,
     /// Whether its container RPC can be reached from its own machine only.
@@ -47,6 +49,7 @@ impl Identity {
             started_at: self.started_at,
             query_addr: self.query_addr.clone(),
             admin_addr: self.admin_addr.clone(),
+            ops_addr: self.ops_addr.clone(),
             rpc_addr: self.rpc_addr.clone(),
             rpc_is_local: self.rpc_is_local,
             starts_containers: self.starts_containers,
@@ -292,6 +295,7 @@ mod tests {
             started_at: Timestamp::UNIX_EPOCH,
             query_addr: None,
             admin_addr: None,
+            ops_addr: "127.0.0.1:1341".into(),
             rpc_addr: Some("a:1".to_owned()),
             rpc_is_local: true,
             starts_containers: true,

@@ -106,6 +106,10 @@ impl ContainerRuntime for FakeRuntime {
         Ok(stream::iter(["the last line".to_owned()]).boxed())
     }
 
+    async fn shutdown(&self, _grace: Duration, _is_last: bool) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
     fn changes(&self) -> Arc<Notify> {
         self.changes.clone()
     }

@@ -35,8 +35,8 @@ use skysail_process::variables;
 use skysail_proto::ids::{ClusterName, ModelId, ReplicaId};
 use skysail_proto::labels;
 use tokio::sync::{Mutex, Notify};
-use tokio::time::{Instant, sleep};
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::TaskTracker;
 
 use super::intake::{self, Intake};
 use super::{
@@ -94,29 +94,31 @@ pub struct DockerRuntime {
     followers: Followers,
     ends: Arc<Ends>,
     made_network: AtomicBool,
-    _events: AbortOnDropHandle<()>,
 }
 
 /// Who follows the log of which container, by its id: it is removed only after they read its last words.
 type Followers = parking_lot::Mutex<HashMap<String, TaskTracker>>;
 
 impl DockerRuntime {
-    /// A runtime for `cluster`, in the engine that `DOCKER_HOST` names or the local one. Must be called
-    /// within a tokio runtime.
+    /// A runtime for `cluster`, in the engine that `DOCKER_HOST` names or the local one, and the task that follows the
+    /// engine's events: as long as it runs, changes of containers are noticed at once.
     ///
     /// Docker need not be there yet: calls fail with [`RuntimeError::Unavailable`] until it is.
-    pub fn connect(cluster: ClusterName) -> Self {
+    pub fn connect(cluster: ClusterName) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let host = variables::read("DOCKER_HOST").unwrap_or_else(|| LOCAL_ENGINE.into());
         Self::connect_to(&host, cluster)
     }
 
     /// The same, in the engine at `host`, written as in `DOCKER_HOST`.
-    pub fn connect_to(host: &str, cluster: ClusterName) -> Self {
+    pub fn connect_to(
+        host: &str,
+        cluster: ClusterName,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static + use<>) {
         let engine = Arc::new(Engine::new(host));
         let changes = Arc::new(Notify::new());
         let ends = Arc::<Ends>::default();
         let events = events::follow(engine.clone(), cluster.clone(), changes.clone(), ends.clone());
-        Self {
+        let runtime = Self {
             cluster,
             engine,
             changes,
@@ -124,17 +126,8 @@ impl DockerRuntime {
             followers: Followers::default(),
             ends,
             made_network: AtomicBool::new(false),
-            _events: AbortOnDropHandle::new(tokio::spawn(events)),
-        }
-    }
-
-    /// The address at which containers of the cluster reach this host; makes the network if need be.
-    pub async fn gateway(&self) -> Result<IpAddr, RuntimeError> {
-        let (gateway, made) = network::gateway(self.engine.get().await?, &self.cluster).await?;
-        if made {
-            self.made_network.store(true, Ordering::Relaxed);
-        }
-        Ok(gateway)
+        };
+        (runtime, events)
     }
 
     /// The same as [`Self::leave`], if the network was made by this runtime: for a frontend that made it and then
@@ -148,7 +141,7 @@ impl DockerRuntime {
 
     /// Removes the cluster's network, which the frontend needs no longer, unless something else does: a container of
     /// the cluster, running or not, or another process that listens at its gateway.
-    pub async fn leave(&self) -> Result<(), RuntimeError> {
+    async fn leave(&self) -> Result<(), RuntimeError> {
         let docker = self.engine.get().await?;
         let filter = HashMap::from([("label", vec![format!("{}={}", labels::CLUSTER, self.cluster)])]);
         let options = ListContainersOptionsBuilder::new()
@@ -457,6 +450,27 @@ impl ContainerRuntime for DockerRuntime {
 
     fn changes(&self) -> Arc<Notify> {
         self.changes.clone()
+    }
+
+    /// Makes the cluster's network if need be.
+    async fn gateway(&self) -> Result<Option<IpAddr>, RuntimeError> {
+        let (gateway, made) = network::gateway(self.engine.get().await?, &self.cluster).await?;
+        if made {
+            self.made_network.store(true, Ordering::Relaxed);
+        }
+        Ok(Some(gateway))
+    }
+
+    /// Containers run on, for the frontend's next life. The cluster's network goes with the last of those that use it.
+    async fn shutdown(&self, grace: Duration, is_last: bool) -> Result<(), RuntimeError> {
+        if !is_last {
+            return Ok(());
+        }
+        let left = timeout(grace, self.leave()).await;
+        left.unwrap_or_else(|_| {
+            let reason = "the cluster's network was not looked at in time".to_owned();
+            Err(RuntimeError::Unavailable(reason))
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 //! One trait, two implementations, one list of promises that both are held to (`conformance`, behind the
 //! feature of that name, for tests).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +55,15 @@ pub trait ContainerRuntime: Send + Sync + 'static {
 
     /// Notified (`notify_one`) whenever a container may have changed state by itself.
     fn changes(&self) -> Arc<Notify>;
+
+    /// The address at which containers reach this host, if they cannot reach its loopback addresses.
+    async fn gateway(&self) -> Result<Option<IpAddr>, RuntimeError> {
+        Ok(None)
+    }
+
+    /// The frontend ends: ends what cannot live without it, within `grace`. `is_last` if no other frontend of the cluster
+    /// is left; then what only frontends need is removed.
+    async fn shutdown(&self, grace: Duration, is_last: bool) -> Result<(), RuntimeError>;
 }
 
 /// Hears in words what a start is waiting for.

@@ -100,16 +100,6 @@ impl ProcessRuntime {
         })
     }
 
-    /// Ends all containers together, as [`ContainerRuntime::stop`] does each.
-    pub async fn shutdown(&self, grace: Duration) {
-        let all = self.children.all();
-        future::join_all(all.iter().map(|container| self.children.stop(container, grace)))
-            .await
-            .into_iter()
-            .filter_map(Result::err)
-            .for_each(|error| tracing::warn!(%error, "container not stopped"));
-    }
-
     /// What is in a file, read on a thread that may block.
     async fn content(&self, path: &str) -> Result<Content, RuntimeError> {
         let (digests, file) = (self.digests.clone(), PathBuf::from(path));
@@ -237,6 +227,17 @@ impl ContainerRuntime for ProcessRuntime {
 
     fn changes(&self) -> Arc<Notify> {
         self.children.changes.clone()
+    }
+
+    /// Ends all containers together, as [`ContainerRuntime::stop`] does each.
+    async fn shutdown(&self, grace: Duration, _is_last: bool) -> Result<(), RuntimeError> {
+        let all = self.children.all();
+        future::join_all(all.iter().map(|container| self.children.stop(container, grace)))
+            .await
+            .into_iter()
+            .filter_map(Result::err)
+            .for_each(|error| tracing::warn!(%error, "container not stopped"));
+        Ok(())
     }
 }
 

@@ -85,7 +85,7 @@ async fn line(docker: &DockerCluster, options: &str) -> String {
     )
 }
 
-const FREE_PORTS: &str = "--query-port 0 --admin-port 0 --rpc-port 0";
+const FREE_PORTS: &str = "--query-port 0 --admin-port 0 --rpc-port 0 --ops-port 0";
 
 async fn try_start(docker: &DockerCluster, options: &str) -> Said {
     user(docker).say(&line(docker, options).await).await
@@ -588,9 +588,10 @@ async fn a_taken_port_is_named_and_nothing_is_left() {
     let holder = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = holder.local_addr().expect("a bound address").port();
     for (option, others) in [
-        ("--query-port", "--admin-port 0 --rpc-port 0"),
-        ("--admin-port", "--query-port 0 --rpc-port 0"),
-        ("--rpc-port", "--query-port 0 --admin-port 0"),
+        ("--query-port", "--admin-port 0 --rpc-port 0 --ops-port 0"),
+        ("--admin-port", "--query-port 0 --rpc-port 0 --ops-port 0"),
+        ("--rpc-port", "--query-port 0 --admin-port 0 --ops-port 0"),
+        ("--ops-port", "--query-port 0 --admin-port 0 --rpc-port 0"),
     ] {
         let said = try_start(&docker, &format!("{option} {port} {others}")).await;
         assert_eq!(said.code, Some(1), "{said:?}");

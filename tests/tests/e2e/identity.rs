@@ -291,7 +291,7 @@ async fn an_image_of_which_the_engine_says_nothing_is_told_with_what_it_answered
     let docker = DockerCluster::new();
     // The engine answers that this path is to be written otherwise, without a word.
     let line = format!("start --cluster {} --frontend-image skysail//noop", docker.name());
-    let ports = "--query-port 0 --admin-port 0 --rpc-port 0";
+    let ports = "--query-port 0 --admin-port 0 --rpc-port 0 --ops-port 0";
     let said = Skysail::default().refused(&format!("{line} {ports}")).await;
     for part in ["skysail//noop", "--frontend-image", "301 without a word"] {
         assert!(said.contains(part), "{part}: {said}");

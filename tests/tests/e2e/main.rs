@@ -35,6 +35,7 @@ mod logs;
 mod lost_parts;
 mod merged_batches;
 mod metrics;
+mod ops;
 mod orphans;
 mod overload;
 mod queries;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         .area("access", access::CASES)
         .area("admin", admin::CASES)
         .area("metrics", metrics::CASES)
+        .area("ops", ops::CASES)
         .area("failing_models", failing_models::CASES)
         .area("heals", heals::CASES)
         .area("faults", faults::CASES)

@@ -495,7 +495,7 @@ async fn many_applications_are_each_found() {
 async fn a_log_that_nobody_reads_any_more_harms_nobody() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut command = tokio::process::Command::new(binaries::path("skysail-frontend"));
-    for flag in ["--query-addr", "--admin-addr", "--rpc-addr"] {
+    for flag in ["--query-addr", "--admin-addr", "--rpc-addr", "--ops-addr"] {
         command.arg(format!("{flag}=127.0.0.1:0"));
     }
     command

@@ -105,6 +105,13 @@ struct Bench {
     cluster: ClusterName,
 }
 
+/// A runtime that follows the engine's events.
+fn runtime_for(cluster: ClusterName) -> DockerRuntime {
+    let (runtime, events) = DockerRuntime::connect(cluster);
+    tokio::spawn(events);
+    runtime
+}
+
 /// Runs a check in clusters of its own, and removes all that carries their labels, whatever happened.
 async fn with_bench(check: impl FnOnce(Bench) -> BoxFuture<'static, ()>) {
     let image = image().await;
@@ -114,10 +121,10 @@ async fn with_bench(check: impl FnOnce(Bench) -> BoxFuture<'static, ()>) {
     let [cluster, next] = clusters
         .each_ref()
         .map(|name| ClusterName::new(name).expect("a good name"));
-    let runtime = Arc::new(DockerRuntime::connect(cluster.clone()));
+    let runtime = Arc::new(runtime_for(cluster.clone()));
     let subject = Subject {
         runtime: runtime.clone(),
-        neighbour: Arc::new(DockerRuntime::connect(next)),
+        neighbour: Arc::new(runtime_for(next)),
         image: image.clone(),
         // Nobody listens at port 1.
         missing_image: "localhost:1/skysail/missing:1".into(),
@@ -145,7 +152,9 @@ async fn keeps(promise: Promise, bench: Bench) {
 async fn an_engine_that_comes_late_or_goes_away_is_used_when_it_is_there(bench: Bench) {
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("docker.sock");
-    let runtime = DockerRuntime::connect_to(&format!("unix://{}", socket.display()), bench.cluster.clone());
+    let host = format!("unix://{}", socket.display());
+    let (runtime, events) = DockerRuntime::connect_to(&host, bench.cluster.clone());
+    tokio::spawn(events);
     let error = runtime.list().await.expect_err("not there yet");
     assert!(matches!(error, RuntimeError::Unavailable(_)), "{error:?}");
 
@@ -267,7 +276,7 @@ async fn a_container_out_of_memory_says_so(bench: Bench) {
 
 async fn two_runtimes_that_start_one_container_at_once_start_one(bench: Bench) {
     let spec = bench.subject.spec("one", "print started\nwait");
-    let other = DockerRuntime::connect(bench.cluster.clone());
+    let other = runtime_for(bench.cluster.clone());
     let theirs = ReplicaSpec {
         start: "the-other".into(),
         ..spec.clone()
@@ -340,7 +349,7 @@ async fn an_image_without_a_name_is_refused(bench: Bench) {
 
 async fn a_runtime_that_starts_anew_finds_what_runs(bench: Bench) {
     let spec = bench.subject.start("one", "wait").await;
-    let anew = DockerRuntime::connect(bench.cluster.clone());
+    let anew = runtime_for(bench.cluster.clone());
     assert_eq!(
         anew.list().await.expect("listed"),
         bench.runtime.list().await.expect("listed")
@@ -351,18 +360,17 @@ async fn a_runtime_that_starts_anew_finds_what_runs(bench: Bench) {
 }
 
 async fn the_gateway_is_an_address_of_this_host(bench: Bench) {
-    let gateway = bench.runtime.gateway().await.expect("a gateway");
+    let gateway = bench.runtime.gateway().await.expect("a network");
+    let gateway = gateway.expect("a gateway");
     tokio::net::TcpListener::bind((gateway, 0))
         .await
         .expect("an address of this host");
-    assert_eq!(bench.runtime.gateway().await.expect("the same"), gateway);
+    assert_eq!(bench.runtime.gateway().await.expect("the same"), Some(gateway));
 }
 
 async fn frontends_that_start_together_share_one_network(bench: Bench) {
-    let frontends: Vec<_> = (0..4)
-        .map(|_| DockerRuntime::connect(bench.cluster.clone()))
-        .collect();
-    let gateways = futures::future::join_all(frontends.iter().map(DockerRuntime::gateway)).await;
+    let frontends: Vec<_> = (0..4).map(|_| runtime_for(bench.cluster.clone())).collect();
+    let gateways = futures::future::join_all(frontends.iter().map(|frontend| frontend.gateway())).await;
     let first = gateways[0].clone().expect("a gateway");
     assert!(
         gateways

@@ -174,7 +174,8 @@ async fn shutdown_lets_all_containers_end_in_their_own_way() {
         let spec = subject.start(name, "on-term drained\nprint ready\nwait").await;
         logs.push(subject.rest_after(&spec, "ready").await);
     }
-    runtime.shutdown(Duration::from_secs(30)).await;
+    let ended = runtime.shutdown(Duration::from_secs(30), true).await;
+    ended.expect("shut down");
     assert!(runtime.list().await.expect("listed").is_empty());
     for log in logs {
         let lines: Vec<_> = log.collect().await;

@@ -22,7 +22,7 @@ cases! {
 async fn a_port_that_is_taken_is_named_with_the_flag_that_changes_it() {
     let taken = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     let addr = taken.local_addr().expect("bound").to_string();
-    for flag in ["--query-addr", "--admin-addr", "--rpc-addr"] {
+    for flag in ["--query-addr", "--admin-addr", "--rpc-addr", "--ops-addr"] {
         let (ended, said) = Settings::default().flag(flag, &addr).fail().await;
         assert!(!ended.success(), "{said}");
         assert!(

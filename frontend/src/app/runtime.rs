@@ -1,0 +1,103 @@
+//! The container runtime that a configuration asks for, with the tasks that it needs.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use tracing::warn;
+
+use super::parts::{Part, Stage, Thread};
+use crate::config::{Config, RuntimeKind};
+use crate::orphans::{self, Orphans};
+use crate::runtime::docker::DockerRuntime;
+use crate::runtime::process::ProcessRuntime;
+use crate::runtime::{ContainerRuntime, RuntimeError};
+
+/// A runtime that is ready to be used once its tasks run.
+pub(super) struct Opened {
+    /// None without the control role, or where containers are started by others.
+    pub(super) runtime: Option<Arc<dyn ContainerRuntime>>,
+    pub(super) parts: Vec<Part>,
+    /// Takes back what was made for a frontend that cannot start.
+    pub(super) undo: BoxFuture<'static, ()>,
+}
+
+/// Must be called within the control thread's runtime: what containers print is read there, and what an engine tells.
+pub(super) fn open(config: &Config) -> Result<Opened, RuntimeError> {
+    let kind = match config.roles.control {
+        true => config.runtime,
+        false => RuntimeKind::None,
+    };
+    Ok(match kind {
+        RuntimeKind::Process => process()?,
+        RuntimeKind::Docker => docker(config),
+        RuntimeKind::None => Opened {
+            runtime: None,
+            parts: reaper(|| async { orphans::reap(|_| false) })
+                .into_iter()
+                .collect(),
+            undo: Box::pin(async {}),
+        },
+    })
+}
+
+fn process() -> Result<Opened, RuntimeError> {
+    let runtime = Arc::new(ProcessRuntime::new()?);
+    let processes = runtime.clone();
+    let reaper = reaper(move || {
+        let processes = processes.clone();
+        async move { processes.reap_orphans().await }
+    });
+    Ok(Opened {
+        runtime: Some(runtime),
+        parts: reaper.into_iter().collect(),
+        undo: Box::pin(async {}),
+    })
+}
+
+fn docker(config: &Config) -> Opened {
+    let (runtime, events) = DockerRuntime::connect(config.cluster.clone());
+    let runtime = Arc::new(runtime);
+    let made = runtime.clone();
+    let events = Part::new(
+        "Docker event follower",
+        Stage::Background,
+        Thread::Control,
+        events,
+    );
+    // The frontend has no children of its own.
+    let reaper = reaper(|| async { orphans::reap(|_| false) });
+    Opened {
+        runtime: Some(runtime),
+        parts: [events].into_iter().chain(reaper).collect(),
+        undo: Box::pin(async move {
+            // What is said is why the frontend cannot start; a network that is left is removed by the next life's end.
+            let _ = made.leave_made().await;
+        }),
+    }
+}
+
+/// The task that reaps orphans, where they come to this process.
+fn reaper<R>(reap: impl Fn() -> R + Send + Sync + 'static) -> Option<Part>
+where
+    R: Future<Output = ()> + Send,
+{
+    let mut orphans = match Orphans::watch() {
+        Ok(orphans) => orphans?,
+        Err(error) => {
+            warn!(%error, "orphans are not reaped");
+            return None;
+        }
+    };
+    let task = async move {
+        loop {
+            reap().await;
+            orphans.ended().await;
+        }
+    };
+    Some(Part::new(
+        "orphan reaper",
+        Stage::Background,
+        Thread::Control,
+        task,
+    ))
+}

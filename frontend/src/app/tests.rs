@@ -1,0 +1,99 @@
+use std::panic::panic_any;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use super::*;
+use crate::config::Roles;
+
+/// What a frontend takes to end is far below it.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// A frontend with both roles that has nothing to do, at ports of its own.
+async fn app(folder: &TempDir) -> App {
+    let free: SocketAddr = ([127, 0, 0, 1], 0).into();
+    let config = Config {
+        store: StoreLocation::Embedded(folder.path().join("metadata.redb")),
+        query_addr: free,
+        admin_addr: free,
+        ops_addr: Some(free),
+        rpc_addr: free,
+        grace: Duration::from_millis(200),
+        ..Config::default()
+    };
+    let built = App::build(config).await;
+    built.unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn names(app: &App) -> Vec<&'static str> {
+    app.parts.iter().map(|part| part.name).collect()
+}
+
+/// Runs a frontend in which one part does something else; says how it ended.
+async fn run_with(name: &str, instead: impl Future<Output = ()> + Send + 'static) -> Result<(), PartEnded> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut app = app(&folder).await;
+    let part = app.parts.iter_mut().find(|part| part.name == name);
+    part.unwrap().task = instead.boxed();
+    let ended = timeout(BOUND, app.run(CancellationToken::new())).await;
+    ended.unwrap_or_else(|_| panic!("the frontend went on without its {name}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_part_that_ends_takes_the_frontend_down_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = names(&app(&folder).await);
+    for server in [
+        "query server",
+        "admin server",
+        "operations server",
+        "leadership",
+        "announcer",
+    ] {
+        assert!(names.contains(&server), "{server} is not watched: {names:?}");
+    }
+    for name in names {
+        let ended = run_with(name, async {}).await.unwrap_err();
+        assert_eq!(ended.to_string(), PartEnded(name).to_string());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_panics_takes_the_frontend_down_and_is_named() {
+    let ended = run_with("reconciler", async { panic_any("a defect") }).await;
+    assert!(ended.unwrap_err().to_string().contains("reconciler"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frontend_that_is_told_to_end_ends_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let shutdown = CancellationToken::new();
+    shutdown.cancel();
+    let ended = timeout(BOUND, app(&folder).await.run(shutdown)).await;
+    ended.expect("it ends").expect("no part ended before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_control_role_there_are_no_parts_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let free: SocketAddr = ([127, 0, 0, 1], 0).into();
+    let config = Config {
+        store: StoreLocation::Embedded(folder.path().join("metadata.redb")),
+        roles: Roles {
+            query: true,
+            control: false,
+        },
+        query_addr: free,
+        ops_addr: Some(free),
+        rpc_addr: free,
+        ..Config::default()
+    };
+    let app = App::build(config).await.unwrap_or_else(|error| panic!("{error}"));
+    let names = names(&app);
+    assert!(names.contains(&"operations server"), "{names:?}");
+    for name in ["admin server", "leadership", "reconciler", "autoscaler"] {
+        assert!(!names.contains(&name), "{name}");
+    }
+}

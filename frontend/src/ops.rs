@@ -1,0 +1,89 @@
+//! What probes and monitoring ask: `/healthz`, `/readyz`, `/metrics`. Every frontend answers it on its operations
+//! listener, whatever its roles, and one with the control role on the admin port as well.
+//!
+//! Nobody has to show a token, and nothing can be changed here.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header::{CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+
+use crate::health::Health;
+use crate::metrics::{Format, Metrics};
+use crate::model::ModelTable;
+
+/// The paths below, by which the admin API knows what is open to all.
+pub const PROBES: [&str; 2] = ["/healthz", "/readyz"];
+/// All metrics, for Prometheus.
+pub const METRICS: &str = "/metrics";
+
+/// What the handlers share.
+pub struct Ops {
+    /// Answers the probes.
+    pub health: Arc<Health>,
+    /// All metrics.
+    pub metrics: Arc<Metrics>,
+    /// Brings the gauges up to date before they are shown.
+    pub models: Arc<ModelTable>,
+}
+
+/// The three paths, for the servers that have others, too.
+pub fn routes<S: Clone + Send + Sync + 'static>(ops: Arc<Ops>) -> Router<S> {
+    let [alive, ready] = PROBES;
+    Router::new()
+        .route(alive, get(healthz))
+        .route(ready, get(readyz))
+        .route(METRICS, get(metrics))
+        .with_state(ops)
+}
+
+/// What the operations listener answers.
+pub fn router(ops: Arc<Ops>) -> Router {
+    routes(ops)
+        .route("/", get(what_this_is))
+        .method_not_allowed_fallback(|| async {
+            (StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n")
+        })
+        .fallback(|| async {
+            (
+                StatusCode::NOT_FOUND,
+                "only /healthz, /readyz and /metrics are answered here\n",
+            )
+        })
+}
+
+/// For a person who opens the address: what there is.
+async fn what_this_is() -> Response {
+    let paths = json!({
+        "name": "skysail",
+        "version": env!("CARGO_PKG_VERSION"),
+        "metrics": METRICS,
+        "probes": PROBES,
+    });
+    Json(paths).into_response()
+}
+
+async fn healthz(State(ops): State<Arc<Ops>>) -> Response {
+    Json(ops.health.alive()).into_response()
+}
+
+async fn readyz(State(ops): State<Arc<Ops>>) -> Response {
+    let readiness = ops.health.readiness();
+    let status = match readiness.ready {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, Json(readiness)).into_response()
+}
+
+async fn metrics(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> Response {
+    ops.models.refresh_gauges();
+    let format = Format::accepted(&headers);
+    let headers = [(CONTENT_TYPE, format.content_type()), (VARY, "accept")];
+    (headers, ops.metrics.render(format)).into_response()
+}
