@@ -20,7 +20,7 @@ use crate::cost::Cost;
 use crate::noise::Noise;
 use crate::policy::PolicyKind;
 use crate::scenario::{Query, Scenario, Sharing};
-use crate::simulation::{Tally, waiting_room};
+use crate::simulation::{Tally, slowed, waiting_room};
 
 /// Offers a scenario's queries to a policy at several frontends.
 pub(crate) fn simulate(
@@ -73,6 +73,8 @@ enum FromFrontend {
     Batch {
         id: u64,
         arrival: Arrival,
+        /// What its inputs cost, where an average one costs 1.
+        cost: f64,
     },
 }
 
@@ -119,6 +121,7 @@ struct Cluster {
     frontends: Vec<Frontend>,
     containers: Vec<Container>,
     noise: Noise,
+    contention: f64,
     rng: Rng,
     tally: Tally,
 }
@@ -142,6 +145,7 @@ struct Held {
     link: Link,
     id: u64,
     inputs: usize,
+    cost: f64,
     arrived: Instant,
     started: Instant,
 }
@@ -190,6 +194,7 @@ impl Cluster {
             tally: Tally::new(scenario, containers.len()),
             containers,
             noise: scenario.noise,
+            contention: scenario.contention,
             rng: scenario.noise_rng(),
         }
     }
@@ -219,7 +224,8 @@ impl Cluster {
     }
 
     fn enqueue(&mut self, at: usize, query: Query) {
-        let entered = self.frontends[at].room.enter(self.now, query.deadline, 1, query);
+        let room = &mut self.frontends[at].room;
+        let entered = room.enter(self.now, query.deadline, query.bytes as usize, query);
         if let Err(Refused { reason, .. }) = entered {
             self.tally.default_output(reason, 1);
         }
@@ -312,7 +318,9 @@ impl Cluster {
             credit_held,
             predicted,
         } = departure;
-        let inputs = self.dispatcher(link).queries(id).len();
+        let queries = self.dispatcher(link).queries(id);
+        let inputs = queries.len();
+        let cost = queries.iter().map(|query| query.task.cost()).sum();
         self.tally.batches += 1;
         self.tally.inputs[link.container] += inputs;
         let arrival = Arrival {
@@ -321,7 +329,7 @@ impl Cluster {
             inputs,
             predicted,
         };
-        self.tell_container(link, FromFrontend::Batch { id, arrival });
+        self.tell_container(link, FromFrontend::Batch { id, arrival, cost });
     }
 
     /// Returns the credits that may not be parked.
@@ -348,13 +356,14 @@ impl Cluster {
         match message {
             FromFrontend::Demand(budget) => container.credits.demand(stream, budget, now),
             FromFrontend::Returned(sequence) => container.credits.returned(stream, sequence),
-            FromFrontend::Batch { id, arrival } => {
+            FromFrontend::Batch { id, arrival, cost } => {
                 let taken = container.credits.batch(stream, arrival, now);
                 taken.expect("batches are sent against credits only; this is a bug");
                 container.held.push_back(Held {
                     link,
                     id,
                     inputs: arrival.inputs,
+                    cost,
                     arrived: self.now,
                     started: self.now,
                 });
@@ -368,12 +377,16 @@ impl Cluster {
 
     /// The model begins with the first batch in hand.
     fn compute(&mut self, index: usize) {
+        let others = self.containers.iter().enumerate();
+        let busy = others.filter(|(other, container)| *other != index && !container.held.is_empty());
+        let slowed = slowed(busy.count(), self.contention);
         let container = &mut self.containers[index];
         let Some(batch) = container.held.front_mut() else {
             return;
         };
         batch.started = self.now;
-        let seconds = container.cost.seconds(batch.inputs) * self.noise.factor(self.now, &mut self.rng);
+        let seconds =
+            container.cost.seconds_of(batch.cost) * slowed * self.noise.factor(self.now, &mut self.rng);
         let end = self.now + Duration::from_secs_f64(seconds);
         self.agenda.add(end, Event::Finished(index));
     }
