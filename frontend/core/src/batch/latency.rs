@@ -58,6 +58,11 @@ impl LatencyModel {
         self.line.map_or(0.0, |line| line.at(size as f64))
     }
 
+    /// Seconds that each further input typically adds; nothing while nothing is known.
+    pub(crate) fn each(&self) -> f64 {
+        self.line.map_or(0.0, Line::each)
+    }
+
     /// What to multiply typical times by to be cautious: nine of ten batches take no longer.
     pub fn caution(&self) -> f64 {
         self.ratios.quantile(CAUTION)
