@@ -269,6 +269,32 @@ fn the_learned_policy_is_no_worse_than_any_other() {
     }
 }
 
+/// What the learned policy answers in time of 6000 queries at load 1.2, 5 + n ms of this shape.
+fn goodput_of_shape(shape: &str) -> f64 {
+    let [scenario, ..] = sample();
+    let cost = Cost {
+        shape: shape.parse().unwrap(),
+        ..scenario.cost
+    };
+    let scenario = Scenario {
+        cost,
+        load: 1.2,
+        queries: 6000,
+        ..scenario
+    };
+    let policy = PolicyKind::LEARNED;
+    Cell { policy, scenario }.run().goodput
+}
+
+#[test]
+fn models_that_are_no_line_are_learned() {
+    // By a line alone it is 0.72, 0.69 and 0.67.
+    for (shape, least) in [("step:8", 0.79), ("pow2", 0.79), ("quadratic", 0.77)] {
+        let goodput = goodput_of_shape(shape);
+        assert!(goodput > least, "{shape}: {goodput}");
+    }
+}
+
 #[test]
 fn a_slow_replica_does_not_make_answers_late_that_a_fast_one_has_time_for() {
     let [scenario, ..] = sample();

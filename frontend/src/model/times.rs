@@ -69,7 +69,7 @@ impl BatchTimes {
 
 impl Known {
     fn learn(&mut self, latency: &LatencyModel) {
-        (self.one, self.two) = (latency.typical(1), latency.typical(2));
+        (self.one, self.two) = (latency.on_the_line(1), latency.on_the_line(2));
     }
 }
 

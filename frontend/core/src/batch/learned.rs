@@ -656,6 +656,7 @@ mod tests {
                 pause: Duration::ZERO,
             };
             let Decision { give_up, take, .. } = policy.decide(&queue, &situation);
+            let pressed = take < queue.len();
             for _ in 0..give_up + take {
                 queue.pop().unwrap();
             }
@@ -663,7 +664,6 @@ mod tests {
                 now += 1;
                 continue;
             }
-            let pressed = !queue.is_empty();
             latency.observe(take, cost(take), pressed);
             now += u64::try_from(cost(take).as_millis()).unwrap();
             sizes.push(take);

@@ -11,6 +11,7 @@ use crate::queue::Deadlines;
 use crate::time::Instant;
 
 mod aimd;
+mod fit;
 mod fixed;
 mod latency;
 mod learned;
@@ -20,6 +21,7 @@ mod outlook;
 mod patience;
 mod pause;
 mod ratios;
+mod table;
 
 pub use aimd::Aimd;
 pub use fixed::FixedSize;
