@@ -87,6 +87,12 @@ impl LatencyModel {
         self.line.map_or(0.0, |line| line.at(as_number(size)))
     }
 
+    /// The largest size that takes less than this one, where times are no line: sizes just above the end of a step
+    /// waste most of a wave.
+    pub(crate) fn step_below(&self, size: usize) -> Option<usize> {
+        self.table.step_below(size).filter(|_| self.fit.uses_table())
+    }
+
     fn ratios(&self) -> &Ratios {
         match self.fit.uses_table() {
             true => &self.table_ratios,

@@ -130,6 +130,16 @@ impl Table {
         edge_size(class) + beyond
     }
 
+    /// The largest size that takes less than this one: the last of the step below.
+    pub(super) fn step_below(&self, size: usize) -> Option<usize> {
+        let class = class_of(size).min(self.seconds.len().checked_sub(1)?);
+        let own = self.seconds[class];
+        let lower = self
+            .seconds
+            .partition_point(|&known| known < own * (1.0 - ROUNDING));
+        lower.checked_sub(1).map(edge)
+    }
+
     /// Counts a batch; under pressure, classes grow older.
     pub(super) fn count(&mut self, pressed: bool) {
         self.pressed += u64::from(pressed);
@@ -289,6 +299,7 @@ mod tests {
         }
         assert_close(table.size_within(0.015), 32.0);
         assert_close(table.size_within(0.01), 32.0);
+        assert_eq!((table.step_below(40), table.step_below(20)), (Some(32), Some(19)));
         assert_eq!(
             table.size_within(0.001).to_bits(),
             0.0_f64.to_bits(),
