@@ -1,5 +1,7 @@
 //! Whether a line or a table says better what the next batch takes.
 
+use skysail_proto::admin::{TimesBy, TimesFit};
+
 /// What is left of an error's weight after each later batch: about the last hundred count.
 const FADE: f64 = 0.99;
 
@@ -33,6 +35,15 @@ impl Fit {
     /// Whether the table is used.
     pub(super) fn uses_table(self) -> bool {
         self.uses_table
+    }
+
+    /// The same for people.
+    pub(super) fn told(self) -> TimesFit {
+        let (uses, error) = match self.uses_table {
+            true => (TimesBy::Table, self.table),
+            false => (TimesBy::Line, self.line),
+        };
+        TimesFit { uses, error }
     }
 
     /// A batch took so many times what the line and what the table expected.
@@ -83,5 +94,8 @@ mod tests {
         assert!(fit.uses_table(), "as good is good enough");
         (0..200).for_each(|_| fit.observe(1.1, 1.2));
         assert!(!fit.uses_table());
+        let TimesFit { uses, error } = fit.told();
+        assert_eq!(uses, TimesBy::Line);
+        assert!((error - 1.1_f64.ln()).abs() < 0.02, "{fit:?}");
     }
 }

@@ -10,6 +10,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use skysail_proto::admin::TimesFit;
+
 use super::fit::Fit;
 use super::line::{LEAST_SECONDS, Line};
 use super::ratios::{POINTS, Ratios};
@@ -103,6 +105,11 @@ impl LatencyModel {
     /// Seconds that each further input typically adds; nothing while nothing is known.
     pub(crate) fn each(&self) -> f64 {
         self.line.map_or(0.0, Line::each)
+    }
+
+    /// What is used, the line or the table, and how well it fits; nothing while nothing is known.
+    pub fn fit(&self) -> Option<TimesFit> {
+        self.is_known().then(|| self.fit.told())
     }
 
     /// What to multiply typical times by to be cautious: nine of ten batches take no longer.
@@ -288,6 +295,7 @@ fn as_number(size: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use skysail_proto::admin::TimesBy;
 
     use super::*;
 
@@ -393,6 +401,8 @@ mod tests {
             assert_eq!(latency.size_within(f64::from(millis) * 1e-3), size, "{millis}");
         }
         assert!(latency.on_the_line(2) > latency.on_the_line(1));
+        assert_eq!(latency.fit().map(|fit| fit.uses), Some(TimesBy::Table));
+        assert_eq!(LatencyModel::default().fit(), None);
     }
 
     #[test]
