@@ -450,6 +450,8 @@ pub enum TimesBy {
     Line,
     /// A table of batch sizes.
     Table,
+    /// Either, and the bytes of the inputs.
+    Bytes,
 }
 
 impl fmt::Display for TimesBy {
@@ -457,6 +459,7 @@ impl fmt::Display for TimesBy {
         f.write_str(match self {
             Self::Line => "line",
             Self::Table => "table",
+            Self::Bytes => "bytes",
         })
     }
 }

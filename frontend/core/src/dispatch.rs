@@ -239,7 +239,8 @@ impl<T> Dispatcher<T> {
         let Some((credit, since)) = self.credits.pop() else {
             unreachable!("a batch is taken against a credit only");
         };
-        let predicted = self.latency.predict(batch.len());
+        let bytes = batch.iter().map(Placed::bytes).sum();
+        let predicted = self.latency.predict_of(batch.len(), bytes);
         let patience = Patience::with(&self.latency, batch.len());
         let patience = match self.borrowed {
             true => patience.with_a_first_batch(),
@@ -301,7 +302,9 @@ impl<T> Dispatcher<T> {
         let worked_on = answer.worked_on.min(sent.size);
         if worked_on > 0 {
             self.policy.observe(worked_on, answer.took);
-            self.learn(worked_on, answer.took, sent.pressed);
+            // Of a part of a batch the bytes are not known.
+            let bytes = (worked_on == sent.size).then_some(sent.bytes);
+            self.learn(worked_on, bytes, answer.took, sent.pressed);
             self.unreported = Some((worked_on, answer.took));
         }
         self.overhead
@@ -313,13 +316,16 @@ impl<T> Dispatcher<T> {
         })
     }
 
-    fn learn(&mut self, size: usize, took: Duration, pressed: bool) {
+    fn learn(&mut self, size: usize, bytes: Option<usize>, took: Duration, pressed: bool) {
         let is_first = std::mem::take(&mut self.borrowed);
         if is_first && !self.latency.agrees(size, took) {
             // It is not as fast as the others.
             self.latency = LatencyModel::default();
         }
-        self.latency.observe(size, took, pressed);
+        match bytes {
+            Some(bytes) => self.latency.observe_of(size, bytes, took, pressed),
+            None => self.latency.observe(size, took, pressed),
+        }
     }
 
     /// Lets the others that take from the room know what this replica knows before its first batch from there.

@@ -18,11 +18,13 @@ mod elsewhere;
 mod experience;
 mod members;
 mod shares;
+mod weigh;
 
 use elsewhere::Free;
 use experience::Experience;
 use members::Members;
 use shares::{Choice, Shares};
+use weigh::weigh;
 
 /// At most one such part of what queries are given is allowed for the way to the replica and back.
 const MOST_OVERHEAD: u32 = 4;
@@ -297,7 +299,8 @@ impl<T> WaitingRoom<T> {
             return taken;
         }
         taken.wake_another = !self.queue.is_empty();
-        if let Some(took) = taker.latency.predict(taken.batch.len()) {
+        let bytes = taken.batch.iter().map(Placed::bytes).sum();
+        if let Some(took) = taker.latency.predict_of(taken.batch.len(), bytes) {
             let free = taker.start + took;
             let alone = taker.latency.predict(1).unwrap_or_default();
             self.members.expect(taker.replica, Some(Other { free, alone }));
@@ -371,9 +374,13 @@ impl<T> WaitingRoom<T> {
             if let Some(picked) = picked {
                 taken.batch = self.queue.pick(&picked.places, taker.max_bytes);
             } else if decision.take > 0 {
+                let weighed = match taker.policy.counts_on_times() {
+                    true => weigh(&self.queue, decision, &situation),
+                    false => decision.take,
+                };
                 taken.batch = self.queue.cut(Section {
                     leave: decision.leave,
-                    take: decision.take,
+                    take: weighed,
                     max_bytes: taker.max_bytes,
                 });
             }

@@ -296,6 +296,22 @@ fn models_that_are_no_line_are_learned() {
 }
 
 #[test]
+fn inputs_that_cost_more_than_others_are_weighed_by_their_bytes() {
+    let [scenario, ..] = sample();
+    let scenario = Scenario {
+        inputs: InputCosts::LogNormal { deviation: 1.2 },
+        load: 1.2,
+        seed: 3,
+        queries: 6000,
+        ..scenario
+    };
+    let policy = PolicyKind::LEARNED;
+    let goodput = Cell { policy, scenario }.run().goodput;
+    // By their number alone it is 0.73.
+    assert!(goodput > 0.80, "{goodput}");
+}
+
+#[test]
 fn a_slow_replica_does_not_make_answers_late_that_a_fast_one_has_time_for() {
     let [scenario, ..] = sample();
     let p99 = |paces: &[f64], load: f64| {

@@ -3,10 +3,10 @@
 use skysail_proto::admin::{TimesBy, TimesFit};
 
 /// What is left of an error's weight after each later batch: about the last hundred count.
-const FADE: f64 = 0.99;
+pub(super) const FADE: f64 = 0.99;
 
 /// Before so many batches there is no telling.
-const FEW: u32 = 20;
+pub(super) const FEW: u32 = 20;
 
 /// The table is used once its error is below this part of the line's. Where batch times are noisy, a line that is right
 /// has the smaller error: it has two numbers to learn, and the table dozens.
@@ -19,7 +19,7 @@ const WORSE: f64 = 1.02;
 const GOOD: f64 = 0.02;
 
 /// No batch counts for a larger error: a stall says nothing of either.
-const MOST_ERROR: f64 = 1.0;
+pub(super) const MOST_ERROR: f64 = 1.0;
 
 /// Which of the two is used, and how well both fit.
 #[derive(Clone, Copy, Debug, Default)]

@@ -10,8 +10,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use skysail_proto::admin::TimesFit;
+use skysail_proto::admin::{TimesBy, TimesFit};
 
+use super::bytes::Bytes;
 use super::fit::Fit;
 use super::line::{LEAST_SECONDS, Line};
 use super::ratios::{POINTS, Ratios};
@@ -53,6 +54,8 @@ pub struct LatencyModel {
     /// Batches since the table was.
     since_table_jump: usize,
     largest: usize,
+    /// What the bytes of the inputs say beside.
+    bytes: Bytes,
 }
 
 /// A batch, and what it took.
@@ -107,9 +110,33 @@ impl LatencyModel {
         self.line.map_or(0.0, Line::each)
     }
 
-    /// What is used, the line or the table, and how well it fits; nothing while nothing is known.
+    /// What is used, the line or the table, with or without bytes, and how well it fits; nothing while nothing is known.
     pub fn fit(&self) -> Option<TimesFit> {
-        self.is_known().then(|| self.fit.told())
+        let by_bytes = TimesFit {
+            uses: TimesBy::Bytes,
+            error: self.bytes.error(),
+        };
+        self.is_known().then(|| match self.bytes.is_used() {
+            true => by_bytes,
+            false => self.fit.told(),
+        })
+    }
+
+    /// Whether the bytes of inputs say what they cost.
+    pub(crate) fn knows_bytes(&self) -> bool {
+        self.bytes.is_used()
+    }
+
+    /// Seconds that a batch of so many inputs, of so many bytes together, typically takes.
+    pub(crate) fn typical_of(&self, size: usize, bytes: usize) -> f64 {
+        self.bytes
+            .adjust(self.typical(size), as_number(size), as_number(bytes))
+    }
+
+    /// How long such a batch typically takes, if there is anything to go by.
+    pub(crate) fn predict_of(&self, size: usize, bytes: usize) -> Option<Duration> {
+        self.is_known()
+            .then(|| Duration::from_secs_f64(self.typical_of(size, bytes).min(LONGEST_SECONDS)))
     }
 
     /// What to multiply typical times by to be cautious: nine of ten batches take no longer.
@@ -182,11 +209,27 @@ impl LatencyModel {
 
     /// A batch of `size` took this long inside the model. `pressed`: queries were left waiting or given up when it was sized.
     pub fn observe(&mut self, size: usize, took: Duration, pressed: bool) {
+        let seconds = took.as_secs_f64().clamp(LEAST_SECONDS, LONGEST_SECONDS);
+        self.observe_average(size, seconds, pressed);
+    }
+
+    /// The same, for inputs of so many bytes together.
+    pub(crate) fn observe_of(&mut self, size: usize, bytes: usize, took: Duration, pressed: bool) {
+        let seconds = took.as_secs_f64().clamp(LEAST_SECONDS, LONGEST_SECONDS);
+        let (inputs, bytes) = (as_number(size), as_number(bytes));
+        let average = self.bytes.of_average(seconds, inputs, bytes);
+        if self.is_known() && size > 0 {
+            self.bytes.observe(seconds, self.typical(size), inputs, bytes);
+        }
+        self.observe_average(size, average, pressed);
+    }
+
+    /// A batch of so many average inputs takes so many seconds.
+    fn observe_average(&mut self, size: usize, seconds: f64, pressed: bool) {
         if size == 0 {
             return;
         }
         self.largest = self.largest.max(size);
-        let seconds = took.as_secs_f64().clamp(LEAST_SECONDS, LONGEST_SECONDS);
         self.table.count(pressed);
         self.remember(size, seconds);
         self.forget_slow_start(size, seconds);
@@ -242,6 +285,7 @@ impl LatencyModel {
             self.table.observe(size, seconds);
             self.table_ratios = Ratios::default();
             self.fit = Fit::default();
+            self.bytes = Bytes::default();
         }
     }
 
@@ -254,6 +298,7 @@ impl LatencyModel {
         }
         if let Some(factor) = jump(&self.recent, |size| line.at(as_number(size))) {
             line.scale(factor);
+            self.bytes.scale(factor);
             self.line_ratios.divide_last(JUMP_BATCHES - 1, factor);
             self.since_jump = 0;
         }
@@ -295,7 +340,6 @@ fn as_number(size: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use skysail_proto::admin::TimesBy;
 
     use super::*;
 

@@ -11,6 +11,7 @@ use crate::queue::Deadlines;
 use crate::time::Instant;
 
 mod aimd;
+mod bytes;
 mod fit;
 mod fixed;
 mod latency;

@@ -14,6 +14,8 @@ pub struct SentBatch<T> {
     pub batch: Vec<Placed<T>>,
     /// How many inputs it has.
     pub size: usize,
+    /// The bytes of its inputs.
+    pub(super) bytes: usize,
     /// Whether queries were left waiting or given up when it was sized.
     pub(super) pressed: bool,
     /// When it left.
@@ -46,6 +48,7 @@ impl<T> From<Outgoing<T>> for SentBatch<T> {
     fn from(outgoing: Outgoing<T>) -> Self {
         Self {
             size: outgoing.batch.len(),
+            bytes: outgoing.batch.iter().map(Placed::bytes).sum(),
             batch: outgoing.batch,
             pressed: outgoing.pressed,
             sent_at: outgoing.now,
