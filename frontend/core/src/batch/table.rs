@@ -6,8 +6,8 @@
 //! so. Between classes that were seen, times are interpolated. Beyond them they grow as the line does, and by less with
 //! each batch under pressure: that is how larger batches come to be tried.
 //!
-//! A class that was not seen while queries waited for the last [`MOST_AGE`] batches is forgotten. Otherwise a size that was
-//! once slow would never be tried again.
+//! A class that was not seen while queries waited for the last [`MOST_AGE`] batches is forgotten, unless a larger one that
+//! was seen takes longer. Otherwise a size that was once slow would never be tried again.
 
 use super::line::Line;
 
@@ -177,11 +177,7 @@ impl Table {
     /// Forgets what is old, and makes the answers from what is left; the line says what is known of sizes that were
     /// not seen.
     pub(super) fn settle(&mut self, line: &Line) {
-        for class in &mut self.classes {
-            if self.pressed > class.seen + MOST_AGE {
-                class.weight = 0.0;
-            }
-        }
+        self.forget();
         self.pool();
         let known = self.seconds.len();
         self.seconds.clear();
@@ -205,6 +201,22 @@ impl Table {
             self.belief = 1.0;
         }
         self.each = line.each() * self.belief.max(LEAST_BELIEF);
+    }
+
+    /// Forgets classes that are old, but for those that a larger one, seen lately, shows not to be too slow: smaller
+    /// batches are not tried again by themselves as larger ones are.
+    fn forget(&mut self) {
+        let mut least_above = f64::NEG_INFINITY;
+        for class in self.classes.iter_mut().rev().filter(|class| class.weight > 0.0) {
+            if self.pressed <= class.seen + MOST_AGE {
+                least_above = match least_above == f64::NEG_INFINITY {
+                    true => class.log,
+                    false => least_above.min(class.log),
+                };
+            } else if class.log > least_above {
+                class.weight = 0.0;
+            }
+        }
     }
 
     /// Pools neighbours until the means grow with the size.
@@ -362,6 +374,12 @@ mod tests {
         assert!(later(1000, false), "nothing asks for larger batches");
         assert!(later(MOST_AGE, true));
         assert!(!later(1, true));
+        // What is smaller and quicker than what was seen lately is kept.
+        table.observe(60, 0.06);
+        (0..=MOST_AGE).for_each(|_| table.count(true));
+        table.observe(60, 0.06);
+        table.settle(&line());
+        assert_close(table.at(10), 0.01);
     }
 
     proptest! {
