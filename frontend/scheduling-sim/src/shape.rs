@@ -13,7 +13,7 @@ pub enum Shape {
     Steps(NonZeroU16),
     /// Batches are padded to the next power of two.
     PowersOfTwo,
-    /// The time grows with the square of the inputs; [`BALANCE`] of them take as long as on the line.
+    /// The time grows with the square of the inputs; 16 of them take as long as on the line.
     Quadratic,
 }
 
