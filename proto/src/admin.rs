@@ -27,6 +27,7 @@
 //! ([`admin_token`](crate::admin_token)), requests below [`API_PREFIX`] show it.
 //! Errors are [`Problem`] documents (RFC 9457).
 
+use std::fmt;
 use std::num::NonZeroU32;
 
 use jiff::Timestamp;
@@ -427,6 +428,40 @@ pub struct Replica {
     /// sees.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p99_micros: Option<u64>,
+    /// What its batch times are expected by, and how well that fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<TimesFit>,
+}
+
+/// What batch times are expected by, and how well that fits.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub struct TimesFit {
+    /// What is used.
+    pub uses: TimesBy,
+    /// How far the last batches were from what was expected of them, on average, as a share of it.
+    pub error: f64,
+}
+
+/// What batch times are expected by.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimesBy {
+    /// A line in the number of inputs.
+    Line,
+    /// A table of batch sizes.
+    Table,
+    /// Either, and the bytes of the inputs.
+    Bytes,
+}
+
+impl fmt::Display for TimesBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Line => "line",
+            Self::Table => "table",
+            Self::Bytes => "bytes",
+        })
+    }
 }
 
 /// How an attached replica is.

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use jiff::Timestamp;
-use skysail_proto::admin::{Container, Model, Replica, ReplicaState, Version};
+use skysail_proto::admin::{Container, Model, Replica, ReplicaState, TimesFit, Version};
 
 use super::Session;
 use crate::error::Error;
@@ -64,6 +64,7 @@ pub(super) fn replica_table(
         "IN FLIGHT",
         "RATE",
         "P99",
+        "FIT",
         "BATCHES",
         "INPUTS",
         "AGE",
@@ -89,7 +90,7 @@ fn runs(container: &Container, replica: &Replica) -> bool {
     }
 }
 
-fn attached_row(replica: &Replica, now: Timestamp) -> [String; 12] {
+fn attached_row(replica: &Replica, now: Timestamp) -> [String; 13] {
     [
         replica.replica.to_string(),
         format!("{}:{}", replica.model, replica.version),
@@ -101,19 +102,25 @@ fn attached_row(replica: &Replica, now: Timestamp) -> [String; 12] {
         replica.in_flight.to_string(),
         per_second(replica.inputs_per_second),
         replica.p99_micros.map(span).unwrap_or_default(),
+        replica.fit.map(fit_words).unwrap_or_default(),
         replica.batches.to_string(),
         replica.inputs.to_string(),
         age(replica.attached_at, now),
     ]
 }
 
+/// What batch times are expected by, and how far they are from it.
+fn fit_words(fit: TimesFit) -> String {
+    format!("{} ±{:.0} %", fit.uses, 100.0 * fit.error)
+}
+
 /// A container without a replica: it is starting, or it has ended.
-fn container_row(container: &Container) -> [String; 12] {
+fn container_row(container: &Container) -> [String; 13] {
     let state = match container.state.as_str() {
         "running" => "not attached",
         other => other,
     };
-    let mut row = [const { String::new() }; 12];
+    let mut row = [const { String::new() }; 13];
     row[0] = container.replica.to_string();
     row[2] = state.to_owned();
     row[3].clone_from(&container.container);
@@ -165,6 +172,8 @@ fn runs_as(replica: &Replica) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use skysail_proto::admin::TimesBy;
+
     use super::*;
 
     pub(in super::super) fn replica() -> Replica {
@@ -186,6 +195,10 @@ pub(super) mod tests {
             fixed_micros: None,
             per_input_micros: None,
             p99_micros: Some(5240),
+            fit: Some(TimesFit {
+                uses: TimesBy::Table,
+                error: 0.034,
+            }),
         }
     }
 
@@ -222,6 +235,7 @@ pub(super) mod tests {
             "1",
             "12/s",
             "5.2ms",
+            "table ±3 %",
             "20",
             "300",
             "45m",

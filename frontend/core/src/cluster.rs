@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use skysail_proto::admin::BatchLimit;
+use skysail_proto::admin::{BatchLimit, TimesFit};
 use skysail_proto::ids::{ModelId, ModelName, ModelVersion, ReplicaId};
 
 use crate::catalog::Generation;
@@ -110,6 +110,9 @@ pub struct ReplicaView {
     /// The 99th percentile of its last batches' model times, in microseconds.
     #[serde(default)]
     pub p99_micros: u64,
+    /// What its batch times are expected by, and how well that fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<TimesFit>,
 }
 
 /// What is asked of one version at one frontend.

@@ -90,6 +90,18 @@ pub struct Answer {
     pub inside: Duration,
 }
 
+/// What there is to learn from a batch.
+struct Observed {
+    /// How many inputs the model worked on, with those of other frontends.
+    size: usize,
+    /// How many were expected.
+    planned: usize,
+    /// The bytes of them all, if they are known.
+    bytes: Option<usize>,
+    took: Duration,
+    pressed: bool,
+}
+
 /// A batch that came back.
 #[derive(Debug)]
 pub struct Answered<T> {
@@ -269,7 +281,8 @@ impl<T> Dispatcher<T> {
         let Some((credit, since)) = self.credits.pop() else {
             unreachable!("a batch is taken against a credit only");
         };
-        let predicted = self.latency.predict(batch.len());
+        let bytes = batch.iter().map(Placed::bytes).sum();
+        let predicted = self.latency.predict_of(batch.len(), bytes);
         let patience = Patience::with(&self.latency, batch.len());
         let patience = match self.borrowed {
             true => patience.with_a_first_batch(),
@@ -341,7 +354,16 @@ impl<T> Dispatcher<T> {
             } else {
                 worked_on
             };
-            self.learn(worked_on, planned, answer.took, sent.pressed);
+            // Of a part of a batch, and of others' inputs, the bytes are not known.
+            let bytes = (worked_on == sent.size && !answer.is_merged).then_some(sent.bytes);
+            let observed = Observed {
+                size: worked_on,
+                planned,
+                bytes,
+                took: answer.took,
+                pressed: sent.pressed,
+            };
+            self.learn(&observed);
             self.unreported = Some((worked_on, answer.took));
         }
         self.overhead
@@ -353,13 +375,23 @@ impl<T> Dispatcher<T> {
         })
     }
 
-    fn learn(&mut self, size: usize, planned: usize, took: Duration, pressed: bool) {
+    fn learn(&mut self, observed: &Observed) {
+        let &Observed {
+            size,
+            planned,
+            bytes,
+            took,
+            pressed,
+        } = observed;
         let is_first = std::mem::take(&mut self.borrowed);
         if is_first && !self.latency.agrees(size, took) {
             // It is not as fast as the others.
             self.latency = LatencyModel::default();
         }
-        self.latency.observe_planned(size, planned, took, pressed);
+        match bytes {
+            Some(bytes) => self.latency.observe_of(size, bytes, took, pressed),
+            None => self.latency.observe_planned(size, planned, took, pressed),
+        }
     }
 
     /// Lets the others that take from the room know what this replica knows before its first batch from there.

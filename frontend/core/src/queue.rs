@@ -98,6 +98,11 @@ impl<T> Placed<T> {
         self.place.deadline
     }
 
+    /// The bytes of its input.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The same task at another deadline.
     #[must_use]
     pub(crate) fn moved_to(self, deadline: Instant) -> Self {
@@ -391,6 +396,13 @@ impl<T> DeadlineQueue<T> {
             batch.extend(self.remove(*place));
         }
         batch
+    }
+
+    /// The deadlines and bytes of those that wait, in their order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Instant, usize)> + '_ {
+        self.waiting
+            .iter()
+            .map(|(place, waiting)| (place.deadline, waiting.bytes))
     }
 
     /// Takes the task at a place, if it still waits.

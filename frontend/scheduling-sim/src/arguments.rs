@@ -15,10 +15,12 @@ use skysail_proto::deployment::{Autoscale, Replicas};
 use crate::arrivals::Arrivals;
 use crate::cell::Cell;
 use crate::cost::Cost;
+use crate::inputs::InputCosts;
 use crate::noise::Noise;
 use crate::policy::{InvalidPolicy, PolicyKind};
 use crate::scenario::{Application, Burst, Fleet, Scaling, Scenario, Sharing};
 use crate::search::Search;
+use crate::shape::Shape;
 use crate::suite::{self, Options};
 use crate::trace::{InvalidTrace, Trace};
 
@@ -27,6 +29,8 @@ Examples:
   scheduling-sim --policy learned,aimd --load 0.9,1.2
   scheduling-sim --fixed-ms 1 --per-input-ms 4 --slo-mix 25,100 --noise noisy
   scheduling-sim --policy learned --paces 1,2 --load 1.2
+  scheduling-sim --policy learned --shape step:32 --per-input-ms 0.3 --load 0.9,1.2
+  scheduling-sim --policy learned --cost lognormal:1.2 --load 1.2
   scheduling-sim --fixed-ms 1 --slo-ms 30 --load 0.11 --queries 400 --burst 2000@10000
   scheduling-sim --fixed-ms 1 --slo-ms 30 --load 1.2 --slo-mix 30:1,10000:99
   scheduling-sim --suite --seed 1,2,3 --trace arrivals.csv
@@ -37,9 +41,12 @@ Examples:
 
 /// The arguments that make up a scenario. Named one by one, for the sake of an error that names the one
 /// that was given.
-const SCENARIO: [&str; 12] = [
+const SCENARIO: [&str; 15] = [
     "fixed_ms",
     "per_input_ms",
+    "shape",
+    "cost",
+    "contention",
     "slo_ms",
     "slo_mix",
     "burst",
@@ -115,6 +122,14 @@ struct ScenarioArguments {
     /// What each input adds
     #[arg(long, value_name = "MS", default_value = "1", value_parser = cost_millis)]
     per_input_ms: f64,
+    /// How a batch's time grows with its inputs: line, step:N (in waves of N, of which each takes as long as a full
+    /// one), pow2 (padded to a power of two) or quadratic (16 take as long as on the line)
+    #[arg(long, value_name = "SHAPE", default_value = "line")]
+    shape: Shape,
+    /// What one input costs beside another: equal, or lognormal:SIGMA with a mean of 1. What it costs shows in its
+    /// bytes
+    #[arg(long, value_name = "COST", default_value = "equal")]
+    cost: InputCosts,
     /// How long each query is given; at load 1, batches take half of it
     #[arg(long, value_name = "MS", default_value = "50", value_parser = slo_millis)]
     slo_ms: Duration,
@@ -141,6 +156,10 @@ struct ScenarioArguments {
     /// How many times as long as the model says each replica takes
     #[arg(long, value_name = "P,…", value_delimiter = ',', value_parser = pace)]
     paces: Vec<f64>,
+    /// Let replicas slow each other down: a batch takes this much longer for each other one that computes when it
+    /// starts (0.5: half as long again)
+    #[arg(long, value_name = "C", default_value = "0", value_parser = contention)]
+    contention: f64,
 }
 
 /// How queries reach the replicas, and how many there are.
@@ -278,8 +297,8 @@ impl Arguments {
     fn first_scenario(&self) -> Result<Scenario, clap::Error> {
         let given = &self.scenario;
         let cost = Cost {
-            fixed_ms: given.fixed_ms,
-            per_input_ms: given.per_input_ms,
+            shape: given.shape,
+            ..Cost::line(given.fixed_ms, given.per_input_ms)
         };
         if cost.seconds(1) == 0.0 {
             return Err(refuse(
@@ -288,6 +307,7 @@ impl Arguments {
         }
         Ok(Scenario {
             cost,
+            inputs: given.cost,
             slo: given.slo_ms,
             slo_mix: given.slo_mix.clone(),
             burst: given.burst,
@@ -298,6 +318,7 @@ impl Arguments {
                 Some(bounds) => vec![1.0; bounds.max as usize],
                 None => given.paces()?,
             },
+            contention: given.contention,
             seed: self.seed[0],
             queries: self.queries(),
             max_batch: self.max_batch(),
@@ -431,6 +452,10 @@ fn burst(text: &str) -> Result<Burst, String> {
 fn load(text: &str) -> Result<f64, OutOfRange> {
     let what = "a load, where 1 is what batches of half the SLO can answer";
     number(text, what, 0.001..=1000.0)
+}
+
+fn contention(text: &str) -> Result<f64, OutOfRange> {
+    number(text, "how much longer", 0.0..=100.0)
 }
 
 fn pace(text: &str) -> Result<f64, OutOfRange> {
@@ -586,6 +611,9 @@ mod tests {
             ("--fixed-ms -1", "a number from 0 to"),
             ("--fixed-ms 0 --per-input-ms 0", "more than 0"),
             ("--replicas 0", "1..=1000"),
+            ("--shape step:0", "write line, step:N"),
+            ("--cost lognormal:x", "lognormal:SIGMA"),
+            ("--contention -1", "a number from 0"),
             ("--queries 0", "1..="),
             ("--max-batch 0", "1..="),
             ("--policy lerned", "learned, reference, aimd"),

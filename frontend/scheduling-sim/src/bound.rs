@@ -119,10 +119,7 @@ mod tests {
     use super::*;
 
     /// Batches of n take 10 + n ms: in 20 ms ten are answered, so 500 a second.
-    const COST: Cost = Cost {
-        fixed_ms: 10.0,
-        per_input_ms: 1.0,
-    };
+    const COST: Cost = Cost::line(10.0, 1.0);
 
     fn at(millis: u64) -> Instant {
         Instant::from_nanos(millis * 1_000_000)
@@ -133,6 +130,7 @@ mod tests {
             arrival: at(millis),
             deadline: at(millis + 20),
             application: 0,
+            bytes: 1000,
         };
         arrivals.into_iter().map(query).collect()
     }

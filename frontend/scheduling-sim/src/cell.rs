@@ -32,12 +32,35 @@ pub struct Figures {
     pub bound: f64,
     /// The share that no policy can exceed on average over the noise.
     pub noise_aware: f64,
+    /// How long the queries took that were answered; none if none was.
+    pub latency: Option<Latency>,
     /// What became of them, in numbers.
     pub tally: Tally,
     /// What each application has of it, where there are several.
     pub applications: Vec<Served>,
     /// Where the number of replicas follows the load: what that comes to.
     pub scaled: Option<Scaled>,
+}
+
+/// How long answers took, those that were late among them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Latency {
+    /// Half took no longer, in milliseconds.
+    pub p50_ms: f64,
+    /// 99 of 100 took no longer, in milliseconds.
+    pub p99_ms: f64,
+}
+
+impl Latency {
+    fn of(mut micros: Vec<u32>) -> Option<Self> {
+        micros.sort_unstable();
+        let last = micros.len().checked_sub(1)?;
+        let quantile = |percent: usize| f64::from(micros[last * percent / 100]) * 1e-3;
+        Some(Self {
+            p50_ms: quantile(50),
+            p99_ms: quantile(99),
+        })
+    }
 }
 
 /// What became of an application's queries.
@@ -74,7 +97,8 @@ impl Cell {
     pub fn run(&self) -> Figures {
         let queries = self.scenario.queries();
         let replicas: Vec<Cost> = self.scenario.replicas().collect();
-        let tally = simulate(self.policy, &self.scenario, &queries);
+        let mut tally = simulate(self.policy, &self.scenario, &queries);
+        let latency = Latency::of(std::mem::take(&mut tally.answer_micros));
         let Scenario { noise, max_batch, .. } = self.scenario;
         Figures {
             scaled: self.scaled(&queries, &tally),
@@ -82,6 +106,7 @@ impl Cell {
             bound: bound(&queries, &replicas, max_batch),
             noise_aware: noise_aware(&queries, &replicas, noise, max_batch),
             applications: self.applications(&queries, &tally),
+            latency,
             tally,
         }
     }
@@ -168,6 +193,13 @@ mod tests {
         assert_eq!(announced.into_inner(), cells.len());
         let each: Vec<_> = cells.iter().map(Cell::run).collect();
         assert_eq!(figures, each);
+    }
+
+    #[test]
+    fn quantiles_are_those_of_the_answers() {
+        let latency = Latency::of((0..=1000).rev().map(|millis| millis * 1000).collect()).unwrap();
+        assert_eq!((latency.p50_ms, latency.p99_ms), (500.0, 990.0));
+        assert_eq!(Latency::of(Vec::new()), None);
     }
 
     #[test]

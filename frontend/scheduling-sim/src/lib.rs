@@ -7,7 +7,7 @@
 //! - [`arguments`]: what is typed, and the cells that are to be simulated.
 //! - [`scenario`]: a model, its replicas, and the queries they are offered.
 //! - [`arrivals`], [`trace`]: when queries come.
-//! - [`cost`], [`noise`]: what a batch takes.
+//! - [`cost`], [`shape`], [`inputs`], [`noise`]: what a batch takes.
 //! - [`simulation`]: the replicas and their waiting room, event by event, to one outcome for each query.
 //! - `sharing`: several frontends that share the replicas by credits, message by message.
 //! - `scaling`: a number of replicas that follows the load.
@@ -25,6 +25,7 @@ pub mod arrivals;
 pub mod bound;
 pub mod cell;
 pub mod cost;
+pub mod inputs;
 pub mod natural;
 pub mod noise;
 pub mod noise_aware;
@@ -34,6 +35,7 @@ pub mod report;
 mod scaling;
 pub mod scenario;
 pub mod search;
+pub mod shape;
 mod sharing;
 pub mod simulation;
 pub mod suite;

@@ -76,14 +76,14 @@ fn shift(now: Instant) -> f64 {
 
 /// A normal distribution.
 #[derive(Clone, Copy, Debug)]
-struct Normal {
-    mean: f64,
-    deviation: f64,
+pub(crate) struct Normal {
+    pub(crate) mean: f64,
+    pub(crate) deviation: f64,
 }
 
 impl Normal {
     /// By the transform of Box and Muller, of which one half is thrown away.
-    fn sample(self, rng: &mut Rng) -> f64 {
+    pub(crate) fn sample(self, rng: &mut Rng) -> f64 {
         // Never 0, so its logarithm is finite.
         let radius = (-2.0 * (1.0 - rng.f64()).ln()).sqrt();
         let angle = TAU * rng.f64();

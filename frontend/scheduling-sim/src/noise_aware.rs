@@ -199,16 +199,7 @@ mod tests {
 
     const NOISES: [Noise; 3] = [Noise::Mild, Noise::Noisy, Noise::Shift];
 
-    const COSTS: [Cost; 2] = [
-        Cost {
-            fixed_ms: 5.0,
-            per_input_ms: 1.0,
-        },
-        Cost {
-            fixed_ms: 1.0,
-            per_input_ms: 4.0,
-        },
-    ];
+    const COSTS: [Cost; 2] = [Cost::line(5.0, 1.0), Cost::line(1.0, 4.0)];
 
     fn most(size: u32) -> NonZeroU32 {
         NonZeroU32::new(size).unwrap()

@@ -7,9 +7,12 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use crate::cell::{Cell, Figures, Served};
+use crate::cost::Cost;
+use crate::inputs::InputCosts;
 use crate::policy::PolicyKind;
 use crate::scenario::{Fleet, Scenario, Sharing};
 use crate::search::Finding;
+use crate::shape::Shape;
 use crate::suite::{Side, SideBySide, Summary, Yardstick};
 
 /// What `--json` prints.
@@ -24,6 +27,10 @@ struct Row<'a> {
     policy: String,
     fixed_ms: f64,
     per_input_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shape: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input_cost_deviation: Option<f64>,
     slo_ms: f64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     slo_mix_ms: Vec<f64>,
@@ -37,11 +44,17 @@ struct Row<'a> {
     replicas: usize,
     #[serde(skip_serializing_if = "<[f64]>::is_empty")]
     paces: &'a [f64],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    contention: Option<f64>,
     seed: u64,
     goodput: f64,
     bound: f64,
     noise_aware_bound: f64,
     mean_batch: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p50_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p99_ms: Option<f64>,
     defaults: BTreeMap<&'static str, usize>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     applications: Vec<Application>,
@@ -112,6 +125,8 @@ impl<'a> Row<'a> {
             policy: policy.to_string(),
             fixed_ms: scenario.cost.fixed_ms,
             per_input_ms: scenario.cost.per_input_ms,
+            shape: shape(scenario).map(|shape| shape.to_string()),
+            input_cost_deviation: deviation(scenario),
             slo_ms: millis(scenario.slo),
             slo_mix_ms: scenario.slo_mix.iter().map(|mixed| millis(mixed.slo)).collect(),
             slo_mix_weights: weights(scenario),
@@ -124,11 +139,14 @@ impl<'a> Row<'a> {
             load: scenario.load,
             replicas: scenario.paces.len(),
             paces: if unequal { &scenario.paces } else { &[] },
+            contention: (scenario.contention > 0.0).then_some(scenario.contention),
             seed: scenario.seed,
             goodput: figures.goodput,
             bound: figures.bound,
             noise_aware_bound: figures.noise_aware,
             mean_batch: tally.mean_batch(),
+            p50_ms: figures.latency.map(|latency| latency.p50_ms),
+            p99_ms: figures.latency.map(|latency| latency.p99_ms),
             defaults: tally
                 .defaults()
                 .map(|(reason, count)| (reason.word(), count))
@@ -140,6 +158,37 @@ impl<'a> Row<'a> {
             autoscale: Autoscaled::new(scenario, figures),
         }
     }
+}
+
+/// The shape of the model's times, unless it is a line.
+fn shape(scenario: &Scenario) -> Option<Shape> {
+    Some(scenario.cost.shape).filter(|shape| *shape != Shape::Line)
+}
+
+/// How the costs of inputs vary, if they do.
+fn deviation(scenario: &Scenario) -> Option<f64> {
+    match scenario.inputs {
+        InputCosts::Equal => None,
+        InputCosts::LogNormal { deviation } => Some(deviation),
+    }
+}
+
+/// The model as a formula of the number of inputs.
+fn model_column(scenario: &Scenario) -> String {
+    let Cost {
+        fixed_ms,
+        per_input_ms,
+        ..
+    } = scenario.cost;
+    let shape = shape(scenario).map(|shape| format!(" {shape}"));
+    let costs = deviation(scenario).map(|deviation| format!(" lognormal:{deviation}"));
+    let contention = Some(scenario.contention).filter(|contention| *contention > 0.0);
+    let contention = contention.map(|contention| format!(" contention {contention}"));
+    let special = [shape, costs, contention]
+        .into_iter()
+        .flatten()
+        .collect::<String>();
+    format!("{fixed_ms}+{per_input_ms}n{special}")
 }
 
 /// The weights of a mix, unless all are as frequent.
@@ -197,6 +246,8 @@ pub fn table(cells: &[Cell], figures: &[Figures]) -> String {
         Number("noise-aware"),
         Number("of it"),
         Number("mean batch"),
+        Number("p50"),
+        Number("p99"),
     ];
     if paced {
         columns.push(Text("inputs"));
@@ -274,7 +325,7 @@ fn line(cell: &Cell, figures: &Figures, paced: bool) -> Vec<String> {
     );
     let mut line = vec![
         policy.to_string(),
-        format!("{}+{}n", scenario.cost.fixed_ms, scenario.cost.per_input_ms),
+        model_column(scenario),
         slo,
         scenario.noise.to_string(),
         scenario.arrivals.kind().to_owned(),
@@ -288,6 +339,10 @@ fn line(cell: &Cell, figures: &Figures, paced: bool) -> Vec<String> {
         share(figures.goodput / figures.noise_aware),
         format!("{:.1}", tally.mean_batch()),
     ];
+    let latency = figures.latency.map(|latency| [latency.p50_ms, latency.p99_ms]);
+    line.extend(latency.map_or_else(Default::default, |millis| {
+        millis.map(|millis| format!("{millis:.1}"))
+    }));
     if paced {
         line.push(join(&tally.inputs, ","));
     }
@@ -516,6 +571,8 @@ mod tests {
             "mean_batch",
             "noise",
             "noise_aware_bound",
+            "p50_ms",
+            "p99_ms",
             "per_input_ms",
             "policy",
             "replicas",
@@ -568,6 +625,25 @@ mod tests {
         let table = table(&cells, &figures);
         assert!(
             table.contains("25:1,100:3+50@1000") && table.contains("by SLO"),
+            "{table}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_line_is_named() {
+        let mut special = example();
+        special.cost.shape = "step:32".parse().unwrap();
+        special.inputs = InputCosts::LogNormal { deviation: 1.2 };
+        special.contention = 0.5;
+        let (cells, figures) = cell(special);
+        let report: Value = serde_json::from_str(&json(&cells, &figures)).unwrap();
+        let cell = &report["cells"][0];
+        assert_eq!(cell["shape"], "step:32");
+        assert_eq!(cell["input_cost_deviation"], 1.2);
+        assert_eq!(cell["contention"], 0.5);
+        let table = table(&cells, &figures);
+        assert!(
+            table.contains("5+1n step:32 lognormal:1.2 contention 0.5"),
             "{table}"
         );
     }
@@ -627,10 +703,7 @@ mod tests {
     #[test]
     fn a_table_has_a_head_and_a_line_for_each_cell() {
         let (cells, figures) = cell(Scenario {
-            cost: crate::cost::Cost {
-                fixed_ms: 60.0,
-                per_input_ms: 1.0,
-            },
+            cost: crate::cost::Cost::line(60.0, 1.0),
             ..example()
         });
         let table = table(&cells, &figures);

@@ -97,8 +97,8 @@ fn batch_times<'a>(replicas: impl Iterator<Item = &'a LatencyModel>) -> Option<B
         known.iter().map(|latency| time(latency)).sum::<f64>() / known.len() as f64
     };
     (!known.is_empty()).then(|| BatchTimes {
-        first: mean(|latency| latency.typical(1)),
-        further: mean(|latency| latency.typical(2) - latency.typical(1)),
+        first: mean(|latency| latency.on_the_line(1)),
+        further: mean(|latency| latency.on_the_line(2) - latency.on_the_line(1)),
         p99: 0.0,
     })
 }

@@ -9,6 +9,7 @@ use skysail_proto::deployment::Autoscale;
 
 use crate::arrivals::Arrivals;
 use crate::cost::Cost;
+use crate::inputs::{InputCosts, MEAN_BYTES};
 use crate::noise::Noise;
 
 /// What a policy is put into.
@@ -16,6 +17,8 @@ use crate::noise::Noise;
 pub struct Scenario {
     /// What batches cost at pace 1.
     pub cost: Cost,
+    /// What one input costs beside another.
+    pub inputs: InputCosts,
     /// The SLO, by which load 1 is defined.
     pub slo: Duration,
     /// The applications whose queries these are; if none are named, there is one, with [`Self::slo`].
@@ -30,6 +33,8 @@ pub struct Scenario {
     pub load: f64,
     /// One for each replica: how many times as long it takes as the cost says.
     pub paces: Vec<f64>,
+    /// How much longer a batch takes for each other replica that computes when it starts: 0.5 is half as long again.
+    pub contention: f64,
     /// Decides what is random.
     pub seed: u64,
     /// How many queries come, unless a trace ends before.
@@ -97,9 +102,16 @@ pub struct Query {
     pub deadline: Instant,
     /// Whose it is: a place in [`Scenario::slos`].
     pub application: usize,
+    /// The bytes of its input, by which it costs more or less than others.
+    pub bytes: u32,
 }
 
 impl Query {
+    /// What it costs, where an average query costs 1.
+    pub fn cost(&self) -> f64 {
+        f64::from(self.bytes) / MEAN_BYTES
+    }
+
     /// What it is given to be answered in.
     pub fn budget(&self) -> Duration {
         self.deadline.saturating_since(self.arrival)
@@ -135,10 +147,12 @@ impl Scenario {
         let rate = self.load * self.capacity();
         let times = self.arrivals.times(rate, self.queries, &mut rng);
         let slos = self.slos();
-        let query = |arrival: Instant, application: usize| Query {
+        let mut costs_rng = Stream::Costs.rng(self.seed);
+        let mut query = |arrival: Instant, application: usize| Query {
             arrival,
             deadline: arrival + slos[application],
             application,
+            bytes: self.inputs.bytes(&mut costs_rng),
         };
         let steady = times.into_iter().map(|time| {
             let arrival = Instant::default() + Duration::from_secs_f64(time);
@@ -189,6 +203,7 @@ enum Stream {
     Queries,
     Noise,
     Frontends,
+    Costs,
 }
 
 impl Stream {
@@ -197,6 +212,7 @@ impl Stream {
             Self::Queries => seed.wrapping_mul(1000).wrapping_add(7),
             Self::Noise => seed.wrapping_mul(77).wrapping_add(5),
             Self::Frontends => seed.wrapping_mul(31).wrapping_add(3),
+            Self::Costs => seed.wrapping_mul(131).wrapping_add(11),
         })
     }
 }
@@ -205,10 +221,8 @@ impl Stream {
 #[cfg(test)]
 pub(crate) fn example() -> Scenario {
     Scenario {
-        cost: Cost {
-            fixed_ms: 5.0,
-            per_input_ms: 1.0,
-        },
+        cost: Cost::line(5.0, 1.0),
+        inputs: InputCosts::Equal,
         slo: Duration::from_millis(50),
         slo_mix: Vec::new(),
         burst: None,
@@ -216,6 +230,7 @@ pub(crate) fn example() -> Scenario {
         arrivals: Arrivals::Poisson,
         load: 0.9,
         paces: vec![1.0],
+        contention: 0.0,
         seed: 3,
         queries: 1000,
         max_batch: NonZeroU32::new(64).unwrap(),
@@ -280,6 +295,17 @@ mod tests {
             }
             assert_eq!(arrivals(&queries), arrivals(&scenario().queries()));
         }
+    }
+
+    #[test]
+    fn costs_that_vary_change_no_arrival() {
+        let mut varied = scenario();
+        varied.inputs = InputCosts::LogNormal { deviation: 1.2 };
+        let queries = varied.queries();
+        assert_eq!(arrivals(&queries), arrivals(&scenario().queries()));
+        let cost: f64 = queries.iter().map(Query::cost).sum();
+        assert!((cost / 1e4 - 1.0).abs() < 0.1, "{cost}");
+        assert!(scenario().queries().iter().all(|query| query.bytes == 1000));
     }
 
     #[test]

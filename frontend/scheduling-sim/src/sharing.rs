@@ -15,7 +15,6 @@ use skysail_container_rpc::credit::{
 use skysail_container_rpc::sample::BatchTimeSample;
 use skysail_core::dispatch::{Answer, Credit, Departure, Dispatcher, Share, Step as Next};
 use skysail_core::query::DefaultReason;
-use skysail_core::queue::Placed;
 use skysail_core::time::Instant;
 use skysail_core::waiting_room::{Refused, WaitingRoom};
 
@@ -23,7 +22,7 @@ use crate::cost::Cost;
 use crate::noise::Noise;
 use crate::policy::PolicyKind;
 use crate::scenario::{Query, Scenario, Sharing};
-use crate::simulation::{Tally, waiting_room};
+use crate::simulation::{Tally, slowed, waiting_room};
 
 /// Offers a scenario's queries to a policy at several frontends.
 pub(crate) fn simulate(
@@ -75,7 +74,7 @@ enum FromFrontend {
     Batch {
         id: u64,
         arrival: Arrival,
-        due: Vec<Instant>,
+        inputs: Vec<SentInput>,
     },
 }
 
@@ -121,6 +120,7 @@ struct Cluster {
     frontends: Vec<Frontend>,
     containers: Vec<Container>,
     noise: Noise,
+    contention: f64,
     rng: Rng,
     tally: Tally,
 }
@@ -148,20 +148,28 @@ struct Held {
     started: Instant,
 }
 
+/// An input, as a container is told of it.
+#[derive(Clone, Copy, Debug)]
+struct SentInput {
+    due: Instant,
+    /// What it costs, where an average one costs 1.
+    cost: f64,
+}
+
 /// What one frontend sent for a batch.
 struct Part {
     link: Link,
     id: u64,
-    /// When each of its inputs is due, earliest first.
-    due: Vec<Instant>,
+    /// Its inputs, those that are due earliest first.
+    inputs: Vec<SentInput>,
     arrived: Instant,
 }
 
 impl Held {
-    /// How many inputs are in time when the model starts.
-    fn inputs(&self) -> usize {
-        let in_time = |part: &Part| part.due.iter().filter(|&&due| due > self.started).count();
-        self.parts.iter().map(in_time).sum()
+    /// The inputs that are in time when the model starts.
+    fn in_time(&self) -> impl Iterator<Item = &SentInput> {
+        let inputs = self.parts.iter().flat_map(|part| &part.inputs);
+        inputs.filter(|input| input.due > self.started)
     }
 }
 
@@ -217,6 +225,7 @@ impl Cluster {
             tally: Tally::new(scenario, containers.len()),
             containers,
             noise: scenario.noise,
+            contention: scenario.contention,
             rng: scenario.noise_rng(),
         }
     }
@@ -246,7 +255,8 @@ impl Cluster {
     }
 
     fn enqueue(&mut self, at: usize, query: Query) {
-        let entered = self.frontends[at].room.enter(self.now, query.deadline, 1, query);
+        let room = &mut self.frontends[at].room;
+        let entered = room.enter(self.now, query.deadline, query.bytes as usize, query);
         if let Err(Refused { reason, .. }) = entered {
             self.tally.default_output(reason, 1);
         }
@@ -351,8 +361,14 @@ impl Cluster {
             predicted,
         } = departure;
         let queries = self.dispatcher(link).queries(id);
-        let due: Vec<_> = queries.iter().map(Placed::deadline).collect();
-        let inputs = due.len();
+        let sent: Vec<_> = queries
+            .iter()
+            .map(|query| SentInput {
+                due: query.deadline(),
+                cost: query.task.cost(),
+            })
+            .collect();
+        let inputs = sent.len();
         self.tally.batches += 1;
         self.tally.inputs[link.container] += inputs;
         let arrival = Arrival {
@@ -361,7 +377,12 @@ impl Cluster {
             inputs,
             predicted,
         };
-        self.tell_container(link, FromFrontend::Batch { id, arrival, due });
+        let batch = FromFrontend::Batch {
+            id,
+            arrival,
+            inputs: sent,
+        };
+        self.tell_container(link, batch);
     }
 
     /// Returns the credits that may not be parked.
@@ -388,12 +409,12 @@ impl Cluster {
         match message {
             FromFrontend::Demand(demand) => container.credits.demand(stream, demand, now),
             FromFrontend::Returned(sequence) => container.credits.returned(stream, sequence),
-            FromFrontend::Batch { id, arrival, due } => {
+            FromFrontend::Batch { id, arrival, inputs } => {
                 let taken = container.credits.batch(stream, arrival, now);
                 let part = Part {
                     link,
                     id,
-                    due,
+                    inputs,
                     arrived: self.now,
                 };
                 match taken.expect("batches are sent against credits only; this is a bug") {
@@ -419,15 +440,21 @@ impl Cluster {
 
     /// The model begins with the first batch in hand.
     fn compute(&mut self, index: usize) {
+        let others = self.containers.iter().enumerate();
+        let busy = others.filter(|(other, container)| *other != index && !container.held.is_empty());
+        let slowed = slowed(busy.count(), self.contention);
         let container = &mut self.containers[index];
         let Some(batch) = container.held.front_mut() else {
             return;
         };
         batch.started = self.now;
         // What is late is not given to the model, which is not called for nothing.
-        let seconds = match batch.inputs() {
+        let seconds = match batch.in_time().count() {
             0 => 0.0,
-            inputs => container.cost.seconds(inputs) * self.noise.factor(self.now, &mut self.rng),
+            _ => {
+                let cost = batch.in_time().map(|input| input.cost).sum();
+                container.cost.seconds_of(cost) * slowed * self.noise.factor(self.now, &mut self.rng)
+            }
         };
         let end = self.now + Duration::from_secs_f64(seconds);
         self.agenda.add(end, Event::Finished(index));
@@ -440,7 +467,7 @@ impl Cluster {
             .pop_front()
             .expect("it was computing; this is a bug");
         let took = self.now.saturating_since(batch.started);
-        let worked_on = batch.inputs();
+        let worked_on = batch.in_time().count();
         let sample = BatchTimeSample {
             inputs: worked_on,
             took,

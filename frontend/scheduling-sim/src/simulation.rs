@@ -39,6 +39,8 @@ pub struct Tally {
     pub replica_seconds: f64,
     /// How often their number changed.
     pub changes: usize,
+    /// How long each query took that was answered, in time or not, in microseconds.
+    pub answer_micros: Vec<u32>,
 }
 
 impl Tally {
@@ -64,6 +66,11 @@ impl Tally {
 
     /// A batch that was answered at `now`.
     pub(crate) fn answered(&mut self, batch: &[Placed<Query>], now: Instant) {
+        let micros = |query: &Placed<Query>| {
+            let took = now.saturating_since(query.task.arrival);
+            u32::try_from(took.as_micros()).unwrap_or(u32::MAX)
+        };
+        self.answer_micros.extend(batch.iter().map(micros));
         let mut in_time = 0;
         for query in batch.iter().filter(|query| now <= query.deadline()) {
             in_time += 1;
@@ -118,6 +125,11 @@ pub(crate) fn waiting_room(admission: Admission) -> WaitingRoom<Query> {
     WaitingRoom::new(bounds, admission)
 }
 
+/// How many times as long a batch takes that starts while so many other replicas compute.
+pub(crate) fn slowed(others: usize, contention: f64) -> f64 {
+    1.0 + contention * others as f64
+}
+
 struct Simulation {
     now: Instant,
     room: WaitingRoom<Query>,
@@ -125,6 +137,7 @@ struct Simulation {
     /// How many replicas there ever were: their names count up.
     named: u64,
     noise: Noise,
+    contention: f64,
     rng: Rng,
     tally: Tally,
     /// Where the number of replicas follows the load.
@@ -187,6 +200,7 @@ impl Simulation {
             named: 0,
             tally: Tally::new(scenario, 1),
             noise: scenario.noise,
+            contention: scenario.contention,
             rng: scenario.noise_rng(),
             scaler: None,
         }
@@ -263,7 +277,10 @@ impl Simulation {
         if let Some(scaler) = &mut self.scaler {
             scaler.arrival();
         }
-        if let Err(Refused { reason, .. }) = self.room.enter(self.now, query.deadline, 1, query) {
+        if let Err(Refused { reason, .. }) =
+            self.room
+                .enter(self.now, query.deadline, query.bytes as usize, query)
+        {
             self.tally.default_output(reason, 1);
         }
     }
@@ -349,11 +366,14 @@ impl Simulation {
     fn start(&mut self, replica: usize, Departure { id, .. }: Departure) {
         // Where replicas come and go they are counted together.
         let counted = replica.min(self.tally.inputs.len() - 1);
+        let busy = self.replicas.iter().filter(|replica| replica.computing.is_some());
+        let slowed = slowed(busy.count(), self.contention);
         let replica = &mut self.replicas[replica];
-        let size = replica.dispatcher.queries(id).len();
+        let batch = replica.dispatcher.queries(id);
         self.tally.batches += 1;
-        self.tally.inputs[counted] += size;
-        let seconds = replica.cost.seconds(size) * self.noise.factor(self.now, &mut self.rng);
+        self.tally.inputs[counted] += batch.len();
+        let inputs = batch.iter().map(|query| query.task.cost()).sum();
+        let seconds = replica.cost.seconds_of(inputs) * slowed * self.noise.factor(self.now, &mut self.rng);
         let took = Duration::from_secs_f64(seconds);
         replica.computing = Some(Computing {
             id,
@@ -379,6 +399,7 @@ mod tests {
             arrival: at(millis),
             deadline: at(millis + 25),
             application: 0,
+            bytes: 1000,
         };
         arrivals.iter().map(query).collect()
     }
@@ -386,10 +407,7 @@ mod tests {
     /// Batches take so many milliseconds, however large they are.
     fn scenario(fixed_ms: f64) -> Scenario {
         Scenario {
-            cost: Cost {
-                fixed_ms,
-                per_input_ms: 0.0,
-            },
+            cost: Cost::line(fixed_ms, 0.0),
             ..example()
         }
     }
@@ -462,6 +480,30 @@ mod tests {
         scenario.paces = vec![1.0, 1.0];
         let tally = simulate(fixed(1), &scenario, &queries(&[0, 1]));
         assert_eq!((tally.in_time, tally.inputs.as_slice()), (2, [1, 1].as_slice()));
+    }
+
+    #[test]
+    fn replicas_slow_each_other_down_if_they_are_to() {
+        let mut scenario = scenario(16.0);
+        scenario.paces = vec![1.0, 1.0];
+        // The second starts 1 ms after the first and takes 24 ms, or 32 ms.
+        for (contention, in_time) in [(0.5, 2), (1.0, 1)] {
+            scenario.contention = contention;
+            let tally = simulate(fixed(1), &scenario, &queries(&[0, 1]));
+            assert_eq!(tally.in_time, in_time, "{contention}");
+        }
+    }
+
+    #[test]
+    fn a_batch_takes_what_its_inputs_cost() {
+        let mut scenario = scenario(10.0);
+        scenario.cost.per_input_ms = 2.0;
+        let mut queries = queries(&[0]);
+        for (bytes, micros) in [(1000, 12_000), (3000, 16_000)] {
+            queries[0].bytes = bytes;
+            let tally = simulate(fixed(1), &scenario, &queries);
+            assert_eq!(tally.answer_micros, [micros]);
+        }
     }
 
     /// Leaves everything to others.

@@ -14,22 +14,14 @@ use std::time::Duration;
 use crate::arrivals::Arrivals;
 use crate::cell::{Cell, Figures};
 use crate::cost::Cost;
+use crate::inputs::InputCosts;
 use crate::noise::Noise;
 use crate::policy::PolicyKind;
 use crate::scenario::{Application, Fleet, Scenario};
 
 pub use self::side_by_side::{Side, SideBySide};
 
-const MODELS: [Cost; 2] = [
-    Cost {
-        fixed_ms: 5.0,
-        per_input_ms: 1.0,
-    },
-    Cost {
-        fixed_ms: 1.0,
-        per_input_ms: 4.0,
-    },
-];
+const MODELS: [Cost; 2] = [Cost::line(5.0, 1.0), Cost::line(1.0, 4.0)];
 
 const SLO: Duration = Duration::from_millis(50);
 const SLO_MIX: [Application; 2] = [
@@ -95,7 +87,9 @@ fn thirty(options: &Options) -> Vec<Scenario> {
                 noise: *noise,
                 arrivals: offer.arrivals.clone(),
                 load,
+                inputs: InputCosts::Equal,
                 paces: vec![1.0; *replicas],
+                contention: 0.0,
                 seed: options.seed,
                 queries: options.queries,
                 max_batch: options.max_batch,
@@ -280,6 +274,7 @@ mod tests {
             goodput,
             bound,
             noise_aware: 0.5 * bound,
+            latency: None,
             scaled: None,
             applications: Vec::new(),
             tally: Tally::default(),

@@ -13,10 +13,7 @@ use skysail_core::waiting_room::WaitingRoom;
 use skysail_proto::deployment::BatchSize;
 use skysail_scheduling_sim::cost::Cost;
 
-const COST: Cost = Cost {
-    fixed_ms: 5.0,
-    per_input_ms: 1.0,
-};
+const COST: Cost = Cost::line(5.0, 1.0);
 
 /// What batches of 25 ms answer in a second.
 const CAPACITY: f64 = 800.0;

@@ -211,6 +211,7 @@ fn merged(sights: &[Sight<'_>]) -> admin::Replica {
         inputs_per_second: seen().map(|replica| replica.inputs_per_second).sum(),
         fixed_micros: knows.map(|replica| replica.fixed_micros),
         per_input_micros: knows.map(|replica| replica.per_input_micros),
+        fit: knows.and_then(|replica| replica.fit),
         p99_micros: seen()
             .map(|replica| replica.p99_micros)
             .max()
@@ -258,6 +259,7 @@ pub(super) mod tests {
             fixed_micros: 0.0,
             per_input_micros: 0.0,
             p99_micros: 0,
+            fit: None,
         }
     }
 

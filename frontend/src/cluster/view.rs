@@ -234,6 +234,7 @@ fn replica_view(replica: &Replica, inputs_per_second: f64) -> ReplicaView {
         fixed_micros: speed.fixed_micros,
         per_input_micros: speed.per_input_micros,
         p99_micros: speed.p99_micros,
+        fit: speed.fit,
     }
 }
 

@@ -78,6 +78,7 @@ impl Replica {
             fixed_micros: 0.0,
             per_input_micros: 0.0,
             p99_micros: 0,
+            fit: None,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use skysail_core::batch::LatencyModel;
+use skysail_proto::admin::TimesFit;
 
 /// So many batches are remembered: enough for a 99th percentile.
 const REMEMBERED: usize = 128;
@@ -20,6 +21,7 @@ struct Known {
     /// Seconds of a batch of one, and of two.
     one: f64,
     two: f64,
+    fit: Option<TimesFit>,
 }
 
 /// How fast a replica is.
@@ -31,6 +33,8 @@ pub struct Speed {
     pub per_input_micros: f64,
     /// The 99th percentile of its last batches' model times, in microseconds; zero before the first.
     pub p99_micros: u64,
+    /// What its batch times are expected by, and how well that fits.
+    pub fit: Option<TimesFit>,
 }
 
 impl BatchTimes {
@@ -63,13 +67,15 @@ impl BatchTimes {
             fixed_micros: known.one * MICROS,
             per_input_micros: (known.two - known.one) * MICROS,
             p99_micros: sorted.get(index).copied().unwrap_or_default(),
+            fit: known.fit,
         }
     }
 }
 
 impl Known {
     fn learn(&mut self, latency: &LatencyModel) {
-        (self.one, self.two) = (latency.typical(1), latency.typical(2));
+        (self.one, self.two) = (latency.on_the_line(1), latency.on_the_line(2));
+        self.fit = latency.fit();
     }
 }
 
@@ -90,6 +96,7 @@ mod tests {
         let speed = times.speed();
         assert!((speed.fixed_micros - 6000.0).abs() < 60.0, "{speed:?}");
         assert!((speed.per_input_micros - 1000.0).abs() < 10.0, "{speed:?}");
+        assert_eq!(speed.fit, latency.fit());
         times.observe(Duration::from_secs(9), &latency);
         assert_eq!(times.speed().p99_micros, 9_000_000);
         for nth in 1..=100 {

@@ -78,6 +78,7 @@ mod tests {
             fixed_micros: 0.0,
             per_input_micros: 0.0,
             p99_micros: 0,
+            fit: None,
         }
     }
 

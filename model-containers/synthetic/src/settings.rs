@@ -15,6 +15,9 @@ pub struct Settings {
     pub per_input: Duration,
     /// `SYNTHETIC_PER_INPUT_SQUARED_MICROS`: what it costs on top times the square of its inputs. Default 0.
     pub per_input_squared: Duration,
+    /// `SYNTHETIC_WAVE`: inputs are worked on in waves of so many, as on a GPU: n is rounded up to a multiple of it.
+    /// Default 1.
+    pub wave: u64,
     /// `SYNTHETIC_NOISE_SIGMA`: the standard deviation of the logarithm of the noise, which is log-normal with
     /// a mean of 1. Default 0: no noise.
     pub noise_sigma: f64,
@@ -50,6 +53,7 @@ impl Default for Settings {
             fixed: Duration::ZERO,
             per_input: Duration::ZERO,
             per_input_squared: Duration::ZERO,
+            wave: 1,
             noise_sigma: 0.0,
             stall_probability: 0.0,
             stall_factor: 10.0,
@@ -118,6 +122,7 @@ impl Settings {
 
     /// What a batch of this many inputs costs, apart from noise, stalls and jumps.
     pub fn usual_cost(&self, inputs: u64) -> Duration {
+        let inputs = inputs.checked_next_multiple_of(self.wave).unwrap_or(inputs);
         let squared = times(self.per_input_squared, inputs.saturating_mul(inputs));
         self.fixed
             .saturating_add(times(self.per_input, inputs))
@@ -143,6 +148,7 @@ impl Variables<'_> {
             fixed: self.micros("SYNTHETIC_FIXED_MICROS", default.fixed),
             per_input: self.micros("SYNTHETIC_PER_INPUT_MICROS", default.per_input),
             per_input_squared: self.micros("SYNTHETIC_PER_INPUT_SQUARED_MICROS", default.per_input_squared),
+            wave: self.count("SYNTHETIC_WAVE", default.wave).max(1),
             noise_sigma: self.not_negative("SYNTHETIC_NOISE_SIGMA", default.noise_sigma),
             stall_probability: self
                 .parsed("SYNTHETIC_STALL_PROBABILITY", "a number from 0 to 1", |value| {
@@ -247,6 +253,7 @@ mod tests {
             ("SYNTHETIC_FIXED_MICROS", "100"),
             ("SYNTHETIC_PER_INPUT_MICROS", "7"),
             ("SYNTHETIC_PER_INPUT_SQUARED_MICROS", "2"),
+            ("SYNTHETIC_WAVE", "32"),
             ("SYNTHETIC_NOISE_SIGMA", "0.25"),
             ("SYNTHETIC_STALL_PROBABILITY", "0.02"),
             ("SYNTHETIC_STALL_FACTOR", "3"),
@@ -265,6 +272,7 @@ mod tests {
             fixed: Duration::from_micros(100),
             per_input: Duration::from_micros(7),
             per_input_squared: Duration::from_micros(2),
+            wave: 32,
             noise_sigma: 0.25,
             stall_probability: 0.02,
             stall_factor: 3.0,
@@ -279,6 +287,18 @@ mod tests {
             fail_above: 30,
         };
         assert_eq!(settings, expected);
+    }
+
+    #[test]
+    fn each_wave_that_is_begun_costs_as_much_as_a_full_one() {
+        let settings = Settings {
+            per_input: Duration::from_micros(10),
+            wave: 32,
+            ..Settings::default()
+        };
+        for (inputs, counted) in [(0, 0), (1, 32), (32, 32), (33, 64)] {
+            assert_eq!(settings.usual_cost(inputs), Duration::from_micros(10 * counted));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How long a replica's next batch will take, learned from those it has done.
 //!
-//! A line in the batch size says what is typical, the last ratios of actual to typical say how far off a
-//! batch may be. A replica that changes its speed (a noisy neighbour came or went) changes it for all sizes:
+//! A line in the batch size says what is typical, or a table of sizes ([`super::table`]) where that is clearly closer
+//! ([`super::fit`]). The last ratios of actual to typical say how far off a batch may be. A replica that changes its speed (a noisy neighbour came or went) changes it for all sizes:
 //! that shows in the median of a few batches, and the line is scaled at once instead of being learned anew.
 //! One slow batch is not a change of speed.
 //!
@@ -10,8 +10,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use skysail_proto::admin::{TimesBy, TimesFit};
+
+use super::bytes::Bytes;
+use super::fit::Fit;
 use super::line::{LEAST_SECONDS, Line};
 use super::ratios::{POINTS, Ratios};
+use super::table::Table;
 
 /// The share of batches that a cautious expectation holds for.
 const CAUTION: f64 = 0.9;
@@ -33,14 +38,35 @@ const LONGEST_SECONDS: f64 = 1e5;
 #[derive(Clone, Debug, Default)]
 pub struct LatencyModel {
     line: Option<Line>,
-    ratios: Ratios,
-    /// The last batches: size and seconds.
-    recent: VecDeque<(f64, f64)>,
+    /// Ratios of actual times to those of the line.
+    line_ratios: Ratios,
+    /// Times by size, beside the line. It takes batches in once they are no longer among the last: so a change of speed
+    /// is told from what the table says.
+    table: Table,
+    /// Ratios of actual times to those of the table.
+    table_ratios: Ratios,
+    /// Which of the two is used.
+    fit: Fit,
+    /// The last batches.
+    recent: VecDeque<Sample>,
     /// Batches since the line was scaled.
     since_jump: usize,
+    /// Batches since the table was.
+    since_table_jump: usize,
     largest: usize,
+    /// What the bytes of the inputs say beside.
+    bytes: Bytes,
     /// How many inputs of others a batch holds for each of this frontend's.
     others: f64,
+}
+
+/// A batch, and what it took.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    size: usize,
+    seconds: f64,
+    /// Whether the table knows of it already: it had nothing to say of such a size.
+    in_table: bool,
 }
 
 impl LatencyModel {
@@ -61,35 +87,108 @@ impl LatencyModel {
     }
 
     /// Seconds that a batch of this size typically takes; nothing while nothing is known.
-    #[expect(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]
     pub fn typical(&self, size: usize) -> f64 {
-        self.line
-            .map_or(0.0, |line| line.at(size as f64 * (1.0 + self.others)))
+        match self.fit.uses_table() {
+            true => self.table.at(self.whole(size)),
+            false => self.on_the_line(size),
+        }
+    }
+
+    /// Seconds that a whole batch of `size` inputs typically takes, those of other frontends among them.
+    fn typical_whole(&self, size: usize) -> f64 {
+        match self.fit.uses_table() {
+            true => self.table.at(size),
+            false => self.line.map_or(0.0, |line| line.at(as_number(size))),
+        }
+    }
+
+    /// The size of the whole batch of which this frontend's part has `size` inputs.
+    fn whole(&self, size: usize) -> usize {
+        match self.others > 0.0 {
+            true => (as_number(size) * (1.0 + self.others)).round() as usize,
+            false => size,
+        }
     }
 
     /// Seconds that a batch of one input and none of others typically takes; nothing while nothing is known.
     pub fn alone(&self) -> f64 {
-        self.line.map_or(0.0, |line| line.at(1.0))
+        self.typical_whole(1)
+    }
+
+    /// Seconds that a batch of this size takes by the line through all sizes, also where the table is used; nothing
+    /// while nothing is known. It says what one input more costs on the whole, which a step hides.
+    pub fn on_the_line(&self, size: usize) -> f64 {
+        self.line
+            .map_or(0.0, |line| line.at(as_number(size) * (1.0 + self.others)))
+    }
+
+    /// The largest size that takes less than this one, where times are no line: sizes just above the end of a step
+    /// waste most of a wave.
+    pub(crate) fn step_below(&self, size: usize) -> Option<usize> {
+        self.table
+            .step_below(size)
+            .filter(|_| self.fit.uses_table() && self.others == 0.0)
+    }
+
+    fn ratios(&self) -> &Ratios {
+        match self.fit.uses_table() {
+            true => &self.table_ratios,
+            false => &self.line_ratios,
+        }
+    }
+
+    /// Seconds that each further input typically adds; nothing while nothing is known.
+    pub(crate) fn each(&self) -> f64 {
+        self.line.map_or(0.0, Line::each)
+    }
+
+    /// What is used, the line or the table, with or without bytes, and how well it fits; nothing while nothing is known.
+    pub fn fit(&self) -> Option<TimesFit> {
+        let by_bytes = TimesFit {
+            uses: TimesBy::Bytes,
+            error: self.bytes.error(),
+        };
+        self.is_known().then(|| match self.bytes.is_used() {
+            true => by_bytes,
+            false => self.fit.told(),
+        })
+    }
+
+    /// Whether the bytes of inputs say what they cost.
+    pub(crate) fn knows_bytes(&self) -> bool {
+        self.bytes.is_used()
+    }
+
+    /// Seconds that a batch of so many inputs, of so many bytes together, typically takes.
+    pub(crate) fn typical_of(&self, size: usize, bytes: usize) -> f64 {
+        self.bytes
+            .adjust(self.typical(size), as_number(size), as_number(bytes))
+    }
+
+    /// How long such a batch typically takes, if there is anything to go by.
+    pub(crate) fn predict_of(&self, size: usize, bytes: usize) -> Option<Duration> {
+        self.is_known()
+            .then(|| Duration::from_secs_f64(self.typical_of(size, bytes).min(LONGEST_SECONDS)))
     }
 
     /// What to multiply typical times by to be cautious: nine of ten batches take no longer.
     pub fn caution(&self) -> f64 {
-        self.ratios.quantile(CAUTION)
+        self.ratios().quantile(CAUTION)
     }
 
     /// What to multiply typical times by if about every other batch may take longer.
     pub fn even_odds(&self) -> f64 {
-        self.ratios.points()[POINTS / 2 - 1]
+        self.ratios().points()[POINTS / 2 - 1]
     }
 
     /// What to multiply typical times by if four of five batches may take longer.
     pub fn long_odds(&self) -> f64 {
-        self.ratios.points()[POINTS / 4 - 1]
+        self.ratios().points()[POINTS / 4 - 1]
     }
 
     /// What to multiply typical times by at the least: hardly a batch is faster.
     pub fn least_ratio(&self) -> f64 {
-        self.ratios.points()[0].min(1.0)
+        self.ratios().points()[0].min(1.0)
     }
 
     /// The largest batch that typically takes at most so many seconds.
@@ -101,19 +200,21 @@ impl LatencyModel {
     pub fn size_within(&self, seconds: f64) -> usize {
         /// What rounding may take away.
         const SLACK: f64 = 1e-9;
-        self.line.map_or(0, |line| {
-            (line.size_within(seconds) / (1.0 + self.others) + SLACK) as usize
-        })
+        let size = match self.fit.uses_table() {
+            true => self.table.size_within(seconds),
+            false => self.line.map_or(0.0, |line| line.size_within(seconds)),
+        };
+        (size / (1.0 + self.others) + SLACK) as usize
     }
 
     /// Ratios of actual to typical time, each as likely as the others.
     pub fn spread(&self) -> [f64; POINTS] {
-        self.ratios.points()
+        self.ratios().points()
     }
 
     /// The mean of actual to typical time.
     pub fn mean_ratio(&self) -> f64 {
-        self.ratios.mean()
+        self.ratios().mean()
     }
 
     /// How long a batch of this size typically takes, if there is anything to go by.
@@ -135,47 +236,96 @@ impl LatencyModel {
 
     /// Whether a batch of `size` that took this long is of the speed that is expected.
     pub fn agrees(&self, size: usize, took: Duration) -> bool {
-        (1.0 / JUMP..=JUMP).contains(&(took.as_secs_f64() / self.typical(size)))
+        (1.0 / JUMP..=JUMP).contains(&(took.as_secs_f64() / self.typical_whole(size)))
     }
 
     /// A batch of `size` took this long inside the model. `pressed`: queries were left waiting or given up when it was sized.
     pub fn observe(&mut self, size: usize, took: Duration, pressed: bool) {
-        self.observe_planned(size, size, took, pressed);
+        let seconds = took.as_secs_f64().clamp(LEAST_SECONDS, LONGEST_SECONDS);
+        self.observe_average(size, size, seconds, pressed);
     }
 
     /// The same for a batch that was expected to have `planned` inputs, with those of other frontends. How far off that
     /// was is a part of how far off expectations are.
-    #[expect(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]
     pub fn observe_planned(&mut self, size: usize, planned: usize, took: Duration, pressed: bool) {
+        let seconds = took.as_secs_f64().clamp(LEAST_SECONDS, LONGEST_SECONDS);
+        self.observe_average(size, planned, seconds, pressed);
+    }
+
+    /// The same as [`Self::observe`], for inputs of so many bytes together.
+    pub(crate) fn observe_of(&mut self, size: usize, bytes: usize, took: Duration, pressed: bool) {
+        let seconds = took.as_secs_f64().clamp(LEAST_SECONDS, LONGEST_SECONDS);
+        let (inputs, bytes) = (as_number(size), as_number(bytes));
+        let average = self.bytes.of_average(seconds, inputs, bytes);
+        if self.is_known() && size > 0 {
+            self.bytes
+                .observe(seconds, self.typical_whole(size), inputs, bytes);
+        }
+        self.observe_average(size, size, average, pressed);
+    }
+
+    /// A batch of `size` average inputs takes `seconds`. It was expected to have `planned` inputs.
+    fn observe_average(&mut self, size: usize, planned: usize, seconds: f64, pressed: bool) {
         if size == 0 {
             return;
         }
         self.largest = self.largest.max(size);
-        let (size, seconds) = (
-            size as f64,
-            took.as_secs_f64().clamp(LEAST_SECONDS, LONGEST_SECONDS),
-        );
-        self.recent.push_back((size, seconds));
-        if self.recent.len() > JUMP_BATCHES {
-            self.recent.pop_front();
-        }
+        self.table.count(pressed);
+        self.remember(size, seconds);
         self.forget_slow_start(size, seconds);
         self.follow_jump();
-        let line = self.line.get_or_insert_with(|| Line::through(size, seconds));
-        let expected = line.at(size);
-        self.ratios.push(seconds / line.at(planned as f64));
+        self.follow_table_jump();
+        self.take_in(size, planned, seconds, pressed);
+    }
+
+    /// Adds to the last batches. One that leaves them is for the table.
+    fn remember(&mut self, size: usize, seconds: f64) {
+        let in_table = !self.table.knows(size);
+        if in_table {
+            self.table.observe(size, seconds);
+        }
+        self.recent.push_back(Sample {
+            size,
+            seconds,
+            in_table,
+        });
+        if self.recent.len() > JUMP_BATCHES
+            && let Some(oldest) = self.recent.pop_front()
+            && !oldest.in_table
+        {
+            self.table.observe(oldest.size, oldest.seconds);
+        }
+    }
+
+    /// Learns from a batch, and how well it was expected.
+    fn take_in(&mut self, size: usize, planned: usize, seconds: f64, pressed: bool) {
+        let inputs = as_number(size);
+        let line = self.line.get_or_insert_with(|| Line::through(inputs, seconds));
+        let expected = line.at(inputs);
+        self.line_ratios.push(seconds / line.at(as_number(planned)));
         let counted = seconds.clamp(expected / OUTLIER, expected * OUTLIER);
-        line.observe(size, counted, pressed);
+        let by_table = seconds / self.table.at(size);
+        line.observe(inputs, counted, pressed);
+        self.table.settle(line);
+        if by_table.is_finite() {
+            self.table_ratios.push(by_table);
+            self.fit.observe(seconds / expected, by_table);
+        }
     }
 
     /// Begins anew with this batch if the first ones took far longer: many models load, compile or fill their
     /// caches with the first call, and what that took says nothing of those to come.
-    fn forget_slow_start(&mut self, size: f64, seconds: f64) {
+    fn forget_slow_start(&mut self, size: usize, seconds: f64) {
         let is_start = self.recent.len() < JUMP_BATCHES && self.since_jump < JUMP_BATCHES;
-        let is_far_quicker = |line: Line| seconds * OUTLIER < line.at(size);
+        let is_far_quicker = |line: Line| seconds * OUTLIER < line.at(as_number(size));
         if is_start && self.line.is_some_and(is_far_quicker) {
             self.line = None;
-            self.ratios = Ratios::default();
+            self.line_ratios = Ratios::default();
+            self.table = Table::default();
+            self.table.observe(size, seconds);
+            self.table_ratios = Ratios::default();
+            self.fit = Fit::default();
+            self.bytes = Bytes::default();
         }
     }
 
@@ -183,22 +333,48 @@ impl LatencyModel {
     fn follow_jump(&mut self) {
         self.since_jump += 1;
         let Some(line) = &mut self.line else { return };
-        if self.recent.len() < JUMP_BATCHES || self.since_jump < JUMP_BATCHES {
+        if self.since_jump < JUMP_BATCHES {
             return;
         }
-        let mut ratios: [f64; JUMP_BATCHES] = std::array::from_fn(|index| {
-            let (size, seconds) = self.recent[index];
-            seconds / line.at(size)
-        });
-        ratios.sort_unstable_by(f64::total_cmp);
-        let median = ratios[JUMP_BATCHES / 2];
-        if (1.0 / JUMP..=JUMP).contains(&median) {
-            return;
+        if let Some(factor) = jump(&self.recent, |size| line.at(as_number(size))) {
+            line.scale(factor);
+            self.bytes.scale(factor);
+            self.line_ratios.divide_last(JUMP_BATCHES - 1, factor);
+            self.since_jump = 0;
         }
-        line.scale(median);
-        self.ratios.divide_last(JUMP_BATCHES - 1, median);
-        self.since_jump = 0;
     }
+
+    /// Scales the table if the last batches, which it has not taken in, agree on another speed.
+    fn follow_table_jump(&mut self) {
+        self.since_table_jump += 1;
+        if self.since_table_jump < JUMP_BATCHES || self.recent.iter().any(|sample| sample.in_table) {
+            return;
+        }
+        if let Some(factor) = jump(&self.recent, |size| self.table.at(size)) {
+            self.table.scale(factor);
+            self.table_ratios.divide_last(JUMP_BATCHES - 1, factor);
+            self.since_table_jump = 0;
+        }
+    }
+}
+
+/// How many times as long as expected the last batches took, if that is a change of speed.
+fn jump(recent: &VecDeque<Sample>, expected: impl Fn(usize) -> f64) -> Option<f64> {
+    if recent.len() < JUMP_BATCHES {
+        return None;
+    }
+    let mut ratios: [f64; JUMP_BATCHES] = std::array::from_fn(|index| {
+        let Sample { size, seconds, .. } = recent[index];
+        seconds / expected(size)
+    });
+    ratios.sort_unstable_by(f64::total_cmp);
+    let median = ratios[JUMP_BATCHES / 2];
+    (!(1.0 / JUMP..=JUMP).contains(&median)).then_some(median)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]
+fn as_number(size: usize) -> f64 {
+    size as f64
 }
 
 #[cfg(test)]
@@ -281,6 +457,57 @@ mod tests {
                 latency.observe(10 + n % 3, truth.of(10 + n % 3), true);
             }
             assert!(is_close(&latency, 11, truth.of(11)), "{}", latency.typical(11));
+        }
+    }
+
+    /// Waves of 16 inputs, of 10 ms each.
+    fn waves(size: usize) -> Duration {
+        Duration::from_millis(10 * size.div_ceil(16) as u64)
+    }
+
+    /// A model of waves, with batches of all sizes up to 48 seen.
+    fn learned_waves() -> LatencyModel {
+        let mut latency = LatencyModel::default();
+        for n in 0..300 {
+            let size = n * 29 % 48 + 1;
+            latency.observe(size, waves(size), false);
+        }
+        latency
+    }
+
+    #[test]
+    fn steps_are_learned_at_their_edges() {
+        let latency = learned_waves();
+        for size in [3, 16, 17, 32, 33, 48] {
+            assert!(is_close(&latency, size, waves(size)), "{size}");
+        }
+        for (millis, size) in [(12, 16), (19, 16), (21, 32)] {
+            assert_eq!(latency.size_within(f64::from(millis) * 1e-3), size, "{millis}");
+        }
+        assert!(latency.on_the_line(2) > latency.on_the_line(1));
+        assert_eq!(latency.fit().map(|fit| fit.uses), Some(TimesBy::Table));
+        assert_eq!(LatencyModel::default().fit(), None);
+    }
+
+    #[test]
+    fn a_change_of_speed_moves_all_steps_at_once() {
+        let mut latency = learned_waves();
+        for _ in 0..8 {
+            latency.observe(40, 3 * waves(40), true);
+        }
+        for size in [10, 16, 17, 32] {
+            assert!(is_close(&latency, size, 3 * waves(size)), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_right_is_kept_though_batch_times_vary() {
+        let mut latency = LatencyModel::default();
+        for n in 0..1000_u32 {
+            let size = (n * 29 % 48 + 1) as usize;
+            let factor = 0.7 + 0.1 * f64::from(n * n % 7);
+            latency.observe(size, TRUTH.of(size).mul_f64(factor), false);
+            assert!(!latency.fit.uses_table(), "{n} {:?}", latency.fit);
         }
     }
 

@@ -241,9 +241,9 @@ impl Learned {
         let (outlook, even_odds) = (&mut self.outlook, latency.even_odds());
         let longest = outlook.expected.last().max(outlook.horizon);
         let most = outlook.fitting(latency, longest, usize::MAX, even_odds).max(1);
-        outlook.most_per_second = most as f64 / (latency.typical(most) * latency.mean_ratio());
-        let mut best = Best::new(outlook, latency);
         let steps = Steps::up_to(most);
+        outlook.most_per_second = steps.most_per_second(latency);
+        let mut best = Best::new(outlook, latency);
         let aim = |step| Aim {
             size: steps.size(step),
             caution: even_odds,
@@ -284,6 +284,7 @@ impl Learned {
                 best.try_cut(Cut { passed: 0, taken }, aim);
             }
         }
+        best.try_whole_steps();
         best.cut
     }
 
@@ -303,7 +304,7 @@ impl Learned {
             && !self.keeps_the_urgent_waiting(queue.nth(waiting - 1), took, situation)
         {
             self.probe.batch_starts(situation.start, None);
-            return taking(waiting);
+            return taking(whole_steps(latency, waiting));
         }
         let hopeless = Hopeless::of(queue, situation);
         let skipped = hopeless.anywhere + hopeless.here;
@@ -366,6 +367,16 @@ const COARSE: usize = 4;
 const ASIDE: [isize; 4] = [-2, -1, 0, 2];
 
 impl Steps {
+    /// The most queries per second that a batch of one of the sizes answers, or one that ends a wave below it. By a line
+    /// the largest batches answer most; where batch times are no line, others may.
+    #[expect(clippy::cast_precision_loss, reason = "sizes are 32-bit numbers")]
+    fn most_per_second(&self, latency: &LatencyModel) -> f64 {
+        let rate = |size: usize| size as f64 / (latency.typical(size) * latency.mean_ratio());
+        let sizes = (0..=STEPS).map(|step| self.size(step).max(1));
+        let sizes = sizes.flat_map(|size| [Some(size), latency.step_below(size)]);
+        sizes.flatten().map(rate).fold(0.0, f64::max)
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "sizes are 32-bit numbers")]
     fn up_to(most: usize) -> Self {
         Self {
@@ -418,6 +429,14 @@ impl<'a> Best<'a> {
         }
     }
 
+    /// The same batch, cut at the ends of the next steps below, where batch times have steps.
+    fn try_whole_steps(&mut self) {
+        let (Cut { passed, taken }, aim) = (self.cut, self.aim);
+        for taken in steps_below(self.latency, taken).take(STEPS_BELOW) {
+            self.try_cut(Cut { passed, taken }, aim);
+        }
+    }
+
     /// Whether it is the best so far. Of equals it is the largest: the one that most is learned from.
     fn try_cut(&mut self, cut: Cut, aim: Aim) -> bool {
         if self.tried.contains(&(cut, aim)) {
@@ -435,6 +454,35 @@ impl<'a> Best<'a> {
         is_better
     }
 }
+
+/// A batch is also tried as it is at the ends of so many steps below.
+const STEPS_BELOW: usize = 3;
+
+/// The ends of the steps below a size, from the largest on; none where batch times are a line.
+fn steps_below(latency: &LatencyModel, size: usize) -> impl Iterator<Item = usize> + '_ {
+    std::iter::successors(latency.step_below(size), |&below| latency.step_below(below))
+}
+
+/// How many of a batch to send first: all, unless they take no longer as two batches. Then those sent first are answered
+/// sooner and nobody later, and those left may be joined by others. Of such parts it is the one with the most per
+/// second, and of equals the largest.
+#[expect(clippy::cast_precision_loss, reason = "sizes are 32-bit numbers")]
+fn whole_steps(latency: &LatencyModel, taken: usize) -> usize {
+    let at_once = latency.typical(taken);
+    let costs_nothing =
+        |&part: &usize| latency.typical(part) + latency.typical(taken - part) <= at_once * (1.0 + SAME_TIME);
+    let rate = |size: usize| size as f64 / latency.typical(size);
+    let parts = steps_below(latency, taken).filter(costs_nothing);
+    parts.fold(taken, |best, part| {
+        match rate(part) > rate(best) * (1.0 + SAME_TIME) {
+            true => part,
+            false => best,
+        }
+    })
+}
+
+/// Learned times that differ by no more than this part may be of the same step.
+const SAME_TIME: f64 = 0.02;
 
 /// Forecasts that differ by no more are equal.
 const ROUNDING: f64 = 1e-9;
@@ -712,6 +760,7 @@ mod tests {
                 pause: Duration::ZERO,
             };
             let Decision { give_up, take, .. } = policy.decide(&queue, &situation);
+            let pressed = take < queue.len();
             for _ in 0..give_up + take {
                 queue.pop().unwrap();
             }
@@ -719,7 +768,6 @@ mod tests {
                 now += 1;
                 continue;
             }
-            let pressed = !queue.is_empty();
             latency.observe(take, cost(take), pressed);
             now += u64::try_from(cost(take).as_millis()).unwrap();
             sizes.push(take);
@@ -752,6 +800,24 @@ mod tests {
             sizes[50..].iter().all(|size| (5..=22).contains(size)),
             "{sizes:?}"
         );
+    }
+
+    #[test]
+    fn a_batch_that_takes_as_long_in_two_parts_is_cut_at_the_end_of_a_step() {
+        // Waves of 16, of 10 ms each.
+        let waves = |size: usize| millis(10 * size.div_ceil(16) as u64);
+        let mut latency = LatencyModel::default();
+        for n in 0..300 {
+            let size = n * 29 % 48 + 1;
+            latency.observe(size, waves(size), false);
+        }
+        assert_eq!(decide([250; 16], &latency, &[]).take, 16);
+        for waiting in [17, 20, 30] {
+            assert_eq!(decide(vec![250; waiting], &latency, &[]).take, 16, "{waiting}");
+        }
+        assert_eq!(decide([250; 32], &latency, &[]).take, 32, "no step is wasted");
+        assert_eq!(decide([250; 40], &latency, &[]).take, 32);
+        assert_eq!(decide([250; 40], &known(), &[]).take, 40, "a line has no steps");
     }
 
     fn anything() -> impl Strategy<Value = Vec<(usize, u64, bool)>> {

@@ -57,6 +57,11 @@ impl Line {
         (self.fixed + self.each * size).max(LEAST_SECONDS)
     }
 
+    /// Seconds that each input adds.
+    pub(super) fn each(self) -> f64 {
+        self.each
+    }
+
     /// The largest size, as a fraction, that takes at most so many seconds; negative if none does.
     pub(super) fn size_within(&self, seconds: f64) -> f64 {
         (seconds - self.fixed) / self.each

@@ -11,6 +11,8 @@ use crate::queue::Deadlines;
 use crate::time::Instant;
 
 mod aimd;
+mod bytes;
+mod fit;
 mod fixed;
 mod latency;
 mod learned;
@@ -20,6 +22,7 @@ mod outlook;
 mod patience;
 mod pause;
 mod ratios;
+mod table;
 
 pub use aimd::Aimd;
 pub use fixed::FixedSize;

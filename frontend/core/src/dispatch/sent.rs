@@ -16,6 +16,8 @@ pub struct SentBatch<T> {
     pub size: usize,
     /// How many it is expected to have with those of other frontends.
     pub(super) whole: usize,
+    /// The bytes of its inputs.
+    pub(super) bytes: usize,
     /// Whether queries were left waiting or given up when it was sized.
     pub(super) pressed: bool,
     /// When it left.
@@ -51,6 +53,7 @@ impl<T> From<Outgoing<T>> for SentBatch<T> {
         Self {
             size: outgoing.batch.len(),
             whole: outgoing.whole,
+            bytes: outgoing.batch.iter().map(Placed::bytes).sum(),
             batch: outgoing.batch,
             pressed: outgoing.pressed,
             sent_at: outgoing.now,

@@ -12,14 +12,12 @@ use super::{MODELS, Options};
 use crate::arrivals::Arrivals;
 use crate::cell::{Cell, Figures};
 use crate::cost::Cost;
+use crate::inputs::InputCosts;
 use crate::noise::Noise;
 use crate::policy::PolicyKind;
 use crate::scenario::{Application, Burst, Fleet, Scenario};
 
-const TIGHT_MODEL: Cost = Cost {
-    fixed_ms: 1.0,
-    per_input_ms: 1.0,
-};
+const TIGHT_MODEL: Cost = Cost::line(1.0, 1.0);
 const TIGHT: Duration = Duration::from_millis(30);
 const LOOSE: Duration = Duration::from_secs(10);
 
@@ -57,7 +55,9 @@ fn bursts(options: &Options) -> Vec<Scenario> {
             burst: burst(4000, LOOSE),
             noise: Noise::Mild,
             load: BESIDE_A_BURST / 2.0,
+            inputs: InputCosts::Equal,
             paces: vec![1.0; 2],
+            contention: 0.0,
             ..plain.clone()
         },
         // Most of what there is time for.
@@ -100,6 +100,8 @@ fn scenario(options: &Options) -> Scenario {
         seed: options.seed,
         queries: options.queries,
         max_batch: options.max_batch,
+        inputs: InputCosts::Equal,
+        contention: 0.0,
         fleet: Fleet::Beside,
     }
 }
