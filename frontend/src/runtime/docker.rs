@@ -130,7 +130,7 @@ impl DockerRuntime {
         (runtime, events)
     }
 
-    /// The same as [`Self::leave`], if the network was made by this runtime: for a frontend that made it and then
+    /// The same as `leave`, if the network was made by this runtime: for a frontend that made it and then
     /// cannot start.
     pub async fn leave_made(&self) -> Result<(), RuntimeError> {
         match self.made_network.load(Ordering::Relaxed) {
