@@ -14,13 +14,11 @@ use crate::query::DefaultReason;
 use crate::queue::{Bounds, Claim, DeadlineQueue, Deadlines, Entrant, Full, Place, Placed, Section};
 use crate::time::Instant;
 
-mod elsewhere;
 mod experience;
 mod members;
 mod shares;
 mod weigh;
 
-use elsewhere::Free;
 use experience::Experience;
 use members::Members;
 use shares::{Choice, Shares};
@@ -316,10 +314,7 @@ impl<T> WaitingRoom<T> {
 
     /// Takes the next batch as the taker's policy decides.
     pub fn take(&mut self, now: Instant, mut taker: Taker<'_>) -> Taken<T> {
-        let mut taken = match self.is_left_to_a_faster_one(now, &taker) {
-            true => Taken::default(),
-            false => self.decide(now, &mut taker),
-        };
+        let mut taken = self.decide(now, &mut taker);
         if taken.batch.is_empty() {
             taken.wake_another = self.passes_on(taker.replica, now);
             return taken;
@@ -330,7 +325,6 @@ impl<T> WaitingRoom<T> {
             let free = taker.start + took;
             let alone = Duration::from_secs_f64(taker.latency.alone());
             self.members.expect(taker.replica, Some(Other { free, alone }));
-            self.members.adds(taker.replica, taker.latency.each());
         }
         self.give_up_the_hopeless(now, &mut taken);
         taken
@@ -348,22 +342,6 @@ impl<T> WaitingRoom<T> {
         while self.queue.earliest().is_some_and(|deadline| deadline < earliest) {
             taken.given_up.extend(self.queue.pop());
         }
-    }
-
-    /// Whether a replica leaves all that waits to one that is much faster.
-    fn is_left_to_a_faster_one(&self, now: Instant, taker: &Taker<'_>) -> bool {
-        let Some(due) = self.queue.earliest().filter(|_| taker.policy.counts_on_times()) else {
-            return false;
-        };
-        let free = Free {
-            start: self.expected_start(now, taker),
-            latency: taker.latency,
-            waiting: self.queue.len(),
-            due,
-            per_second: self.arrivals.per_second(now),
-            budget: self.arrivals.mean_budget().unwrap_or_default(),
-        };
-        free.leaves_all_to(self.members.elsewhere(taker.replica))
     }
 
     /// Asks the policy until there is a batch, or nothing more to give up.

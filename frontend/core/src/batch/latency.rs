@@ -137,11 +137,6 @@ impl LatencyModel {
         }
     }
 
-    /// Seconds that each further input typically adds; nothing while nothing is known.
-    pub(crate) fn each(&self) -> f64 {
-        self.line.map_or(0.0, Line::each)
-    }
-
     /// What is used, the line or the table, with or without bytes, and how well it fits; nothing while nothing is known.
     pub fn fit(&self) -> Option<TimesFit> {
         let by_bytes = TimesFit {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::elsewhere::Elsewhere;
 use crate::batch::Other;
 use crate::time::Instant;
 
@@ -16,8 +15,6 @@ struct Member {
     replica: u64,
     /// None while it is not counted on.
     outlook: Option<Other>,
-    /// What each further input adds to a batch, in seconds.
-    each: f64,
 }
 
 /// All replicas of one waiting room.
@@ -40,7 +37,6 @@ impl Members {
         self.all.push(Member {
             replica,
             outlook: Some(outlook),
-            each: 0.0,
         });
     }
 
@@ -55,23 +51,6 @@ impl Members {
         if let Some(member) = found {
             member.outlook = outlook;
         }
-    }
-
-    /// What each further input is now expected to add to a batch of one, in seconds.
-    pub(super) fn adds(&mut self, replica: u64, each: f64) {
-        let found = self.all.iter_mut().find(|member| member.replica == replica);
-        if let Some(member) = found {
-            member.each = each;
-        }
-    }
-
-    /// The others, with what is known of their batch times.
-    pub(super) fn elsewhere(&self, replica: u64) -> impl Iterator<Item = Elsewhere> + '_ {
-        let others = self.all.iter().filter(move |member| member.replica != replica);
-        others.filter_map(|member| {
-            let Member { outlook, each, .. } = *member;
-            outlook.map(|outlook| Elsewhere { outlook, each })
-        })
     }
 
     /// What is expected of the others. One that should be free by now is free now, and no earlier: a batch

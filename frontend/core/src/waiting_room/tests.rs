@@ -179,40 +179,6 @@ fn what_was_left_to_others_is_given_up_once_each_of_them_would_be_too_late() {
     assert_eq!(room.len(), 1, "there is time for another batch");
 }
 
-/// What a replica that takes 50 ms for one takes at 0 beside replica 1, which is free then and takes 5 ms.
-fn taken_by_a_slow_one(due_millis: u64, free_millis: u64) -> (Taken<u32>, WaitingRoom<u32>) {
-    const MILLI: u64 = 1_000_000;
-    let mut room = room_with(free_millis * MILLI, 5 * MILLI, Admission::InTime);
-    room.join(2, at(0));
-    room.enter(at(0), at(due_millis * MILLI), 1, 1).unwrap();
-    let mut latency = LatencyModel::default();
-    (0..20).for_each(|_| latency.observe(1, Duration::from_millis(50), false));
-    let taker = Taker {
-        replica: 2,
-        policy: &mut Learned::new(NonZeroU32::MIN),
-        latency: &latency,
-        start: at(0),
-        overhead: Duration::ZERO,
-        pause: Duration::ZERO,
-        share: 1.0,
-        most_inputs: usize::MAX,
-        max_bytes: usize::MAX,
-    };
-    let taken = room.take(at(0), taker);
-    (taken, room)
-}
-
-#[test]
-fn a_slow_replica_leaves_to_a_much_faster_one_what_that_answers_sooner() {
-    let (taken, room) = taken_by_a_slow_one(100, 20);
-    assert!(taken.batch.is_empty() && taken.given_up.is_empty(), "{taken:?}");
-    assert_eq!(room.len(), 1, "it waits for the faster one");
-    let (taken, _) = taken_by_a_slow_one(100, 0);
-    assert!(taken.wake_another, "the faster one is free: it is asked");
-    let (taken, _) = taken_by_a_slow_one(100, 60);
-    assert_eq!(tasks(&taken.batch), [1], "the faster one would answer later");
-}
-
 #[test]
 fn what_only_a_slow_replica_could_take_and_not_in_time_is_refused_at_once() {
     // The fast one is free at 100 and done at 105, the slow one is free and done at 50.
