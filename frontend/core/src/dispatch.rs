@@ -141,6 +141,8 @@ pub struct Dispatcher<T> {
     announced: Option<Instant>,
     /// Whether a batch is overdue: none is sent until it is answered.
     overdue: bool,
+    /// When to look at the room again: what waits was left to a faster replica, which may not come for it.
+    look_again: Option<Instant>,
 }
 
 impl<T> Dispatcher<T> {
@@ -159,6 +161,7 @@ impl<T> Dispatcher<T> {
             sent: Sent::default(),
             announced: None,
             overdue: false,
+            look_again: None,
         }
     }
 
@@ -236,13 +239,16 @@ impl<T> Dispatcher<T> {
             max_bytes: own_bytes(self.max_bytes, share),
             share: share.of_inputs,
             most_inputs: share.most_inputs,
+            is_sole: !self.credits.wants_demand(),
         };
         let Taken {
             batch,
             pressed,
             given_up,
             wake_another,
+            again,
         } = room.take(now, taker);
+        self.look_again = again;
         let step = self.depart(batch, pressed, now);
         self.latency.see_through(1.0);
         Turn {
@@ -397,7 +403,7 @@ impl<T> Dispatcher<T> {
     /// Lets the others that take from the room know what this replica knows before its first batch from there.
     pub fn introduce(&self, room: &mut WaitingRoom<T>, now: Instant) {
         room.batches_reach(self.latency.largest());
-        room.expect(self.replica, Some(self.outlook(now)));
+        self.publish(room, now);
     }
 
     /// Lets the others that take from the room know what is expected of this replica, once a batch was answered.
@@ -406,11 +412,16 @@ impl<T> Dispatcher<T> {
             room.batch_answered(size, took);
         }
         if !self.overdue {
-            room.expect(self.replica, Some(self.outlook(now)));
+            self.publish(room, now);
         }
         if self.sent.is_empty() {
             self.pause.begins(now, !room.is_empty());
         }
+    }
+
+    fn publish(&self, room: &mut WaitingRoom<T>, now: Instant) {
+        room.expect(self.replica, Some(self.outlook(now)));
+        room.expect_each(self.replica, self.latency.each());
     }
 
     /// When it is expected to be free, and what a batch of one takes then.
@@ -424,11 +435,18 @@ impl<T> Dispatcher<T> {
     /// Looks whether a batch is overdue.
     pub fn look(&mut self, now: Instant) {
         self.overdue = self.sent.is_overdue(now);
+        self.look_again = self.look_again.filter(|&again| again > now);
     }
 
-    /// When to look again.
+    /// When to look at the time, and to [`Self::step`], again.
     pub fn next_look(&self) -> Option<Instant> {
-        self.sent.next_look(self.overdue)
+        let overdue = self.sent.next_look(self.overdue);
+        overdue.into_iter().chain(self.look_again).min()
+    }
+
+    /// When to [`Self::step`] again at the latest.
+    pub fn next_step(&self) -> Option<Instant> {
+        self.look_again
     }
 
     /// Whether a batch was overdue when that was last looked at.

@@ -14,11 +14,13 @@ use crate::query::DefaultReason;
 use crate::queue::{Bounds, Claim, DeadlineQueue, Deadlines, Entrant, Full, Place, Placed, Section};
 use crate::time::Instant;
 
+mod elsewhere;
 mod experience;
 mod members;
 mod shares;
 mod weigh;
 
+use elsewhere::{Elsewhere, Free, LastBatch, Left};
 use experience::Experience;
 use members::Members;
 use shares::{Choice, Shares};
@@ -79,6 +81,8 @@ pub struct Taker<'a> {
     pub share: f64,
     /// The most inputs from here.
     pub most_inputs: usize,
+    /// Whether no other frontend uses the replica.
+    pub is_sole: bool,
 }
 
 impl Taker<'_> {
@@ -109,6 +113,8 @@ pub struct Taken<T> {
     pub given_up: Vec<Placed<T>>,
     /// Whether another replica that can take a batch is to be asked, too.
     pub wake_another: bool,
+    /// When to ask again at the latest: all was left to a faster replica, which may not come for it.
+    pub again: Option<Instant>,
 }
 
 impl<T> Default for Taken<T> {
@@ -118,6 +124,7 @@ impl<T> Default for Taken<T> {
             pressed: false,
             given_up: Vec::new(),
             wake_another: false,
+            again: None,
         }
     }
 }
@@ -167,8 +174,10 @@ pub struct WaitingRoom<T> {
     admission: Admission,
     /// Its version is gone: nobody will take anything from here.
     closed: bool,
-    /// Whether something came since a replica that took nothing last woke another.
-    changed: bool,
+    /// How many replicas that take nothing may still wake another for what came: each of the others gets one look.
+    passes_left: usize,
+    /// What was left to faster replicas.
+    left: Left,
 }
 
 impl<T> WaitingRoom<T> {
@@ -183,7 +192,8 @@ impl<T> WaitingRoom<T> {
             displaced: Vec::new(),
             admission,
             closed: false,
-            changed: false,
+            passes_left: 0,
+            left: Left::default(),
         }
     }
 
@@ -195,12 +205,22 @@ impl<T> WaitingRoom<T> {
     /// It does so no more. What was left for it is for the others again.
     pub fn leave(&mut self, replica: u64) {
         self.members.leave(replica);
-        self.changed = true;
+        self.changed();
+    }
+
+    /// Something came, or is for other replicas than before.
+    fn changed(&mut self) {
+        self.passes_left = self.members.len().saturating_sub(1);
     }
 
     /// What is now expected of a replica; none: it is not counted on until something is.
     pub fn expect(&mut self, replica: u64, outlook: Option<Other>) {
         self.members.expect(replica, outlook);
+    }
+
+    /// What each further input is now expected to add to a replica's batch of one, in seconds.
+    pub fn expect_each(&mut self, replica: u64, each: f64) {
+        self.members.expect_each(replica, each);
     }
 
     /// A replica has shown, elsewhere or by warming up, that it answers batches of this size well.
@@ -264,7 +284,7 @@ impl<T> WaitingRoom<T> {
             return refuse(DefaultReason::PredictedLate, entrant.task);
         }
         let is_first = self.is_first(deadline);
-        self.changed = true;
+        self.changed();
         let claim = entrant.claim;
         let admitted = self.queue.admit(entrant, &mut self.displaced);
         if self.queue.holdings().is_some() {
@@ -299,7 +319,7 @@ impl<T> WaitingRoom<T> {
         why: Unanswered,
     ) -> Vec<Placed<T>> {
         let lost = why == Unanswered::ReplicaLost;
-        self.changed = true;
+        self.changed();
         let mut given_up = Vec::new();
         for mut placed in batch {
             if self.closed || (lost && placed.lost_before) {
@@ -314,11 +334,25 @@ impl<T> WaitingRoom<T> {
 
     /// Takes the next batch as the taker's policy decides.
     pub fn take(&mut self, now: Instant, mut taker: Taker<'_>) -> Taken<T> {
+        let faster = self.faster_one(now, &taker);
+        if let Some(again) = faster.and_then(|faster| self.left.leave_to(faster, now)) {
+            return Taken {
+                wake_another: self.passes_on(taker.replica, now),
+                again: Some(again),
+                ..Taken::default()
+            };
+        }
         let mut taken = self.decide(now, &mut taker);
         if taken.batch.is_empty() {
             taken.wake_another = self.passes_on(taker.replica, now);
             return taken;
         }
+        self.left.taken();
+        let batch = LastBatch {
+            at: now,
+            arrived: self.arrivals.total(),
+        };
+        self.members.took(taker.replica, batch);
         taken.wake_another = !self.queue.is_empty();
         let bytes = taken.batch.iter().map(Placed::bytes).sum();
         if let Some(took) = taker.latency.predict_of(taken.batch.len(), bytes) {
@@ -342,6 +376,29 @@ impl<T> WaitingRoom<T> {
         while self.queue.earliest().is_some_and(|deadline| deadline < earliest) {
             taken.given_up.extend(self.queue.pop());
         }
+    }
+
+    /// The much faster replica to which this one leaves all that waits.
+    fn faster_one(&self, now: Instant, taker: &Taker<'_>) -> Option<Elsewhere> {
+        // Where frontends share replicas, one that is free may have no credit for this frontend.
+        if self.members.len() < 2 || !taker.is_sole || !taker.policy.counts_on_times() {
+            return None;
+        }
+        let due = self.queue.earliest()?;
+        let (pace, last_batch) = self.members.record(taker.replica)?;
+        if last_batch.is_outdated(now, self.arrivals.total()) {
+            return None;
+        }
+        let free = Free {
+            start: self.expected_start(now, taker),
+            pace,
+            caution: taker.latency.caution(),
+            waiting: self.queue.len(),
+            due,
+            per_second: self.arrivals.per_second(now),
+            budget: self.arrivals.mean_budget().unwrap_or_default(),
+        };
+        free.leaves_all_to(self.members.elsewhere(taker.replica))
     }
 
     /// Asks the policy until there is a batch, or nothing more to give up.
@@ -420,10 +477,11 @@ impl<T> WaitingRoom<T> {
     }
 
     /// Whether a replica that leaves all to others shall pass on what woke it: another may be waiting for it.
-    /// Once for what came: it may be the only one that waits, and would wake itself for ever.
+    /// At most once for each other replica: it may be the only one that waits, and would wake itself for ever.
     fn passes_on(&mut self, replica: u64, now: Instant) -> bool {
-        let changed = std::mem::take(&mut self.changed);
-        changed && !self.queue.is_empty() && self.members.is_another_idle(replica, now)
+        let may_pass = self.passes_left > 0;
+        self.passes_left = self.passes_left.saturating_sub(1);
+        may_pass && !self.queue.is_empty() && self.members.is_another_idle(replica, now)
     }
 
     /// Lets nobody in any more, because the version is gone; returns all that waits.

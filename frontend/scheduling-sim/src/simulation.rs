@@ -173,6 +173,8 @@ enum Event {
     Ready,
     /// The number of replicas is decided about.
     Decision,
+    /// A replica that left what waits to a faster one looks again.
+    Look,
     Arrival,
 }
 
@@ -241,6 +243,7 @@ impl Simulation {
                 Event::Result(replica) => self.take_result(replica),
                 Event::Ready => self.join(),
                 Event::Decision => self.scale(),
+                Event::Look => {}
                 Event::Arrival => self.enqueue(coming.next()),
             }
             self.dispatch();
@@ -269,7 +272,11 @@ impl Simulation {
         // After the last query there is nothing to decide about.
         let scaler = self.scaler.as_ref().filter(|_| coming.is_some());
         let decision = scaler.map(|scaler| (scaler.next(), Event::Decision));
-        results.chain(starts).chain(arrival).chain(decision).min()
+        let free = self.replicas.iter().filter(|replica| replica.computing.is_none());
+        let looks = free.filter_map(|replica| replica.dispatcher.next_step());
+        let looks = looks.filter(|&at| at > self.now).map(|at| (at, Event::Look));
+        let events = results.chain(starts).chain(arrival).chain(decision);
+        events.chain(looks).min()
     }
 
     fn enqueue(&mut self, query: Option<Query>) {

@@ -311,6 +311,28 @@ fn inputs_that_cost_more_than_others_are_weighed_by_their_bytes() {
     assert!(goodput > 0.80, "{goodput}");
 }
 
+#[test]
+fn a_slow_replica_does_not_make_answers_late_that_a_fast_one_has_time_for() {
+    let [scenario, ..] = sample();
+    let p99 = |paces: &[f64], load: f64| {
+        let scenario = Scenario {
+            paces: paces.to_vec(),
+            load,
+            slo: Duration::from_millis(300),
+            ..scenario.clone()
+        };
+        let figures = Cell {
+            policy: PolicyKind::LEARNED,
+            scenario,
+        }
+        .run();
+        assert!(figures.goodput > 0.999, "{figures:?}");
+        figures.latency.unwrap().p99_ms
+    };
+    let (alone, beside) = (p99(&[1.0], 0.6), p99(&[1.0, 10.0], 0.55));
+    assert!(beside < 1.5 * alone, "{alone} {beside}");
+}
+
 /// Four replicas of which nothing is known, and at once more queries than they can answer.
 fn cold_start(seed: u64) -> Scenario {
     let [scenario, ..] = sample();

@@ -122,6 +122,11 @@ impl LatencyModel {
             .map_or(0.0, |line| line.at(as_number(size) * (1.0 + self.others)))
     }
 
+    /// Seconds that each further input of a whole batch adds on the whole; nothing while nothing is known.
+    pub(crate) fn each(&self) -> f64 {
+        self.line.map_or(0.0, |line| line.at(2.0) - line.at(1.0))
+    }
+
     /// The largest size that takes less than this one, where times are no line: sizes just above the end of a step
     /// waste most of a wave.
     pub(crate) fn step_below(&self, size: usize) -> Option<usize> {

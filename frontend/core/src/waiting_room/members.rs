@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::elsewhere::{Elsewhere, LastBatch, Pace};
 use crate::batch::Other;
 use crate::time::Instant;
 
@@ -15,6 +16,18 @@ struct Member {
     replica: u64,
     /// None while it is not counted on.
     outlook: Option<Other>,
+    /// What each further input adds to a batch of one, in seconds.
+    each: f64,
+    last_batch: LastBatch,
+}
+
+impl Member {
+    fn pace(&self, outlook: Other) -> Pace {
+        Pace {
+            alone: outlook.alone.as_secs_f64(),
+            each: self.each,
+        }
+    }
 }
 
 /// All replicas of one waiting room.
@@ -37,6 +50,8 @@ impl Members {
         self.all.push(Member {
             replica,
             outlook: Some(outlook),
+            each: 0.0,
+            last_batch: LastBatch::default(),
         });
     }
 
@@ -47,10 +62,50 @@ impl Members {
 
     /// What is now expected of one; none: it is not counted on.
     pub(super) fn expect(&mut self, replica: u64, outlook: Option<Other>) {
-        let found = self.all.iter_mut().find(|member| member.replica == replica);
-        if let Some(member) = found {
+        if let Some(member) = self.find(replica) {
             member.outlook = outlook;
         }
+    }
+
+    /// What each further input is now expected to add to a batch of one, in seconds.
+    pub(super) fn expect_each(&mut self, replica: u64, each: f64) {
+        if let Some(member) = self.find(replica) {
+            member.each = each;
+        }
+    }
+
+    /// One has taken a batch.
+    pub(super) fn took(&mut self, replica: u64, batch: LastBatch) {
+        if let Some(member) = self.find(replica) {
+            member.last_batch = batch;
+        }
+    }
+
+    fn find(&mut self, replica: u64) -> Option<&mut Member> {
+        self.all.iter_mut().find(|member| member.replica == replica)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// What the room was told of a replica's batch times, and when it last took one.
+    pub(super) fn record(&self, replica: u64) -> Option<(Pace, LastBatch)> {
+        let member = self.all.iter().find(|member| member.replica == replica)?;
+        Some((member.pace(member.outlook?), member.last_batch))
+    }
+
+    /// The others that are counted on.
+    pub(super) fn elsewhere(&self, replica: u64) -> impl Iterator<Item = Elsewhere> + '_ {
+        let others = self.all.iter().filter(move |member| member.replica != replica);
+        others.filter_map(|member| {
+            let outlook = member.outlook?;
+            Some(Elsewhere {
+                free: outlook.free,
+                pace: member.pace(outlook),
+            })
+        })
     }
 
     /// What is expected of the others. One that should be free by now is free now, and no earlier: a batch

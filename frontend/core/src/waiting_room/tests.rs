@@ -51,6 +51,7 @@ fn take(room: &mut WaitingRoom<u32>, replica: u64, now: u64, policy: &mut dyn Ba
         max_bytes: usize::MAX,
         share: 1.0,
         most_inputs: usize::MAX,
+        is_sole: true,
     };
     room.take(at(now), taker)
 }
@@ -145,6 +146,7 @@ fn a_replica_that_should_be_free_by_now_is_no_replica_that_could_have_begun_befo
             max_bytes: usize::MAX,
             share: 1.0,
             most_inputs: usize::MAX,
+            is_sole: true,
         },
     );
     assert_eq!((taken.given_up.len(), taken.batch.len()), (1, 1), "{taken:?}");
@@ -172,6 +174,7 @@ fn what_was_left_to_others_is_given_up_once_each_of_them_would_be_too_late() {
             max_bytes: usize::MAX,
             share: 1.0,
             most_inputs: usize::MAX,
+            is_sole: true,
         },
     );
     assert_eq!((tasks(&taken.batch), tasks(&taken.given_up)), (vec![1], vec![2]));
@@ -192,6 +195,88 @@ fn what_only_a_slow_replica_could_take_and_not_in_time_is_refused_at_once() {
     room.expect(2, Some(outlook(60, 50)));
     let late = room.enter(at(0), at(104), 1, 3);
     assert_eq!(refusal(late), Some(DefaultReason::PredictedLate));
+}
+
+/// What replica 2, which takes 50 ms for one, takes at 0 beside replica 1, which is free at `free_millis` and takes 5 ms.
+fn taken_by_a_slow_one(due_millis: u64, free_millis: u64) -> (Taken<u32>, WaitingRoom<u32>) {
+    let mut room = room_with(free_millis * MILLI, 5 * MILLI, Admission::InTime);
+    room.join(2, at(0));
+    room.expect(2, Some(outlook(0, 50 * MILLI)));
+    room.enter(at(0), at(due_millis * MILLI), 1, 1).unwrap();
+    let taken = take_slowly(&mut room, 0, true);
+    (taken, room)
+}
+
+const MILLI: u64 = 1_000_000;
+
+fn take_slowly(room: &mut WaitingRoom<u32>, now: u64, is_sole: bool) -> Taken<u32> {
+    let mut latency = LatencyModel::default();
+    (0..20).for_each(|_| latency.observe(1, Duration::from_millis(50), false));
+    let taker = Taker {
+        replica: 2,
+        policy: &mut Learned::new(NonZeroU32::MIN),
+        latency: &latency,
+        start: at(now),
+        overhead: Duration::ZERO,
+        pause: Duration::ZERO,
+        max_bytes: usize::MAX,
+        share: 1.0,
+        most_inputs: usize::MAX,
+        is_sole,
+    };
+    room.take(at(now), taker)
+}
+
+#[test]
+fn a_slow_replica_leaves_to_a_much_faster_one_what_that_answers_sooner() {
+    let (taken, room) = taken_by_a_slow_one(100, 20);
+    assert!(taken.batch.is_empty() && taken.given_up.is_empty(), "{taken:?}");
+    assert_eq!(taken.again, Some(at(25 * MILLI)));
+    assert_eq!(room.len(), 1, "it waits for the faster one");
+    let (taken, _) = taken_by_a_slow_one(100, 0);
+    assert!(taken.wake_another, "the faster one is free: it is asked");
+    let (taken, _) = taken_by_a_slow_one(100, 60);
+    assert_eq!(tasks(&taken.batch), [1], "the faster one would answer later");
+}
+
+#[test]
+fn a_slow_replica_takes_what_the_faster_one_did_not_come_for() {
+    let (_, mut room) = taken_by_a_slow_one(100, 20);
+    let before = take_slowly(&mut room, 25 * MILLI - 1, true);
+    assert!(before.batch.is_empty());
+    let taken = take_slowly(&mut room, 25 * MILLI, true);
+    assert_eq!(tasks(&taken.batch), [1]);
+    // Left again is what comes after that.
+    room.enter(at(26 * MILLI), at(126 * MILLI), 1, 2).unwrap();
+    room.expect(2, Some(outlook(26 * MILLI, 50 * MILLI)));
+    assert!(take_slowly(&mut room, 26 * MILLI, true).batch.is_empty());
+}
+
+#[test]
+fn a_slow_replica_that_other_frontends_use_leaves_nothing() {
+    let (_, mut room) = taken_by_a_slow_one(100, 20);
+    let taken = take_slowly(&mut room, 0, false);
+    assert_eq!(tasks(&taken.batch), [1]);
+}
+
+#[test]
+fn a_slow_replica_does_not_count_on_a_faster_one_that_stalls() {
+    let (_, mut room) = taken_by_a_slow_one(100, 20);
+    room.expect(1, None);
+    let taken = take_slowly(&mut room, 0, true);
+    assert_eq!(tasks(&taken.batch), [1]);
+}
+
+#[test]
+fn what_came_is_passed_on_once_for_each_other_replica() {
+    let mut room = room_with(0, 5 * MILLI, Admission::InTime);
+    for replica in [2, 3] {
+        room.join(replica, at(0));
+        room.expect(replica, Some(outlook(0, 50 * MILLI)));
+    }
+    room.enter(at(0), at(100 * MILLI), 1, 1).unwrap();
+    let wakes = [(); 3].map(|()| take_slowly(&mut room, 0, true).wake_another);
+    assert_eq!(wakes, [true, true, false]);
 }
 
 #[test]
@@ -288,6 +373,7 @@ fn a_policy_that_chooses_sizes_is_told_how_far_the_replicas_have_come() {
                 max_bytes: usize::MAX,
                 share: 1.0,
                 most_inputs: usize::MAX,
+                is_sole: true,
             },
         );
         sizes.push(taken.batch.len());
@@ -314,6 +400,7 @@ fn of_the_way_no_more_than_a_part_of_what_queries_are_given_is_allowed_for() {
             max_bytes: usize::MAX,
             share: 1.0,
             most_inputs: usize::MAX,
+            is_sole: true,
         },
     );
     assert_eq!(
@@ -506,6 +593,7 @@ proptest! {
                         max_bytes: 400,
                         share: 1.0,
                         most_inputs: usize::MAX,
+                        is_sole: true,
                     });
                     prop_assert!(taken.batch.len() <= size as usize);
                     prop_assert!(taken.batch.is_sorted_by_key(Placed::place));

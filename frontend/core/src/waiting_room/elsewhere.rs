@@ -1,0 +1,262 @@
+//! When a free replica leaves what waits to a much faster one.
+//!
+//! A query that a slow replica takes is answered late, maybe in time, and the fast one would have answered it sooner. While
+//! more comes than the fast ones can carry, the slow one helps.
+//!
+//! Two replicas must never leave queries to each other. Both times compared are those that the waiting room holds
+//! ([`super::members::Members`]), not what a replica thinks of itself: under the room's lock, of two replicas at most one
+//! is twice as fast as the other. And a replica leaves queries for a bounded time ([`Left`]): a faster one that does not
+//! come for them loses them.
+
+use std::time::Duration;
+
+use crate::time::Instant;
+
+/// A replica leaves queries to another that is at least this many times as fast. Between replicas of about one speed,
+/// one that waits for the other wastes its time.
+const FASTER: f64 = 2.0;
+
+/// Much faster replicas have enough to do if more comes than this part of what they can answer with batches of half of
+/// the latency objective.
+const BUSY: f64 = 0.8;
+
+/// A faster replica may come for what is left to it this much later than expected, or later by the time of a batch of
+/// one, if that is longer: batches take longer than typical, and the next credit follows their answers.
+const PATIENCE: Duration = Duration::from_millis(5);
+
+/// A replica that leaves everything to others is measured again after this time...
+const MEASURED_AGAIN: Duration = Duration::from_secs(10);
+
+/// ...and this many arrivals: what it answers meanwhile is less than one query in a hundred.
+const MEASURED_AGAIN_ARRIVALS: u64 = 1000;
+
+/// A replica that could take a batch of all that waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Free {
+    /// When its batch would start.
+    pub(super) start: Instant,
+    /// What is known of its batch times.
+    pub(super) pace: Pace,
+    /// What to multiply typical times by to be cautious.
+    pub(super) caution: f64,
+    /// How many queries wait.
+    pub(super) waiting: usize,
+    /// When the first of them is due.
+    pub(super) due: Instant,
+    /// How many queries come per second.
+    pub(super) per_second: f64,
+    /// How long queries are given on average.
+    pub(super) budget: Duration,
+}
+
+/// What batches take on a replica, in seconds; 0 while that is not known.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pace {
+    /// A batch of one.
+    pub(super) alone: f64,
+    /// Each further input.
+    pub(super) each: f64,
+}
+
+/// Another replica.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Elsewhere {
+    /// When it is expected to be free.
+    pub(super) free: Instant,
+    /// What is known of its batch times.
+    pub(super) pace: Pace,
+}
+
+/// When a replica last took a batch, and how many queries had come by then.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LastBatch {
+    pub(super) at: Instant,
+    pub(super) arrived: u64,
+}
+
+impl LastBatch {
+    /// Whether that is too long ago to go by what the replica took then.
+    pub(super) fn is_outdated(self, now: Instant, arrived: u64) -> bool {
+        now >= self.at + MEASURED_AGAIN && arrived >= self.arrived + MEASURED_AGAIN_ARRIVALS
+    }
+}
+
+/// Until when the faster replicas may come for what was left to them since a batch was last taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Left(Option<Instant>);
+
+impl Left {
+    /// Leaves what waits to `other`; returns until when. None: it did not come for what was left to it before.
+    pub(super) fn leave_to(&mut self, other: Elsewhere, now: Instant) -> Option<Instant> {
+        let until = *self.0.get_or_insert_with(|| other.comes_by(now));
+        (now < until).then_some(until)
+    }
+
+    /// A batch was taken.
+    pub(super) fn taken(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Free {
+    /// The replica that is to take all that waits: it is much faster, answers sooner and, even if its batch takes
+    /// cautiously long, in time.
+    pub(super) fn leaves_all_to(&self, others: impl Iterator<Item = Elsewhere>) -> Option<Elsewhere> {
+        let (mut chosen, mut capacity) = (None, 0.0);
+        for other in others.filter(|other| self.is_slow_beside(other)) {
+            chosen = chosen.or_else(|| self.is_answered_by(&other).then_some(other));
+            capacity += other.pace.capacity(self.budget);
+        }
+        chosen.filter(|_| self.per_second <= BUSY * capacity)
+    }
+
+    fn is_slow_beside(&self, other: &Elsewhere) -> bool {
+        other.pace.alone > 0.0 && FASTER * other.pace.alone <= self.pace.alone
+    }
+
+    /// Whether another replica would answer all that waits sooner, and in time.
+    fn is_answered_by(&self, other: &Elsewhere) -> bool {
+        let free = other.free.seconds_after(self.start).max(0.0);
+        let takes = other.pace.takes(self.waiting);
+        let in_time = free + self.caution * takes <= self.due.seconds_after(self.start);
+        in_time && free + takes < self.pace.takes(self.waiting)
+    }
+}
+
+impl Elsewhere {
+    fn comes_by(&self, now: Instant) -> Instant {
+        self.free.max(now) + PATIENCE.max(Duration::from_secs_f64(self.pace.alone))
+    }
+}
+
+impl Pace {
+    /// What a batch of this size takes.
+    #[expect(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]
+    fn takes(&self, size: usize) -> f64 {
+        self.alone + self.each * (size.max(1) - 1) as f64
+    }
+
+    /// How many queries per second are answered with batches that take half of what queries are given.
+    fn capacity(&self, budget: Duration) -> f64 {
+        let seconds = (budget.as_secs_f64() / 2.0).max(self.alone);
+        let further = (seconds - self.alone) / self.each.max(f64::MIN_POSITIVE);
+        (1.0 + further) / seconds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(millis * 1_000_000)
+    }
+
+    /// A replica that is free at `free` ms and takes `alone` ms for one input, and 1 ms for each further.
+    fn other(free: u64, alone: f64) -> Elsewhere {
+        let pace = Pace {
+            alone: alone / 1e3,
+            each: 1e-3,
+        };
+        Elsewhere { free: at(free), pace }
+    }
+
+    /// A replica that takes 40 ms and 10 ms for each input, while `waiting` queries are due in 60 ms.
+    fn slow(waiting: usize, per_second: f64) -> Free {
+        Free {
+            start: at(1000),
+            pace: Pace {
+                alone: 0.05,
+                each: 0.01,
+            },
+            caution: 1.0,
+            waiting,
+            due: at(1060),
+            per_second,
+            budget: Duration::from_millis(60),
+        }
+    }
+
+    fn leaves(waiting: usize, to: Elsewhere) -> bool {
+        slow(waiting, 100.0).leaves_all_to(std::iter::once(to)).is_some()
+    }
+
+    #[test]
+    fn queries_are_left_to_a_much_faster_replica_that_answers_them_sooner_and_in_time() {
+        assert!(leaves(1, other(1000, 5.0)));
+        assert!(leaves(1, other(1040, 5.0)), "done at 45 ms, in place of 50");
+        assert!(leaves(1, other(500, 5.0)), "it is free already");
+    }
+
+    #[test]
+    fn a_replica_takes_what_no_much_faster_one_answers_sooner_and_in_time() {
+        assert!(!leaves(1, other(1046, 5.0)), "done at 51 ms, in place of 50");
+        assert!(!leaves(40, other(1040, 5.0)), "44 ms of work, and 20 ms left");
+        assert!(!leaves(1, other(1000, 26.0)), "less than twice as fast");
+        assert!(!leaves(1, other(1000, 0.0)), "nothing is known of it");
+        assert!(slow(1, 100.0).leaves_all_to(std::iter::empty()).is_none());
+    }
+
+    #[test]
+    fn a_slow_replica_helps_while_the_fast_ones_have_enough_to_do() {
+        // Batches of 26 take 30 ms: that is 866 a second, of which 0.8 are 693.
+        let fast = other(1000, 5.0);
+        let leaves = |per_second, fast: &[Elsewhere]| {
+            let to = slow(1, per_second).leaves_all_to(fast.iter().copied());
+            to.is_some()
+        };
+        assert!(leaves(690.0, &[fast]));
+        assert!(!leaves(700.0, &[fast]));
+        assert!(leaves(1300.0, &[fast, fast]));
+    }
+
+    #[test]
+    fn a_replica_of_which_nothing_is_known_finds_out() {
+        let unknown = Free {
+            pace: Pace::default(),
+            ..slow(1, 1.0)
+        };
+        let to = unknown.leaves_all_to(std::iter::once(other(1000, 5.0)));
+        assert!(to.is_none());
+    }
+
+    #[test]
+    fn what_a_faster_replica_does_not_come_for_is_left_to_it_no_longer() {
+        let mut left = Left::default();
+        assert_eq!(left.leave_to(other(1000, 5.0), at(980)), Some(at(1005)));
+        // It goes on being expected a little later, and does not come.
+        assert_eq!(left.leave_to(other(1010, 5.0), at(1004)), Some(at(1005)));
+        assert_eq!(left.leave_to(other(1010, 5.0), at(1005)), None);
+        left.taken();
+        assert_eq!(left.leave_to(other(1010, 20.0), at(1005)), Some(at(1030)));
+    }
+
+    #[test]
+    fn a_replica_is_measured_again_after_ten_seconds_and_a_thousand_queries() {
+        let last = LastBatch {
+            at: at(1000),
+            arrived: 50,
+        };
+        assert!(last.is_outdated(at(11_000), 1050));
+        assert!(!last.is_outdated(at(10_999), 1050));
+        assert!(!last.is_outdated(at(11_000), 1049));
+    }
+
+    proptest! {
+        #[test]
+        fn of_two_replicas_at_most_one_leaves_queries_to_the_other(
+            paces in prop::array::uniform2((0.0..0.1_f64, 0.0..0.01_f64)),
+            waiting in 1..100_usize,
+            per_second in 0.0..1000.0_f64,
+        ) {
+            let [one, another] = paces.map(|(alone, each)| Pace { alone, each });
+            let leaves = |pace, to| {
+                let free = Free { pace, ..slow(waiting, per_second) };
+                free.leaves_all_to(std::iter::once(Elsewhere { free: at(1000), pace: to })).is_some()
+            };
+            prop_assert!(!(leaves(one, another) && leaves(another, one)));
+        }
+    }
+}
