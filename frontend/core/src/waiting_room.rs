@@ -449,9 +449,10 @@ impl<T> WaitingRoom<T> {
                 break;
             }
         }
+        self.shares.made(taken.batch.iter().map(Placed::claim));
         self.spare_the_lost(&mut taken.batch);
-        if !taken.given_up.is_empty() {
-            self.shares.lost(now);
+        for lost in &taken.given_up {
+            self.shares.lost(lost.claim(), now);
         }
         taken
     }
@@ -510,8 +511,8 @@ impl<T> WaitingRoom<T> {
     pub fn leave_place(&mut self, now: Instant, place: Place) -> (DefaultReason, Option<Placed<T>>) {
         let reason = self.unanswered(place);
         let left = self.queue.remove(place);
-        if left.as_ref().is_some_and(|left| left.deadline() <= now) {
-            self.shares.lost(now);
+        if let Some(lost) = left.as_ref().filter(|left| left.deadline() <= now) {
+            self.shares.lost(lost.claim(), now);
         }
         (reason, left)
     }

@@ -41,7 +41,7 @@ Examples:
 
 /// The arguments that make up a scenario. Named one by one, for the sake of an error that names the one
 /// that was given.
-const SCENARIO: [&str; 15] = [
+const SCENARIO: [&str; 16] = [
     "fixed_ms",
     "per_input_ms",
     "shape",
@@ -49,6 +49,7 @@ const SCENARIO: [&str; 15] = [
     "contention",
     "slo_ms",
     "slo_mix",
+    "apart",
     "burst",
     "noise",
     "arrivals",
@@ -137,6 +138,10 @@ struct ScenarioArguments {
     /// queries as one of weight 1, which is what counts if none is given
     #[arg(long, value_name = "MS[:WEIGHT],…", value_delimiter = ',', value_parser = application)]
     slo_mix: Vec<Application>,
+    /// Give the applications of `--slo-mix` and `--burst` a fair share each while there is not enough for all; otherwise
+    /// all queries are like those of one application
+    #[arg(long)]
+    apart: bool,
     /// So many queries more, of one more application and given so long: they come at once, when a quarter of the
     /// others have come
     #[arg(long, value_name = "N@MS", value_parser = burst)]
@@ -310,6 +315,7 @@ impl Arguments {
             inputs: given.cost,
             slo: given.slo_ms,
             slo_mix: given.slo_mix.clone(),
+            apart: given.apart,
             burst: given.burst,
             noise: given.noise[0],
             arrivals: given.arrivals[0].clone(),

@@ -45,6 +45,8 @@ struct Row<'a> {
     #[serde(skip_serializing_if = "<[f64]>::is_empty")]
     paces: &'a [f64],
     #[serde(skip_serializing_if = "Option::is_none")]
+    apart: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     contention: Option<f64>,
     seed: u64,
     goodput: f64,
@@ -139,6 +141,7 @@ impl<'a> Row<'a> {
             load: scenario.load,
             replicas: scenario.paces.len(),
             paces: if unequal { &scenario.paces } else { &[] },
+            apart: scenario.apart.then_some(true),
             contention: (scenario.contention > 0.0).then_some(scenario.contention),
             seed: scenario.seed,
             goodput: figures.goodput,
@@ -184,7 +187,8 @@ fn model_column(scenario: &Scenario) -> String {
     let costs = deviation(scenario).map(|deviation| format!(" lognormal:{deviation}"));
     let contention = Some(scenario.contention).filter(|contention| *contention > 0.0);
     let contention = contention.map(|contention| format!(" contention {contention}"));
-    let special = [shape, costs, contention]
+    let apart = scenario.apart.then(|| " apart".to_owned());
+    let special = [shape, costs, contention, apart]
         .into_iter()
         .flatten()
         .collect::<String>();

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use fastrand::Rng;
+use skysail_core::queue::{Claim, Entrant};
 use skysail_core::time::Instant;
 use skysail_proto::deployment::Autoscale;
 
@@ -23,6 +24,8 @@ pub struct Scenario {
     pub slo: Duration,
     /// The applications whose queries these are; if none are named, there is one, with [`Self::slo`].
     pub slo_mix: Vec<Application>,
+    /// Whether queries of each SLO are of an application of their own, which has its share; otherwise all are of one.
+    pub apart: bool,
     /// Queries of one more application, which all come at once.
     pub burst: Option<Burst>,
     /// How much batch times vary.
@@ -115,6 +118,20 @@ impl Query {
     /// What it is given to be answered in.
     pub fn budget(&self) -> Duration {
         self.deadline.saturating_since(self.arrival)
+    }
+
+    /// The query on its way into a waiting room. If applications are `apart`, its own has a claim.
+    pub(crate) fn entrant(self, apart: bool) -> Entrant<Self> {
+        let application = if apart { self.application as u64 } else { 0 };
+        Entrant {
+            deadline: self.deadline,
+            claim: Claim {
+                application,
+                ..Claim::SOLE
+            },
+            bytes: self.bytes as usize,
+            task: self,
+        }
     }
 }
 
@@ -225,6 +242,7 @@ pub(crate) fn example() -> Scenario {
         inputs: InputCosts::Equal,
         slo: Duration::from_millis(50),
         slo_mix: Vec::new(),
+        apart: false,
         burst: None,
         noise: Noise::None,
         arrivals: Arrivals::Poisson,

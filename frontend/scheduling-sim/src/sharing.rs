@@ -121,6 +121,7 @@ struct Cluster {
     containers: Vec<Container>,
     noise: Noise,
     contention: f64,
+    apart: bool,
     rng: Rng,
     tally: Tally,
 }
@@ -226,6 +227,7 @@ impl Cluster {
             containers,
             noise: scenario.noise,
             contention: scenario.contention,
+            apart: scenario.apart,
             rng: scenario.noise_rng(),
         }
     }
@@ -256,7 +258,7 @@ impl Cluster {
 
     fn enqueue(&mut self, at: usize, query: Query) {
         let room = &mut self.frontends[at].room;
-        let entered = room.enter(self.now, query.deadline, query.bytes as usize, query);
+        let entered = room.admit(self.now, query.entrant(self.apart));
         if let Err(Refused { reason, .. }) = entered {
             self.tally.default_output(reason, 1);
         }

@@ -138,6 +138,7 @@ struct Simulation {
     named: u64,
     noise: Noise,
     contention: f64,
+    apart: bool,
     rng: Rng,
     tally: Tally,
     /// Where the number of replicas follows the load.
@@ -203,6 +204,7 @@ impl Simulation {
             tally: Tally::new(scenario, 1),
             noise: scenario.noise,
             contention: scenario.contention,
+            apart: scenario.apart,
             rng: scenario.noise_rng(),
             scaler: None,
         }
@@ -284,10 +286,7 @@ impl Simulation {
         if let Some(scaler) = &mut self.scaler {
             scaler.arrival();
         }
-        if let Err(Refused { reason, .. }) =
-            self.room
-                .enter(self.now, query.deadline, query.bytes as usize, query)
-        {
+        if let Err(Refused { reason, .. }) = self.room.admit(self.now, query.entrant(self.apart)) {
             self.tally.default_output(reason, 1);
         }
     }

@@ -83,6 +83,7 @@ fn thirty(options: &Options) -> Vec<Scenario> {
                 cost,
                 slo: SLO,
                 slo_mix: offer.slo_mix.clone(),
+                apart: false,
                 burst: None,
                 noise: *noise,
                 arrivals: offer.arrivals.clone(),

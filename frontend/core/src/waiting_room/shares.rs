@@ -1,16 +1,19 @@
 //! Fair shares: of whose queries a batch is made while some are lost.
 //!
 //! While nothing is lost, deadlines alone decide. While queries are given up, an application that asks for more than its
-//! share would take from those that ask for less, because the most urgent come first whosever they are. So the places
-//! of a batch are then divided max-min fairly, by weights: an application that has no more waiting than its share gets
-//! all of it answered, and what it leaves is for the others. Queries come in clusters: an application that has asked for
-//! no more than its share lately may have more for a moment, up to half of what there is. Within an application
-//! deadlines decide.
+//! share would take from those that ask for less, because the most urgent come first whosever they are. So once an
+//! application loses a query that got less than its share, and another asks for more than its own, the places of a batch
+//! are divided max-min fairly, by weights, until nothing has been lost for a while: an application that has no more waiting
+//! than its share gets all of it answered, and what it leaves is for the others. Queries come in clusters: an application
+//! that has asked for no more than its share lately may have more for a moment, up to half of what there is. Within an
+//! application deadlines decide. Where only those lose queries that ask for too much, deadlines go on deciding: dividing
+//! costs throughput.
 //!
 //! Shares need batches that are short enough. A query that comes just after one started has to wait for it and for its
 //! own, and with batches as long as an objective too few queries are in time to divide. So batches take no longer than
 //! half of what queries are given, or what is left to those of applications within their shares, unless that cost more
-//! than half of the throughput.
+//! than a fifth of the throughput. (Half cost two applications of 25 and 100 ms a tenth of all answers at 0.8 of the
+//! capacity.)
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -20,6 +23,13 @@ use crate::batch::{BatchPolicy, Decision, Situation};
 use crate::queue::{Claim, DeadlineQueue, Place, by_weight};
 use crate::time::Instant;
 
+/// Who gets at least this part of its share has no claim to more: one batch holds a little more for one, the next for
+/// another.
+const OF_SHARE: f64 = 0.9;
+
+/// Batches are made short for the sake of shares as long as they keep this part of the throughput.
+const THROUGHPUT_KEPT: f64 = 0.8;
+
 /// A loss is remembered for so long, and so is who asked.
 const LATELY: Duration = Duration::from_secs(1);
 
@@ -27,6 +37,11 @@ const LATELY: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Shares {
     last_loss: Option<Instant>,
+    /// Whether a query was lost unfairly since queries began to be lost: its application got less than its share, while
+    /// another asked for more than its own.
+    protects: bool,
+    /// Whether the batch in the making is counted.
+    counts: bool,
     /// Those that asked lately, once there were two.
     recent: BTreeMap<u64, Recent>,
 }
@@ -41,16 +56,22 @@ struct Recent {
     /// When it was given that.
     budget_at: Instant,
     weight: NonZeroU32,
-    /// How many queries came lately, and how many places of batches were its share meanwhile.
+    /// How many queries came lately, how many places of batches were its share meanwhile, and how many it got.
     asked: f64,
     share: f64,
-    /// When both were last halved.
+    got: f64,
+    /// When these were last halved.
     halved_at: Instant,
 }
 
 impl Recent {
     fn is_within(&self) -> bool {
         self.asked <= self.share
+    }
+
+    /// Whether it got clearly less than its share.
+    fn fell_short(&self) -> bool {
+        self.got < OF_SHARE * self.share
     }
 }
 
@@ -93,6 +114,7 @@ impl Shares {
             weight: claim.weight,
             asked: 0.0,
             share: 0.0,
+            got: 0.0,
             halved_at: now,
         });
         recent.at = now;
@@ -105,15 +127,37 @@ impl Shares {
     }
 
     /// A query was lost.
-    pub(super) fn lost(&mut self, now: Instant) {
+    pub(super) fn lost(&mut self, claim: Claim, now: Instant) {
+        if !self.loses(now) {
+            self.protects = false;
+        }
         self.last_loss = Some(now);
+        let fell_short = |application| self.recent.get(&application).is_some_and(Recent::fell_short);
+        self.protects |=
+            fell_short(claim.application) && self.recent.values().any(|recent| !recent.is_within());
+    }
+
+    /// A batch was made, as [`Self::pick`] said or otherwise.
+    pub(super) fn made(&mut self, claims: impl Iterator<Item = Claim>) {
+        if !std::mem::take(&mut self.counts) {
+            return;
+        }
+        for claim in claims {
+            if let Some(recent) = self.recent.get_mut(&claim.application) {
+                recent.got += 1.0;
+            }
+        }
+    }
+
+    fn loses(&self, now: Instant) -> bool {
+        self.last_loss.is_some_and(|last| now < last + LATELY)
     }
 
     /// The batch that shares ask for; none if deadlines alone decide.
     pub(super) fn pick<T>(&mut self, choice: &Choice<'_, T>) -> Option<Pick> {
         let Choice { now, decision, .. } = *choice;
         let holdings = choice.queue.holdings()?;
-        let loses = decision.give_up > 0 || self.last_loss.is_some_and(|last| now < last + LATELY);
+        let loses = decision.give_up > 0 || self.loses(now);
         if !loses || decision.take == 0 {
             return None;
         }
@@ -132,6 +176,10 @@ impl Shares {
             return None;
         }
         self.count_shares(now, decision.take, &mut asking);
+        self.counts = true;
+        if !self.protects {
+            return None;
+        }
         let size = self.size(choice);
         let from = choice.ends(size);
         let places = choice.places(size, from, &asking);
@@ -150,6 +198,7 @@ impl Shares {
             if recent.halved_at + LATELY < now {
                 recent.asked /= 2.0;
                 recent.share /= 2.0;
+                recent.got /= 2.0;
                 recent.halved_at = now;
             }
         }
@@ -198,7 +247,7 @@ impl<T> Choice<'_, T> {
         first.map_or(most, |place| self.fitting(place.deadline(), most))
     }
 
-    /// The smallest batch that keeps half of the throughput.
+    /// The smallest batch that keeps [`THROUGHPUT_KEPT`].
     #[expect(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]
     fn least_size(&self) -> usize {
         let pace = |size: usize| {
@@ -206,7 +255,7 @@ impl<T> Choice<'_, T> {
             size as f64 / took.as_secs_f64().max(f64::MIN_POSITIVE)
         };
         let most = self.decision.take;
-        let enough = pace(most) / 2.0;
+        let enough = pace(most) * THROUGHPUT_KEPT;
         let too_small = Sizes { most }.partition_point(|size| pace(size) < enough);
         (too_small + 1).min(most)
     }

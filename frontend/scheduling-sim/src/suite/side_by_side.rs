@@ -79,6 +79,7 @@ fn mixes(options: &Options) -> Vec<Scenario> {
                 cost,
                 slo,
                 slo_mix: vec![application(slo, urgent), application(LOOSE, loose)],
+                apart: true,
                 load,
                 ..scenario(options)
             }));
@@ -92,6 +93,7 @@ fn scenario(options: &Options) -> Scenario {
         cost: TIGHT_MODEL,
         slo: TIGHT,
         slo_mix: Vec::new(),
+        apart: true,
         burst: None,
         noise: Noise::Mild,
         arrivals: Arrivals::Poisson,
