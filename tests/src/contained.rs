@@ -22,7 +22,7 @@ use bollard::query_parameters::{
 };
 use serde_json::{Value, json};
 use skysail_core::cluster::FrontendView;
-use skysail_frontend::store::MetadataStore;
+use skysail_frontend::store::AnnouncementStore;
 use skysail_frontend::store::redis::RedisStore;
 use skysail_proto::ids::ClusterName;
 use skysail_proto::labels;

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::model::ModelTable;
 use crate::reconcile::Report;
 use crate::runtime::ContainerRuntime;
-use crate::store::{MetadataStore, StoreError, StoreHealth};
+use crate::store::{CatalogStore, StoreError, StoreHealth};
 
 pub mod access;
 mod cluster;
@@ -90,7 +90,7 @@ impl From<StoreError> for AdminError {
 /// The control plane's front door.
 pub struct AdminService {
     /// Where desired state lives.
-    pub store: Arc<dyn MetadataStore>,
+    pub store: Arc<dyn CatalogStore>,
     /// The generation that this frontend's query path follows.
     pub followed: watch::Receiver<Generation>,
     /// What all frontends see.

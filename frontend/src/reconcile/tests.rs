@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::runtime::{ContainerState, ContainerStatus, Progress, ReplicaSpec, Resolution, RuntimeError};
-use crate::store::MetadataStore;
+use crate::store::CatalogStore;
 use crate::store::embedded::EmbeddedStore;
 
 /// A runtime of lists. Nothing in it happens by itself.
@@ -118,7 +118,7 @@ impl ContainerRuntime for FakeRuntime {
 /// A reconciler that runs, and all it looks at.
 struct Bench {
     runtime: Arc<FakeRuntime>,
-    store: Arc<dyn MetadataStore>,
+    store: Arc<EmbeddedStore>,
     views: watch::Sender<Arc<Vec<FrontendView>>>,
     leadership: Arc<Leadership>,
     report: Arc<Report>,
@@ -130,7 +130,7 @@ impl Bench {
     /// With a live query frontend to which nothing is attached. Nobody acts yet.
     fn new(runtime: FakeRuntime) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store: Arc<dyn MetadataStore> =
+        let store =
             Arc::new(EmbeddedStore::open(folder.path().join("metadata.redb")).unwrap());
         let bench = Self {
             runtime: Arc::new(runtime),

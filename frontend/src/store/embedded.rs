@@ -33,7 +33,7 @@ use tracing::{error, info, warn};
 use super::document::{self, Documents, Edit, Kind, SCHEMA, documents_of};
 use super::local::Local;
 use super::proof::{Inventory, Proof, counted};
-use super::{Announced, Leased, MetadataStore, Settle, StoreError, StoreHealth};
+use super::{Announced, Leased, AnnouncementStore, CatalogStore, LeaseStore, QueryBlockStore, Settle, StoreError, StoreHealth};
 
 /// What is known of the file itself, by the keys below.
 const ABOUT: TableDefinition<&str, &str> = TableDefinition::new("about");
@@ -204,7 +204,7 @@ impl EmbeddedStore {
 }
 
 #[async_trait]
-impl MetadataStore for EmbeddedStore {
+impl CatalogStore for EmbeddedStore {
     async fn commit_under(
         &self,
         _lease: Option<&Lease>,
@@ -222,37 +222,6 @@ impl MetadataStore for EmbeddedStore {
 
     fn health(&self) -> watch::Receiver<StoreHealth> {
         self.file.health.subscribe()
-    }
-
-    async fn next_query_block(&self) -> Result<u64, StoreError> {
-        self.blocking(StoreFile::next_query_block).await
-    }
-
-    async fn announce(&self, id: &str, document: String, _ttl: Duration) -> Result<(), StoreError> {
-        self.file.local.announce(id, document);
-        self.blocking(|file| {
-            // What is wrong is told by the health; the announcement itself needs no file.
-            file.look(&file.open.lock());
-            Ok(())
-        })
-        .await
-    }
-
-    async fn withdraw(&self, id: &str) -> Result<(), StoreError> {
-        self.file.local.withdraw(id);
-        Ok(())
-    }
-
-    fn announced(&self) -> watch::Receiver<Announced> {
-        self.file.local.announced()
-    }
-
-    async fn take_lease(&self, holder: &str, _ttl: Duration) -> Result<Leased, StoreError> {
-        Ok(Local::take_lease(holder))
-    }
-
-    async fn release_lease(&self, _lease: &Lease) -> Result<(), StoreError> {
-        Ok(())
     }
 
     async fn settle(&self, how: Settle) -> Result<Arc<Catalog>, StoreError> {
@@ -275,6 +244,46 @@ impl MetadataStore for EmbeddedStore {
 
     async fn adopt(&self, incarnations: BTreeSet<String>) -> Result<Arc<Catalog>, StoreError> {
         self.blocking(move |file| file.adopt(incarnations)).await
+    }
+}
+
+#[async_trait]
+impl AnnouncementStore for EmbeddedStore {
+    async fn announce(&self, id: &str, document: String, _ttl: Duration) -> Result<(), StoreError> {
+        self.file.local.announce(id, document);
+        self.blocking(|file| {
+            // What is wrong is told by the health; the announcement itself needs no file.
+            file.look(&file.open.lock());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn withdraw(&self, id: &str) -> Result<(), StoreError> {
+        self.file.local.withdraw(id);
+        Ok(())
+    }
+
+    fn announced(&self) -> watch::Receiver<Announced> {
+        self.file.local.announced()
+    }
+}
+
+#[async_trait]
+impl LeaseStore for EmbeddedStore {
+    async fn take_lease(&self, holder: &str, _ttl: Duration) -> Result<Leased, StoreError> {
+        Ok(Local::take_lease(holder))
+    }
+
+    async fn release_lease(&self, _lease: &Lease) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl QueryBlockStore for EmbeddedStore {
+    async fn next_query_block(&self) -> Result<u64, StoreError> {
+        self.blocking(StoreFile::next_query_block).await
     }
 }
 

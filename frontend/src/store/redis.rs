@@ -55,7 +55,7 @@ use self::session::{Session, Write};
 use self::setback::{Seen, Setback, Stored};
 use super::document::{Edit, documents_of, first_query_block, fresh_incarnation};
 use super::proof::Inventory;
-use super::{Announced, Leased, MetadataStore, Settle, StoreError, StoreHealth};
+use super::{Announced, Leased, AnnouncementStore, CatalogStore, LeaseStore, QueryBlockStore, Settle, StoreError, StoreHealth};
 
 mod announcements;
 mod endpoint;
@@ -131,7 +131,7 @@ enum Settling {
 
 impl RedisStore {
     /// Connects to `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]` in the background, for as long as it takes;
-    /// [`MetadataStore::health`] says how that goes. With `rediss://` by TLS, to a server whose certificate a
+    /// [`CatalogStore::health`] says how that goes. With `rediss://` by TLS, to a server whose certificate a
     /// public authority signed.
     ///
     /// Must be called on a tokio runtime.
@@ -219,7 +219,7 @@ fn closed() -> StoreError {
 }
 
 #[async_trait]
-impl MetadataStore for RedisStore {
+impl CatalogStore for RedisStore {
     async fn commit_under(
         &self,
         lease: Option<&Lease>,
@@ -244,10 +244,20 @@ impl MetadataStore for RedisStore {
         self.pulse.watch()
     }
 
-    async fn next_query_block(&self) -> Result<u64, StoreError> {
-        self.ask(|reply| Request::QueryBlock { reply }).await
+    async fn settle(&self, how: Settle) -> Result<Arc<Catalog>, StoreError> {
+        match self.ask(|reply| Request::Settle { how, reply }).await? {
+            Settling::Done(catalog) => Ok(catalog),
+            Settling::Wished => self.restored().await,
+        }
     }
 
+    async fn adopt(&self, incarnations: BTreeSet<String>) -> Result<Arc<Catalog>, StoreError> {
+        self.ask(|reply| Request::Adopt { incarnations, reply }).await
+    }
+}
+
+#[async_trait]
+impl AnnouncementStore for RedisStore {
     async fn announce(&self, id: &str, document: String, ttl: Duration) -> Result<(), StoreError> {
         self.beat(id, Some(document), ttl).await
     }
@@ -259,7 +269,10 @@ impl MetadataStore for RedisStore {
     fn announced(&self) -> watch::Receiver<Announced> {
         self.announced.clone()
     }
+}
 
+#[async_trait]
+impl LeaseStore for RedisStore {
     async fn take_lease(&self, holder: &str, ttl: Duration) -> Result<Leased, StoreError> {
         self.lease.take(holder, ttl).await
     }
@@ -267,16 +280,12 @@ impl MetadataStore for RedisStore {
     async fn release_lease(&self, lease: &Lease) -> Result<(), StoreError> {
         self.lease.release(lease).await
     }
+}
 
-    async fn settle(&self, how: Settle) -> Result<Arc<Catalog>, StoreError> {
-        match self.ask(|reply| Request::Settle { how, reply }).await? {
-            Settling::Done(catalog) => Ok(catalog),
-            Settling::Wished => self.restored().await,
-        }
-    }
-
-    async fn adopt(&self, incarnations: BTreeSet<String>) -> Result<Arc<Catalog>, StoreError> {
-        self.ask(|reply| Request::Adopt { incarnations, reply }).await
+#[async_trait]
+impl QueryBlockStore for RedisStore {
+    async fn next_query_block(&self) -> Result<u64, StoreError> {
+        self.ask(|reply| Request::QueryBlock { reply }).await
     }
 }
 

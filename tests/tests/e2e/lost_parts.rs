@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use skysail_core::catalog::{Catalog, Change, Generation, Model, Secret, Settings as ClusterSettings};
 use skysail_frontend::store::redis::RedisStore;
-use skysail_frontend::store::{Leased, MetadataStore, Settle, StoreError};
+use skysail_frontend::store::{CatalogStore, LeaseStore, Leased, Settle, StoreError};
 use skysail_tests::cases;
 use skysail_tests::cluster::{AMPLE_SLO, Runtime, Settings, TestCluster};
 use skysail_tests::deployment::Deployment;

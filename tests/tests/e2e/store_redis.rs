@@ -13,7 +13,10 @@ use skysail_frontend::store::conformance::{
     StoreFactory, TestedStore, promises, promises_to_several_frontends,
 };
 use skysail_frontend::store::redis::RedisStore;
-use skysail_frontend::store::{Leased, MetadataStore, Settle, StoreError, StoreHealth};
+use skysail_frontend::store::{
+    AnnouncementStore, CatalogStore, LeaseStore, Leased, MetadataStore, QueryBlockStore, Settle, StoreError,
+    StoreHealth,
+};
 use skysail_proto::ids::{ApplicationName, ClusterName};
 use skysail_proto::value::InputType;
 use skysail_tests::cases;

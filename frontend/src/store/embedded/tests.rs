@@ -8,6 +8,7 @@ use skysail_proto::value::InputType;
 use tempfile::TempDir;
 
 use super::*;
+use crate::store::MetadataStore;
 use crate::store::conformance::{StoreFactory, TestedStore, check_all};
 
 /// Makes stores in one folder, which is removed with it.
