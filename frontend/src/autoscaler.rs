@@ -230,7 +230,7 @@ fn changes(catalog: &Catalog, steps: &[Step]) -> Vec<Change> {
             deployment.replicas = decision.replicas;
         }
     }
-    changed.into_values().map(Change::PutModel).collect()
+    changed.into_values().map(Change::put).collect()
 }
 
 #[cfg(test)]
@@ -285,7 +285,7 @@ mod tests {
 
     async fn put(store: &dyn CatalogStore, model: Model) {
         let catalog = store.watch().borrow().clone().unwrap();
-        let put = store.commit(vec![Change::PutModel(model)], &catalog.generation);
+        let put = store.commit(vec![Change::put(model)], &catalog.generation);
         put.await.unwrap();
     }
 

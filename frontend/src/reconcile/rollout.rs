@@ -105,7 +105,7 @@ mod tests {
         let opened = EmbeddedStore::open(folder.path().join("metadata.redb")).unwrap();
         let store = Arc::new(opened);
         let empty = store.watch().borrow().clone().unwrap();
-        let put = store.commit(vec![Change::PutModel(model())], &empty.generation);
+        let put = store.commit(vec![Change::put(model())], &empty.generation);
         let generation = put.await.unwrap().generation.clone();
         let leadership = Arc::new(Leadership::new(store.clone(), "f".into()));
         let shutdown = CancellationToken::new();

@@ -30,22 +30,24 @@ use skysail_core::cluster::Lease;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use super::document::{self, Documents, Edit, Kind, SCHEMA, documents_of};
+use super::document::{self, Documents, Edit};
+use super::incarnation::{generation_after, remembered_lives};
+use super::layout::{LAYOUT, check_layout};
 use super::local::Local;
 use super::proof::{Inventory, Proof, counted};
-use super::{Announced, Leased, AnnouncementStore, CatalogStore, LeaseStore, QueryBlockStore, Settle, StoreError, StoreHealth};
+use super::query_block::first_query_block;
+use super::{
+    Announced, AnnouncementStore, CatalogStore, LeaseStore, Leased, QueryBlockStore, Settle, StoreError,
+    StoreHealth,
+};
 
 /// What is known of the file itself, by the keys below.
 const ABOUT: TableDefinition<&str, &str> = TableDefinition::new("about");
-/// Applications: name → JSON.
-const APPLICATIONS: TableDefinition<&str, &str> = TableDefinition::new("applications");
-/// Models with their versions: name → JSON.
-const MODELS: TableDefinition<&str, &str> = TableDefinition::new("models");
-/// The settings of the cluster: one document of JSON.
-const SETTINGS: TableDefinition<&str, &str> = TableDefinition::new("settings");
+/// The documents of the catalog: `kind/name` → JSON.
+const DOCUMENTS: TableDefinition<&str, &str> = TableDefinition::new("documents");
 
-/// In [`ABOUT`]: which way of writing documents down the file uses, a number.
-const SCHEMA_KEY: &str = "schema";
+/// In [`ABOUT`]: the number of the file's layout.
+const LAYOUT_KEY: &str = "schema";
 /// In [`ABOUT`]: a [`Written`] as JSON, once something was committed.
 const GENERATION_KEY: &str = "generation";
 /// In [`ABOUT`]: the incarnations whose place the store takes, separated by spaces.
@@ -92,10 +94,10 @@ pub enum OpenError {
     },
     /// A version that writes stores in another way wrote it.
     #[error("the store file {} cannot be opened: {reason}", .path.display())]
-    OtherSchema {
+    OtherLayout {
         /// The file.
         path: PathBuf,
-        /// Which schema it has, and what to do.
+        /// Which layout it has, and what to do.
         reason: String,
     },
     /// The operating system refused.
@@ -304,7 +306,7 @@ impl StoreFile {
         let write = Write {
             before: Before::Kept,
             changes,
-            generation: document::generation_after(&actual),
+            generation: generation_after(&actual),
             replaces: &current.replaces,
             proof: inventory.proof(),
         };
@@ -319,11 +321,11 @@ impl StoreFile {
         let mut open = self.open.lock();
         self.ready(&mut open)?;
         let current = self.snapshot();
-        let replaces = document::remembered_lives(incarnations.into_iter().chain(current.replaces.clone()));
+        let replaces = remembered_lives(incarnations.into_iter().chain(current.replaces.clone()));
         let write = Write {
             before: Before::Kept,
             changes: &[],
-            generation: document::generation_after(&current.generation),
+            generation: generation_after(&current.generation),
             replaces: &replaces,
             proof: open.inventory.proof(),
         };
@@ -474,19 +476,27 @@ impl StoreFile {
         let Opened { file, catalog } = self.opened_to_settle(&mut open, how)?;
         *open = file;
         let held = self.snapshot();
-        let (before, base) = match how {
-            Settle::Restore => (Before::Dropped, held.clone()),
-            Settle::Accept => (Before::Kept, Arc::new(catalog.clone())),
+        let (before, base, changes, mut inventory) = match how {
+            Settle::Restore => (
+                Before::Dropped,
+                held.clone(),
+                held.documents().map(Change::Put).collect(),
+                Inventory::default(),
+            ),
+            Settle::Accept => (
+                Before::Kept,
+                Arc::new(catalog.clone()),
+                Vec::new(),
+                open.inventory.clone(),
+            ),
         };
-        let documents = documents_of(&base);
-        let mut inventory = Inventory::default();
-        documents
+        changes
             .iter()
             .map(Edit::from)
             .for_each(|edit| inventory.apply(&edit));
         // Above both, so that whoever compares sees that something is new.
         let newest = base.generation.number.max(catalog.generation.number);
-        let generation = document::generation_after(&Generation {
+        let generation = generation_after(&Generation {
             number: newest,
             ..base.generation.clone()
         });
@@ -495,10 +505,10 @@ impl StoreFile {
         let lives = lives
             .chain(&catalog.replaces)
             .filter(|life| **life != generation.incarnation);
-        let replaces = document::remembered_lives(lives.cloned());
+        let replaces = remembered_lives(lives.cloned());
         let write = Write {
             before,
-            changes: &documents,
+            changes: &changes,
             generation,
             replaces: &replaces,
             proof: inventory.proof(),
@@ -604,7 +614,7 @@ impl OpenError {
     fn is_of_the_content(&self) -> bool {
         matches!(
             self,
-            Self::Foreign { .. } | Self::Damaged { .. } | Self::OtherSchema { .. }
+            Self::Foreign { .. } | Self::Damaged { .. } | Self::OtherLayout { .. }
         )
     }
 }
@@ -701,7 +711,7 @@ enum Refused {
     #[error("it holds none of our tables")]
     Foreign,
     #[error("{0}")]
-    OtherSchema(String),
+    OtherLayout(String),
     #[error("{0}")]
     Unreadable(String),
     #[error(transparent)]
@@ -742,7 +752,7 @@ fn refusal(path: &Path, refused: Refused) -> OpenError {
     let path = path.to_path_buf();
     match refused {
         Refused::Foreign => OpenError::Foreign { path },
-        Refused::OtherSchema(reason) => OpenError::OtherSchema { path, reason },
+        Refused::OtherLayout(reason) => OpenError::OtherLayout { path, reason },
         Refused::Unreadable(reason) => OpenError::Damaged { path, reason },
         Refused::Redb(redb::Error::DatabaseAlreadyOpen) => OpenError::InUse { path },
         // redb's way to say that the file does not begin as its files do.
@@ -763,20 +773,20 @@ fn refusal(path: &Path, refused: Refused) -> OpenError {
     }
 }
 
-/// Checks that the file is ours and of a schema we know; makes an empty one ours.
+/// Checks that the file is ours and of a layout we know; makes an empty one ours.
 fn prepare(database: &Database) -> Result<(), Refused> {
     let transaction = database.begin_read()?;
     let mut tables = transaction.list_tables()?.peekable();
     if tables.peek().is_none() {
-        return write_schema(database);
+        return write_layout(database);
     }
     if !tables.any(|table| table.name() == ABOUT.name()) {
         return Err(Refused::Foreign);
     }
     let about = transaction.open_table(ABOUT).map_err(foreign_table)?;
-    match read_text(&about, SCHEMA_KEY)? {
+    match read_text(&about, LAYOUT_KEY)? {
         None => Err(Refused::Foreign),
-        Some(found) => document::check_schema(&found).map_err(Refused::OtherSchema),
+        Some(found) => check_layout(&found).map_err(Refused::OtherLayout),
     }
 }
 
@@ -790,14 +800,12 @@ fn foreign_table(error: TableError) -> Refused {
     }
 }
 
-fn write_schema(database: &Database) -> Result<(), Refused> {
+fn write_layout(database: &Database) -> Result<(), Refused> {
     let transaction = database.begin_write()?;
     transaction
         .open_table(ABOUT)?
-        .insert(SCHEMA_KEY, SCHEMA.to_string().as_str())?;
-    transaction.open_table(APPLICATIONS)?;
-    transaction.open_table(MODELS)?;
-    transaction.open_table(SETTINGS)?;
+        .insert(LAYOUT_KEY, LAYOUT.to_string().as_str())?;
+    transaction.open_table(DOCUMENTS)?;
     transaction.commit()?;
     Ok(())
 }
@@ -814,11 +822,7 @@ fn read_catalog(database: &Database) -> Result<(Catalog, Inventory), Refused> {
             (written.generation, Proof { count, digest })
         }
     };
-    let documents = Documents {
-        applications: read_documents(&transaction.open_table(APPLICATIONS)?)?,
-        models: read_documents(&transaction.open_table(MODELS)?)?,
-        settings: read_documents(&transaction.open_table(SETTINGS)?)?,
-    };
+    let documents = read_documents(&transaction.open_table(DOCUMENTS)?)?;
     let inventory = Inventory::of(&documents);
     if inventory.proof() != proof {
         return Err(Refused::Unreadable(format!(
@@ -827,7 +831,7 @@ fn read_catalog(database: &Database) -> Result<(Catalog, Inventory), Refused> {
             inventory.counted()
         )));
     }
-    let mut catalog = documents.catalog(generation).map_err(Refused::Unreadable)?;
+    let mut catalog = document::read(&documents, generation).map_err(Refused::Unreadable)?;
     let replaces = read_text(&about, REPLACES_KEY)?.unwrap_or_default();
     catalog.replaces = replaces.split_whitespace().map(str::to_owned).collect();
     Ok((catalog, inventory))
@@ -840,14 +844,12 @@ fn read_text(
     Ok(table.get(key)?.map(|text| text.value().to_owned()))
 }
 
-fn read_documents(
-    table: &impl ReadableTable<&'static str, &'static str>,
-) -> Result<Vec<(String, Vec<u8>)>, StorageError> {
+fn read_documents(table: &impl ReadableTable<&'static str, &'static str>) -> Result<Documents, StorageError> {
     table
         .iter()?
         .map(|entry| {
-            let (name, json) = entry?;
-            Ok((name.value().to_owned(), json.value().into()))
+            let (key, json) = entry?;
+            Ok((key.value().to_owned(), json.value().into()))
         })
         .collect()
 }
@@ -875,23 +877,14 @@ impl Write<'_> {
     fn done_to(&self, database: &Database) -> Result<(), redb::Error> {
         let transaction = database.begin_write()?;
         {
-            let mut applications = transaction.open_table(APPLICATIONS)?;
-            let mut models = transaction.open_table(MODELS)?;
-            let mut settings = transaction.open_table(SETTINGS)?;
+            let mut documents = transaction.open_table(DOCUMENTS)?;
             if self.before == Before::Dropped {
-                for table in [&mut applications, &mut models, &mut settings] {
-                    table.retain(|_, _| false)?;
-                }
+                documents.retain(|_, _| false)?;
             }
-            for Edit { kind, name, document } in self.changes.iter().map(Edit::from) {
-                let table = match kind {
-                    Kind::Application => &mut applications,
-                    Kind::Model => &mut models,
-                    Kind::Settings => &mut settings,
-                };
+            for Edit { key, document } in self.changes.iter().map(Edit::from) {
                 match document {
-                    Some(json) => drop(table.insert(name, json.as_str())?),
-                    None => drop(table.remove(name)?),
+                    Some(json) => drop(documents.insert(key.as_str(), json.as_str())?),
+                    None => drop(documents.remove(key.as_str())?),
                 }
             }
             let written = Written {
@@ -917,7 +910,7 @@ fn take_query_block(database: &Database) -> Result<u64, redb::Error> {
     let block = {
         let mut about = transaction.open_table(ABOUT)?;
         let last = read_text(&about, QUERY_BLOCK_KEY)?.and_then(|last| last.parse::<u64>().ok());
-        let block = last.map_or_else(|| document::first_query_block(Timestamp::now()), |last| last + 1);
+        let block = last.map_or_else(|| first_query_block(Timestamp::now()), |last| last + 1);
         about.insert(QUERY_BLOCK_KEY, block.to_string().as_str())?;
         block
     };

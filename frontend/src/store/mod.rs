@@ -17,8 +17,11 @@ use tokio::sync::watch;
 pub mod conformance;
 mod document;
 pub mod embedded;
+mod incarnation;
+mod layout;
 mod local;
 mod proof;
+mod query_block;
 pub mod redis;
 
 /// Desired state, shared by all frontends of a cluster: the catalog, and what a person decides about it.

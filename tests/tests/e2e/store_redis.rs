@@ -108,7 +108,7 @@ pub(crate) fn applications(catalog: &Catalog) -> Vec<&str> {
 }
 
 pub(crate) fn put(name: &str) -> Change {
-    Change::PutApplication(Application {
+    Change::put(Application {
         name: ApplicationName::new(name).unwrap(),
         input_type: InputType::Doubles,
         default_output: "-1.0".into(),
@@ -120,7 +120,7 @@ pub(crate) fn put(name: &str) -> Change {
 }
 
 fn delete(name: &str) -> Change {
-    Change::DeleteApplication(ApplicationName::new(name).unwrap())
+    Change::delete(&ApplicationName::new(name).unwrap())
 }
 
 /// Commits to what the store shows.
@@ -195,7 +195,7 @@ async fn metadata_can_be_read_by_a_person() {
     let generation: HashMap<String, String> = server.run("HGETALL {skysail:blue}:generation");
     assert_eq!(generation["number"], "1");
     assert_eq!(generation["incarnation"].len(), 16);
-    let iris: String = server.run("HGET {skysail:blue}:applications iris");
+    let iris: String = server.run("HGET {skysail:blue}:documents application/iris");
     assert!(iris.contains(r#""default_output":"-1.0""#), "{iris}");
 }
 
@@ -428,13 +428,13 @@ async fn a_redis_that_lost_its_data_is_followed_once_it_is_accepted_and_gives_no
 
 /// What makes up a catalog, kept aside and put back as an old dump does.
 fn keep_aside(server: &RedisServer) {
-    for key in ["generation", "applications"] {
+    for key in ["generation", "documents"] {
         let _: u64 = server.run(&format!("COPY {{skysail:blue}}:{key} kept:{key} REPLACE"));
     }
 }
 
 fn put_back(server: &RedisServer) {
-    for key in ["generation", "applications"] {
+    for key in ["generation", "documents"] {
         let _: u64 = server.run(&format!("COPY kept:{key} {{skysail:blue}}:{key} REPLACE"));
     }
 }
@@ -549,7 +549,7 @@ async fn the_right_data_that_comes_back_is_followed_at_once() {
     let before = commit(&one, vec![put("b")]).await.unwrap();
     shows(&other, &["a", "b"]).await;
     keep_aside(&server);
-    let _: u64 = server.run("DEL {skysail:blue}:generation {skysail:blue}:applications");
+    let _: u64 = server.run("DEL {skysail:blue}:generation {skysail:blue}:documents");
     went_back(&one).await;
     went_back(&other).await;
     put_back(&server);
@@ -835,8 +835,8 @@ async fn a_commit_that_redis_refuses_half_way_changes_nothing() {
     assert!(matches!(refused, Err(StoreError::Refuses(_))), "{refused:?}");
     let () = server.run("CONFIG SET maxmemory 0");
 
-    let names: Vec<String> = server.run("HKEYS {skysail:blue}:applications");
-    assert_eq!(names, ["a"]);
+    let keys: Vec<String> = server.run("HKEYS {skysail:blue}:documents");
+    assert_eq!(keys, ["application/a"]);
     let after = commit(&store, vec![put("c")]).await.unwrap();
     assert_eq!(applications(&after), ["a", "c"]);
     assert_eq!(after.generation.number, before.generation.number + 1);
@@ -848,21 +848,22 @@ async fn a_store_that_cannot_be_read_is_told_of_and_the_last_snapshot_stays() {
     ready(&store).await;
     let before = commit(&store, vec![put("a")]).await.unwrap();
 
+    let _: u64 = server.run("COPY {skysail:blue}:documents kept");
     let breakages = [
         (
-            "HSET {skysail:blue}:generation schema 3",
+            "HSET {skysail:blue}:generation schema 4",
             "newer Skysail",
-            "HSET {skysail:blue}:generation schema 2",
+            "HSET {skysail:blue}:generation schema 3",
         ),
         (
-            "HSET {skysail:blue}:generation schema 1",
+            "HSET {skysail:blue}:generation schema 2",
             "older Skysail",
-            "HSET {skysail:blue}:generation schema 2",
+            "HSET {skysail:blue}:generation schema 3",
         ),
         (
-            "SET {skysail:blue}:models x",
-            "key {skysail:blue}:models is a string, not a hash: move it away (`RENAME",
-            "DEL {skysail:blue}:models",
+            "SET {skysail:blue}:documents x",
+            "key {skysail:blue}:documents is a string, not a hash: move it away (`RENAME",
+            "COPY kept {skysail:blue}:documents REPLACE",
         ),
     ];
     for (breakage, named, repair) in breakages {
@@ -885,8 +886,8 @@ async fn a_store_that_cannot_be_read_is_told_of_and_the_last_snapshot_stays() {
 async fn a_key_of_another_type_is_named_with_what_to_do_about_it() {
     for (key, breakage) in [
         ("generation", "SET {skysail:blue}:generation x"),
-        ("applications", "SET {skysail:blue}:applications x"),
-        ("settings", "RPUSH {skysail:blue}:settings x"),
+        ("documents", "SET {skysail:blue}:documents x"),
+        ("documents", "RPUSH {skysail:blue}:documents x"),
         ("query-block", "HSET {skysail:blue}:query-block a b"),
         ("query-block", "SET {skysail:blue}:query-block x"),
         ("frontends", "SET {skysail:blue}:frontends x"),
@@ -916,7 +917,7 @@ async fn a_key_of_another_type_is_named_with_what_to_do_about_it() {
         };
         let said = within(&named, told).await;
         assert!(said.contains("RENAME"), "{said}");
-        let documents = ["generation", "applications", "settings"].contains(&key);
+        let documents = ["generation", "documents"].contains(&key);
         assert_eq!(said.contains("skysail cluster restore"), documents, "{said}");
 
         // As it says.

@@ -6,9 +6,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use skysail_frontend::store::redis::RedisStore;
-use skysail_frontend::store::{
-    AnnouncementStore, CatalogStore, LeaseStore, Leased, StoreError, StoreHealth,
-};
+use skysail_frontend::store::{AnnouncementStore, CatalogStore, LeaseStore, Leased, StoreError, StoreHealth};
 use skysail_tests::cases;
 use skysail_tests::cluster::{Runtime, Settings, TestCluster};
 use skysail_tests::deployment::Deployment;

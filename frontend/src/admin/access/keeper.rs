@@ -71,7 +71,7 @@ impl TokenKeeper {
             admin_token: Some(own.clone()),
             ..Settings::clone(&catalog.settings)
         };
-        let change = vec![Change::PutSettings(settings)];
+        let change = vec![Change::put(settings)];
         let written = self.store.commit(change, &catalog.generation).await;
         if let Err(error) = &written {
             warn!(%error, "the admin token's hash cannot be written yet");

@@ -8,9 +8,7 @@ use crate::store::AnnouncementStore;
 
 /// To every frontend.
 pub(super) fn promises() -> Vec<Promise> {
-    promises![
-        an_announcement_is_shown_once_it_was_made_and_gone_once_it_was_withdrawn,
-    ]
+    promises![an_announcement_is_shown_once_it_was_made_and_gone_once_it_was_withdrawn,]
 }
 
 /// Beside that, to several frontends that share a store.

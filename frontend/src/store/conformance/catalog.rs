@@ -5,9 +5,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 use skysail_core::catalog::{Catalog, Change, Generation, Secret, Settings};
 
-use super::documents::{
-    application, application_name, model, model_name, names, nothing, put, put_model,
-};
+use super::documents::{application, application_name, model, model_name, names, nothing, put, put_model};
 use super::{Promise, TestedStore, commit, shown, within};
 use crate::store::{CatalogStore, Settle, StoreError, StoreHealth};
 
@@ -65,9 +63,9 @@ async fn a_commit_does_all_of_its_changes(store: Box<dyn TestedStore>) {
     assert_eq!(first.models[&model_name("m")].as_ref(), &model("m"));
 
     let changes = vec![
-        Change::DeleteApplication(application_name("a")),
+        Change::delete(&application_name("a")),
         put("c"),
-        Change::DeleteModel(model_name("m")),
+        Change::delete(&model_name("m")),
         put_model("n"),
     ];
     let second = commit(&*handle, changes, &first.generation).await;
@@ -84,7 +82,7 @@ async fn a_stale_commit_changes_nothing_and_names_both_generations(store: Box<dy
         number: current.generation.number,
     };
     for stale in [nothing(), other_life] {
-        let changes = vec![put("b"), Change::DeleteApplication(application_name("a"))];
+        let changes = vec![put("b"), Change::delete(&application_name("a"))];
         let refused = handle.commit(changes, &stale).await;
         let Err(StoreError::Conflict { expected, actual }) = refused else {
             panic!("a stale commit must conflict, not be {refused:?}");
@@ -107,8 +105,8 @@ async fn the_snapshot_in_the_way_is_there_after_a_conflict(store: Box<dyn Tested
 async fn deleting_what_is_not_there_is_no_error(store: Box<dyn TestedStore>) {
     let handle = store.handle().await;
     let changes = vec![
-        Change::DeleteApplication(application_name("a")),
-        Change::DeleteModel(model_name("m")),
+        Change::delete(&application_name("a")),
+        Change::delete(&model_name("m")),
     ];
     let catalog = commit(&*handle, changes, &nothing()).await;
     assert_eq!(catalog.generation.number, 1);
@@ -123,7 +121,7 @@ async fn settings_are_there_for_all_handles_and_after_reopening_until_they_are_r
     let mut settings = Settings::default();
     assert_eq!(*shown(&*writer).await.settings, settings);
     settings.container_key = Some(Secret::new([7; Secret::BYTES]));
-    let changes = vec![put("a"), Change::PutSettings(settings.clone())];
+    let changes = vec![put("a"), Change::put(settings.clone())];
     let first = commit(&*writer, changes, &nothing()).await;
     assert_eq!(*first.settings, settings);
     // What is written beside them leaves them alone.
@@ -137,7 +135,7 @@ async fn settings_are_there_for_all_handles_and_after_reopening_until_they_are_r
     store.reopen().await;
     let handle = store.handle().await;
     assert_eq!(shown(&*handle).await, second);
-    let without = vec![Change::PutSettings(Settings::default())];
+    let without = vec![Change::put(Settings::default())];
     let third = commit(&*handle, without, &second.generation).await;
     assert_eq!(*third.settings, Settings::default());
     drop(handle);
@@ -198,7 +196,7 @@ async fn insist(handle: &dyn CatalogStore, change: Change) -> u64 {
 async fn everything_is_there_after_reopening(mut store: Box<dyn TestedStore>) {
     let handle = store.handle().await;
     let first = commit(&*handle, vec![put("a"), put("b"), put_model("m")], &nothing()).await;
-    let gone = vec![Change::DeleteApplication(application_name("b"))];
+    let gone = vec![Change::delete(&application_name("b"))];
     let before = commit(&*handle, gone, &first.generation).await;
     drop(handle);
     store.reopen().await;
@@ -230,7 +228,7 @@ async fn any_text_comes_back_as_it_was(mut store: Box<dyn TestedStore>) {
     let changes = texts.iter().enumerate().map(|(number, text)| {
         let mut application = application(&format!("app-{number}"));
         application.default_output.clone_from(text);
-        Change::PutApplication(application)
+        Change::put(application)
     });
     let handle = store.handle().await;
     let committed = commit(&*handle, changes.collect(), &nothing()).await;

@@ -16,7 +16,7 @@ pub(super) fn names(catalog: &Catalog) -> Vec<&str> {
 }
 
 pub(super) fn put(name: &str) -> Change {
-    Change::PutApplication(application(name))
+    Change::put(application(name))
 }
 
 pub(super) fn application(name: &str) -> Application {
@@ -32,7 +32,7 @@ pub(super) fn application(name: &str) -> Application {
 }
 
 pub(super) fn put_model(name: &str) -> Change {
-    Change::PutModel(model(name))
+    Change::put(model(name))
 }
 
 pub(super) fn application_name(name: &str) -> ApplicationName {
