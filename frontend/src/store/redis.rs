@@ -19,8 +19,9 @@
 //! `~{skysail:CLUSTER}:* &{skysail:CLUSTER}:* +@read +@write +@connection +@transaction +eval +time +publish
 //! +subscribe`.
 //!
-//! One task, the [`Follower`], owns the connection and the snapshot. (Documents that are edited by hand are not as
-//! they were written, so nothing is acted on until `skysail cluster accept-empty` says that what is there is right.)
+//! One task, the [`Follower`], owns the connection and the snapshot; whoever opens the store runs it. (Documents that
+//! are edited by hand are not as they were written, so nothing is acted on until `skysail cluster accept-empty` says
+//! that what is there is right.)
 //!
 //! While Redis is away or hangs, requests are answered with the reason at once, readers keep the last
 //! snapshot, and the follower tries again by itself. A Redis that lost something is not followed until a
@@ -35,11 +36,10 @@ use skysail_core::catalog::{Catalog, Change, Generation};
 use skysail_core::cluster::Lease;
 use skysail_proto::ids::ClusterName;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::task::AbortOnDropHandle;
 
 use self::announcements::Announcements;
 use self::endpoint::Endpoint;
-use self::follower::{Announcement, Follower, Inbox, RESTORE_WISH, Reply, Request, Settling, Shows};
+use self::follower::{Announcement, Inbox, RESTORE_WISH, Reply, Request, Settling, Shows};
 use self::lease::LeaseDesk;
 use self::pulse::Pulse;
 use super::{
@@ -56,6 +56,7 @@ mod session;
 mod setback;
 
 pub use self::endpoint::InvalidUrl;
+pub use self::follower::Follower;
 
 /// Requests that wait for the follower, of each kind. When it is full callers wait to hand theirs in; not for
 /// long, since the follower answers each within Redis' response timeout, and all at once when Redis is away.
@@ -66,54 +67,58 @@ pub struct RedisStore {
     requests: mpsc::Sender<Request>,
     beats: mpsc::Sender<Announcement>,
     lease: LeaseDesk,
-    catalog: watch::Receiver<Option<Arc<Catalog>>>,
     pulse: Arc<Pulse>,
-    announced: watch::Receiver<Announced>,
-    _follower: AbortOnDropHandle<()>,
+    /// What the follower shows. The store keeps these open, so that nobody who watches them ends because the follower
+    /// did: the follower is named then, and nobody else.
+    catalog: watch::Sender<Option<Arc<Catalog>>>,
+    announced: watch::Sender<Announced>,
 }
 
 impl RedisStore {
-    /// Connects to `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]` in the background, for as long as it takes;
-    /// [`CatalogStore::health`] says how that goes. With `rediss://` by TLS, to a server whose certificate a
-    /// public authority signed.
+    /// The store at `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]`, and the task that follows it. With `rediss://` by
+    /// TLS, to a server whose certificate a public authority signed.
     ///
-    /// Must be called on a tokio runtime.
-    pub fn connect(url: &str, cluster: &ClusterName) -> Result<Self, InvalidUrl> {
-        Ok(Self::follow(Endpoint::new(url, cluster, None)?))
+    /// Nothing is asked of Redis before the follower runs. Once it is dropped, requests are refused.
+    pub fn at(url: &str, cluster: &ClusterName) -> Result<(Self, Follower), InvalidUrl> {
+        Ok(Self::with_follower(Endpoint::new(url, cluster, None)?))
     }
 
-    /// Like [`Self::connect`] to a `rediss://` URL, but trusts these certificates (PEM) and no others.
-    pub fn connect_trusting(url: &str, cluster: &ClusterName, authority: &str) -> Result<Self, InvalidUrl> {
-        Ok(Self::follow(Endpoint::new(url, cluster, Some(authority))?))
+    /// Like [`Self::at`] with a `rediss://` URL, but trusts these certificates (PEM) and no others.
+    pub fn at_trusting(
+        url: &str,
+        cluster: &ClusterName,
+        authority: &str,
+    ) -> Result<(Self, Follower), InvalidUrl> {
+        Ok(Self::with_follower(Endpoint::new(url, cluster, Some(authority))?))
     }
 
-    fn follow(endpoint: Endpoint) -> Self {
+    fn with_follower(endpoint: Endpoint) -> (Self, Follower) {
         let (requests, requests_received) = mpsc::channel(REQUESTS);
         let (beats, beats_received) = mpsc::channel(REQUESTS);
-        let (catalog, catalog_seen) = watch::channel(None);
+        let catalog = watch::Sender::new(None);
         let pulse = Arc::new(Pulse::new(endpoint.to_string()));
         let (line, line_seen) = watch::channel(None);
         let announcements = Announcements::default();
-        let announced = announcements.watch();
+        let announced = announcements.shown();
         let inbox = Inbox {
             requests: requests_received,
             beats: beats_received,
         };
         let shows = Shows {
             line,
-            catalog,
+            catalog: catalog.clone(),
             announcements,
         };
         let follower = Follower::new(endpoint, inbox, Arc::clone(&pulse), shows);
-        Self {
+        let store = Self {
             requests,
             beats,
             lease: LeaseDesk::new(line_seen, Arc::clone(&pulse)),
-            catalog: catalog_seen,
             pulse,
+            catalog,
             announced,
-            _follower: AbortOnDropHandle::new(tokio::spawn(follower.run())),
-        }
+        };
+        (store, follower)
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, StoreError> {
@@ -174,7 +179,7 @@ impl CatalogStore for RedisStore {
     }
 
     fn watch(&self) -> watch::Receiver<Option<Arc<Catalog>>> {
-        self.catalog.clone()
+        self.catalog.subscribe()
     }
 
     fn health(&self) -> watch::Receiver<StoreHealth> {
@@ -204,7 +209,7 @@ impl AnnouncementStore for RedisStore {
     }
 
     fn announced(&self) -> watch::Receiver<Announced> {
-        self.announced.clone()
+        self.announced.subscribe()
     }
 }
 

@@ -11,6 +11,7 @@ use skysail_tests::cases;
 use skysail_tests::cluster::{AMPLE_SLO, Runtime, Settings, TestCluster};
 use skysail_tests::deployment::Deployment;
 use skysail_tests::docker::{DockerCluster, image};
+use skysail_tests::followed_store::FollowedStore;
 use skysail_tests::program::children_of;
 use skysail_tests::redis::RedisServer;
 use skysail_tests::skysail::Skysail;
@@ -59,7 +60,7 @@ fn settings() -> Change {
 }
 
 /// Two frontends that hold two applications, a model and settings.
-async fn filled(server: &RedisServer) -> ([RedisStore; 2], Arc<Catalog>) {
+async fn filled(server: &RedisServer) -> ([FollowedStore; 2], Arc<Catalog>) {
     let [one, other] = two_stores(server).await;
     commit(&one, vec![put("a"), model("m")]).await.unwrap();
     let whole = commit(&one, vec![put("b"), settings()]).await.unwrap();

@@ -129,8 +129,8 @@ pub(super) struct Shows {
     pub(super) announcements: Announcements,
 }
 
-/// Owns the connection to Redis and the snapshot.
-pub(super) struct Follower {
+/// Owns the connection to Redis and the snapshot. It has to run for as long as the store is used.
+pub struct Follower {
     endpoint: Endpoint,
     inbox: Inbox,
     line: watch::Sender<Line>,
@@ -166,8 +166,9 @@ impl Follower {
         }
     }
 
-    /// One session after the other, with growing pauses between those that fail.
-    pub(super) async fn run(mut self) {
+    /// Connects, for as long as it takes, and follows Redis: one session after the other, with growing pauses
+    /// between those that fail. Never ends.
+    pub async fn run(mut self) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         // Requests made before the first session wait for how that goes.
         let mut opened = Session::open(&self.endpoint).await;
