@@ -431,7 +431,7 @@ async fn models_that_vanish_take_nothing_down_and_are_restored_by_the_command() 
     let before = children_of(runs.pid());
     assert_eq!(before.len(), 2);
 
-    let _: u64 = redis.run("HDEL {skysail:test}:documents model/m");
+    let _: u64 = redis.run("HDEL {skysail:test}:documents model/noop");
     let detail = register(&other, "second").await.problem(503);
     assert!(detail.contains("model `noop` is missing"), "{detail}");
     for frontend in [&runs, &other] {

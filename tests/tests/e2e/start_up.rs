@@ -107,7 +107,8 @@ async fn a_file_that_is_no_store_is_refused_and_left_alone() {
 
 /// All that a redb file holds, of tables of texts.
 fn texts(path: &Path) -> Vec<(String, String, String)> {
-    let read = Database::open(path).unwrap().begin_read().unwrap();
+    let database = Database::open(path).unwrap();
+    let read = database.begin_read().unwrap();
     let mut all = Vec::new();
     for table in read.list_tables().unwrap() {
         let texts: TableDefinition<&str, &str> = TableDefinition::new(table.name());
@@ -124,7 +125,8 @@ async fn a_store_file_of_another_layout_is_refused_in_words_and_left_as_it_is() 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("metadata.redb");
     // As the versions before documents by kind wrote it.
-    let written = Database::create(&file).unwrap().begin_write().unwrap();
+    let database = Database::create(&file).unwrap();
+    let written = database.begin_write().unwrap();
     for (table, key, text) in [
         ("about", "schema", "2"),
         ("about", "query-block", "7"),
@@ -135,6 +137,7 @@ async fn a_store_file_of_another_layout_is_refused_in_words_and_left_as_it_is() 
         written.open_table(texts).unwrap().insert(key, text).unwrap();
     }
     written.commit().unwrap();
+    drop(database);
     let before = texts(&file);
     let store = format!("embedded:{}", file.display());
     let (ended, said) = Settings::default().flag("--store", &store).fail().await;

@@ -2,11 +2,13 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use redb::{ReadableDatabase, TableDefinition};
 use skysail_core::catalog::Application;
 use skysail_proto::ids::ApplicationName;
 use skysail_proto::value::InputType;
 use tempfile::TempDir;
 
+use super::tables::{ABOUT, DOCUMENTS, GENERATION_KEY, LAYOUT_KEY, read_text};
 use super::*;
 use crate::store::MetadataStore;
 use crate::store::conformance::{StoreFactory, TestedStore, check_all};
