@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use skysail_core::catalog::{Catalog, Change, Generation};
+use skysail_core::catalog::{Catalog, Change, Generation, UnreadableDocument};
 
 /// All documents of a store: what is written, by keys of the form `kind/name`. Keys and texts are as they were
 /// found, so that damage can be told of whatever it is.
 pub(super) type Documents = BTreeMap<String, Vec<u8>>;
 
 /// Reads all documents, or says which one cannot be read and why.
-pub(super) fn read(documents: &Documents, generation: Generation) -> Result<Catalog, String> {
+pub(super) fn read(documents: &Documents, generation: Generation) -> Result<Catalog, UnreadableDocument> {
     let documents = documents
         .iter()
         .map(|(key, json)| (key.as_str(), json.as_slice()));
-    Catalog::read(generation, documents).map_err(|unreadable| unreadable.to_string())
+    Catalog::read(generation, documents)
 }
 
 /// One change, as a store writes it.

@@ -72,10 +72,10 @@ pub enum OpenError {
     },
     /// A version that writes stores in another way wrote it.
     #[error("the store file {} cannot be opened: {reason}", .path.display())]
-    OtherLayout {
+    OtherVersion {
         /// The file.
         path: PathBuf,
-        /// Which layout it has, and what to do.
+        /// What this version does not know of it, and what to do.
         reason: String,
     },
     /// The operating system refused.
@@ -583,7 +583,7 @@ impl OpenError {
     fn is_of_the_content(&self) -> bool {
         matches!(
             self,
-            Self::Foreign { .. } | Self::Damaged { .. } | Self::OtherLayout { .. }
+            Self::Foreign { .. } | Self::Damaged { .. } | Self::OtherVersion { .. }
         )
     }
 }
@@ -678,7 +678,7 @@ fn refusal(path: &Path, refused: Refused) -> OpenError {
     let path = path.to_path_buf();
     match refused {
         Refused::Foreign => OpenError::Foreign { path },
-        Refused::OtherLayout(reason) => OpenError::OtherLayout { path, reason },
+        Refused::OtherVersion(reason) => OpenError::OtherVersion { path, reason },
         Refused::Unreadable(reason) => OpenError::Damaged { path, reason },
         Refused::Redb(redb::Error::DatabaseAlreadyOpen) => OpenError::InUse { path },
         // redb's way to say that the file does not begin as its files do.

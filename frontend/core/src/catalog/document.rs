@@ -154,8 +154,8 @@ impl From<&ModelName> for Key {
 /// Why documents make no catalog.
 #[derive(Debug, thiserror::Error)]
 pub enum UnreadableDocument {
-    /// A newer version may know it.
-    #[error("the document `{0}` is of no kind that this version knows")]
+    /// Another version wrote it.
+    #[error("the document `{0}` is of no kind that this version knows: run the version that wrote it")]
     UnknownKind(String),
     /// It is not written as its kind is.
     #[error("the document of {} `{}`: {reason}", .key.kind.word(), .key.name)]

@@ -9,7 +9,7 @@ use redb::{
     TableHandle,
 };
 use serde::{Deserialize, Serialize};
-use skysail_core::catalog::{Catalog, Change, Generation};
+use skysail_core::catalog::{Catalog, Change, Generation, UnreadableDocument};
 
 use crate::store::document::{self, Documents, Edit};
 use crate::store::layout::{LAYOUT, check_layout};
@@ -49,7 +49,7 @@ pub(super) enum Refused {
     #[error("it holds none of our tables")]
     Foreign,
     #[error("{0}")]
-    OtherLayout(String),
+    OtherVersion(String),
     #[error("{0}")]
     Unreadable(String),
     #[error(transparent)]
@@ -99,7 +99,7 @@ fn prepare(database: &Database) -> Result<(), Refused> {
     let about = transaction.open_table(ABOUT).map_err(foreign_table)?;
     match read_text(&about, LAYOUT_KEY)? {
         None => Err(Refused::Foreign),
-        Some(found) => check_layout(&found).map_err(Refused::OtherLayout),
+        Some(found) => check_layout(&found).map_err(Refused::OtherVersion),
     }
 }
 
@@ -144,10 +144,18 @@ fn read_catalog(database: &Database) -> Result<(Catalog, Inventory), Refused> {
             inventory.counted()
         )));
     }
-    let mut catalog = document::read(&documents, generation).map_err(Refused::Unreadable)?;
+    let mut catalog = document::read(&documents, generation).map_err(|document| unreadable(&document))?;
     let replaces = read_text(&about, REPLACES_KEY)?.unwrap_or_default();
     catalog.replaces = replaces.split_whitespace().map(str::to_owned).collect();
     Ok((catalog, inventory))
+}
+
+fn unreadable(document: &UnreadableDocument) -> Refused {
+    let reason = document.to_string();
+    match document {
+        UnreadableDocument::UnknownKind(_) => Refused::OtherVersion(reason),
+        _ => Refused::Unreadable(reason),
+    }
 }
 
 pub(super) fn read_text(

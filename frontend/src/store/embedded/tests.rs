@@ -169,6 +169,33 @@ fn a_file_of_another_layout_is_refused_and_keeps_what_is_in_it() {
 }
 
 #[test]
+fn a_document_of_an_unknown_kind_is_another_versions_and_no_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = store_path(&folder);
+    let proof = Inventory::of(&[("sink/s".to_owned(), b"{}".to_vec())].into()).proof();
+    let generation = format!(
+        r#"{{"incarnation": "a", "number": 1, "count": {}, "digest": {}}}"#,
+        proof.count, proof.digest
+    );
+    write_about(&path, GENERATION_KEY, &generation);
+    let database = Database::open(&path).unwrap();
+    let write = database.begin_write().unwrap();
+    write
+        .open_table(DOCUMENTS)
+        .unwrap()
+        .insert("sink/s", "{}")
+        .unwrap();
+    write.commit().unwrap();
+    drop(database);
+    let error = refused(&path);
+    assert!(
+        error.contains("`sink/s` is of no kind that this version knows") && error.contains("run the version"),
+        "{error}"
+    );
+    assert!(!error.contains("damaged"), "{error}");
+}
+
+#[test]
 fn a_file_whose_content_makes_no_sense_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     write_about(&store_path(&folder), GENERATION_KEY, "seven");

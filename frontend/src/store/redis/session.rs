@@ -214,7 +214,7 @@ impl Session {
     /// What the documents say.
     pub(super) fn catalog(&self, documents: &Documents, stored: Stored) -> Result<Catalog, StoreError> {
         let catalog = document::read(documents, stored.generation);
-        let catalog = catalog.map_err(|reason| self.endpoint.corrupt(&reason))?;
+        let catalog = catalog.map_err(|unreadable| self.endpoint.corrupt(&unreadable.to_string()))?;
         let replaces = stored.replaces;
         Ok(Catalog { replaces, ..catalog })
     }
