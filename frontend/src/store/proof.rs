@@ -194,7 +194,7 @@ mod tests {
             "2 applications, 1 model and settings"
         );
         assert_eq!(
-            counted(&["model/m", "x", "sink/s"]),
+            counted(&["model/m", "x", "unicorn/u"]),
             "1 model and 2 documents of other kinds"
         );
     }
@@ -210,11 +210,11 @@ mod tests {
         let found = Inventory::of(&documents(&[
             ("application/a", "1"),
             ("application/b", "4"),
-            ("sink/c", "5"),
+            ("unicorn/c", "5"),
         ]));
         assert_eq!(
             held.damage(&found).as_deref(),
-            Some("model `m` is missing, application `b` is changed, document `sink/c` is added by nobody")
+            Some("model `m` is missing, application `b` is changed, document `unicorn/c` is added by nobody")
         );
         let names: Vec<String> = (0..8).map(|number| format!("application/app-{number}")).collect();
         let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();

@@ -117,8 +117,8 @@ async fn a_part_that_is_lost_is_named_and_restored() {
             "model `n` is added by nobody",
         ),
         (
-            "HSET {skysail:blue}:documents sink/s {}",
-            "document `sink/s` is added by nobody",
+            "HSET {skysail:blue}:documents unicorn/u {}",
+            "document `unicorn/u` is added by nobody",
         ),
         ("DEL {skysail:blue}:generation", "empty"),
         ("HDEL {skysail:blue}:generation digest", "whole is gone"),

@@ -281,7 +281,7 @@ mod tests {
         ] {
             assert_eq!(Key::parse(key).unwrap().to_string(), key);
         }
-        for unknown in ["", "model", "/", "sink/s", "Model/m", "models/m"] {
+        for unknown in ["", "model", "/", "unicorn/u", "Model/m", "models/m"] {
             assert_eq!(Key::parse(unknown), None, "{unknown}");
         }
     }
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_document_of_another_kind_is_refused_by_its_key() {
-        for unknown in ["sink/s", "iris"] {
+        for unknown in ["unicorn/u", "iris"] {
             let error = read(&[(unknown, "{}")]).unwrap_err();
             assert!(
                 error.contains(&format!("`{unknown}`")) && error.contains("no kind"),

@@ -172,7 +172,7 @@ fn a_file_of_another_layout_is_refused_and_keeps_what_is_in_it() {
 fn a_document_of_an_unknown_kind_is_another_versions_and_no_damage() {
     let folder = tempfile::tempdir().unwrap();
     let path = store_path(&folder);
-    let proof = Inventory::of(&[("sink/s".to_owned(), b"{}".to_vec())].into()).proof();
+    let proof = Inventory::of(&[("unicorn/u".to_owned(), b"{}".to_vec())].into()).proof();
     let generation = format!(
         r#"{{"incarnation": "a", "number": 1, "count": {}, "digest": {}}}"#,
         proof.count, proof.digest
@@ -183,13 +183,14 @@ fn a_document_of_an_unknown_kind_is_another_versions_and_no_damage() {
     write
         .open_table(DOCUMENTS)
         .unwrap()
-        .insert("sink/s", "{}")
+        .insert("unicorn/u", "{}")
         .unwrap();
     write.commit().unwrap();
     drop(database);
     let error = refused(&path);
     assert!(
-        error.contains("`sink/s` is of no kind that this version knows") && error.contains("run the version"),
+        error.contains("`unicorn/u` is of no kind that this version knows")
+            && error.contains("run the version"),
         "{error}"
     );
     assert!(!error.contains("damaged"), "{error}");
