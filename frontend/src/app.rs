@@ -127,12 +127,13 @@ impl App {
         config: Config,
         control: ControlThread,
         runtime: Option<Arc<dyn ContainerRuntime>>,
-        parts: Vec<Part>,
+        mut parts: Vec<Part>,
     ) -> Result<Self, BuildError> {
         let listeners = Listeners::bind(&config, runtime.as_deref(), &control).await?;
         let addresses = listeners.addresses(&config);
         let asks = admin_token::asks(&config)?;
-        let store = open_store(&config).await?;
+        let (store, follower) = open_store(&config).await?;
+        parts.extend(follower);
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::default());
         let models = ModelTable::new(config.queue_bounds, config.cache_bytes, metrics.clone(), clock);
@@ -550,20 +551,24 @@ impl Wiring {
 #[error("the {0} ended while the frontend was serving; this is a bug, see the log")]
 pub struct PartEnded(&'static str);
 
-async fn open_store(config: &Config) -> Result<Arc<dyn MetadataStore>, BuildError> {
+/// A store that several frontends share has to be followed by a task.
+async fn open_store(config: &Config) -> Result<(Arc<dyn MetadataStore>, Option<Part>), BuildError> {
     match &config.store {
         StoreLocation::Embedded(path) => {
             let path = path.clone();
             let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(path)).await;
             let opened = opened.map_err(|error| BuildError::Store(error.into()))?;
-            Ok(Arc::new(opened.map_err(|error| BuildError::Store(error.into()))?))
+            let opened = opened.map_err(|error| BuildError::Store(error.into()))?;
+            Ok((Arc::new(opened), None))
         }
         StoreLocation::Redis(url) => {
             let store = match &config.store_ca {
-                None => RedisStore::connect(url, &config.cluster),
-                Some(authority) => RedisStore::connect_trusting(url, &config.cluster, authority),
+                None => RedisStore::at(url, &config.cluster),
+                Some(authority) => RedisStore::at_trusting(url, &config.cluster, authority),
             };
-            Ok(Arc::new(store.map_err(|error| BuildError::Store(error.into()))?))
+            let (store, follower) = store.map_err(|error| BuildError::Store(error.into()))?;
+            let follower = Part::new("store follower", Stage::Store, Thread::Query, follower.run());
+            Ok((Arc::new(store), Some(follower)))
         }
     }
 }

@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 use crate::clock::Clock;
 use crate::leadership::Leadership;
 use crate::reconcile::Report;
-use crate::store::{MetadataStore, StoreError};
+use crate::store::{CatalogStore, StoreError};
 
 /// How often is decided: as often as frontends say what is asked of them.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// What an autoscaler is made of.
 pub struct Parts {
     /// Where numbers of replicas are read and written.
-    pub store: Arc<dyn MetadataStore>,
+    pub store: Arc<dyn CatalogStore>,
     /// What all live frontends see.
     pub views: watch::Receiver<Arc<Vec<FrontendView>>>,
     /// Whether this frontend is the one to decide.
@@ -230,7 +230,7 @@ fn changes(catalog: &Catalog, steps: &[Step]) -> Vec<Change> {
             deployment.replicas = decision.replicas;
         }
     }
-    changed.into_values().map(Change::PutModel).collect()
+    changed.into_values().map(Change::put).collect()
 }
 
 #[cfg(test)]
@@ -264,7 +264,7 @@ mod tests {
     async fn world(model: Model) -> World {
         let folder = tempfile::tempdir().unwrap();
         let store = EmbeddedStore::open(folder.path().join("metadata.redb")).unwrap();
-        let store: Arc<dyn MetadataStore> = Arc::new(store);
+        let store = Arc::new(store);
         let (views, seen) = watch::channel(Arc::default());
         let leadership = Arc::new(Leadership::new(store.clone(), "f".into()));
         let parts = Parts {
@@ -283,9 +283,9 @@ mod tests {
         }
     }
 
-    async fn put(store: &dyn MetadataStore, model: Model) {
+    async fn put(store: &dyn CatalogStore, model: Model) {
         let catalog = store.watch().borrow().clone().unwrap();
-        let put = store.commit(vec![Change::PutModel(model)], &catalog.generation);
+        let put = store.commit(vec![Change::put(model)], &catalog.generation);
         put.await.unwrap();
     }
 

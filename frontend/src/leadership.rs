@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::store::{Leased, MetadataStore};
+use crate::store::{LeaseStore, Leased};
 
 mod place;
 
@@ -49,7 +49,7 @@ const OVERLAP: Duration = Duration::from_millis(500);
 
 /// This frontend's part in who acts.
 pub struct Leadership {
-    store: Arc<dyn MetadataStore>,
+    store: Arc<dyn LeaseStore>,
     holder: String,
     term: watch::Sender<Option<Term>>,
     /// Whether it was this frontend that acted last, as far as it knows.
@@ -75,7 +75,7 @@ enum Asked {
 
 impl Leadership {
     /// That of `holder`, which does not act before [`Self::run`]. See [`holder()`].
-    pub fn new(store: Arc<dyn MetadataStore>, holder: String) -> Self {
+    pub fn new(store: Arc<dyn LeaseStore>, holder: String) -> Self {
         Self {
             store,
             holder,

@@ -22,14 +22,14 @@ use bollard::query_parameters::{
 };
 use serde_json::{Value, json};
 use skysail_core::cluster::FrontendView;
-use skysail_frontend::store::MetadataStore;
-use skysail_frontend::store::redis::RedisStore;
+use skysail_frontend::store::AnnouncementStore;
 use skysail_proto::ids::ClusterName;
 use skysail_proto::labels;
 use tempfile::TempDir;
 
 use crate::deployment::Deployment;
 use crate::docker::{Container, DockerCluster, image, redis_image};
+use crate::followed_store::FollowedStore;
 use crate::frontends::answers;
 use crate::load::{Load, Running};
 use crate::rest::Rest;
@@ -70,7 +70,7 @@ pub struct ContainedCluster {
 
 /// What frontends announce, read in the store itself: what each of them sees.
 struct Watch {
-    store: RedisStore,
+    store: FollowedStore,
     addr: SocketAddr,
 }
 
@@ -291,7 +291,7 @@ impl ContainedCluster {
         let watch = match self.watch.take() {
             Some(watch) if watch.addr == addr => watch,
             _ => {
-                let store = RedisStore::connect(&format!("redis://{addr}/0"), &self.name());
+                let store = FollowedStore::connect(&format!("redis://{addr}/0"), &self.name());
                 Watch {
                     store: store.expect("a valid URL"),
                     addr,

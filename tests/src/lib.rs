@@ -21,6 +21,7 @@ pub mod cluster;
 pub mod contained;
 pub mod deployment;
 pub mod docker;
+pub mod followed_store;
 pub mod frontends;
 pub mod http2;
 pub mod journal;

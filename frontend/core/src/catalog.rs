@@ -17,8 +17,10 @@ use skysail_proto::deployment::VersionSpec;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
 use skysail_proto::value::{InputType, Output};
 
+mod document;
 mod settings;
 
+pub use self::document::{Document, Key, Kind, UnreadableDocument};
 pub use self::settings::{Secret, Settings};
 
 /// Which snapshot of which life of a store.
@@ -114,16 +116,22 @@ pub struct Version {
 /// One document put or removed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    /// Registers or replaces an application.
-    PutApplication(Application),
-    /// Forgets an application.
-    DeleteApplication(ApplicationName),
-    /// Registers or replaces a model with all its versions.
-    PutModel(Model),
-    /// Forgets a model with all its versions.
-    DeleteModel(ModelName),
-    /// Replaces the settings of the cluster, all of them.
-    PutSettings(Settings),
+    /// Puts a document in the place of the one with its key, if there is one.
+    Put(Document),
+    /// Removes the document with this key. That there is none is no error.
+    Delete(Key),
+}
+
+impl Change {
+    /// Puts an application, a model or settings.
+    pub fn put(document: impl Into<Document>) -> Self {
+        Self::Put(document.into())
+    }
+
+    /// Removes what has this name.
+    pub fn delete(key: impl Into<Key>) -> Self {
+        Self::Delete(key.into())
+    }
 }
 
 /// A snapshot of all desired state.
@@ -150,19 +158,38 @@ impl Catalog {
         };
         for change in changes {
             match change {
-                Change::PutApplication(application) => {
-                    next.applications
-                        .insert(application.name.clone(), Arc::new(application.clone()));
-                }
-                Change::DeleteApplication(name) => drop(next.applications.remove(name)),
-                Change::PutModel(model) => {
-                    next.models.insert(model.name.clone(), Arc::new(model.clone()));
-                }
-                Change::DeleteModel(name) => drop(next.models.remove(name)),
-                Change::PutSettings(settings) => next.settings = Arc::new(settings.clone()),
+                Change::Put(document) => next.put(document.clone()),
+                Change::Delete(key) => next.delete(key),
             }
         }
         next
+    }
+
+    fn put(&mut self, document: Document) {
+        match document {
+            Document::Application(application) => {
+                self.applications
+                    .insert(application.name.clone(), Arc::new(application));
+            }
+            Document::Model(model) => drop(self.models.insert(model.name.clone(), Arc::new(model))),
+            Document::Settings(settings) => self.settings = Arc::new(settings),
+        }
+    }
+
+    fn delete(&mut self, key: &Key) {
+        match key.kind {
+            Kind::Application => drop(self.applications.remove(key.name.as_str())),
+            Kind::Model => drop(self.models.remove(key.name.as_str())),
+            Kind::Settings => self.settings = Arc::default(),
+        }
+    }
+
+    /// Every document of it. Settings that are the default ones have none.
+    pub fn documents(&self) -> impl Iterator<Item = Document> + '_ {
+        let applications = self.applications.values().map(|one| one.as_ref().clone().into());
+        let models = self.models.values().map(|one| one.as_ref().clone().into());
+        let settings = (*self.settings != Settings::default()).then(|| self.settings.as_ref().clone().into());
+        applications.chain(models).chain(settings)
     }
 
     /// Whether containers that were started for this incarnation of a store are this store's to start and stop.

@@ -86,7 +86,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::catalog::{Change, Generation};
+    use crate::catalog::{Application, Change, Generation};
     use crate::cluster::ReplicaView;
 
     fn view(models: &[&str]) -> FrontendView {
@@ -113,14 +113,14 @@ mod tests {
                 "input_type": "doubles", "registered_at": "2026-01-01T00:00:00Z", "deployment": deployment,
             });
             let model = json!({ "name": name, "current_version": "1", "versions": { "1": version } });
-            changes.push(Change::PutModel(serde_json::from_value(model).unwrap()));
+            changes.push(Change::put(serde_json::from_value::<Model>(model).unwrap()));
             if !name.starts_with('x') {
                 let application = json!({
                     "name": name, "input_type": "doubles", "default_output": "", "slo_micros": 1,
                     "linked_models": [name], "registered_at": "2026-01-01T00:00:00Z",
                 });
-                changes.push(Change::PutApplication(
-                    serde_json::from_value(application).unwrap(),
+                changes.push(Change::put(
+                    serde_json::from_value::<Application>(application).unwrap(),
                 ));
             }
         }
@@ -206,7 +206,7 @@ mod tests {
             from: old,
             replace: false,
         });
-        all = all.with(&[Change::PutModel(model)], Generation::default());
+        all = all.with(&[Change::put(model)], Generation::default());
         for (own, after) in [("a:1", 0), ("a:2", 0), ("a:3", 10_001)] {
             assert_eq!(over_after(&all, &[own], &[]), after, "{own}");
         }

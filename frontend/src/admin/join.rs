@@ -1,7 +1,7 @@
 //! What a container needs to join a version: the cluster's key, which tokens are made with, and the version's own
 //! join token.
 
-use skysail_core::catalog::{Catalog, Change, Secret, Settings};
+use skysail_core::catalog::{Catalog, Change, Document, Secret, Settings};
 use skysail_core::container_token::{Subject, join_token};
 use skysail_proto::admin::JoinToken;
 use skysail_proto::error_code::ErrorCode;
@@ -14,7 +14,7 @@ use super::{AdminError, AdminService};
 /// person asks for, and not before: an empty store may be one that lost everything.
 pub(super) fn with_key(catalog: &Catalog, mut changes: Vec<Change>) -> Vec<Change> {
     let put = changes.iter_mut().find_map(|change| match change {
-        Change::PutSettings(settings) => Some(settings),
+        Change::Put(Document::Settings(settings)) => Some(settings),
         _ => None,
     });
     match put {
@@ -23,7 +23,7 @@ pub(super) fn with_key(catalog: &Catalog, mut changes: Vec<Change>) -> Vec<Chang
             let key = || known.unwrap_or_else(fresh_key);
             settings.container_key.get_or_insert_with(key);
         }
-        None if catalog.settings.container_key.is_none() => changes.push(Change::PutSettings(Settings {
+        None if catalog.settings.container_key.is_none() => changes.push(Change::put(Settings {
             container_key: Some(fresh_key()),
             ..Settings::clone(&catalog.settings)
         })),
@@ -75,11 +75,13 @@ impl AdminService {
 
 #[cfg(test)]
 mod tests {
+    use skysail_proto::ids::ApplicationName;
+
     use super::*;
 
     fn settings(changes: &[Change]) -> Vec<&Settings> {
         let settings = changes.iter().filter_map(|change| match change {
-            Change::PutSettings(settings) => Some(settings),
+            Change::Put(Document::Settings(settings)) => Some(settings),
             _ => None,
         });
         settings.collect()
@@ -87,7 +89,7 @@ mod tests {
 
     #[test]
     fn the_first_change_brings_a_key_and_later_ones_leave_it() {
-        let change = || vec![Change::DeleteApplication("a".parse().unwrap())];
+        let change = || vec![Change::delete(&"a".parse::<ApplicationName>().unwrap())];
         let first = with_key(&Catalog::default(), change());
         let [put] = settings(&first)[..] else {
             panic!("{first:?}");
@@ -107,7 +109,7 @@ mod tests {
             admin_token: token.clone(),
             container_key: None,
         };
-        let put = vec![Change::PutSettings(without_key)];
+        let put = vec![Change::put(without_key)];
         let written = Catalog::default().with(&put, Default::default());
         for changes in [with_key(&written, Vec::new()), with_key(&Catalog::default(), put)] {
             let [settings] = settings(&changes)[..] else {

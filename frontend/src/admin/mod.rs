@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::model::ModelTable;
 use crate::reconcile::Report;
 use crate::runtime::ContainerRuntime;
-use crate::store::{MetadataStore, StoreError, StoreHealth};
+use crate::store::{CatalogStore, StoreError, StoreHealth};
 
 pub mod access;
 mod cluster;
@@ -90,7 +90,7 @@ impl From<StoreError> for AdminError {
 /// The control plane's front door.
 pub struct AdminService {
     /// Where desired state lives.
-    pub store: Arc<dyn MetadataStore>,
+    pub store: Arc<dyn CatalogStore>,
     /// The generation that this frontend's query path follows.
     pub followed: watch::Receiver<Generation>,
     /// What all frontends see.
@@ -191,7 +191,7 @@ impl AdminService {
                     new.name
                 )));
             }
-            Ok(vec![Change::PutApplication(Application {
+            Ok(vec![Change::put(Application {
                 name: new.name.clone(),
                 input_type: new.input_type,
                 default_output: new.default_output.clone(),
@@ -219,7 +219,7 @@ impl AdminService {
             if let Some(default_output) = &patch.default_output {
                 application.default_output.clone_from(default_output);
             }
-            Ok(vec![Change::PutApplication(application)])
+            Ok(vec![Change::put(application)])
         })
         .await
     }
@@ -228,7 +228,7 @@ impl AdminService {
     pub async fn delete_application(&self, name: &ApplicationName) -> Result<Arc<Catalog>, AdminError> {
         self.change(|catalog| {
             application(catalog, name)?;
-            Ok(vec![Change::DeleteApplication(name.clone())])
+            Ok(vec![Change::delete(name)])
         })
         .await
     }

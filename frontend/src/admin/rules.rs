@@ -38,7 +38,7 @@ pub(super) fn link(catalog: &Catalog, name: &ApplicationName, model_name: &Model
         )));
     }
     application.linked_models.push(model_name.clone());
-    Ok(vec![Change::PutApplication(application)])
+    Ok(vec![Change::put(application)])
 }
 
 pub(super) fn unlink(catalog: &Catalog, name: &ApplicationName, model_name: &ModelName) -> Checked {
@@ -48,7 +48,7 @@ pub(super) fn unlink(catalog: &Catalog, name: &ApplicationName, model_name: &Mod
         return Err(AdminError::new(ErrorCode::NotFound, detail));
     }
     application.linked_models.retain(|linked| linked != model_name);
-    Ok(vec![Change::PutApplication(application)])
+    Ok(vec![Change::put(application)])
 }
 
 /// A new version, which is to answer as soon as it is ready.
@@ -88,7 +88,7 @@ pub(super) fn register_version(
     };
     model.versions.insert(new.version.clone(), version);
     turn_to(&mut model, &new.version, new.replace, observed);
-    Ok(vec![Change::PutModel(model)])
+    Ok(vec![Change::put(model)])
 }
 
 /// A version whose replicas follow the load takes over the load of the one before: it starts with as many, within
@@ -126,7 +126,7 @@ pub(super) fn set_current_version(
         return Ok(Vec::new());
     }
     turn_to(&mut model, version, false, observed);
-    Ok(vec![Change::PutModel(model)])
+    Ok(vec![Change::put(model)])
 }
 
 /// Makes a version the current one, and begins the change of versions that leads there.
@@ -180,7 +180,7 @@ pub(super) fn delete_version(catalog: &Catalog, id: &ModelId, observed: &Observe
             );
             return Err(conflict(format!("{linked}: {advice}")));
         }
-        return Ok(vec![Change::DeleteModel(id.name.clone())]);
+        return Ok(vec![Change::delete(&id.name)]);
     }
     if model.current_version == id.version {
         let advice = format!(
@@ -199,7 +199,7 @@ pub(super) fn delete_version(catalog: &Catalog, id: &ModelId, observed: &Observe
     }
     model.rollout.take_if(|rollout| rollout.from == id.version);
     model.versions.remove(&id.version);
-    Ok(vec![Change::PutModel(model)])
+    Ok(vec![Change::put(model)])
 }
 
 /// Whether a version that is no longer current still answers, because the current one is not ready. One that
@@ -234,7 +234,7 @@ pub(super) fn scale(catalog: &Catalog, id: &ModelId, wanted: Replicas) -> Checke
             deployment.autoscale = Some(bounds);
         }
     }
-    Ok(vec![Change::PutModel(model)])
+    Ok(vec![Change::put(model)])
 }
 
 /// A version that becomes current must take what the linked applications send.

@@ -37,6 +37,7 @@ pub(super) struct Ending {
     leadership: Running,
     background: Running,
     announcer: Running,
+    store: Running,
 }
 
 /// What is told that the frontend ends.
@@ -73,6 +74,7 @@ impl Ending {
             leadership: Running::default(),
             background: Running::default(),
             announcer: Running::default(),
+            store: Running::default(),
         }
     }
 
@@ -84,6 +86,7 @@ impl Ending {
             Stage::Leadership => &mut self.leadership,
             Stage::Background => &mut self.background,
             Stage::Announcer => &mut self.announcer,
+            Stage::Store => &mut self.store,
         }
     }
 
@@ -95,6 +98,7 @@ impl Ending {
             part = self.leadership.ended() => part,
             part = self.background.ended() => part,
             part = self.announcer.ended() => part,
+            part = self.store.ended() => part,
         }
     }
 

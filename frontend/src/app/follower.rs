@@ -11,7 +11,7 @@ use tracing::warn;
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
 use crate::query::{QueryService, Routes};
-use crate::store::MetadataStore;
+use crate::store::QueryBlockStore;
 
 /// Keeps the query path in line with the catalog.
 pub(super) struct Follower {
@@ -60,7 +60,7 @@ impl Follower {
 }
 
 /// Fetches a block of query ids at the start, and whenever half of one is used.
-pub(super) async fn fetch_query_ids(store: Arc<dyn MetadataStore>, queries: Arc<QueryService>) {
+pub(super) async fn fetch_query_ids(store: Arc<dyn QueryBlockStore>, queries: Arc<QueryService>) {
     loop {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {

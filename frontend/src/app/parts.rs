@@ -45,6 +45,8 @@ pub(super) enum Stage {
     Background,
     /// Takes the frontend's announcement back when the background closes.
     Announcer,
+    /// Serves the store to all others, and is dropped after them.
+    Store,
 }
 
 /// Where a part runs.

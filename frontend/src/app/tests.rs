@@ -13,9 +13,13 @@ const BOUND: Duration = Duration::from_secs(60);
 
 /// A frontend with both roles that has nothing to do, at ports of its own.
 async fn app(folder: &TempDir) -> App {
+    app_on(StoreLocation::Embedded(folder.path().join("metadata.redb"))).await
+}
+
+async fn app_on(store: StoreLocation) -> App {
     let free: SocketAddr = ([127, 0, 0, 1], 0).into();
     let config = Config {
-        store: StoreLocation::Embedded(folder.path().join("metadata.redb")),
+        store,
         query_addr: free,
         admin_addr: free,
         ops_addr: Some(free),
@@ -34,7 +38,14 @@ fn names(app: &App) -> Vec<&'static str> {
 /// Runs a frontend in which one part does something else; says how it ended.
 async fn run_with(name: &str, instead: impl Future<Output = ()> + Send + 'static) -> Result<(), PartEnded> {
     let folder = tempfile::tempdir().unwrap();
-    let mut app = app(&folder).await;
+    ended_with(app(&folder).await, name, instead).await
+}
+
+async fn ended_with(
+    mut app: App,
+    name: &str,
+    instead: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), PartEnded> {
     let part = app.parts.iter_mut().find(|part| part.name == name);
     part.unwrap().task = instead.boxed();
     let ended = timeout(BOUND, app.run(CancellationToken::new())).await;
@@ -58,6 +69,35 @@ async fn every_part_that_ends_takes_the_frontend_down_and_is_named() {
         let ended = run_with(name, async {}).await.unwrap_err();
         assert_eq!(ended.to_string(), PartEnded(name).to_string());
     }
+}
+
+/// A Redis that is away: the first port is nobody's.
+fn redis() -> StoreLocation {
+    StoreLocation::Redis("redis://127.0.0.1:1/0".into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_redis_the_follower_of_the_store_is_a_part_like_the_others() {
+    let on_redis = app_on(redis()).await;
+    let mut expected = names(&app(&tempfile::tempdir().unwrap()).await);
+    expected.push("store follower");
+    let mut found = names(&on_redis);
+    expected.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(found, expected);
+    let ended = ended_with(on_redis, "store follower", async {})
+        .await
+        .unwrap_err();
+    assert_eq!(ended.to_string(), PartEnded("store follower").to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frontend_without_its_redis_ends_in_order_when_it_is_told_to() {
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(app_on(redis()).await.run(shutdown.clone()));
+    shutdown.cancel();
+    let ended = timeout(BOUND, running).await.expect("it ends").unwrap();
+    ended.expect("no part ended before");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::view::Observer;
-use crate::store::MetadataStore;
+use crate::store::AnnouncementStore;
 
 /// A frontend that announces nothing for as long is taken to be gone.
 const TIME_TO_LIVE: Duration = Duration::from_secs(5);
@@ -34,7 +34,7 @@ pub struct Announcer {
     /// Builds the view.
     pub observer: Arc<Mutex<Observer>>,
     /// Where it is announced.
-    pub store: Arc<dyn MetadataStore>,
+    pub store: Arc<dyn AnnouncementStore>,
     /// Where this frontend itself finds it, also while the store is away.
     pub own: watch::Sender<FrontendView>,
     /// Changes when queries are routed anew.

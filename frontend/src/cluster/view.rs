@@ -241,7 +241,7 @@ fn replica_view(replica: &Replica, inputs_per_second: f64) -> ReplicaView {
 #[cfg(test)]
 mod tests {
     use skysail_container_rpc::session::Registration;
-    use skysail_core::catalog::{Change, Rollout};
+    use skysail_core::catalog::{Application, Change, Rollout};
     use skysail_core::queue::Bounds;
     use skysail_proto::ids::ReplicaId;
     use skysail_proto::value::InputType;
@@ -265,13 +265,9 @@ mod tests {
                 "name": name, "input_type": "doubles", "default_output": "", "slo_micros": slo_micros,
                 "linked_models": ["m"], "registered_at": "2026-01-01T00:00:00Z",
             });
-            Change::PutApplication(serde_json::from_value(application).unwrap())
+            Change::put(serde_json::from_value::<Application>(application).unwrap())
         };
-        let changes = [
-            Change::PutModel(model),
-            application("a", 500),
-            application("b", 300),
-        ];
+        let changes = [Change::put(model), application("a", 500), application("b", 300)];
         let generation = skysail_core::catalog::Generation {
             incarnation: "i".to_owned(),
             number: 7,

@@ -2,16 +2,15 @@
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use skysail_core::catalog::{Catalog, Change, Generation};
 use tokio::task::JoinHandle;
 use tokio::time::advance;
 
 use super::*;
-use crate::store::{Announced, Settle, StoreError, StoreHealth};
+use crate::store::StoreError;
 
 /// A store of nothing but a lease.
 #[derive(Default)]
-struct LeaseStore {
+struct OneLease {
     away: AtomicBool,
     /// How long a question takes to come, and an answer.
     trip: Mutex<Duration>,
@@ -19,7 +18,7 @@ struct LeaseStore {
 }
 
 #[async_trait]
-impl MetadataStore for LeaseStore {
+impl LeaseStore for OneLease {
     async fn take_lease(&self, holder: &str, ttl: Duration) -> Result<Leased, StoreError> {
         if self.away.load(Ordering::Relaxed) {
             return Err(StoreError::Unavailable("it is away".into()));
@@ -41,53 +40,9 @@ impl MetadataStore for LeaseStore {
         }
         Ok(())
     }
-
-    async fn commit_under(
-        &self,
-        _lease: Option<&Lease>,
-        _changes: Vec<Change>,
-        _expected: &Generation,
-    ) -> Result<Arc<Catalog>, StoreError> {
-        unreachable!("nobody writes")
-    }
-
-    fn watch(&self) -> watch::Receiver<Option<Arc<Catalog>>> {
-        unreachable!("nobody reads")
-    }
-
-    fn health(&self) -> watch::Receiver<StoreHealth> {
-        unreachable!("nobody asks")
-    }
-
-    async fn next_query_block(&self) -> Result<u64, StoreError> {
-        unreachable!("nobody asks")
-    }
-
-    async fn announce(&self, _id: &str, _document: String, _ttl: Duration) -> Result<(), StoreError> {
-        unreachable!("nobody announces")
-    }
-
-    async fn withdraw(&self, _id: &str) -> Result<(), StoreError> {
-        unreachable!("nobody announces")
-    }
-
-    fn announced(&self) -> watch::Receiver<Announced> {
-        unreachable!("nobody announces")
-    }
-
-    async fn adopt(
-        &self,
-        _incarnations: std::collections::BTreeSet<String>,
-    ) -> Result<Arc<Catalog>, StoreError> {
-        unreachable!("nobody adopts")
-    }
-
-    async fn settle(&self, _how: Settle) -> Result<Arc<Catalog>, StoreError> {
-        unreachable!("nothing is lost")
-    }
 }
 
-impl LeaseStore {
+impl OneLease {
     fn take(&self, holder: &str, ttl: Duration) -> Result<Leased, StoreError> {
         let mut held = self.lease.lock();
         let before = held.take();
@@ -110,7 +65,7 @@ impl LeaseStore {
     }
 }
 
-fn frontend(store: &Arc<LeaseStore>, id: &str) -> Arc<Leadership> {
+fn frontend(store: &Arc<OneLease>, id: &str) -> Arc<Leadership> {
     Arc::new(Leadership::new(store.clone(), id.into()))
 }
 
@@ -156,7 +111,7 @@ async fn one_that_ends_gives_its_lease_back() {
 
 #[tokio::test(start_paused = true)]
 async fn one_without_a_runtime_acts_only_while_nobody_with_one_lives() {
-    let store: Arc<LeaseStore> = Arc::default();
+    let store: Arc<OneLease> = Arc::default();
     let views = watch::Sender::new(Arc::new(Vec::new()));
     let without = Leadership::new(store.clone(), "without".into());
     let without = Arc::new(without.yielding(views.subscribe()));
@@ -204,7 +159,7 @@ async fn one_that_was_paused_knows_by_its_own_clock_that_it_acts_no_longer() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_confirmed_once_another_has_the_lease() {
-    let store: Arc<LeaseStore> = Arc::default();
+    let store: Arc<OneLease> = Arc::default();
     let (first, second) = (frontend(&store, "first"), frontend(&store, "second"));
     assert_eq!(first.ask().await, Asked::Held);
     // Its clock says that it acts, but the store has forgotten.
@@ -217,7 +172,7 @@ async fn nothing_is_confirmed_once_another_has_the_lease() {
 
 #[tokio::test(start_paused = true)]
 async fn without_the_store_nobody_acts_for_long_and_with_it_one_does_again() {
-    let store: Arc<LeaseStore> = Arc::default();
+    let store: Arc<OneLease> = Arc::default();
     let (first, second) = (frontend(&store, "first"), frontend(&store, "second"));
     let _running = (run(&first), run(&second));
     acts(&first).await;
@@ -244,7 +199,7 @@ async fn without_the_store_nobody_acts_for_long_and_with_it_one_does_again() {
 #[tokio::test(start_paused = true)]
 async fn a_lease_is_kept_from_a_store_that_answers_before_it_runs_out() {
     for trip in [600, 1200, 1950] {
-        let store: Arc<LeaseStore> = Arc::default();
+        let store: Arc<OneLease> = Arc::default();
         *store.trip.lock() = Duration::from_millis(trip);
         let (first, second) = (frontend(&store, "first"), frontend(&store, "second"));
         let _running = run(&first);
@@ -260,7 +215,7 @@ async fn a_lease_is_kept_from_a_store_that_answers_before_it_runs_out() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_answers_when_a_lease_has_run_out_lets_nobody_act() {
-    let store: Arc<LeaseStore> = Arc::default();
+    let store: Arc<OneLease> = Arc::default();
     *store.trip.lock() = ANSWER + Duration::from_millis(1);
     let first = frontend(&store, "first");
     let _running = run(&first);

@@ -24,7 +24,7 @@ fn catalog(spec: &VersionSpec, registered_at: i64) -> Catalog {
         rollout: None,
         versions: [(id().version, version)].into(),
     };
-    Catalog::default().with(&[Change::PutModel(model)], Generation::default())
+    Catalog::default().with(&[Change::put(model)], Generation::default())
 }
 
 pub(super) fn spec() -> VersionSpec {
@@ -168,7 +168,7 @@ async fn a_version_keeps_its_cache_while_another_is_the_current_one() {
         .versions
         .insert(second.clone(), model.versions[&id().version].clone());
     model.current_version = second;
-    let switched = first.with(&[Change::PutModel(model)], Generation::default());
+    let switched = first.with(&[Change::put(model)], Generation::default());
     follow(&table, &switched);
     assert_eq!(ask(&follow(&table, &first)).now_or_never(), Some(Ok(one())));
 }

@@ -499,8 +499,8 @@ mod tests {
                 "name": name, "input_type": "doubles", "default_output": "", "slo_micros": slo_micros,
                 "linked_models": [model], "registered_at": "2026-01-01T00:00:00Z",
             });
-            self.change(Change::PutApplication(
-                serde_json::from_value(application).unwrap(),
+            self.change(Change::put(
+                serde_json::from_value::<Application>(application).unwrap(),
             ));
         }
 
@@ -511,7 +511,7 @@ mod tests {
             let model = serde_json::json!({
                 "name": name, "current_version": version, "versions": { version: version_spec },
             });
-            self.change(Change::PutModel(serde_json::from_value(model).unwrap()));
+            self.change(Change::put(serde_json::from_value::<Model>(model).unwrap()));
         }
 
         /// Makes another version the current one, as a rollout from the one before.
@@ -522,7 +522,7 @@ mod tests {
             model.versions.entry(version.clone()).or_insert(spec);
             let from = std::mem::replace(&mut model.current_version, version);
             model.rollout = Some(Rollout { from, replace: false });
-            self.change(Change::PutModel(model));
+            self.change(Change::put(model));
         }
 
         fn attach(&mut self, model: &str) -> Arc<Replica> {

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::report::Report;
 use crate::leadership::Leadership;
 use crate::runtime::{ContainerRuntime, ContainerState, ContainerStatus, ReplicaSpec, RuntimeError};
-use crate::store::MetadataStore;
+use crate::store::CatalogStore;
 
 /// Log lines kept of a container that failed.
 const LAST_LINES: usize = 20;
@@ -44,7 +44,7 @@ pub(super) enum Applied {
 pub(super) struct Applier {
     pub(super) runtime: Arc<dyn ContainerRuntime>,
     /// Where it is written what names mean, and which has the key that tokens are made with.
-    pub(super) store: Arc<dyn MetadataStore>,
+    pub(super) store: Arc<dyn CatalogStore>,
     /// Asked before each thing that the runtime is told to do.
     pub(super) leadership: Arc<Leadership>,
     pub(super) report: Arc<Report>,

@@ -27,7 +27,7 @@ use tracing::{error, info, warn};
 use crate::clock::Clock;
 use crate::leadership::Leadership;
 use crate::runtime::ContainerRuntime;
-use crate::store::MetadataStore;
+use crate::store::CatalogStore;
 
 mod apply;
 mod moves;
@@ -73,7 +73,7 @@ pub struct Parts {
     /// Starts and stops containers.
     pub runtime: Arc<dyn ContainerRuntime>,
     /// Where desired state is written that the control role finds out: what names mean.
-    pub store: Arc<dyn MetadataStore>,
+    pub store: Arc<dyn CatalogStore>,
     /// What all live frontends see, this one included.
     pub views: watch::Receiver<Arc<Vec<FrontendView>>>,
     /// Whether this frontend is the one to act.

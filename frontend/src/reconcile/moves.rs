@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 use super::report::Report;
 use crate::leadership::Leadership;
 use crate::runtime::{ContainerRuntime, ReplicaSpec};
-use crate::store::MetadataStore;
+use crate::store::CatalogStore;
 
 /// How often is looked.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -23,7 +23,7 @@ pub struct Moves {
     /// Knows what names mean.
     pub runtime: Arc<dyn ContainerRuntime>,
     /// Has the versions.
-    pub store: Arc<dyn MetadataStore>,
+    pub store: Arc<dyn CatalogStore>,
     /// Whether this frontend is the one to look.
     pub leadership: Arc<Leadership>,
     /// The cluster.

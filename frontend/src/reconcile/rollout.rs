@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::report::Report;
 use crate::leadership::Leadership;
-use crate::store::{MetadataStore, StoreError};
+use crate::store::{CatalogStore, StoreError};
 
 /// How soon to try again what the store refused.
 const RETRY: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ const TICK: Duration = Duration::from_secs(10);
 /// Ends rollouts once every query frontend has followed them.
 pub struct Rollouts {
     /// Where that is written.
-    pub store: Arc<dyn MetadataStore>,
+    pub store: Arc<dyn CatalogStore>,
     /// What all live frontends see.
     pub views: watch::Receiver<Arc<Vec<FrontendView>>>,
     /// Whether this frontend is the one to write.
@@ -103,9 +103,9 @@ mod tests {
     async fn a_rollout_ends_when_the_last_frontend_has_switched() {
         let folder = tempfile::tempdir().unwrap();
         let opened = EmbeddedStore::open(folder.path().join("metadata.redb")).unwrap();
-        let store: Arc<dyn MetadataStore> = Arc::new(opened);
+        let store = Arc::new(opened);
         let empty = store.watch().borrow().clone().unwrap();
-        let put = store.commit(vec![Change::PutModel(model())], &empty.generation);
+        let put = store.commit(vec![Change::put(model())], &empty.generation);
         let generation = put.await.unwrap().generation.clone();
         let leadership = Arc::new(Leadership::new(store.clone(), "f".into()));
         let shutdown = CancellationToken::new();

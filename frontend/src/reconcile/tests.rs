@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::runtime::{ContainerState, ContainerStatus, Progress, ReplicaSpec, Resolution, RuntimeError};
-use crate::store::MetadataStore;
+use crate::store::CatalogStore;
 use crate::store::embedded::EmbeddedStore;
 
 /// A runtime of lists. Nothing in it happens by itself.
@@ -118,7 +118,7 @@ impl ContainerRuntime for FakeRuntime {
 /// A reconciler that runs, and all it looks at.
 struct Bench {
     runtime: Arc<FakeRuntime>,
-    store: Arc<dyn MetadataStore>,
+    store: Arc<EmbeddedStore>,
     views: watch::Sender<Arc<Vec<FrontendView>>>,
     leadership: Arc<Leadership>,
     report: Arc<Report>,
@@ -130,8 +130,7 @@ impl Bench {
     /// With a live query frontend to which nothing is attached. Nobody acts yet.
     fn new(runtime: FakeRuntime) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store: Arc<dyn MetadataStore> =
-            Arc::new(EmbeddedStore::open(folder.path().join("metadata.redb")).unwrap());
+        let store = Arc::new(EmbeddedStore::open(folder.path().join("metadata.redb")).unwrap());
         let bench = Self {
             runtime: Arc::new(runtime),
             views: watch::Sender::new(Arc::new(vec![view(vec![])])),
@@ -171,7 +170,7 @@ impl Bench {
             container_key: Some(Secret::new([7; Secret::BYTES])),
             ..Settings::default()
         };
-        let put = vec![Change::PutModel(model), Change::PutSettings(settings)];
+        let put = vec![Change::put(model), Change::put(settings)];
         self.store.commit(put, &catalog.generation).await.unwrap();
     }
 
@@ -380,7 +379,7 @@ fn a_version_scaled_by_a_person_is_asked_for_anew_and_one_that_follows_its_load_
                  "registered_at": "1970-01-01T00:00:00Z",
                  "deployment": {{"image": "i", "replicas": {replicas}{autoscale}}}}}}}}}"#
         );
-        let put = Change::PutModel(serde_json::from_str(&model).unwrap());
+        let put = Change::put(serde_json::from_str::<Model>(&model).unwrap());
         Catalog::default().with(&[put], skysail_core::catalog::Generation::default())
     };
     let auto = r#", "autoscale": {"min": 1, "max": 4}"#;

@@ -19,43 +19,23 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use redb::backends::FileBackend;
-use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError,
-    TableHandle,
-};
-use serde::{Deserialize, Serialize};
+use redb::Database;
 use skysail_core::catalog::{Catalog, Change, Generation};
 use skysail_core::cluster::Lease;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use super::document::{self, Documents, Edit, Kind, SCHEMA, documents_of};
+use self::tables::{Before, Refused, Write, open_database, take_query_block};
+use super::document::Edit;
+use super::incarnation::{generation_after, remembered_lives};
 use super::local::Local;
-use super::proof::{Inventory, Proof, counted};
-use super::{Announced, Leased, MetadataStore, Settle, StoreError, StoreHealth};
+use super::proof::Inventory;
+use super::{
+    Announced, AnnouncementStore, CatalogStore, LeaseStore, Leased, QueryBlockStore, Settle, StoreError,
+    StoreHealth,
+};
 
-/// What is known of the file itself, by the keys below.
-const ABOUT: TableDefinition<&str, &str> = TableDefinition::new("about");
-/// Applications: name → JSON.
-const APPLICATIONS: TableDefinition<&str, &str> = TableDefinition::new("applications");
-/// Models with their versions: name → JSON.
-const MODELS: TableDefinition<&str, &str> = TableDefinition::new("models");
-/// The settings of the cluster: one document of JSON.
-const SETTINGS: TableDefinition<&str, &str> = TableDefinition::new("settings");
-
-/// In [`ABOUT`]: which way of writing documents down the file uses, a number.
-const SCHEMA_KEY: &str = "schema";
-/// In [`ABOUT`]: a [`Written`] as JSON, once something was committed.
-const GENERATION_KEY: &str = "generation";
-/// In [`ABOUT`]: the incarnations whose place the store takes, separated by spaces.
-const REPLACES_KEY: &str = "replaces";
-/// In [`ABOUT`]: the last query block that was handed out, a number.
-const QUERY_BLOCK_KEY: &str = "query-block";
-
-/// redb's page cache, in bytes. The catalog is read once and then kept in memory as a snapshot, so the
-/// cache serves writes only; redb's own default is 1 GiB.
-const CACHE_BYTES: usize = 1024 * 1024;
+mod tables;
 
 /// Why a store file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -92,10 +72,10 @@ pub enum OpenError {
     },
     /// A version that writes stores in another way wrote it.
     #[error("the store file {} cannot be opened: {reason}", .path.display())]
-    OtherSchema {
+    OtherVersion {
         /// The file.
         path: PathBuf,
-        /// Which schema it has, and what to do.
+        /// What this version does not know of it, and what to do.
         reason: String,
     },
     /// The operating system refused.
@@ -149,15 +129,6 @@ struct Identity {
     length: u64,
 }
 
-/// A generation and what proves its documents whole, as it is written.
-#[derive(Debug, Deserialize, Serialize)]
-struct Written {
-    #[serde(flatten)]
-    generation: Generation,
-    count: u64,
-    digest: u64,
-}
-
 /// A file that was opened, and what was read from it.
 struct Opened {
     file: OpenFile,
@@ -204,7 +175,7 @@ impl EmbeddedStore {
 }
 
 #[async_trait]
-impl MetadataStore for EmbeddedStore {
+impl CatalogStore for EmbeddedStore {
     async fn commit_under(
         &self,
         _lease: Option<&Lease>,
@@ -222,37 +193,6 @@ impl MetadataStore for EmbeddedStore {
 
     fn health(&self) -> watch::Receiver<StoreHealth> {
         self.file.health.subscribe()
-    }
-
-    async fn next_query_block(&self) -> Result<u64, StoreError> {
-        self.blocking(StoreFile::next_query_block).await
-    }
-
-    async fn announce(&self, id: &str, document: String, _ttl: Duration) -> Result<(), StoreError> {
-        self.file.local.announce(id, document);
-        self.blocking(|file| {
-            // What is wrong is told by the health; the announcement itself needs no file.
-            file.look(&file.open.lock());
-            Ok(())
-        })
-        .await
-    }
-
-    async fn withdraw(&self, id: &str) -> Result<(), StoreError> {
-        self.file.local.withdraw(id);
-        Ok(())
-    }
-
-    fn announced(&self) -> watch::Receiver<Announced> {
-        self.file.local.announced()
-    }
-
-    async fn take_lease(&self, holder: &str, _ttl: Duration) -> Result<Leased, StoreError> {
-        Ok(Local::take_lease(holder))
-    }
-
-    async fn release_lease(&self, _lease: &Lease) -> Result<(), StoreError> {
-        Ok(())
     }
 
     async fn settle(&self, how: Settle) -> Result<Arc<Catalog>, StoreError> {
@@ -278,6 +218,46 @@ impl MetadataStore for EmbeddedStore {
     }
 }
 
+#[async_trait]
+impl AnnouncementStore for EmbeddedStore {
+    async fn announce(&self, id: &str, document: String, _ttl: Duration) -> Result<(), StoreError> {
+        self.file.local.announce(id, document);
+        self.blocking(|file| {
+            // What is wrong is told by the health; the announcement itself needs no file.
+            file.look(&file.open.lock());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn withdraw(&self, id: &str) -> Result<(), StoreError> {
+        self.file.local.withdraw(id);
+        Ok(())
+    }
+
+    fn announced(&self) -> watch::Receiver<Announced> {
+        self.file.local.announced()
+    }
+}
+
+#[async_trait]
+impl LeaseStore for EmbeddedStore {
+    async fn take_lease(&self, holder: &str, _ttl: Duration) -> Result<Leased, StoreError> {
+        Ok(Local::take_lease(holder))
+    }
+
+    async fn release_lease(&self, _lease: &Lease) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl QueryBlockStore for EmbeddedStore {
+    async fn next_query_block(&self) -> Result<u64, StoreError> {
+        self.blocking(StoreFile::next_query_block).await
+    }
+}
+
 impl StoreFile {
     fn commit(&self, changes: &[Change], expected: Generation) -> Result<Arc<Catalog>, StoreError> {
         let mut open = self.open.lock();
@@ -295,7 +275,7 @@ impl StoreFile {
         let write = Write {
             before: Before::Kept,
             changes,
-            generation: document::generation_after(&actual),
+            generation: generation_after(&actual),
             replaces: &current.replaces,
             proof: inventory.proof(),
         };
@@ -310,11 +290,11 @@ impl StoreFile {
         let mut open = self.open.lock();
         self.ready(&mut open)?;
         let current = self.snapshot();
-        let replaces = document::remembered_lives(incarnations.into_iter().chain(current.replaces.clone()));
+        let replaces = remembered_lives(incarnations.into_iter().chain(current.replaces.clone()));
         let write = Write {
             before: Before::Kept,
             changes: &[],
-            generation: document::generation_after(&current.generation),
+            generation: generation_after(&current.generation),
             replaces: &replaces,
             proof: open.inventory.proof(),
         };
@@ -465,19 +445,27 @@ impl StoreFile {
         let Opened { file, catalog } = self.opened_to_settle(&mut open, how)?;
         *open = file;
         let held = self.snapshot();
-        let (before, base) = match how {
-            Settle::Restore => (Before::Dropped, held.clone()),
-            Settle::Accept => (Before::Kept, Arc::new(catalog.clone())),
+        let (before, base, changes, mut inventory) = match how {
+            Settle::Restore => (
+                Before::Dropped,
+                held.clone(),
+                held.documents().map(Change::Put).collect(),
+                Inventory::default(),
+            ),
+            Settle::Accept => (
+                Before::Kept,
+                Arc::new(catalog.clone()),
+                Vec::new(),
+                open.inventory.clone(),
+            ),
         };
-        let documents = documents_of(&base);
-        let mut inventory = Inventory::default();
-        documents
+        changes
             .iter()
             .map(Edit::from)
             .for_each(|edit| inventory.apply(&edit));
         // Above both, so that whoever compares sees that something is new.
         let newest = base.generation.number.max(catalog.generation.number);
-        let generation = document::generation_after(&Generation {
+        let generation = generation_after(&Generation {
             number: newest,
             ..base.generation.clone()
         });
@@ -486,10 +474,10 @@ impl StoreFile {
         let lives = lives
             .chain(&catalog.replaces)
             .filter(|life| **life != generation.incarnation);
-        let replaces = document::remembered_lives(lives.cloned());
+        let replaces = remembered_lives(lives.cloned());
         let write = Write {
             before,
-            changes: &documents,
+            changes: &changes,
             generation,
             replaces: &replaces,
             proof: inventory.proof(),
@@ -595,7 +583,7 @@ impl OpenError {
     fn is_of_the_content(&self) -> bool {
         matches!(
             self,
-            Self::Foreign { .. } | Self::Damaged { .. } | Self::OtherSchema { .. }
+            Self::Foreign { .. } | Self::Damaged { .. } | Self::OtherVersion { .. }
         )
     }
 }
@@ -686,54 +674,11 @@ fn open_file(path: &Path, missing: Missing) -> Result<Opened, OpenError> {
     Ok(Opened { file, catalog })
 }
 
-/// Why [`open_database`] gave up.
-#[derive(Debug, thiserror::Error)]
-enum Refused {
-    #[error("it holds none of our tables")]
-    Foreign,
-    #[error("{0}")]
-    OtherSchema(String),
-    #[error("{0}")]
-    Unreadable(String),
-    #[error(transparent)]
-    Redb(#[from] redb::Error),
-}
-
-macro_rules! refused_from {
-    ($($error:ty),*) => {
-        $(impl From<$error> for Refused {
-            fn from(error: $error) -> Self {
-                Self::Redb(error.into())
-            }
-        })*
-    };
-}
-
-refused_from!(
-    DatabaseError,
-    StorageError,
-    TableError,
-    redb::CommitError,
-    redb::TransactionError
-);
-
-fn open_database(file: File) -> Result<(Database, Catalog, Inventory), Refused> {
-    // The check reads the whole file, which takes a millisecond or two; without it redb may panic on a file
-    // that was damaged from outside.
-    let database = Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .set_check_integrity_on_open(true)
-        .create_with_backend(FileBackend::new(file)?)?;
-    prepare(&database)?;
-    let (catalog, inventory) = read_catalog(&database)?;
-    Ok((database, catalog, inventory))
-}
-
 fn refusal(path: &Path, refused: Refused) -> OpenError {
     let path = path.to_path_buf();
     match refused {
         Refused::Foreign => OpenError::Foreign { path },
-        Refused::OtherSchema(reason) => OpenError::OtherSchema { path, reason },
+        Refused::OtherVersion(reason) => OpenError::OtherVersion { path, reason },
         Refused::Unreadable(reason) => OpenError::Damaged { path, reason },
         Refused::Redb(redb::Error::DatabaseAlreadyOpen) => OpenError::InUse { path },
         // redb's way to say that the file does not begin as its files do.
@@ -752,168 +697,6 @@ fn refusal(path: &Path, refused: Refused) -> OpenError {
             reason: other.to_string(),
         },
     }
-}
-
-/// Checks that the file is ours and of a schema we know; makes an empty one ours.
-fn prepare(database: &Database) -> Result<(), Refused> {
-    let transaction = database.begin_read()?;
-    let mut tables = transaction.list_tables()?.peekable();
-    if tables.peek().is_none() {
-        return write_schema(database);
-    }
-    if !tables.any(|table| table.name() == ABOUT.name()) {
-        return Err(Refused::Foreign);
-    }
-    let about = transaction.open_table(ABOUT).map_err(foreign_table)?;
-    match read_text(&about, SCHEMA_KEY)? {
-        None => Err(Refused::Foreign),
-        Some(found) => document::check_schema(&found).map_err(Refused::OtherSchema),
-    }
-}
-
-/// A table of our name and another type was written by another program.
-fn foreign_table(error: TableError) -> Refused {
-    match error {
-        TableError::TableTypeMismatch { .. }
-        | TableError::TypeDefinitionChanged { .. }
-        | TableError::TableIsMultimap(_) => Refused::Foreign,
-        other => other.into(),
-    }
-}
-
-fn write_schema(database: &Database) -> Result<(), Refused> {
-    let transaction = database.begin_write()?;
-    transaction
-        .open_table(ABOUT)?
-        .insert(SCHEMA_KEY, SCHEMA.to_string().as_str())?;
-    transaction.open_table(APPLICATIONS)?;
-    transaction.open_table(MODELS)?;
-    transaction.open_table(SETTINGS)?;
-    transaction.commit()?;
-    Ok(())
-}
-
-fn read_catalog(database: &Database) -> Result<(Catalog, Inventory), Refused> {
-    let transaction = database.begin_read()?;
-    let about = transaction.open_table(ABOUT)?;
-    let (generation, proof) = match read_text(&about, GENERATION_KEY)? {
-        None => (Generation::default(), Proof::default()),
-        Some(written) => {
-            let written: Written = serde_json::from_str(&written)
-                .map_err(|error| Refused::Unreadable(format!("its generation: {error}")))?;
-            let Written { count, digest, .. } = written;
-            (written.generation, Proof { count, digest })
-        }
-    };
-    let documents = Documents {
-        applications: read_documents(&transaction.open_table(APPLICATIONS)?)?,
-        models: read_documents(&transaction.open_table(MODELS)?)?,
-        settings: read_documents(&transaction.open_table(SETTINGS)?)?,
-    };
-    let inventory = Inventory::of(&documents);
-    if inventory.proof() != proof {
-        return Err(Refused::Unreadable(format!(
-            "it is not whole: it should hold {} and holds {}",
-            counted(proof.count.try_into().unwrap_or(usize::MAX), "document"),
-            inventory.counted()
-        )));
-    }
-    let mut catalog = documents.catalog(generation).map_err(Refused::Unreadable)?;
-    let replaces = read_text(&about, REPLACES_KEY)?.unwrap_or_default();
-    catalog.replaces = replaces.split_whitespace().map(str::to_owned).collect();
-    Ok((catalog, inventory))
-}
-
-fn read_text(
-    table: &impl ReadableTable<&'static str, &'static str>,
-    key: &str,
-) -> Result<Option<String>, StorageError> {
-    Ok(table.get(key)?.map(|text| text.value().to_owned()))
-}
-
-fn read_documents(
-    table: &impl ReadableTable<&'static str, &'static str>,
-) -> Result<Vec<(String, Vec<u8>)>, StorageError> {
-    table
-        .iter()?
-        .map(|entry| {
-            let (name, json) = entry?;
-            Ok((name.value().to_owned(), json.value().into()))
-        })
-        .collect()
-}
-
-/// One write of documents.
-struct Write<'a> {
-    before: Before,
-    changes: &'a [Change],
-    generation: Generation,
-    /// The incarnations whose place the store takes.
-    replaces: &'a [String],
-    /// What proves whole what is there afterwards.
-    proof: Proof,
-}
-
-/// What becomes of the documents there are.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Before {
-    Kept,
-    Dropped,
-}
-
-impl Write<'_> {
-    /// One transaction, on the disk when this returns (redb's default durability, `Immediate`).
-    fn done_to(&self, database: &Database) -> Result<(), redb::Error> {
-        let transaction = database.begin_write()?;
-        {
-            let mut applications = transaction.open_table(APPLICATIONS)?;
-            let mut models = transaction.open_table(MODELS)?;
-            let mut settings = transaction.open_table(SETTINGS)?;
-            if self.before == Before::Dropped {
-                for table in [&mut applications, &mut models, &mut settings] {
-                    table.retain(|_, _| false)?;
-                }
-            }
-            for Edit { kind, name, document } in self.changes.iter().map(Edit::from) {
-                let table = match kind {
-                    Kind::Application => &mut applications,
-                    Kind::Model => &mut models,
-                    Kind::Settings => &mut settings,
-                };
-                match document {
-                    Some(json) => drop(table.insert(name, json.as_str())?),
-                    None => drop(table.remove(name)?),
-                }
-            }
-            let written = Written {
-                generation: self.generation.clone(),
-                count: self.proof.count,
-                digest: self.proof.digest,
-            };
-            let written =
-                serde_json::to_string(&written).expect("a generation is text and numbers; this is a bug");
-            let mut about = transaction.open_table(ABOUT)?;
-            about.insert(GENERATION_KEY, written.as_str())?;
-            if !self.replaces.is_empty() {
-                about.insert(REPLACES_KEY, self.replaces.join(" ").as_str())?;
-            }
-        }
-        transaction.commit()?;
-        Ok(())
-    }
-}
-
-fn take_query_block(database: &Database) -> Result<u64, redb::Error> {
-    let transaction = database.begin_write()?;
-    let block = {
-        let mut about = transaction.open_table(ABOUT)?;
-        let last = read_text(&about, QUERY_BLOCK_KEY)?.and_then(|last| last.parse::<u64>().ok());
-        let block = last.map_or_else(|| document::first_query_block(Timestamp::now()), |last| last + 1);
-        about.insert(QUERY_BLOCK_KEY, block.to_string().as_str())?;
-        block
-    };
-    transaction.commit()?;
-    Ok(block)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The metadata store: where desired state lives.
 //!
-//! One trait, two implementations, one list of promises that both are held to (`conformance`, compiled
-//! for tests only). How documents are written down is shared by both (`document`).
+//! Four small traits, two implementations of each, one list of promises that both are held to (`conformance`,
+//! compiled for tests only). How documents are written down is shared by both (`document`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -17,13 +17,16 @@ use tokio::sync::watch;
 pub mod conformance;
 mod document;
 pub mod embedded;
+mod incarnation;
+mod layout;
 mod local;
 mod proof;
+mod query_block;
 pub mod redis;
 
-/// Desired state, shared by all frontends of a cluster.
+/// Desired state, shared by all frontends of a cluster: the catalog, and what a person decides about it.
 #[async_trait]
-pub trait MetadataStore: Send + Sync + 'static {
+pub trait CatalogStore: Send + Sync + 'static {
     /// Writes all of `changes` or none, if the store's generation still is `expected`.
     ///
     /// Once it returns, the write is as durable as this store can make it, and [`Self::watch`] already
@@ -47,9 +50,23 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Whether the store can be reached, and why not.
     fn health(&self) -> watch::Receiver<StoreHealth>;
 
-    /// Takes the next number of the cluster's counter of query-id blocks; none is ever given twice.
-    async fn next_query_block(&self) -> Result<u64, StoreError>;
+    /// Decides what to do about a store that lost something ([`StoreHealth::WentBack`]), for all frontends;
+    /// accepting one that was never written makes it one that was. Returns the snapshot that is followed now.
+    async fn settle(&self, how: Settle) -> Result<Arc<Catalog>, StoreError>;
 
+    /// Where the last [`Self::settle`] moved a file that it could not read.
+    fn set_aside(&self) -> Option<PathBuf> {
+        None
+    }
+
+    /// Takes the place of these other incarnations of the cluster's store as well: what was started for them is this
+    /// one's from then on ([`Catalog::owns`]). Returns the snapshot that says so.
+    async fn adopt(&self, incarnations: BTreeSet<String>) -> Result<Arc<Catalog>, StoreError>;
+}
+
+/// What the frontends of a cluster tell each other.
+#[async_trait]
+pub trait AnnouncementStore: Send + Sync + 'static {
     /// Tells the cluster's frontends what frontend `id` sees; forgotten after `ttl` unless told again.
     /// [`Self::announced`] shows it when this returns.
     async fn announce(&self, id: &str, document: String, ttl: Duration) -> Result<(), StoreError>;
@@ -60,27 +77,30 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// The newest announcements, by frontend. While the store cannot be reached they stay as they were, and
     /// for some seconds after it came back, until all had the time to announce themselves again.
     fn announced(&self) -> watch::Receiver<Announced>;
+}
 
-    /// Takes the control role's lease for `ttl`, or renews it; tells who has it if it is another's. While the store
-    /// lost something or refuses writes it is renewed only.
+/// The control role's lease: one frontend of a cluster has it at a time.
+#[async_trait]
+pub trait LeaseStore: Send + Sync + 'static {
+    /// Takes the lease for `ttl`, or renews it; tells who has it if it is another's. While the store lost
+    /// something or refuses writes it is renewed only.
     async fn take_lease(&self, holder: &str, ttl: Duration) -> Result<Leased, StoreError>;
 
     /// Gives a lease back before its time. One that is another's by now is left alone.
     async fn release_lease(&self, lease: &Lease) -> Result<(), StoreError>;
-
-    /// Decides what to do about a store that lost something ([`StoreHealth::WentBack`]), for all frontends;
-    /// accepting one that was never written makes it one that was. Returns the snapshot that is followed now.
-    async fn settle(&self, how: Settle) -> Result<Arc<Catalog>, StoreError>;
-
-    /// What the last [`Self::settle`] has moved out of the way, where there is something to be moved.
-    fn set_aside(&self) -> Option<PathBuf> {
-        None
-    }
-
-    /// Takes the place of these other incarnations of the cluster's store as well: what was started for them is this
-    /// one's from then on ([`Catalog::owns`]). Returns the snapshot that says so.
-    async fn adopt(&self, incarnations: BTreeSet<String>) -> Result<Arc<Catalog>, StoreError>;
 }
+
+/// The cluster's counter of query-id blocks.
+#[async_trait]
+pub trait QueryBlockStore: Send + Sync + 'static {
+    /// Takes the next number of the counter; none is ever given twice.
+    async fn next_query_block(&self) -> Result<u64, StoreError>;
+}
+
+/// All four in one place, as a store is opened. Consumers name the trait that they use.
+pub trait MetadataStore: CatalogStore + AnnouncementStore + LeaseStore + QueryBlockStore {}
+
+impl<S: CatalogStore + AnnouncementStore + LeaseStore + QueryBlockStore> MetadataStore for S {}
 
 /// What frontends announced, by their ids.
 pub type Announced = Arc<BTreeMap<String, String>>;
@@ -154,7 +174,7 @@ pub enum StoreHealth {
     /// It does not; queries go on from the last snapshot.
     Down(String),
     /// It answers, but it lost something that the snapshot held here has: it is empty, or of before. It is
-    /// not followed until a person decides ([`MetadataStore::settle`]); in a sentence.
+    /// not followed until a person decides ([`CatalogStore::settle`]); in a sentence.
     WentBack(String),
 }
 

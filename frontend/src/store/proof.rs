@@ -10,8 +10,9 @@
 use std::collections::BTreeMap;
 
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use skysail_core::catalog::{Key, Kind};
 
-use super::document::{Documents, Edit, Kind};
+use super::document::{Documents, Edit};
 
 /// Digests are sums modulo this.
 const MODULUS: u64 = 1 << 48;
@@ -26,18 +27,18 @@ pub(super) struct Proof {
     pub(super) digest: u64,
 }
 
-/// The hash of each document of a catalog, as it is written down.
+/// The hash of each document of a store, as it is written down, by its key.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Inventory {
-    hashes: BTreeMap<(Kind, String), u64>,
+    hashes: BTreeMap<String, u64>,
     digest: u64,
 }
 
 impl Inventory {
     pub(super) fn of(documents: &Documents) -> Self {
         let mut inventory = Self::default();
-        for (kind, name, document) in documents.iter() {
-            inventory.put(kind, name, hash(kind, name, document));
+        for (key, document) in documents {
+            inventory.put(key, hash(key, document));
         }
         inventory
     }
@@ -51,27 +52,23 @@ impl Inventory {
     }
 
     /// The hash of a document, if it is there.
-    pub(super) fn hash_of(&self, kind: Kind, name: &str) -> Option<u64> {
-        self.hashes.get(&(kind, name.to_owned())).copied()
+    pub(super) fn hash_of(&self, key: &str) -> Option<u64> {
+        self.hashes.get(key).copied()
     }
 
     /// Keeps up with a commit.
-    pub(super) fn apply(&mut self, edit: &Edit<'_>) {
+    pub(super) fn apply(&mut self, edit: &Edit) {
         match &edit.document {
-            Some(document) => self.put(
-                edit.kind,
-                edit.name,
-                hash(edit.kind, edit.name, document.as_bytes()),
-            ),
+            Some(document) => self.put(&edit.key, hash(&edit.key, document.as_bytes())),
             None => {
-                let gone = self.hashes.remove(&(edit.kind, edit.name.to_owned()));
+                let gone = self.hashes.remove(&edit.key);
                 self.subtract(gone);
             }
         }
     }
 
-    fn put(&mut self, kind: Kind, name: &str, hash: u64) {
-        let before = self.hashes.insert((kind, name.to_owned()), hash);
+    fn put(&mut self, key: &str, hash: u64) {
+        let before = self.hashes.insert(key.to_owned(), hash);
         self.subtract(before);
         self.digest = (self.digest + hash) % MODULUS;
     }
@@ -83,11 +80,10 @@ impl Inventory {
     /// What is wrong with the documents that were `found`, beside what is held here, in words; nothing if they
     /// are the same.
     pub(super) fn damage(&self, found: &Self) -> Option<String> {
-        let missing = self.hashes.keys().filter(|key| !found.hashes.contains_key(key));
-        let added = found.hashes.keys().filter(|key| !self.hashes.contains_key(key));
-        let other = |(key, hash): &(&(Kind, String), &u64)| {
-            found.hashes.get(*key).is_some_and(|found| found != *hash)
-        };
+        let missing = self.hashes.keys().filter(|key| !found.hashes.contains_key(*key));
+        let added = found.hashes.keys().filter(|key| !self.hashes.contains_key(*key));
+        let other =
+            |(key, hash): &(&String, &u64)| found.hashes.get(*key).is_some_and(|found| found != *hash);
         let changed = self.hashes.iter().filter(other).map(|(key, _)| key);
         let parts = [
             named(missing, "missing"),
@@ -98,29 +94,44 @@ impl Inventory {
         (!parts.is_empty()).then(|| parts.join(", "))
     }
 
-    /// How many documents there are of each kind, in words.
+    /// How many documents there are of each kind, in words. Kinds that have none are left out.
     pub(super) fn counted(&self) -> String {
-        let of = |kind| self.hashes.keys().filter(|(found, _)| *found == kind).count();
-        let settings = match of(Kind::Settings) {
-            0 => "no settings",
-            _ => "settings",
-        };
-        format!(
-            "{}, {} and {settings}",
-            counted(of(Kind::Application), "application"),
-            counted(of(Kind::Model), "model"),
-        )
+        let kind_of = |key: &String| Key::parse(key).map(|key| key.kind);
+        let of = |kind| self.hashes.keys().filter(|key| kind_of(key) == kind).count();
+        let parts = Kind::ALL
+            .into_iter()
+            .map(|kind| match (of(Some(kind)), kind) {
+                (0, _) => None,
+                (_, Kind::Settings) => Some(kind.word().to_owned()),
+                (count, _) => Some(counted(count, kind.word())),
+            })
+            .chain([match of(None) {
+                0 => None,
+                count => Some(format!("{} of other kinds", counted(count, "document"))),
+            }]);
+        let parts: Vec<String> = parts.flatten().collect();
+        match parts.split_last() {
+            None => "no documents".to_owned(),
+            Some((last, [])) => last.clone(),
+            Some((last, others)) => format!("{} and {last}", others.join(", ")),
+        }
     }
 }
 
 /// As in "application `a` and model `b` are missing"; nothing where there is nothing.
-fn named<'a>(keys: impl Iterator<Item = &'a (Kind, String)>, what: &str) -> Option<String> {
+fn named<'a>(keys: impl Iterator<Item = &'a String>, what: &str) -> Option<String> {
     let mut plural = 0;
     let mut names: Vec<String> = keys
-        .inspect(|(kind, _)| plural += 1 + usize::from(*kind == Kind::Settings))
-        .map(|(kind, name)| match kind {
-            Kind::Settings => "the cluster's settings".to_owned(),
-            other => format!("{} `{name}`", other.name()),
+        .map(|key| {
+            plural += 1;
+            match Key::parse(key) {
+                Some(key) if key == Key::settings() => {
+                    plural += 1;
+                    "the cluster's settings".to_owned()
+                }
+                Some(Key { kind, name }) => format!("{} `{name}`", kind.word()),
+                None => format!("document `{key}`"),
+            }
         })
         .collect();
     if names.is_empty() {
@@ -145,8 +156,8 @@ pub(super) fn counted(count: usize, what: &str) -> String {
 }
 
 /// The hash of one document. `proof.lua` computes the same.
-fn hash(kind: Kind, name: &str, document: &[u8]) -> u64 {
-    let text = [kind.name().as_bytes(), name.as_bytes(), document].join(&0);
+fn hash(key: &str, document: &[u8]) -> u64 {
+    let text = [key.as_bytes(), document].join(&0);
     let sum = digest(&SHA1_FOR_LEGACY_USE_ONLY, &text);
     let first = sum.as_ref().iter().take(6);
     first.fold(0, |hash, byte| hash << 8 | u64::from(*byte))
@@ -158,37 +169,56 @@ mod tests {
 
     use super::*;
 
-    fn documents(applications: &[(&str, &str)], models: &[(&str, &str)]) -> Documents {
-        let owned = |all: &[(&str, &str)]| {
-            all.iter()
-                .map(|(name, json)| (name.to_string(), json.as_bytes().to_vec()))
-                .collect()
-        };
-        Documents {
-            applications: owned(applications),
-            models: owned(models),
-            ..Documents::default()
-        }
+    fn documents(all: &[(&str, &str)]) -> Documents {
+        all.iter()
+            .map(|(key, json)| (key.to_string(), json.as_bytes().to_vec()))
+            .collect()
     }
 
     #[test]
-    fn a_hash_is_the_first_48_bits_of_the_sha_1_of_kind_name_and_document() {
-        // printf 'model\0m\0{}' | sha1sum
-        assert_eq!(hash(Kind::Model, "m", b"{}"), 0xda88_bf43_538c);
+    fn a_hash_is_the_first_48_bits_of_the_sha_1_of_key_and_document() {
+        // printf 'model/m\0{}' | sha1sum
+        assert_eq!(hash("model/m", b"{}"), 0x89a4_555c_9851);
+    }
+
+    #[test]
+    fn documents_are_counted_by_kind() {
+        let counted = |keys: &[&str]| {
+            let all: Vec<(&str, &str)> = keys.iter().map(|key| (*key, "{}")).collect();
+            Inventory::of(&documents(&all)).counted()
+        };
+        assert_eq!(counted(&[]), "no documents");
+        assert_eq!(counted(&["settings/cluster"]), "settings");
+        assert_eq!(
+            counted(&["application/a", "application/b", "model/m", "settings/cluster"]),
+            "2 applications, 1 model and settings"
+        );
+        assert_eq!(
+            counted(&["model/m", "x", "unicorn/u"]),
+            "1 model and 2 documents of other kinds"
+        );
     }
 
     #[test]
     fn what_is_missing_changed_and_added_is_named() {
-        let held = Inventory::of(&documents(&[("a", "1"), ("b", "2")], &[("m", "3")]));
+        let held = Inventory::of(&documents(&[
+            ("application/a", "1"),
+            ("application/b", "2"),
+            ("model/m", "3"),
+        ]));
         assert_eq!(held.damage(&held), None);
-        let found = Inventory::of(&documents(&[("a", "1"), ("b", "4"), ("c", "5")], &[]));
+        let found = Inventory::of(&documents(&[
+            ("application/a", "1"),
+            ("application/b", "4"),
+            ("unicorn/c", "5"),
+        ]));
         assert_eq!(
             held.damage(&found).as_deref(),
-            Some("model `m` is missing, application `b` is changed, application `c` is added by nobody")
+            Some("model `m` is missing, application `b` is changed, document `unicorn/c` is added by nobody")
         );
-        let names: Vec<String> = (0..8).map(|number| format!("app-{number}")).collect();
+        let names: Vec<String> = (0..8).map(|number| format!("application/app-{number}")).collect();
         let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
-        let damage = Inventory::of(&documents(&many, &[]))
+        let damage = Inventory::of(&documents(&many))
             .damage(&Inventory::default())
             .unwrap();
         assert!(
@@ -204,26 +234,18 @@ mod tests {
             edits in prop::collection::vec((any::<bool>(), "[a-c]", prop::option::of("[xy]{0,2}")), 0..40),
         ) {
             let mut running = Inventory::default();
-            let mut there: BTreeMap<(Kind, String), String> = BTreeMap::new();
+            let mut there = Documents::new();
             for (is_model, name, document) in &edits {
                 let kind = if *is_model { Kind::Model } else { Kind::Application };
+                let key = format!("{}/{name}", kind.word());
                 match document {
-                    Some(text) => drop(there.insert((kind, name.clone()), text.clone())),
-                    None => drop(there.remove(&(kind, name.clone()))),
+                    Some(text) => drop(there.insert(key.clone(), text.clone().into_bytes())),
+                    None => drop(there.remove(&key)),
                 }
-                running.apply(&Edit { kind, name, document: document.clone() });
+                running.apply(&Edit { key, document: document.clone() });
             }
-            let of = |wanted: Kind| {
-                let all = there.iter().filter(|((kind, _), _)| *kind == wanted);
-                all.map(|((_, name), text)| (name.clone(), text.clone().into_bytes())).collect()
-            };
-            let whole = Documents {
-                applications: of(Kind::Application),
-                models: of(Kind::Model),
-                ..Documents::default()
-            };
-            prop_assert_eq!(running.proof(), Inventory::of(&whole).proof());
-            prop_assert_eq!(running, Inventory::of(&whole));
+            prop_assert_eq!(running.proof(), Inventory::of(&there).proof());
+            prop_assert_eq!(running, Inventory::of(&there));
         }
     }
 }

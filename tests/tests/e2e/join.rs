@@ -270,7 +270,7 @@ async fn a_store_that_was_emptied_loses_no_replica_and_is_given_its_key_back() {
 
 /// The key of container tokens, as it is in the store.
 fn key_in(redis: &RedisServer) -> Option<String> {
-    let document: Option<String> = redis.run("HGET {skysail:test}:settings cluster");
+    let document: Option<String> = redis.run("HGET {skysail:test}:documents settings/cluster");
     let settings: Value = serde_json::from_str(&document?).expect("a JSON document");
     settings["container_key"].as_str().map(str::to_owned)
 }

@@ -6,11 +6,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use skysail_core::catalog::{Catalog, Change, Generation, Model, Secret, Settings as ClusterSettings};
 use skysail_frontend::store::redis::RedisStore;
-use skysail_frontend::store::{Leased, MetadataStore, Settle, StoreError};
+use skysail_frontend::store::{CatalogStore, LeaseStore, Leased, Settle, StoreError};
 use skysail_tests::cases;
 use skysail_tests::cluster::{AMPLE_SLO, Runtime, Settings, TestCluster};
 use skysail_tests::deployment::Deployment;
 use skysail_tests::docker::{DockerCluster, image};
+use skysail_tests::followed_store::FollowedStore;
 use skysail_tests::program::children_of;
 use skysail_tests::redis::RedisServer;
 use skysail_tests::skysail::Skysail;
@@ -48,18 +49,18 @@ fn model(name: &str) -> Change {
             "deployment": null, "registered_at": "2026-01-01T00:00:00Z",
         }},
     });
-    Change::PutModel(serde_json::from_value::<Model>(model).expect("a model"))
+    Change::put(serde_json::from_value::<Model>(model).expect("a model"))
 }
 
 fn settings() -> Change {
-    Change::PutSettings(ClusterSettings {
+    Change::put(ClusterSettings {
         container_key: Some(Secret::new([7; Secret::BYTES])),
         ..ClusterSettings::default()
     })
 }
 
 /// Two frontends that hold two applications, a model and settings.
-async fn filled(server: &RedisServer) -> ([RedisStore; 2], Arc<Catalog>) {
+async fn filled(server: &RedisServer) -> ([FollowedStore; 2], Arc<Catalog>) {
     let [one, other] = two_stores(server).await;
     commit(&one, vec![put("a"), model("m")]).await.unwrap();
     let whole = commit(&one, vec![put("b"), settings()]).await.unwrap();
@@ -94,17 +95,31 @@ async fn a_part_that_is_lost_is_named_and_restored() {
     let server = RedisServer::start().await;
     let ([one, other], whole) = filled(&server).await;
     let losses = [
-        ("UNLINK {skysail:blue}:models", "model `m` is missing"),
-        ("HDEL {skysail:blue}:applications b", "application `b` is missing"),
+        ("HDEL {skysail:blue}:documents model/m", "model `m` is missing"),
         (
-            "DEL {skysail:blue}:settings",
+            "HDEL {skysail:blue}:documents application/b",
+            "application `b` is missing",
+        ),
+        (
+            "HDEL {skysail:blue}:documents settings/cluster",
             "the cluster's settings are missing",
         ),
         (
-            "DEL {skysail:blue}:applications",
+            "HDEL {skysail:blue}:documents application/a application/b",
             "application `a` and application `b` are missing",
         ),
-        ("HSET {skysail:blue}:models n {}", "model `n` is added by nobody"),
+        (
+            "UNLINK {skysail:blue}:documents",
+            "application `a` and application `b` and model `m` and the cluster's settings are missing",
+        ),
+        (
+            "HSET {skysail:blue}:documents model/n {}",
+            "model `n` is added by nobody",
+        ),
+        (
+            "HSET {skysail:blue}:documents unicorn/u {}",
+            "document `unicorn/u` is added by nobody",
+        ),
         ("DEL {skysail:blue}:generation", "empty"),
         ("HDEL {skysail:blue}:generation digest", "whole is gone"),
         ("HDEL {skysail:blue}:generation schema", "whole is gone"),
@@ -149,12 +164,12 @@ async fn a_write_right_behind_a_loss_is_refused_and_changes_nothing() {
     let server = RedisServer::start().await;
     let ([_one, other], whole) = filled(&server).await;
     let before: Value = generation(&server);
-    let _: u64 = server.run("UNLINK {skysail:blue}:models");
+    let _: u64 = server.run("HDEL {skysail:blue}:documents model/m");
     let why = is_held_back(commit(&other, vec![put("c")]).await);
     assert!(why.contains("model `m` is missing"), "{why}");
     assert_eq!(generation(&server), before);
-    let names: Vec<String> = server.run("HKEYS {skysail:blue}:applications");
-    assert_eq!(names.len(), 2);
+    let keys: Vec<String> = server.run("HKEYS {skysail:blue}:documents");
+    assert_eq!(keys.len(), 3);
     holds(&other, &whole).await;
 }
 
@@ -164,7 +179,7 @@ async fn while_something_is_lost_the_lease_is_renewed_and_nobody_begins_to_act()
     let Leased::Held(held) = lease(&one, "one").await.unwrap() else {
         panic!("it is free");
     };
-    let _: u64 = server.run("UNLINK {skysail:blue}:models");
+    let _: u64 = server.run("HDEL {skysail:blue}:documents model/m");
     is_held_back(commit(&one, vec![put("c")]).await);
     for store in [&one, &other] {
         let said = went_back(store).await;
@@ -196,10 +211,12 @@ fn generation(server: &RedisServer) -> Value {
 async fn a_changed_document_is_found_by_whoever_reads_it_and_told_to_all() {
     let server = RedisServer::start().await;
     let ([one, other], _) = filled(&server).await;
-    let b: String = server.run("HGET {skysail:blue}:applications b");
+    let b: String = server.run("HGET {skysail:blue}:documents application/b");
     let changed = b.replace("100000", "200000");
     assert_ne!(b, changed);
-    let _: u64 = server.run(&format!("HSET {{skysail:blue}}:applications b {changed}"));
+    let _: u64 = server.run(&format!(
+        "HSET {{skysail:blue}}:documents application/b {changed}"
+    ));
     // As many documents as there should be: a write of another one is taken, and whoever reads finds out.
     commit(&one, vec![put("c")]).await.unwrap();
     for store in [&other, &one] {
@@ -214,14 +231,14 @@ async fn a_changed_document_is_found_by_whoever_reads_it_and_told_to_all() {
         ready(store).await;
         shows(store, &["a", "b", "c"]).await;
     }
-    let restored: String = server.run("HGET {skysail:blue}:applications b");
+    let restored: String = server.run("HGET {skysail:blue}:documents application/b");
     assert_eq!(restored, b);
 }
 
 async fn a_write_over_a_changed_document_is_refused() {
     let server = RedisServer::start().await;
     let ([one, other], whole) = filled(&server).await;
-    let _: u64 = server.run("HSET {skysail:blue}:applications b {}");
+    let _: u64 = server.run("HSET {skysail:blue}:documents application/b {}");
     let why = is_held_back(commit(&other, vec![put("b")]).await);
     assert!(why.contains("application `b` is changed"), "{why}");
     went_back(&one).await;
@@ -235,7 +252,7 @@ async fn a_write_over_a_changed_document_is_refused() {
 async fn what_is_left_of_a_store_that_nobody_holds_is_accepted_and_whole_again() {
     for (loss, named, left) in [
         (
-            "DEL {skysail:blue}:models",
+            "HDEL {skysail:blue}:documents model/m",
             "should have 4 documents",
             &["a", "b"][..],
         ),
@@ -244,7 +261,11 @@ async fn what_is_left_of_a_store_that_nobody_holds_is_accepted_and_whole_again()
             "its generation is gone",
             &["a", "b"],
         ),
-        ("HDEL {skysail:blue}:applications a", "1 application", &["b"]),
+        (
+            "HDEL {skysail:blue}:documents application/a",
+            "1 application",
+            &["b"],
+        ),
     ] {
         let server = RedisServer::start().await;
         let (holders, _) = filled(&server).await;
@@ -274,7 +295,7 @@ async fn what_is_left_of_a_store_that_nobody_holds_is_accepted_and_whole_again()
 async fn a_frontend_that_starts_on_what_is_left_has_the_one_that_holds_it_restore() {
     let server = RedisServer::start().await;
     let ([one, other], whole) = filled(&server).await;
-    let _: u64 = server.run("HDEL {skysail:blue}:applications b");
+    let _: u64 = server.run("HDEL {skysail:blue}:documents application/b");
     drop(other);
     let starting = connect(&server.url());
     went_back(&one).await;
@@ -291,7 +312,7 @@ async fn one_that_is_behind_restores_what_it_has_if_nobody_holds_more() {
     let ([one, other], whole) = filled(&server).await;
     drop(one);
     // As if another had written and ended: what it wrote is broken before anybody else has read it.
-    let _: u64 = server.run("HDEL {skysail:blue}:models m");
+    let _: u64 = server.run("HDEL {skysail:blue}:documents model/m");
     let _: u64 = server.run("HINCRBY {skysail:blue}:generation number 1");
     let told = async {
         while !went_back(&other).await.contains("no frontend is known to hold") {
@@ -307,11 +328,11 @@ async fn one_that_is_behind_restores_what_it_has_if_nobody_holds_more() {
 async fn a_part_that_comes_back_is_followed_at_once() {
     let server = RedisServer::start().await;
     let ([one, other], whole) = filled(&server).await;
-    let _: u64 = server.run("COPY {skysail:blue}:models kept");
-    let _: u64 = server.run("DEL {skysail:blue}:models");
+    let _: u64 = server.run("COPY {skysail:blue}:documents kept");
+    let _: u64 = server.run("HDEL {skysail:blue}:documents model/m");
     went_back(&one).await;
     went_back(&other).await;
-    let _: u64 = server.run("COPY kept {skysail:blue}:models");
+    let _: u64 = server.run("COPY kept {skysail:blue}:documents REPLACE");
     for store in [&one, &other] {
         ready(store).await;
         assert_eq!(seen(store).as_ref(), Some(&whole));
@@ -323,10 +344,10 @@ async fn a_part_that_comes_back_is_followed_at_once() {
 async fn documents_edited_by_hand_are_gone_by_once_that_is_said() {
     let server = RedisServer::start().await;
     let ([one, other], _) = filled(&server).await;
-    let b: String = server.run("HGET {skysail:blue}:applications b");
+    let b: String = server.run("HGET {skysail:blue}:documents application/b");
     let edited = b.replace("100000", "200000");
-    let _: u64 = server.run(&format!("HSET {{skysail:blue}}:applications b {edited}"));
-    let _: u64 = server.run("HDEL {skysail:blue}:applications a");
+    let _: u64 = server.run(&format!("HSET {{skysail:blue}}:documents application/b {edited}"));
+    let _: u64 = server.run("HDEL {skysail:blue}:documents application/a");
     settle(&one, Settle::Accept).await.unwrap();
     for store in [&one, &other] {
         ready(store).await;
@@ -343,7 +364,7 @@ async fn documents_edited_by_hand_are_gone_by_once_that_is_said() {
 async fn documents_that_cannot_be_read_are_not_accepted() {
     let server = RedisServer::start().await;
     let ([one, other], whole) = filled(&server).await;
-    let _: u64 = server.run("HSET {skysail:blue}:models n 1");
+    let _: u64 = server.run("HSET {skysail:blue}:documents model/n 1");
     went_back(&one).await;
     let refused = settle(&one, Settle::Accept).await;
     match refused {
@@ -410,7 +431,7 @@ async fn models_that_vanish_take_nothing_down_and_are_restored_by_the_command() 
     let before = children_of(runs.pid());
     assert_eq!(before.len(), 2);
 
-    let _: u64 = redis.run("UNLINK {skysail:test}:models");
+    let _: u64 = redis.run("HDEL {skysail:test}:documents model/noop");
     let detail = register(&other, "second").await.problem(503);
     assert!(detail.contains("model `noop` is missing"), "{detail}");
     for frontend in [&runs, &other] {
@@ -446,13 +467,13 @@ async fn settings_that_are_given_up_are_written_anew_and_replicas_start() {
     let runs = Settings::default().redis(redis.url()).start().await;
     runs.serve("app", &Deployment::of("noop").replicas(2)).await;
     let before = children_of(runs.pid());
-    let _: u64 = redis.run("UNLINK {skysail:test}:settings");
+    let _: u64 = redis.run("HDEL {skysail:test}:documents settings/cluster");
     loss_is_told(&runs, "the cluster's settings are missing").await;
     Skysail::at(runs.addresses().admin)
         .done("cluster accept-empty")
         .await;
     is_well(&runs).await;
-    let settings: String = redis.run("HGET {skysail:test}:settings cluster");
+    let settings: String = redis.run("HGET {skysail:test}:documents settings/cluster");
     assert!(settings.contains("container_key"), "{settings}");
     // Containers of the lost key are replaced, and more can be started.
     until("all containers to be replaced", PATIENCE, async || {
@@ -496,7 +517,10 @@ async fn in_docker_models_that_vanish_take_nothing_down() {
     let redis = RedisServer::start().await;
     let (docker, one, mut other) = in_docker(&redis).await;
     let before = replicas(&docker).await;
-    let _: u64 = redis.run(&format!("UNLINK {{skysail:{}}}:models", docker.name()));
+    let _: u64 = redis.run(&format!(
+        "HDEL {{skysail:{}}}:documents model/noop",
+        docker.name()
+    ));
     register(&other, "second").await.problem(503);
     for frontend in [&one, &other] {
         loss_is_told(frontend, "model `noop` is missing").await;
@@ -525,7 +549,10 @@ async fn a_frontend_alone_on_what_is_left_serves_nothing_and_stops_nothing_until
     let before = replicas(&docker).await;
     one.kill();
     other.kill();
-    let _: u64 = redis.run(&format!("UNLINK {{skysail:{}}}:models", docker.name()));
+    let _: u64 = redis.run(&format!(
+        "HDEL {{skysail:{}}}:documents model/noop",
+        docker.name()
+    ));
     one.relaunch().await;
     loss_is_told(&one, "no frontend is known to hold").await;
     assert_eq!(one.queries().get("/readyz").await.status, 503);

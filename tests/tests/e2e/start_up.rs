@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::path::Path;
 
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 use skysail_tests::binaries;
 use skysail_tests::cases;
 use skysail_tests::cluster::{Settings, TestCluster};
@@ -15,6 +17,7 @@ cases! {
     an_unknown_flag_is_refused_with_a_guess;
     a_store_file_in_use_is_refused_with_a_way_out;
     a_file_that_is_no_store_is_refused_and_left_alone;
+    a_store_file_of_another_layout_is_refused_in_words_and_left_as_it_is;
     flags_win_over_the_environment_and_that_over_the_file;
     version_and_help_are_told;
 }
@@ -100,6 +103,54 @@ async fn a_file_that_is_no_store_is_refused_and_left_alone() {
         .await;
     assert!(!ended.success() && said.contains("diary.txt"), "{said}");
     assert_eq!(fs::read_to_string(&file).expect("still there"), "dear diary");
+}
+
+/// All that a redb file holds, of tables of texts.
+fn texts(path: &Path) -> Vec<(String, String, String)> {
+    let database = Database::open(path).unwrap();
+    let read = database.begin_read().unwrap();
+    let mut all = Vec::new();
+    for table in read.list_tables().unwrap() {
+        let texts: TableDefinition<&str, &str> = TableDefinition::new(table.name());
+        for entry in read.open_table(texts).unwrap().iter().unwrap() {
+            let (key, text) = entry.unwrap();
+            let (key, text) = (key.value().to_owned(), text.value().to_owned());
+            all.push((table.name().to_owned(), key, text));
+        }
+    }
+    all
+}
+
+async fn a_store_file_of_another_layout_is_refused_in_words_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("metadata.redb");
+    // As the versions before documents by kind wrote it.
+    let database = Database::create(&file).unwrap();
+    let written = database.begin_write().unwrap();
+    for (table, key, text) in [
+        ("about", "schema", "2"),
+        ("about", "query-block", "7"),
+        ("applications", "iris", r#"{"name": "iris"}"#),
+        ("models", "m", r#"{"name": "m"}"#),
+    ] {
+        let texts: TableDefinition<&str, &str> = TableDefinition::new(table);
+        written.open_table(texts).unwrap().insert(key, text).unwrap();
+    }
+    written.commit().unwrap();
+    drop(database);
+    let before = texts(&file);
+    let store = format!("embedded:{}", file.display());
+    let (ended, said) = Settings::default().flag("--store", &store).fail().await;
+    assert!(!ended.success(), "{said}");
+    for part in [
+        "metadata.redb",
+        "it has layout 2",
+        "this version reads layout 3",
+        "an empty store",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(texts(&file), before);
 }
 
 async fn flags_win_over_the_environment_and_that_over_the_file() {

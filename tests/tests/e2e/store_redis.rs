@@ -1,24 +1,30 @@
 //! The Redis store against a real Redis, on good days and bad ones.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use skysail_core::catalog::{Application, Catalog, Change, Generation};
 use skysail_core::cluster::Lease;
 use skysail_frontend::store::conformance::{
     StoreFactory, TestedStore, promises, promises_to_several_frontends,
 };
 use skysail_frontend::store::redis::RedisStore;
-use skysail_frontend::store::{Leased, MetadataStore, Settle, StoreError, StoreHealth};
+use skysail_frontend::store::{
+    AnnouncementStore, CatalogStore, LeaseStore, Leased, MetadataStore, QueryBlockStore, Settle, StoreError,
+    StoreHealth,
+};
 use skysail_proto::ids::{ApplicationName, ClusterName};
 use skysail_proto::value::InputType;
 use skysail_tests::cases;
+use skysail_tests::followed_store::FollowedStore;
 use skysail_tests::redis::{RedisServer, RedisTls};
 use skysail_tests::suite::{Need, Suite};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 cases! {
@@ -49,13 +55,14 @@ cases! {
     a_commit_that_redis_refuses_half_way_changes_nothing: Redis;
     a_key_of_another_type_is_named_with_what_to_do_about_it: Redis;
     a_store_that_cannot_be_read_is_told_of_and_the_last_snapshot_stays: Redis;
+    a_store_of_another_layout_is_refused_in_words_and_left_as_it_is: Redis;
 }
 
 /// The longest wait for a state that must come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(crate) fn connect(url: &str) -> RedisStore {
-    RedisStore::connect(url, &ClusterName::new("blue").unwrap()).unwrap()
+pub(crate) fn connect(url: &str) -> FollowedStore {
+    FollowedStore::connect(url, &ClusterName::new("blue").unwrap()).unwrap()
 }
 
 /// Waits until the store is up and shows a catalog.
@@ -105,7 +112,7 @@ pub(crate) fn applications(catalog: &Catalog) -> Vec<&str> {
 }
 
 pub(crate) fn put(name: &str) -> Change {
-    Change::PutApplication(Application {
+    Change::put(Application {
         name: ApplicationName::new(name).unwrap(),
         input_type: InputType::Doubles,
         default_output: "-1.0".into(),
@@ -117,7 +124,7 @@ pub(crate) fn put(name: &str) -> Change {
 }
 
 fn delete(name: &str) -> Change {
-    Change::DeleteApplication(ApplicationName::new(name).unwrap())
+    Change::delete(&ApplicationName::new(name).unwrap())
 }
 
 /// Commits to what the store shows.
@@ -155,12 +162,8 @@ struct Clusters {
 struct OneCluster {
     server: Arc<RedisServer>,
     cluster: ClusterName,
-}
-
-impl OneCluster {
-    fn connect(&self) -> RedisStore {
-        RedisStore::connect(&self.server.url(), &self.cluster).unwrap()
-    }
+    /// Those of the handles.
+    followers: Mutex<JoinSet<()>>,
 }
 
 #[async_trait]
@@ -170,6 +173,7 @@ impl StoreFactory for Clusters {
         Box::new(OneCluster {
             server: Arc::clone(&self.server),
             cluster: ClusterName::new(&format!("cluster-{number}")).unwrap(),
+            followers: Mutex::default(),
         })
     }
 }
@@ -177,11 +181,15 @@ impl StoreFactory for Clusters {
 #[async_trait]
 impl TestedStore for OneCluster {
     async fn handle(&self) -> Arc<dyn MetadataStore> {
-        Arc::new(self.connect())
+        let (store, follower) = RedisStore::at(&self.server.url(), &self.cluster).unwrap();
+        self.followers.lock().spawn(follower.run());
+        Arc::new(store)
     }
 
-    /// The handles were dropped, and with them every connection; the next one is the reopened store.
-    async fn reopen(&mut self) {}
+    /// Ends every connection; the next one is the reopened store.
+    async fn reopen(&mut self) {
+        self.followers.get_mut().shutdown().await;
+    }
 }
 
 async fn metadata_can_be_read_by_a_person() {
@@ -192,7 +200,7 @@ async fn metadata_can_be_read_by_a_person() {
     let generation: HashMap<String, String> = server.run("HGETALL {skysail:blue}:generation");
     assert_eq!(generation["number"], "1");
     assert_eq!(generation["incarnation"].len(), 16);
-    let iris: String = server.run("HGET {skysail:blue}:applications iris");
+    let iris: String = server.run("HGET {skysail:blue}:documents application/iris");
     assert!(iris.contains(r#""default_output":"-1.0""#), "{iris}");
 }
 
@@ -343,7 +351,7 @@ pub(crate) async fn settle(store: &RedisStore, how: Settle) -> Result<Arc<Catalo
     within("a settlement", store.settle(how)).await
 }
 
-pub(crate) async fn two_stores(server: &RedisServer) -> [RedisStore; 2] {
+pub(crate) async fn two_stores(server: &RedisServer) -> [FollowedStore; 2] {
     let stores = [connect(&server.url()), connect(&server.url())];
     ready(&stores[0]).await;
     ready(&stores[1]).await;
@@ -425,13 +433,13 @@ async fn a_redis_that_lost_its_data_is_followed_once_it_is_accepted_and_gives_no
 
 /// What makes up a catalog, kept aside and put back as an old dump does.
 fn keep_aside(server: &RedisServer) {
-    for key in ["generation", "applications"] {
+    for key in ["generation", "documents"] {
         let _: u64 = server.run(&format!("COPY {{skysail:blue}}:{key} kept:{key} REPLACE"));
     }
 }
 
 fn put_back(server: &RedisServer) {
-    for key in ["generation", "applications"] {
+    for key in ["generation", "documents"] {
         let _: u64 = server.run(&format!("COPY kept:{key} {{skysail:blue}}:{key} REPLACE"));
     }
 }
@@ -546,7 +554,7 @@ async fn the_right_data_that_comes_back_is_followed_at_once() {
     let before = commit(&one, vec![put("b")]).await.unwrap();
     shows(&other, &["a", "b"]).await;
     keep_aside(&server);
-    let _: u64 = server.run("DEL {skysail:blue}:generation {skysail:blue}:applications");
+    let _: u64 = server.run("DEL {skysail:blue}:generation {skysail:blue}:documents");
     went_back(&one).await;
     went_back(&other).await;
     put_back(&server);
@@ -740,7 +748,7 @@ async fn redis_is_reached_by_tls_and_a_certificate_nobody_trusts_is_explained() 
     let () = tls.server.run("ACL SETUSER app on >s3cret ~* &* +@all");
     let cluster = ClusterName::new("blue").unwrap();
     let trusting =
-        |authority: &str| RedisStore::connect_trusting(&tls.url_as("app:s3cret"), &cluster, authority);
+        |authority: &str| FollowedStore::connect_trusting(&tls.url_as("app:s3cret"), &cluster, authority);
     let store = trusting(&tls.authority).unwrap();
     ready(&store).await;
     commit(&store, vec![put("a")]).await.unwrap();
@@ -756,12 +764,12 @@ async fn redis_is_reached_by_tls_and_a_certificate_nobody_trusts_is_explained() 
         "{reason}"
     );
     let plain = tls.server.url().replace("redis://", "rediss://app:s3cret@");
-    let plain = RedisStore::connect_trusting(&plain, &cluster, &tls.authority).unwrap();
+    let plain = FollowedStore::connect_trusting(&plain, &cluster, &tls.authority).unwrap();
     let reason = down(&plain).await;
     assert!(reason.contains("is this its port for TLS"), "{reason}");
     let reason = down(&connect(&tls.url_as("app:s3cret").replace("rediss", "redis"))).await;
     assert!(reason.contains("rediss://"), "{reason}");
-    let unused = RedisStore::connect_trusting("redis://127.0.0.1", &cluster, &tls.authority);
+    let unused = FollowedStore::connect_trusting("redis://127.0.0.1", &cluster, &tls.authority);
     assert!(unused.is_err());
 }
 
@@ -832,8 +840,8 @@ async fn a_commit_that_redis_refuses_half_way_changes_nothing() {
     assert!(matches!(refused, Err(StoreError::Refuses(_))), "{refused:?}");
     let () = server.run("CONFIG SET maxmemory 0");
 
-    let names: Vec<String> = server.run("HKEYS {skysail:blue}:applications");
-    assert_eq!(names, ["a"]);
+    let keys: Vec<String> = server.run("HKEYS {skysail:blue}:documents");
+    assert_eq!(keys, ["application/a"]);
     let after = commit(&store, vec![put("c")]).await.unwrap();
     assert_eq!(applications(&after), ["a", "c"]);
     assert_eq!(after.generation.number, before.generation.number + 1);
@@ -845,21 +853,22 @@ async fn a_store_that_cannot_be_read_is_told_of_and_the_last_snapshot_stays() {
     ready(&store).await;
     let before = commit(&store, vec![put("a")]).await.unwrap();
 
+    let _: u64 = server.run("COPY {skysail:blue}:documents kept");
     let breakages = [
         (
-            "HSET {skysail:blue}:generation schema 3",
+            "HSET {skysail:blue}:generation schema 4",
             "newer Skysail",
-            "HSET {skysail:blue}:generation schema 2",
+            "HSET {skysail:blue}:generation schema 3",
         ),
         (
-            "HSET {skysail:blue}:generation schema 1",
+            "HSET {skysail:blue}:generation schema 2",
             "older Skysail",
-            "HSET {skysail:blue}:generation schema 2",
+            "HSET {skysail:blue}:generation schema 3",
         ),
         (
-            "SET {skysail:blue}:models x",
-            "key {skysail:blue}:models is a string, not a hash: move it away (`RENAME",
-            "DEL {skysail:blue}:models",
+            "SET {skysail:blue}:documents x",
+            "key {skysail:blue}:documents is a string, not a hash: move it away (`RENAME",
+            "COPY kept {skysail:blue}:documents REPLACE",
         ),
     ];
     for (breakage, named, repair) in breakages {
@@ -879,11 +888,48 @@ async fn a_store_that_cannot_be_read_is_told_of_and_the_last_snapshot_stays() {
     commit(&store, vec![put("c")]).await.unwrap();
 }
 
+/// What Redis holds, key by key.
+fn everything(server: &RedisServer) -> BTreeMap<String, BTreeMap<String, String>> {
+    let keys: Vec<String> = server.run("KEYS *");
+    let content = |key: &String| server.run(&format!("HGETALL {key}"));
+    keys.iter().map(|key| (key.clone(), content(key))).collect()
+}
+
+async fn a_store_of_another_layout_is_refused_in_words_and_left_as_it_is() {
+    let server = RedisServer::start().await;
+    // As the versions before documents by kind wrote it.
+    let _: u64 =
+        server.run("HSET {skysail:blue}:generation incarnation a number 7 schema 2 count 1 digest 5");
+    let _: u64 = server.run(r#"HSET {skysail:blue}:applications iris {"name":"iris"}"#);
+    let before = everything(&server);
+    let store = connect(&server.url());
+    let reason = down(&store).await;
+    for part in ["it has layout 2", "this version reads layout 3", "an empty store"] {
+        assert!(reason.contains(part), "{part}: {reason}");
+    }
+    assert_eq!(seen(&store), None);
+    let minute = Duration::from_secs(60);
+    let refusals = [
+        store.commit(vec![put("a")], &Generation::default()).await.err(),
+        store.settle(Settle::Restore).await.err(),
+        store.settle(Settle::Accept).await.err(),
+        store.adopt(["b".to_owned()].into()).await.err(),
+        store.announce("one", "{}".into(), minute).await.err(),
+        store.withdraw("one").await.err(),
+        store.take_lease("one", minute).await.err(),
+        store.next_query_block().await.err(),
+    ];
+    for refused in refusals {
+        assert!(matches!(refused, Some(StoreError::Corrupt(_))), "{refused:?}");
+    }
+    assert_eq!(everything(&server), before);
+}
+
 async fn a_key_of_another_type_is_named_with_what_to_do_about_it() {
     for (key, breakage) in [
         ("generation", "SET {skysail:blue}:generation x"),
-        ("applications", "SET {skysail:blue}:applications x"),
-        ("settings", "RPUSH {skysail:blue}:settings x"),
+        ("documents", "SET {skysail:blue}:documents x"),
+        ("documents", "RPUSH {skysail:blue}:documents x"),
         ("query-block", "HSET {skysail:blue}:query-block a b"),
         ("query-block", "SET {skysail:blue}:query-block x"),
         ("frontends", "SET {skysail:blue}:frontends x"),
@@ -913,7 +959,7 @@ async fn a_key_of_another_type_is_named_with_what_to_do_about_it() {
         };
         let said = within(&named, told).await;
         assert!(said.contains("RENAME"), "{said}");
-        let documents = ["generation", "applications", "settings"].contains(&key);
+        let documents = ["generation", "documents"].contains(&key);
         assert_eq!(said.contains("skysail cluster restore"), documents, "{said}");
 
         // As it says.

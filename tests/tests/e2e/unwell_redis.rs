@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use skysail_frontend::store::{Leased, MetadataStore, StoreError, StoreHealth};
+use skysail_frontend::store::redis::RedisStore;
+use skysail_frontend::store::{AnnouncementStore, CatalogStore, LeaseStore, Leased, StoreError, StoreHealth};
 use skysail_tests::cases;
 use skysail_tests::cluster::{Runtime, Settings, TestCluster};
 use skysail_tests::deployment::Deployment;
@@ -79,7 +80,7 @@ async fn a_redis_that_refuses_writes_says_why_until_it_takes_one() {
 }
 
 /// Announces and asks for the lease, until the store is said to refuse writes in these words.
-async fn refuses(store: &impl MetadataStore, words: &str) -> String {
+async fn refuses(store: &RedisStore, words: &str) -> String {
     let told = async {
         loop {
             // Whether they are refused is what is looked at.
@@ -117,7 +118,7 @@ async fn a_user_who_may_not_announce_or_lead_is_told_so() {
     }
 }
 
-async fn refuses_announcements(store: &impl MetadataStore) {
+async fn refuses_announcements(store: &RedisStore) {
     let led = store.take_lease("one", Duration::from_secs(60)).await;
     assert!(matches!(led, Ok(Leased::Held(_))), "{led:?}");
     let refused = store.announce("one", "{}".into(), Duration::from_secs(60)).await;

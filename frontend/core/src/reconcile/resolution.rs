@@ -32,7 +32,7 @@ pub fn resolved(
     }
     deployment.image_id.clone_from(&resolution.image_id);
     deployment.artifacts.clone_from(&resolution.artifacts);
-    Some(Change::PutModel(model))
+    Some(Change::put(model))
 }
 
 #[cfg(test)]
@@ -43,7 +43,7 @@ mod tests {
     fn catalog() -> Catalog {
         let model = r#"{"name": "m", "current_version": "1", "versions": {"1": {"input_type": "doubles",
             "registered_at": "1970-01-01T00:00:00Z", "deployment": {"image": "i", "replicas": 2}}}}"#;
-        let put = Change::PutModel(serde_json::from_str(model).unwrap());
+        let put = Change::put(serde_json::from_str::<Model>(model).unwrap());
         Catalog::default().with(&[put], Generation::default())
     }
 

@@ -27,7 +27,7 @@ pub fn finished(catalog: &Catalog, views: &[FrontendView]) -> Vec<Change> {
     let rolling = catalog.models.values().filter(|model| model.rollout.is_some());
     rolling
         .filter(|model| switched(model))
-        .map(|model| Change::PutModel(ended(model)))
+        .map(|model| Change::put(ended(model)))
         .collect()
 }
 
@@ -51,7 +51,7 @@ fn ended(model: &Model) -> Model {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{Generation, Rollout};
+    use crate::catalog::{Document, Generation, Rollout};
 
     fn generation(number: u64) -> Generation {
         Generation {
@@ -81,7 +81,7 @@ mod tests {
             from: "1".parse().unwrap(),
             replace,
         };
-        Catalog::default().with(&[Change::PutModel(model(Some(rollout)))], generation(7))
+        Catalog::default().with(&[Change::put(model(Some(rollout)))], generation(7))
     }
 
     fn view(serving: &str, number: u64) -> FrontendView {
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_rollout_ends_once_every_query_frontend_has_switched() {
-        let ended = vec![Change::PutModel(model(None))];
+        let ended = vec![Change::put(model(None))];
         let control_only = FrontendView::default();
         let catalog = catalog(false);
         assert_eq!(
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn a_replacing_rollout_stops_the_other_versions_and_only_those() {
         let changes = finished(&catalog(true), &[view("2", 7)]);
-        let [Change::PutModel(model)] = &changes[..] else {
+        let [Change::Put(Document::Model(model))] = &changes[..] else {
             panic!("{changes:?}")
         };
         let replicas = |version: &str| {
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_model_without_a_rollout_is_left_alone() {
-        let catalog = Catalog::default().with(&[Change::PutModel(model(None))], generation(7));
+        let catalog = Catalog::default().with(&[Change::put(model(None))], generation(7));
         assert_eq!(finished(&catalog, &[view("2", 7)]), []);
     }
 }

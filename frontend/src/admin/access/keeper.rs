@@ -13,14 +13,14 @@ use tracing::{info, warn};
 
 use super::token::Asks;
 use crate::reconcile::Report;
-use crate::store::MetadataStore;
+use crate::store::CatalogStore;
 
 /// Keeps the hash in the catalog, for as long as the frontend runs.
 pub struct TokenKeeper {
     /// What this frontend asks for.
     pub asks: Asks,
     /// Where the catalog is.
-    pub store: Arc<dyn MetadataStore>,
+    pub store: Arc<dyn CatalogStore>,
     /// Whether a person has to decide something about the store first.
     pub report: Arc<Report>,
 }
@@ -71,7 +71,7 @@ impl TokenKeeper {
             admin_token: Some(own.clone()),
             ..Settings::clone(&catalog.settings)
         };
-        let change = vec![Change::PutSettings(settings)];
+        let change = vec![Change::put(settings)];
         let written = self.store.commit(change, &catalog.generation).await;
         if let Err(error) = &written {
             warn!(%error, "the admin token's hash cannot be written yet");

@@ -129,7 +129,7 @@ impl AskedToken {
     /// the first change that a person asks for.
     pub fn with_hash(&self, catalog: &Catalog, mut changes: Vec<Change>) -> Vec<Change> {
         if self.own.is_some() && catalog.settings.admin_token.is_none() {
-            changes.push(Change::PutSettings(Settings {
+            changes.push(Change::put(Settings {
                 admin_token: self.own.clone(),
                 ..Settings::clone(&catalog.settings)
             }));
@@ -196,7 +196,7 @@ fn are_equal(one: &Secret, other: &Secret) -> bool {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
-    use skysail_core::catalog::Generation;
+    use skysail_core::catalog::{Document, Generation};
 
     use super::*;
 
@@ -215,7 +215,7 @@ mod tests {
             admin_token: token.map(hash),
             ..Settings::default()
         };
-        Arc::new(Catalog::default().with(&[Change::PutSettings(settings)], Generation::default()))
+        Arc::new(Catalog::default().with(&[Change::put(settings)], Generation::default()))
     }
 
     fn admits(asked: &AskedToken, shown: &[&str]) -> bool {
@@ -274,7 +274,8 @@ mod tests {
     fn the_first_change_carries_the_hash_and_later_ones_do_not() {
         let (_store, catalogs) = watch::channel(None);
         let asked = AskedToken::new(Asks::Clusters(file(TOKEN)), catalogs.clone());
-        let [Change::PutSettings(put)] = &asked.with_hash(&Catalog::default(), Vec::new())[..] else {
+        let [Change::Put(Document::Settings(put))] = &asked.with_hash(&Catalog::default(), Vec::new())[..]
+        else {
             panic!("no settings are put");
         };
         assert_eq!(put.admin_token, Some(hash(TOKEN)));

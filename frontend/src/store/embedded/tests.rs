@@ -2,12 +2,15 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use redb::{ReadableDatabase, TableDefinition};
 use skysail_core::catalog::Application;
 use skysail_proto::ids::ApplicationName;
 use skysail_proto::value::InputType;
 use tempfile::TempDir;
 
+use super::tables::{ABOUT, DOCUMENTS, GENERATION_KEY, LAYOUT_KEY, read_text};
 use super::*;
+use crate::store::MetadataStore;
 use crate::store::conformance::{StoreFactory, TestedStore, check_all};
 
 /// Makes stores in one folder, which is removed with it.
@@ -57,7 +60,7 @@ fn store_path(folder: &TempDir) -> PathBuf {
 }
 
 fn put(name: &str, default_output: &str) -> Change {
-    Change::PutApplication(Application {
+    Change::put(Application {
         name: ApplicationName::new(name).unwrap(),
         input_type: InputType::Doubles,
         default_output: default_output.into(),
@@ -138,21 +141,59 @@ fn write_about(path: &Path, key: &str, value: &str) {
 }
 
 #[test]
-fn a_file_of_another_schema_is_refused_and_keeps_what_is_in_it() {
-    for (schema, said) in [
-        ("1", "an older Skysail (schema 1; this version knows 2)"),
-        ("3", "a newer Skysail (schema 3; this version knows 2)"),
+fn a_file_of_another_layout_is_refused_and_keeps_what_is_in_it() {
+    for (layout, said) in [
+        (
+            "1",
+            "an older Skysail (it has layout 1, this version reads layout 3)",
+        ),
+        (
+            "2",
+            "an older Skysail (it has layout 2, this version reads layout 3)",
+        ),
+        (
+            "4",
+            "a newer Skysail (it has layout 4, this version reads layout 3)",
+        ),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let path = store_path(&folder);
-        write_about(&path, SCHEMA_KEY, schema);
+        write_about(&path, LAYOUT_KEY, layout);
         let error = refused(&path);
-        assert!(error.contains(said), "{error}");
+        assert!(error.contains(said) && error.contains("empty store"), "{error}");
         let database = Database::open(&path).unwrap();
         let read = database.begin_read().unwrap();
-        let kept = read_text(&read.open_table(ABOUT).unwrap(), SCHEMA_KEY).unwrap();
-        assert_eq!(kept.as_deref(), Some(schema));
+        let kept = read_text(&read.open_table(ABOUT).unwrap(), LAYOUT_KEY).unwrap();
+        assert_eq!(kept.as_deref(), Some(layout));
     }
+}
+
+#[test]
+fn a_document_of_an_unknown_kind_is_another_versions_and_no_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = store_path(&folder);
+    let proof = Inventory::of(&[("unicorn/u".to_owned(), b"{}".to_vec())].into()).proof();
+    let generation = format!(
+        r#"{{"incarnation": "a", "number": 1, "count": {}, "digest": {}}}"#,
+        proof.count, proof.digest
+    );
+    write_about(&path, GENERATION_KEY, &generation);
+    let database = Database::open(&path).unwrap();
+    let write = database.begin_write().unwrap();
+    write
+        .open_table(DOCUMENTS)
+        .unwrap()
+        .insert("unicorn/u", "{}")
+        .unwrap();
+    write.commit().unwrap();
+    drop(database);
+    let error = refused(&path);
+    assert!(
+        error.contains("`unicorn/u` is of no kind that this version knows")
+            && error.contains("run the version"),
+        "{error}"
+    );
+    assert!(!error.contains("damaged"), "{error}");
 }
 
 #[test]
@@ -414,7 +455,11 @@ async fn a_file_that_lost_a_document_is_refused() {
     drop(store);
     let database = Database::open(&path).unwrap();
     let write = database.begin_write().unwrap();
-    write.open_table(APPLICATIONS).unwrap().remove("a").unwrap();
+    write
+        .open_table(DOCUMENTS)
+        .unwrap()
+        .remove("application/a")
+        .unwrap();
     write.commit().unwrap();
     drop(database);
     let error = refused(&path);

@@ -23,8 +23,9 @@ pub(super) struct Announcements {
 }
 
 impl Announcements {
-    pub(super) fn watch(&self) -> watch::Receiver<Announced> {
-        self.shown.subscribe()
+    /// Where they are shown.
+    pub(super) fn shown(&self) -> watch::Sender<Announced> {
+        self.shown.clone()
     }
 
     /// There was a break: what Redis has is not all there is.
@@ -69,7 +70,7 @@ mod tests {
     }
 
     fn shown(announcements: &Announcements) -> Vec<String> {
-        announcements.watch().borrow().keys().cloned().collect()
+        announcements.shown.borrow().keys().cloned().collect()
     }
 
     #[test]
@@ -98,7 +99,7 @@ mod tests {
     fn nobody_is_woken_by_what_is_known_already() {
         let mut announcements = Announcements::default();
         announcements.show(of(&["a"]), Instant::now());
-        let mut watch = announcements.watch();
+        let mut watch = announcements.shown.subscribe();
         watch.borrow_and_update();
         announcements.show(of(&["a"]), Instant::now());
         assert!(!watch.has_changed().unwrap());

@@ -1,24 +1,24 @@
 -- Writes all changes, or none, if the catalog's generation still is the expected one and the catalog is whole.
 --
--- KEYS: the hashes of the generation, of the applications, of the models, of the settings, of the control
---       role's lease and of the newest generation held back.
--- ARGV: expected incarnation, expected number, incarnation to use if the store has none, schema, channel,
+-- KEYS: the hashes of the generation, of the documents, of the control role's lease and of the newest generation
+--       held back.
+-- ARGV: expected incarnation, expected number, incarnation to use if the store has none, layout, channel,
 --       holder ('' for none) and number of the lease that the write is made under, the digest that the writer
---       knows ('' if it knows none), then for each change: 2 (application), 3 (model) or 4 (settings), the
---       name, the document ('' removes it), and the hash of the document before ('' for none).
+--       knows ('' if it knows none), then for each change: the document's key (kind/name), the document ('' removes
+--       it), and the hash of the document before ('' for none).
 -- Returns what happened, with details that depend on it.
 --
 -- Redis does not undo what a script wrote before an error, so everything that can fail is tried before
 -- anything is written: types, permissions, memory, a read-only replica.
 
-local generation = KEYS[1]
+local generation, stored_documents = KEYS[1], KEYS[2]
 local expected_incarnation, expected_number = ARGV[1], tonumber(ARGV[2])
-local fresh_incarnation, schema, channel = ARGV[3], ARGV[4], ARGV[5]
+local fresh_incarnation, layout, channel = ARGV[3], ARGV[4], ARGV[5]
 local known_digest = ARGV[8]
 local first_change = 9
 
 if ARGV[6] ~= '' then
-  local lease = redis.call('HMGET', KEYS[5], 'holder', 'number', 'until')
+  local lease = redis.call('HMGET', KEYS[3], 'holder', 'number', 'until')
   if lease[1] ~= ARGV[6] or lease[2] ~= ARGV[7] then
     return { 'fenced', lease[1] or '' }
   end
@@ -28,9 +28,9 @@ if ARGV[6] ~= '' then
 end
 
 for _, key in ipairs(KEYS) do
-  local kind = redis.call('TYPE', key).ok
-  if kind ~= 'hash' and kind ~= 'none' then
-    return { 'unreadable', 'key ' .. key .. ' is a ' .. kind .. ', not a hash' }
+  local is = redis.call('TYPE', key).ok
+  if is ~= 'hash' and is ~= 'none' then
+    return { 'unreadable', 'key ' .. key .. ' is a ' .. is .. ', not a hash' }
   end
 end
 
@@ -40,10 +40,10 @@ local number = tonumber(stored[2] or '0')
 if not number then
   return { 'unreadable', 'key ' .. generation .. ' holds something else than numbers' }
 end
-if (stored[3] or schema) ~= schema then
-  return { 'schema', stored[3] }
+if (stored[3] or layout) ~= layout then
+  return { 'layout', stored[3] }
 end
-local held_back = redis.call('HMGET', KEYS[6], 'incarnation', 'number', 'broken')
+local held_back = redis.call('HMGET', KEYS[4], 'incarnation', 'number', 'broken')
 if lost(held_back, incarnation, number, stored[4]) or held_back[3] == incarnation .. ' ' .. whole(number) then
   return { 'held-back' }
 end
@@ -62,36 +62,34 @@ end
 if documents() ~= count or (known_digest ~= '' and known_digest ~= whole(digest)) then
   return { 'broken' }
 end
-for i = first_change, #ARGV, 4 do
-  local kind, name = tonumber(ARGV[i]), ARGV[i + 1]
-  local before = redis.call('HGET', KEYS[kind], name)
-  if known_digest ~= '' and (before and whole(hash(kind, name, before)) or '') ~= ARGV[i + 3] then
+for i = first_change, #ARGV, 3 do
+  local key = ARGV[i]
+  local before = redis.call('HGET', stored_documents, key)
+  if known_digest ~= '' and (before and whole(hash(key, before)) or '') ~= ARGV[i + 2] then
     return { 'broken' }
   end
 end
 
 -- The rehearsal: harmless writes that fail where the real ones would. HSET comes first, because Redis
 -- refuses a script for want of memory only at its first write.
-redis.call('HSET', generation, 'schema', schema)
-redis.call('HDEL', KEYS[2], '')
-redis.call('HDEL', KEYS[3], '')
-redis.call('HDEL', KEYS[4], '')
+redis.call('HSET', generation, 'schema', layout)
+redis.call('HDEL', stored_documents, '')
 
 if incarnation == '' then
   incarnation = fresh_incarnation
 end
 number = whole(number + 1)
-for i = first_change, #ARGV, 4 do
-  local kind, name, document = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2]
-  local before = redis.call('HGET', KEYS[kind], name)
+for i = first_change, #ARGV, 3 do
+  local key, document = ARGV[i], ARGV[i + 1]
+  local before = redis.call('HGET', stored_documents, key)
   if before then
-    count, digest = count - 1, modulo(digest - hash(kind, name, before))
+    count, digest = count - 1, modulo(digest - hash(key, before))
   end
   if document == '' then
-    redis.call('HDEL', KEYS[kind], name)
+    redis.call('HDEL', stored_documents, key)
   else
-    redis.call('HSET', KEYS[kind], name, document)
-    count, digest = count + 1, modulo(digest + hash(kind, name, document))
+    redis.call('HSET', stored_documents, key, document)
+    count, digest = count + 1, modulo(digest + hash(key, document))
   end
 end
 redis.call('HSET', generation, 'incarnation', incarnation, 'number', number,

@@ -97,9 +97,7 @@ pub(super) struct Endpoint {
 #[derive(Clone)]
 pub(super) struct Keys {
     pub(super) generation: String,
-    pub(super) applications: String,
-    pub(super) models: String,
-    pub(super) settings: String,
+    pub(super) documents: String,
     pub(super) query_block: String,
     pub(super) frontends: String,
     pub(super) frontend_expiries: String,
@@ -315,13 +313,11 @@ pub(super) fn no_number(key: &str) -> String {
 
 impl Keys {
     /// Each with its type, as Redis calls it.
-    fn with_types(&self) -> [(&str, &'static str, Afterwards); 10] {
+    fn with_types(&self) -> [(&str, &'static str, Afterwards); 8] {
         use Afterwards::{Lost, MadeAnew};
         [
             (&self.generation, "hash", Lost),
-            (&self.applications, "hash", Lost),
-            (&self.models, "hash", Lost),
-            (&self.settings, "hash", Lost),
+            (&self.documents, "hash", Lost),
             (&self.query_block, "string", MadeAnew),
             (&self.frontends, "hash", MadeAnew),
             (&self.frontend_expiries, "zset", MadeAnew),
@@ -335,9 +331,7 @@ impl Keys {
         let key = |name: &str| format!("{{skysail:{cluster}}}:{name}");
         Self {
             generation: key("generation"),
-            applications: key("applications"),
-            models: key("models"),
-            settings: key("settings"),
+            documents: key("documents"),
             query_block: key("query-block"),
             frontends: key("frontends"),
             frontend_expiries: key("frontend-expiries"),
@@ -397,9 +391,7 @@ mod tests {
         let keys = endpoint("redis://localhost").unwrap().keys;
         for key in [
             keys.generation,
-            keys.applications,
-            keys.models,
-            keys.settings,
+            keys.documents,
             keys.query_block,
             keys.frontends,
             keys.frontend_expiries,

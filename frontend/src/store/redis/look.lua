@@ -1,15 +1,14 @@
 -- Reads, in one instant, all that a look compares. It writes nothing.
 --
--- KEYS: the hashes of the generation, of the applications, of the models, of the settings and of the newest
---       generation held back, the wish to restore it, the hash of announcements, and the sorted set of the
---       times when they expire.
+-- KEYS: the hashes of the generation, of the documents and of the newest generation held back, the wish to restore
+--       it, the hash of announcements, and the sorted set of the times when they expire.
 -- Returns the generation, how many documents there are, the generation held back, how many milliseconds the
 -- wish still holds (negative: there is none), and the announcements that have not expired.
 
 return {
   redis.call('HMGET', KEYS[1], 'incarnation', 'number', 'schema', 'replaces', 'count', 'digest'),
   documents(),
-  redis.call('HMGET', KEYS[5], 'incarnation', 'number', 'broken'),
-  redis.call('PTTL', KEYS[6]),
-  live(KEYS[7], KEYS[8]),
+  redis.call('HMGET', KEYS[3], 'incarnation', 'number', 'broken'),
+  redis.call('PTTL', KEYS[4]),
+  live(KEYS[5], KEYS[6]),
 }

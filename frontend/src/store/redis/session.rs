@@ -8,14 +8,16 @@ use futures::{FutureExt, StreamExt};
 use redis::aio::{MultiplexedConnection, PubSubStream};
 use redis::{FromRedisValue, RedisError, RedisResult};
 use skysail_core::backoff::Backoff;
-use skysail_core::catalog::{Catalog, Change, Generation};
+use skysail_core::catalog::{Catalog, Change, Document, Generation};
 use skysail_core::cluster::Lease;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
 
 use super::endpoint::{Endpoint, Failure, RESPONSE_TIMEOUT, no_number};
 use super::setback::{Seen, Stored};
-use crate::store::document::{self, Documents, Edit, Kind, SCHEMA};
+use crate::store::document::{self, Documents, Edit};
+use crate::store::incarnation::fresh_incarnation;
+use crate::store::layout::{LAYOUT, check_layout};
 use crate::store::proof::{Inventory, Proof};
 use crate::store::{Settle, StoreError};
 
@@ -158,11 +160,9 @@ impl Session {
         type Held = (Option<String>, Option<String>, Option<String>);
         let looked: RedisResult<(About, u64, Held, i64, Hash)> = redis::cmd("EVAL")
             .arg(LOOK)
-            .arg(8)
+            .arg(6)
             .arg(&keys.generation)
-            .arg(&keys.applications)
-            .arg(&keys.models)
-            .arg(&keys.settings)
+            .arg(&keys.documents)
             .arg(&keys.held_back)
             .arg(&keys.restore)
             .arg(&keys.frontends)
@@ -193,21 +193,14 @@ impl Session {
     /// All documents, read in one transaction with the generation they are of.
     pub(super) async fn snapshot(&mut self) -> Result<(Stored, Documents), StoreError> {
         let keys = &self.endpoint.keys;
-        let read: RedisResult<(About, Hash, Hash, Hash)> = redis::pipe()
+        let read: RedisResult<(About, Hash)> = redis::pipe()
             .atomic()
             .add_command(self.about_command())
-            .hgetall(&keys.applications)
-            .hgetall(&keys.models)
-            .hgetall(&keys.settings)
+            .hgetall(&keys.documents)
             .query_async(&mut self.connection)
             .await;
-        let (about, applications, models, settings) = self.read_by(read).await?;
-        let documents = Documents {
-            applications: by_name(applications),
-            models: by_name(models),
-            settings: by_name(settings),
-        };
-        Ok((self.read_about(about)?, documents))
+        let (about, documents) = self.read_by(read).await?;
+        Ok((self.read_about(about)?, by_key(documents)))
     }
 
     /// What was read, or why it was not.
@@ -220,8 +213,8 @@ impl Session {
 
     /// What the documents say.
     pub(super) fn catalog(&self, documents: &Documents, stored: Stored) -> Result<Catalog, StoreError> {
-        let catalog = documents.catalog(stored.generation);
-        let catalog = catalog.map_err(|reason| self.endpoint.corrupt(&reason))?;
+        let catalog = document::read(documents, stored.generation);
+        let catalog = catalog.map_err(|unreadable| self.endpoint.corrupt(&unreadable.to_string()))?;
         let replaces = stored.replaces;
         Ok(Catalog { replaces, ..catalog })
     }
@@ -240,15 +233,15 @@ impl Session {
     }
 
     fn read_about(&self, about: About) -> Result<Stored, StoreError> {
-        let (incarnation, number, schema, replaces, count, digest) = about;
-        if let Some(schema) = &schema {
-            document::check_schema(schema).map_err(|reason| self.endpoint.corrupt(&reason))?;
+        let (incarnation, number, layout, replaces, count, digest) = about;
+        if let Some(layout) = &layout {
+            check_layout(layout).map_err(|reason| self.endpoint.corrupt(&reason))?;
         }
         let incarnation = incarnation.unwrap_or_default();
         let written = |number: Option<String>| number?.parse().ok();
         let proof = match (written(count), written(digest)) {
             _ if incarnation.is_empty() => Some(Proof::default()),
-            (Some(count), Some(digest)) if schema.is_some() => Some(Proof { count, digest }),
+            (Some(count), Some(digest)) if layout.is_some() => Some(Proof { count, digest }),
             _ => None,
         };
         let replaces = replaces.unwrap_or_default();
@@ -289,25 +282,25 @@ impl Session {
         let mut command = redis::cmd("EVAL");
         command
             .arg(COMMIT)
-            .arg(6)
+            .arg(4)
             .arg(&keys.generation)
-            .arg(&keys.applications)
-            .arg(&keys.models)
-            .arg(&keys.settings)
+            .arg(&keys.documents)
             .arg(&keys.lease)
             .arg(&keys.held_back)
             .arg(&expected.incarnation)
             .arg(expected.number)
-            .arg(document::fresh_incarnation())
-            .arg(SCHEMA)
+            .arg(fresh_incarnation())
+            .arg(LAYOUT)
             .arg(&keys.changes)
             .arg(lease.map_or("", |lease| &lease.holder))
             .arg(lease.map_or(0, |lease| lease.number))
             .arg(or_nothing(known.map(|known| known.proof().digest)));
-        for Edit { kind, name, document } in changes.iter().map(Edit::from) {
-            let before = known.and_then(|known| known.hash_of(kind, name));
-            add_document(&mut command, kind, name, document.as_deref());
-            command.arg(or_nothing(before));
+        for Edit { key, document } in changes.iter().map(Edit::from) {
+            let before = known.and_then(|known| known.hash_of(&key));
+            command
+                .arg(key)
+                .arg(document.unwrap_or_default())
+                .arg(or_nothing(before));
         }
         command
     }
@@ -319,17 +312,15 @@ impl Session {
         seen: &Generation,
         settled: &Stored,
         how: Settle,
-        documents: &[Change],
+        documents: &[Document],
     ) -> Result<Generation, Failure> {
         let keys = &self.endpoint.keys;
         let mut command = redis::cmd("EVAL");
         command
             .arg(SETTLE)
-            .arg(6)
+            .arg(4)
             .arg(&keys.generation)
-            .arg(&keys.applications)
-            .arg(&keys.models)
-            .arg(&keys.settings)
+            .arg(&keys.documents)
             .arg(&keys.held_back)
             .arg(&keys.restore)
             .arg(&seen.incarnation)
@@ -337,14 +328,14 @@ impl Session {
             .arg(&settled.generation.incarnation)
             .arg(settled.generation.number)
             .arg(settled.replaces.join(" "))
-            .arg(SCHEMA)
+            .arg(LAYOUT)
             .arg(&keys.changes)
             .arg(match how {
                 Settle::Restore => "restore",
                 Settle::Accept => "accept",
             });
-        for Edit { kind, name, document } in documents.iter().map(Edit::from) {
-            add_document(&mut command, kind, name, document.as_deref());
+        for document in documents {
+            command.arg(document.key().to_string()).arg(document.to_json());
         }
         self.written(&command, seen).await
     }
@@ -381,8 +372,8 @@ impl Session {
                  `skysail cluster accept-empty`"
                     .into(),
             ))),
-            ["schema", found] => match document::check_schema(found) {
-                Ok(()) => Err(self.unusable("a script refused a schema that it knows")),
+            ["layout", found] => match check_layout(found) {
+                Ok(()) => Err(self.unusable("a script refused a layout that it knows")),
                 Err(reason) => Err(self.unusable(&reason)),
             },
             ["unreadable", reason] => {
@@ -526,7 +517,7 @@ pub(super) struct Write<'a> {
     pub(super) known: Option<&'a Inventory>,
 }
 
-/// A catalog's incarnation, number and schema, the incarnations it replaces, the number of its documents and
+/// A catalog's incarnation, number and layout, the incarnations it replaces, the number of its documents and
 /// their digest, each if it is there.
 type About = (
     Option<String>,
@@ -539,26 +530,15 @@ type About = (
 
 type Hash = HashMap<Vec<u8>, Vec<u8>>;
 
-/// A document as the scripts take it.
-fn add_document(command: &mut redis::Cmd, kind: Kind, name: &str, document: Option<&str>) {
-    // The place of the kind's hash among the script's keys.
-    let key = match kind {
-        Kind::Application => 2,
-        Kind::Model => 3,
-        Kind::Settings => 4,
-    };
-    command.arg(key).arg(name).arg(document.unwrap_or_default());
-}
-
 /// A number as the scripts take it where there may be none.
 fn or_nothing(number: Option<u64>) -> String {
     number.map_or_else(String::new, |number| number.to_string())
 }
 
-/// Names as text; one that is not UTF-8 is refused when its document is read, under a name made readable.
-fn by_name(hash: Hash) -> Vec<(String, Vec<u8>)> {
+/// Keys as text; one that is not UTF-8 is refused when its document is read, under a key made readable.
+fn by_key(hash: Hash) -> Documents {
     hash.into_iter()
-        .map(|(name, json)| (String::from_utf8_lossy(&name).into_owned(), json))
+        .map(|(key, json)| (String::from_utf8_lossy(&key).into_owned(), json))
         .collect()
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use skysail_core::catalog::{Catalog, Generation};
 
-use crate::store::document::{generation_after, remembered_lives};
+use crate::store::incarnation::{generation_after, remembered_lives};
 use crate::store::proof::{Inventory, Proof, counted};
 
 /// The generation a store is at, and what it is to others.
@@ -253,7 +253,6 @@ fn is_newer(one: &Generation, other: &Generation) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::document::Documents;
 
     fn generation(incarnation: &str, number: u64) -> Generation {
         Generation {
@@ -385,11 +384,8 @@ mod tests {
     #[test]
     fn damage_is_told_by_the_proof_and_named_by_what_is_held() {
         let documents = |names: &[&str]| {
-            let models = names.iter().map(|name| (name.to_string(), b"{}".to_vec()));
-            Inventory::of(&Documents {
-                models: models.collect(),
-                ..Documents::default()
-            })
+            let models = names.iter().map(|name| (format!("model/{name}"), b"{}".to_vec()));
+            Inventory::of(&models.collect())
         };
         let (held, found) = (documents(&["m", "n"]), documents(&["m"]));
         let mut now = stored("a", 7, &[]);

@@ -3,53 +3,49 @@
 -- and begins another life, which says which ones it replaces, so that every frontend that holds one of those
 -- follows it.
 --
--- KEYS: the hashes of the generation, of the applications, of the models, of the settings and of the newest
---       generation held back, and the wish to restore it.
+-- KEYS: the hashes of the generation, of the documents and of the newest generation held back, and the wish to
+--       restore it.
 -- ARGV: incarnation and number that were seen, the new incarnation and number, the incarnations that it
---       replaces, schema, channel, 'restore' or 'accept', then for each document to restore: 2 (application),
---       3 (model) or 4 (settings), the name, the document ('' for none).
+--       replaces, layout, channel, 'restore' or 'accept', then for each document to restore: its key (kind/name) and
+--       the document.
 -- Returns what happened, as commit.lua does.
 
-local generation, held_back, wish = KEYS[1], KEYS[5], KEYS[6]
-local schema, channel, how = ARGV[6], ARGV[7], ARGV[8]
+local generation, stored_documents, held_back, wish = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local layout, channel, how = ARGV[6], ARGV[7], ARGV[8]
 local first_document = 9
 
-for i = 1, 5 do
-  local kind = redis.call('TYPE', KEYS[i]).ok
-  if kind ~= 'hash' and kind ~= 'none' then
-    return { 'unreadable', 'key ' .. KEYS[i] .. ' is a ' .. kind .. ', not a hash' }
+for i = 1, 3 do
+  local is = redis.call('TYPE', KEYS[i]).ok
+  if is ~= 'hash' and is ~= 'none' then
+    return { 'unreadable', 'key ' .. KEYS[i] .. ' is a ' .. is .. ', not a hash' }
   end
 end
 
 local stored = redis.call('HMGET', generation, 'incarnation', 'number', 'schema')
 local incarnation, number = stored[1] or '', tonumber(stored[2] or '0') or 0
-if (stored[3] or schema) ~= schema then
-  return { 'schema', stored[3] }
+if (stored[3] or layout) ~= layout then
+  return { 'layout', stored[3] }
 end
 if incarnation ~= ARGV[1] or number ~= tonumber(ARGV[2]) then
   return { 'conflict', incarnation, whole(number) }
 end
 
 -- The rehearsal, as in commit.lua.
-redis.call('HSET', generation, 'schema', schema)
-redis.call('HDEL', KEYS[2], '')
+redis.call('HSET', generation, 'schema', layout)
+redis.call('HDEL', stored_documents, '')
 redis.call('DEL', wish)
 
 if how == 'restore' then
-  redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
-  for i = first_document, #ARGV, 3 do
-    if ARGV[i + 2] ~= '' then
-      redis.call('HSET', KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2])
-    end
+  redis.call('DEL', stored_documents)
+  for i = first_document, #ARGV, 2 do
+    redis.call('HSET', stored_documents, ARGV[i], ARGV[i + 1])
   end
 end
 
 local digest = 0
-for kind = 2, 4 do
-  local all = redis.call('HGETALL', KEYS[kind])
-  for i = 1, #all, 2 do
-    digest = modulo(digest + hash(kind, all[i], all[i + 1]))
-  end
+local all = redis.call('HGETALL', stored_documents)
+for i = 1, #all, 2 do
+  digest = modulo(digest + hash(all[i], all[i + 1]))
 end
 redis.call('HSET', generation, 'incarnation', ARGV[3], 'number', ARGV[4], 'replaces', ARGV[5],
   'count', whole(documents()), 'digest', whole(digest))

@@ -66,7 +66,7 @@ fn catalog(models: &[(&str, &str, u32)]) -> Catalog {
     let put = models.iter().map(|&(name, image, replicas)| {
         let current_version: skysail_proto::ids::ModelVersion = "1".parse().unwrap();
         let versions = BTreeMap::from([(current_version.clone(), version(image, replicas))]);
-        Change::PutModel(Model {
+        Change::put(Model {
             name: name.parse().unwrap(),
             current_version,
             rollout: None,
@@ -348,7 +348,7 @@ fn a_version_is_resolved_once_before_its_first_start() {
     let deployment = unresolved.spec.deployment.as_mut().unwrap();
     deployment.image_id = None;
     let versions = BTreeMap::from([("1".parse().unwrap(), unresolved)]);
-    let put = Change::PutModel(Model {
+    let put = Change::put(Model {
         name: "m".parse().unwrap(),
         current_version: "1".parse().unwrap(),
         rollout: None,
