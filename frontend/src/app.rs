@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::cluster::{Announcer, Identity, Membership, Observer};
 use crate::config::{Config, RuntimeKind, StoreLocation, without_password};
 use crate::control_thread::ControlThread;
-use crate::health::Health;
+use crate::health::{Health, Settling};
 use crate::http::{BodyReader, Cors, Limits};
 use crate::leadership::{self, Leadership};
 use crate::metrics::Metrics;
@@ -49,7 +49,7 @@ mod runtime;
 mod tests;
 
 use ending::{Closing, Ended, Ending, Neighbours};
-use follower::{Follower, fetch_query_ids};
+use follower::Follower;
 use listeners::{Listeners, listen_advice};
 use parts::{Part, Stage, Thread};
 
@@ -141,7 +141,9 @@ impl App {
             false => models,
         });
         let queries = Arc::new(QueryService::new(clock));
-        let health = Arc::new(Health::new(queries.clone(), store.health()));
+        let closing = Closing::default();
+        let settling = watch::Sender::new(config.roles.query.then(BTreeSet::new));
+        let health = Arc::new(health(&closing, &queries, &*store, &settling));
         let wiring = Wiring {
             identity: addresses.identity(&config),
             asks: asks.clone(),
@@ -152,8 +154,9 @@ impl App {
             queries,
             metrics,
             health,
+            settling,
             clock,
-            closing: Closing::default(),
+            closing,
             config,
             parts,
         };
@@ -220,6 +223,8 @@ struct Wiring {
     queries: Arc<QueryService>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
+    /// What a frontend that has begun waits for, which the membership follower knows.
+    settling: watch::Sender<Settling>,
     clock: Clock,
     closing: Closing,
     parts: Vec<Part>,
@@ -239,7 +244,6 @@ impl Wiring {
         let ending = Ending::new(
             self.config.grace,
             Ended {
-                queries: self.queries.clone(),
                 models: self.models.clone(),
                 runtime: self.runtime.clone(),
             },
@@ -308,8 +312,10 @@ impl Wiring {
         };
         // To resolve thousands of routes takes milliseconds, in which queries would have to wait.
         self.add_control_background("route follower", follower.run());
-        let query_ids = fetch_query_ids(self.store.clone(), self.queries.clone());
-        self.add_background("query-id fetcher", query_ids);
+        let (ids, store) = (self.queries.ids().clone(), self.store.clone());
+        self.add_background("query-id fetcher", async move {
+            ids.keep_filled(|| store.next_query_block()).await;
+        });
         let (mut health, metrics) = (self.store.health(), self.metrics.clone());
         self.add_background("store gauge", async move {
             loop {
@@ -324,8 +330,6 @@ impl Wiring {
 
     /// The tasks that tell the cluster's frontends of each other; returns what is known of all.
     fn join_membership(&mut self, followed: watch::Receiver<Generation>) -> observed::Views {
-        self.queries
-            .set_settling(self.config.roles.query.then(BTreeSet::new));
         let (own, seen) = watch::channel(self.identity.first_view());
         let observer = Observer::new(
             self.identity.clone(),
@@ -334,6 +338,7 @@ impl Wiring {
             self.store.watch(),
             self.clock,
         );
+        let observer = observer.ending_with(self.closing.queries.clone());
         let observer = Arc::new(parking_lot::Mutex::new(observer));
         let announcer = Announcer {
             observer: observer.clone(),
@@ -346,7 +351,7 @@ impl Wiring {
         let (membership, views) = Membership::new(
             (self.store.announced(), self.store.watch()),
             seen,
-            self.queries.clone(),
+            self.settling.clone(),
             self.models.clone(),
             self.metrics.clone(),
         );
@@ -455,11 +460,11 @@ impl Wiring {
         let Some(listener) = listener else { return };
         let api = QueryApi {
             service: self.queries.clone(),
-            health: self.health.clone(),
             bodies: self.bodies(self.config.body_limit),
             max_rows: self.config.max_rows,
         };
-        let server = QueryServer::new(Arc::new(api), self.config.cors_origins.clone());
+        let probes = ops::probes(self.health.clone());
+        let server = QueryServer::new(Arc::new(api), probes, self.config.cors_origins.clone());
         let limits = Limits {
             connections: self.config.max_connections,
             timeouts: self.config.timeouts,
@@ -565,6 +570,22 @@ async fn open_store(config: &Config) -> Result<Arc<dyn MetadataStore>, BuildErro
             };
             Ok(Arc::new(store.map_err(|error| BuildError::Store(error.into()))?))
         }
+    }
+}
+
+/// What readiness is made of.
+fn health(
+    closing: &Closing,
+    queries: &Arc<QueryService>,
+    store: &dyn MetadataStore,
+    settling: &watch::Sender<Settling>,
+) -> Health {
+    let (queries, store) = (queries.clone(), store.health());
+    Health {
+        draining: closing.queries.clone(),
+        cannot_answer: Box::new(move || queries.lacks().map(str::to_owned)),
+        settling: settling.subscribe(),
+        parts: vec![("store", Box::new(move || store.borrow().problem()))],
     }
 }
 

@@ -34,12 +34,20 @@ pub struct Ops {
 
 /// The three paths, for the servers that have others, too.
 pub fn routes<S: Clone + Send + Sync + 'static>(ops: Arc<Ops>) -> Router<S> {
+    let probes = probes(ops.health.clone());
+    Router::new()
+        .route(METRICS, get(metrics))
+        .with_state(ops)
+        .merge(probes)
+}
+
+/// The paths of the probes alone.
+pub fn probes<S: Clone + Send + Sync + 'static>(health: Arc<Health>) -> Router<S> {
     let [alive, ready] = PROBES;
     Router::new()
         .route(alive, get(healthz))
         .route(ready, get(readyz))
-        .route(METRICS, get(metrics))
-        .with_state(ops)
+        .with_state(health)
 }
 
 /// What the operations listener answers.
@@ -68,12 +76,12 @@ async fn what_this_is() -> Response {
     Json(paths).into_response()
 }
 
-async fn healthz(State(ops): State<Arc<Ops>>) -> Response {
-    Json(ops.health.alive()).into_response()
+async fn healthz(State(health): State<Arc<Health>>) -> Response {
+    Json(health.alive()).into_response()
 }
 
-async fn readyz(State(ops): State<Arc<Ops>>) -> Response {
-    let readiness = ops.health.readiness();
+async fn readyz(State(health): State<Arc<Health>>) -> Response {
+    let readiness = health.readiness();
     let status = match readiness.ready {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
