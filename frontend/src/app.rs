@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skysail_core::catalog::Generation;
+use skysail_core::query::QueryRecord;
 use skysail_core::reconcile::Patience;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -99,6 +100,7 @@ pub enum BuildError {
 /// A frontend that is built, bound and not yet running.
 pub struct App {
     addresses: Addresses,
+    queries: Arc<QueryService>,
     asks: Asks,
     control: ControlThread,
     parts: Vec<Part>,
@@ -140,10 +142,11 @@ impl App {
             true => models.on_this_machine_only(),
             false => models,
         });
-        let queries = Arc::new(QueryService::new(clock));
+        let queries = Arc::new(QueryService::new(clock, &metrics));
         let closing = Closing::default();
         let settling = watch::Sender::new(config.roles.query.then(BTreeSet::new));
         let health = Arc::new(health(&closing, &queries, &*store, &settling));
+        let answering = queries.clone();
         let wiring = Wiring {
             identity: addresses.identity(&config),
             asks: asks.clone(),
@@ -163,6 +166,7 @@ impl App {
         let (parts, ending) = wiring.connect(listeners);
         Ok(Self {
             addresses,
+            queries: answering,
             asks,
             control,
             parts,
@@ -173,6 +177,13 @@ impl App {
     /// Where it listens.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// A record of each query that is answered from now on, for as long as the receiver is kept. No query waits for
+    /// whoever reads: of more than `capacity` unread records those that come are dropped, and counted as
+    /// `skysail_query_records_dropped_total`.
+    pub fn answered_queries(&self, capacity: usize) -> mpsc::Receiver<Arc<QueryRecord>> {
+        self.queries.listen(capacity)
     }
 
     /// Serves until `shutdown`, then ends gracefully: no new connections, every accepted query answered,

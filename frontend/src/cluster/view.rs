@@ -296,7 +296,7 @@ mod tests {
             bytes: 1000,
         };
         let models = Arc::new(ModelTable::new(bounds, 0, metrics.clone(), clock));
-        let queries = Arc::new(QueryService::new(clock));
+        let queries = Arc::new(QueryService::new(clock, &metrics));
         let catalog = Arc::new(catalog());
         let catalogs = watch::Sender::new(Some(catalog.clone()));
         let identity = Identity {

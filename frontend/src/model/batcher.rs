@@ -10,6 +10,7 @@ use skysail_container_rpc::credit::Demand;
 use skysail_container_rpc::server::{NewBatch, Refusal, ReplicaStream, StreamError};
 use skysail_container_rpc::session::{Credit as Granted, Event};
 use skysail_core::dispatch::{Answer, Answered, Credit, Departure, Dispatcher, Loss, SentBatch, Share, Step};
+use skysail_core::query::BatchRun;
 use skysail_core::queue::Placed;
 use skysail_core::time::Instant;
 use skysail_proto::container::{BatchResult, batch_result};
@@ -273,9 +274,12 @@ impl Batcher {
 
     /// Matches a batch's outputs to their askers.
     fn answer(&mut self, result: BatchResult) {
-        let Some(SentBatch { batch, size, .. }) = self.learn(&result) else {
+        let Some(sent) = self.learn(&result) else {
             return;
         };
+        let SentBatch {
+            batch, size, sent_at, ..
+        } = sent;
         self.replica.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.replica.batches.fetch_add(1, Ordering::Relaxed);
         self.replica.inputs.fetch_add(size as u64, Ordering::Relaxed);
@@ -291,7 +295,12 @@ impl Batcher {
         Delivery {
             model: self.model.clone(),
             batch,
-            size,
+            sent_at,
+            run: BatchRun {
+                replica: self.replica.registration.replica.clone(),
+                inputs: size,
+                model_time: Duration::from_micros(result.model_micros),
+            },
             result,
         }
         .start();

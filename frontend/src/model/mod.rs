@@ -82,7 +82,7 @@ impl ModelHandle {
     /// would be told otherwise for the inputs that happen to be kept.
     pub async fn predict(&self, input: Input, asked: Asked) -> Outcome {
         if !self.can_answer(1) {
-            return Err(DefaultReason::NoReplica.into());
+            return DefaultReason::NoReplica.into();
         }
         let version = self.version();
         let unknown = match version.look_up(input) {
@@ -104,7 +104,7 @@ impl ModelHandle {
                 asking.ask_all(inputs).await;
                 asking.outcomes().await
             }
-            false => smallvec![Some(Err(DefaultReason::NoReplica.into())); rows],
+            false => smallvec![Some(DefaultReason::NoReplica.into()); rows],
         };
         outcomes.into_iter().map(|outcome| outcome.expect(ALL_ANSWERED))
     }

@@ -6,7 +6,7 @@
 use parking_lot::Mutex;
 use skysail_core::batch::Restraint;
 use skysail_core::dispatch::{Dispatcher, Loss, Step, Turn};
-use skysail_core::query::{DefaultReason, Outcome};
+use skysail_core::query::{BatchRun, DefaultReason, Outcome, Prediction};
 use skysail_core::queue::{Bounds, Claim, Entrant, Place, Placed};
 use skysail_core::time::Instant;
 use skysail_core::waiting_room::{Refused, WaitingRoom};
@@ -52,13 +52,19 @@ impl Reply {
 pub struct Task {
     /// Its input.
     pub input: Input,
+    /// When it was first let into the queue, or refused.
+    asked_at: Instant,
     reply: Reply,
 }
 
 impl Task {
-    /// The query of this input, whose answer goes to `reply`.
-    pub fn new(input: Input, reply: Reply) -> Self {
-        Self { input, reply }
+    /// The query of this input, which is asked now and whose answer goes to `reply`.
+    pub fn new(input: Input, reply: Reply, now: Instant) -> Self {
+        Self {
+            input,
+            asked_at: now,
+            reply,
+        }
     }
 
     /// The same, to wait until then.
@@ -72,8 +78,20 @@ impl Task {
     }
 
     /// Gives the one answer. That nobody may be waiting for it any more is no error.
-    pub fn answer(self, outcome: Outcome) {
+    pub fn end(self, outcome: Outcome) {
         self.reply.send(outcome);
+    }
+
+    /// Gives the answer that a batch brought, which had left at `sent_at`.
+    pub fn answer_by(self, batch: BatchRun, sent_at: Instant, prediction: Prediction) {
+        let queued = sent_at.saturating_since(self.asked_at);
+        self.end(Outcome::of_batch(prediction, queued, batch));
+    }
+
+    /// Says that it is given up while it waits.
+    pub fn give_up(self, reason: DefaultReason, now: Instant) {
+        let waited = now.saturating_since(self.asked_at);
+        self.end(Outcome::from(reason).after(waited));
     }
 
     /// Whether nobody waits for the answer any more.
@@ -153,7 +171,7 @@ impl TaskQueue {
             (entered, room.displaced())
         };
         for Placed { task, .. } in displaced {
-            task.answer(Err(DefaultReason::QueueFull.into()));
+            task.give_up(DefaultReason::QueueFull, now);
         }
         if entered.iter().any(Result::is_ok) {
             self.work.notify_one();
@@ -169,7 +187,7 @@ impl TaskQueue {
         let wanted = batch.into_iter().filter(|placed| !placed.task.is_abandoned());
         let given_up = self.room.lock().put_back(wanted, why);
         for Placed { task, .. } in given_up {
-            task.answer(Err(DefaultReason::ReplicaLost.into()));
+            task.end(DefaultReason::ReplicaLost.into());
         }
         self.work.notify_one();
         self.demand.notify_waiters();
@@ -187,8 +205,8 @@ impl TaskQueue {
             wake_another,
         } = dispatcher.step(&mut self.room.lock(), now);
         for placed in given_up {
-            let failure = placed.given_up(now).into();
-            placed.task.answer(Err(failure));
+            let reason = placed.given_up(now);
+            placed.task.give_up(reason, now);
         }
         if wake_another {
             self.work.notify_one();
@@ -230,7 +248,7 @@ impl TaskQueue {
     pub fn close(&self) {
         let waiting = self.room.lock().close();
         for Placed { task, .. } in waiting {
-            task.answer(Err(DefaultReason::NoReplica.into()));
+            task.end(DefaultReason::NoReplica.into());
         }
     }
 
@@ -317,4 +335,4 @@ impl TaskQueue {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

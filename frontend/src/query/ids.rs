@@ -43,7 +43,7 @@ impl QueryIds {
     }
 
     /// Goes on in this block; what is left of the one before is never used.
-    fn enter(&self, block: u64) {
+    pub(super) fn enter(&self, block: u64) {
         self.next
             .store(block.wrapping_mul(BLOCK) % (1 << 53), Ordering::Relaxed);
         self.there.store(true, Ordering::Relaxed);

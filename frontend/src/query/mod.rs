@@ -1,37 +1,42 @@
 //! The query path: from a typed query to its answer.
 //!
 //! In the order of a query: [`http`] reads a request and [`request`] parses it, [`routes`] says where it goes,
-//! [`QueryService::predict`] answers it under an id of [`ids`], and `written` puts the reply together.
+//! [`QueryService::predict`] answers it under an id of [`ids`], `listeners` are told, and `written` puts the reply
+//! together.
 
 use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use skysail_core::query::{DefaultReason, Outcome};
+use skysail_core::query::{AnsweredQuery, DefaultReason, Outcome, QueryRecord};
 use skysail_core::selection::{Answer, combine};
 use skysail_core::time::Instant;
 use skysail_proto::value::Input;
+use tokio::sync::mpsc::Receiver;
 
 use crate::clock::Clock;
+use crate::metrics::Metrics;
 use crate::model::{Asked, MAX_INPUT_BYTES, ModelHandle, ROWS_AT_ONCE};
 
 pub mod error;
 pub mod http;
 pub mod ids;
+mod listeners;
 pub mod request;
 mod routes;
 mod written;
 
 use error::QueryError;
 use ids::QueryIds;
+use listeners::Listeners;
 use request::{Inputs, PredictRequest};
 pub use routes::{Route, Routes};
 
-/// One answered query.
+/// The answer to one query, with its id.
 #[derive(Debug)]
-pub struct AnsweredQuery {
-    /// Its id.
+pub struct NumberedAnswer {
+    /// The query's id.
     pub id: u64,
     /// Its answer.
     pub answer: Answer,
@@ -41,15 +46,16 @@ pub struct AnsweredQuery {
 #[derive(Debug)]
 pub enum Reply {
     /// To `input`.
-    One(AnsweredQuery),
+    One(NumberedAnswer),
     /// To `input_batch`, in order.
-    Many(Vec<AnsweredQuery>),
+    Many(Vec<NumberedAnswer>),
 }
 
 /// Answers queries.
 pub struct QueryService {
     routes: ArcSwapOption<Routes>,
     ids: Arc<QueryIds>,
+    listeners: Listeners,
     clock: Clock,
 }
 
@@ -65,10 +71,11 @@ struct Shared<'a> {
 
 impl QueryService {
     /// Knows no application yet.
-    pub fn new(clock: Clock) -> Self {
+    pub fn new(clock: Clock, metrics: &Metrics) -> Self {
         Self {
             routes: ArcSwapOption::empty(),
             ids: Arc::default(),
+            listeners: Listeners::new(metrics.query_records_dropped()),
             clock,
         }
     }
@@ -102,35 +109,52 @@ impl QueryService {
         })
     }
 
-    async fn answer(&self, query: Shared<'_>, input: Input) -> AnsweredQuery {
+    async fn answer(&self, query: Shared<'_>, input: Input) -> NumberedAnswer {
         let id = self.ids.next();
         let outcome = match query.target {
             Some(model) => model.predict(input, query.asked).await,
-            None => Err(DefaultReason::NoModelLinked.into()),
+            None => DefaultReason::NoModelLinked.into(),
         };
-        query.answered(id, outcome, self.latency(query))
+        self.answered(query, id, outcome, self.latency(query))
     }
 
     /// Answers the rows of a request, each under an id of its own. Between chunks of them other tasks have their
     /// turn.
-    async fn answer_rows(&self, queries: Shared<'_>, inputs: Vec<Input>) -> Vec<AnsweredQuery> {
+    async fn answer_rows(&self, queries: Shared<'_>, inputs: Vec<Input>) -> Vec<NumberedAnswer> {
         let rows = inputs.len();
         let mut ids = self.ids.take(rows as u64);
         let mut answers = Vec::with_capacity(rows);
         let mut outcomes: Box<dyn Iterator<Item = Outcome> + Send> = match queries.target {
             Some(model) => Box::new(model.predict_rows(inputs, queries.asked).await),
-            None => Box::new(iter::repeat_n(Err(DefaultReason::NoModelLinked.into()), rows)),
+            None => Box::new(iter::repeat_n(DefaultReason::NoModelLinked.into(), rows)),
         };
         // All are answered now: a row that waited for the others waited as long as they did.
         let latency = self.latency(queries);
         while answers.len() < rows {
             let chunk = ids.by_ref().zip(outcomes.by_ref()).take(ROWS_AT_ONCE);
-            answers.extend(chunk.map(|(id, outcome)| queries.answered(id, outcome, latency)));
+            answers.extend(chunk.map(|(id, outcome)| self.answered(queries, id, outcome, latency)));
             if answers.len() < rows {
                 tokio::task::yield_now().await;
             }
         }
         answers
+    }
+
+    /// What the application answers to a query, which is counted and told.
+    fn answered(&self, query: Shared<'_>, id: u64, outcome: Outcome, latency: Duration) -> NumberedAnswer {
+        let Shared { route, target, .. } = query;
+        let answer = combine(outcome.prediction, &route.default_output);
+        let answered = AnsweredQuery {
+            id,
+            application: &route.application.name,
+            model: target.map(|model| &model.id),
+            latency,
+            default_reason: answer.failure.as_ref().map(|failure| failure.reason),
+            course: &outcome.course,
+        };
+        route.metrics.answered(&answered);
+        self.listeners.tell(&answered);
+        NumberedAnswer { id, answer }
     }
 
     fn latency(&self, queries: Shared<'_>) -> Duration {
@@ -159,6 +183,12 @@ impl QueryService {
         self.routes.store(Some(Arc::new(routes)));
     }
 
+    /// A listener to the queries that are answered from now on, until it is dropped. At most `capacity` records wait
+    /// for it; those for which there is no room are dropped and counted.
+    pub fn listen(&self, capacity: usize) -> Receiver<Arc<QueryRecord>> {
+        self.listeners.listen(capacity)
+    }
+
     /// The source of query ids.
     pub fn ids(&self) -> &Arc<QueryIds> {
         &self.ids
@@ -181,16 +211,6 @@ impl QueryService {
     }
 }
 
-impl Shared<'_> {
-    /// What the application answers to one of the queries, which is counted.
-    fn answered(&self, id: u64, outcome: Outcome, latency: Duration) -> AnsweredQuery {
-        let answer = combine(outcome, &self.route.default_output);
-        let reason = answer.failure.as_ref().map(|failure| failure.reason);
-        self.route.metrics.answered(latency, reason);
-        AnsweredQuery { id, answer }
-    }
-}
-
 fn check_size(input: &Input) -> Result<(), QueryError> {
     let (size, limit) = (input.data().len(), MAX_INPUT_BYTES);
     if size > limit {
@@ -201,7 +221,150 @@ fn check_size(input: &Input) -> Result<(), QueryError> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+    use skysail_core::catalog::{Catalog, Change};
+    use skysail_core::query::Way;
+    use skysail_core::queue::Bounds;
+
     use super::*;
+    use crate::metrics::Format;
+    use crate::model::ModelTable;
+
+    /// A frontend's query path, with an application of one model and another of none.
+    struct Path {
+        service: QueryService,
+        model: Arc<ModelHandle>,
+        metrics: Arc<Metrics>,
+    }
+
+    impl Path {
+        fn new() -> Self {
+            let (clock, metrics) = (Clock::start(), Arc::new(Metrics::default()));
+            let version = serde_json::json!({
+                "version": "1", "input_type": "doubles", "registered_at": "2026-01-01T00:00:00Z",
+            });
+            let model = serde_json::json!({"name": "m", "current_version": "1", "versions": {"1": version}});
+            let application = |name: &str, linked: &[&str]| {
+                let application = serde_json::json!({
+                    "name": name, "input_type": "doubles", "default_output": "none", "slo_micros": 1_000_000,
+                    "linked_models": linked, "registered_at": "2026-01-01T00:00:00Z",
+                });
+                Change::PutApplication(serde_json::from_value(application).unwrap())
+            };
+            let changes = [
+                Change::PutModel(serde_json::from_value(model).unwrap()),
+                application("linked", &["m"]),
+                application("alone", &[]),
+            ];
+            let catalog = Catalog::default().with(&changes, Default::default());
+            let bounds = Bounds {
+                count: 100,
+                bytes: usize::MAX,
+            };
+            let table = ModelTable::new(bounds, 1 << 20, metrics.clone(), clock);
+            let (versions, gone) = table.follow(&catalog);
+            table.close(gone);
+            let service = QueryService::new(clock, &metrics);
+            service.set_routes(Routes::resolve(&Routes::default(), &catalog, &versions, &metrics));
+            service.ids().enter(0);
+            Self {
+                service,
+                model: versions.get(&"m:1".parse().unwrap()).unwrap().clone(),
+                metrics,
+            }
+        }
+
+        /// Sends these numbers to an application, as one query or as the rows of a request.
+        async fn ask(&self, application: &str, numbers: &[f64]) -> Reply {
+            let inputs = match numbers {
+                [number] => Inputs::One(Input::doubles(&[*number])),
+                numbers => Inputs::Many(numbers.iter().map(|number| Input::doubles(&[*number])).collect()),
+            };
+            let request = PredictRequest {
+                inputs,
+                version: None,
+                slo_micros: None,
+            };
+            let route = self.service.route(application).unwrap();
+            let reply = self.service.predict(&route, request, self.service.now()).await;
+            reply.unwrap()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listener_hears_of_each_answered_query_once_and_how_it_was_answered() {
+        let path = Path::new();
+        let mut records = path.service.listen(100);
+        path.ask("alone", &[1.0]).await;
+        path.ask("linked", &[1.0]).await;
+        path.model.pretend_to_have_a_replica();
+        let mut asking = Box::pin(path.ask("linked", &[1.0]));
+        assert!((&mut asking).now_or_never().is_none());
+        tokio::time::advance(Duration::from_millis(5)).await;
+        path.model.answer_one("one");
+        asking.await;
+        path.ask("linked", &[1.0]).await;
+        // Two rows of one input: the second joins the first.
+        let mut asking = Box::pin(path.ask("linked", &[2.0, 2.0]));
+        assert!((&mut asking).now_or_never().is_none());
+        path.model.answer_one("two");
+        let Reply::Many(rows) = asking.await else {
+            panic!("it was a request of rows");
+        };
+
+        let heard: Vec<_> = std::iter::from_fn(|| records.try_recv().ok()).collect();
+        let ways: Vec<_> = heard.iter().map(|record| record.course.way).collect();
+        assert_eq!(
+            ways,
+            [
+                Way::Default,
+                Way::Default,
+                Way::Batch,
+                Way::Cache,
+                Way::Batch,
+                Way::Flight
+            ]
+        );
+        let reasons: Vec<_> = heard.iter().map(|record| record.default_reason).collect();
+        let (unlinked, unmanned) = (DefaultReason::NoModelLinked, DefaultReason::NoReplica);
+        assert_eq!(reasons[..3], [Some(unlinked), Some(unmanned), None]);
+        assert_eq!(heard[0].application.as_str(), "alone");
+        assert_eq!(heard[0].model, None);
+        let asked = &heard[2];
+        assert_eq!(
+            (asked.application.as_str(), &asked.model),
+            ("linked", &Some(path.model.id.clone()))
+        );
+        assert_eq!(asked.latency, Duration::from_millis(5));
+        assert_eq!(asked.course.batch.as_ref().map(|batch| batch.inputs), Some(1));
+        let ids: Vec<_> = heard.iter().map(|record| record.id).collect();
+        assert_eq!(ids, [0, 1, 2, 3, 4, 5]);
+        assert_eq!(ids[4..], rows.iter().map(|row| row.id).collect::<Vec<_>>());
+        // The same was counted.
+        let page = path.metrics.render(Format::Text);
+        for line in [
+            "skysail_queries_total{application=\"alone\"} 1",
+            "skysail_queries_total{application=\"linked\"} 5",
+            "skysail_defaults_total{application=\"linked\",reason=\"no_replica\"} 1",
+            "skysail_query_records_dropped_total 0",
+        ] {
+            assert!(page.contains(line), "{line} is not in:\n{page}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_query_waits_for_a_listener_that_reads_nothing() {
+        let path = Path::new();
+        let records = path.service.listen(1);
+        for _ in 0..3 {
+            path.ask("alone", &[1.0])
+                .now_or_never()
+                .expect("it is answered at once");
+        }
+        assert_eq!(records.len(), 1);
+        let page = path.metrics.render(Format::Text);
+        assert!(page.contains("skysail_query_records_dropped_total 2"), "{page}");
+    }
 
     #[test]
     fn an_input_that_fits_no_message_is_refused_with_its_size_and_the_limit() {

@@ -25,11 +25,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::mem;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use skysail_core::query::{DefaultReason, Failure, Outcome};
+use skysail_core::query::{DefaultReason, Outcome};
 use skysail_core::queue::{Claim, Place};
 use skysail_core::time::Instant;
 use skysail_proto::value::Output;
@@ -37,7 +38,7 @@ use smallvec::SmallVec;
 use tokio::runtime::Handle;
 
 use super::{Brought, Key, PredictionCache};
-use crate::model::answers::{Answerer, Asked};
+use crate::model::answers::{Answerer, Asked, expired};
 use crate::model::queue::{Reply, Task, TaskQueue};
 
 /// So many askers of a flight are answered at once. With thousands of them other tasks have their turn in between:
@@ -80,6 +81,7 @@ impl Flights {
 pub(in crate::model) struct Flight {
     key: Key,
     cache: Arc<PredictionCache>,
+    led_at: Instant,
     /// Where it waits or waited; nowhere until it has entered the queue. Locked while it moves there.
     place: Mutex<Option<Place>>,
     /// The application for which it was led. Another's asker may have a better claim to its place.
@@ -99,6 +101,13 @@ pub(in crate::model) struct Flight {
 
 /// The duty to answer a flight, held by its task. One that is dropped unanswered was lost.
 pub struct Landing(Arc<Flight>);
+
+/// Whose answer it is: the first asker's, who led, or another's.
+#[derive(Clone, Copy)]
+enum Asker {
+    Led,
+    Joined,
+}
 
 /// How a query boards.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -175,6 +184,7 @@ impl Boarding {
         Flight {
             key: self.key,
             cache: cache.clone(),
+            led_at: self.now,
             place: Mutex::new(None),
             application: own.claim.application,
             deadline: AtomicU64::new(deadline.as_nanos()),
@@ -201,7 +211,7 @@ impl Flight {
     /// What is to wait in the queue for it.
     pub(in crate::model) fn task(self: &Arc<Self>) -> Task {
         let landing = Landing(self.clone());
-        Task::new(self.key.input.clone(), Reply::Flight(landing))
+        Task::new(self.key.input.clone(), Reply::Flight(landing), self.led_at)
     }
 
     /// Takes note of its place in the queue; moves on if somebody more urgent has joined meanwhile.
@@ -242,50 +252,54 @@ impl Flight {
     }
 
     fn land(self: &Arc<Self>, outcome: Outcome) {
-        if let Ok(output) = &outcome {
+        if let Ok(output) = &outcome.prediction {
             self.cache.keep(&self.key, output);
         }
         self.cache.flights.remove(self);
         let _ = self.outcome.set(outcome);
         // Nobody joins any more.
-        let askers = std::mem::take(&mut *self.askers.lock());
+        let askers = mem::take(&mut *self.askers.lock());
         match Handle::try_current() {
             Ok(runtime) if askers.len() > ANSWERED_AT_ONCE => {
                 runtime.spawn(self.clone().answer_in_turns(askers));
             }
-            _ => self.answer(askers),
+            _ => self.answer(askers, Asker::Led),
         }
     }
 
     async fn answer_in_turns(self: Arc<Self>, askers: Askers) {
         let mut askers = askers.into_iter();
+        let mut next = Asker::Led;
         while askers.len() > 0 {
-            self.answer(askers.by_ref().take(ANSWERED_AT_ONCE));
+            self.answer(askers.by_ref().take(ANSWERED_AT_ONCE), next);
+            next = Asker::Joined;
             tokio::task::yield_now().await;
         }
     }
 
-    /// Answers askers, but for those who try again.
-    fn answer(&self, askers: impl IntoIterator<Item = Answerer>) {
+    /// Answers askers, but for those who try again. The first of them is `next`, all others have joined.
+    fn answer(&self, askers: impl IntoIterator<Item = Answerer>, mut next: Asker) {
         let Some(outcome) = self.outcome.get() else {
             return;
         };
         for asker in askers {
-            match outcome {
-                Err(failure) if self.failed_too_early_for(failure, asker.asked().deadline) => {
-                    asker.try_again(failure.clone(), self.latest());
+            match mem::replace(&mut next, Asker::Joined) {
+                _ if self.failed_too_early_for(outcome, asker.asked().deadline) => {
+                    asker.try_again(outcome.clone(), self.latest());
                 }
-                outcome => asker.send(outcome.clone()),
+                Asker::Led => asker.send(outcome.clone()),
+                Asker::Joined => asker.send(outcome.clone().joined()),
             }
         }
     }
 
     /// Whether it failed for a deadline that is earlier than this one.
-    fn failed_too_early_for(&self, failure: &Failure, deadline: Instant) -> bool {
-        let is_of_its_deadline = matches!(
-            failure.reason,
-            DefaultReason::PredictedLate | DefaultReason::ExpiredInQueue | DefaultReason::LateReply
-        );
+    fn failed_too_early_for(&self, outcome: &Outcome, deadline: Instant) -> bool {
+        use DefaultReason::{ExpiredInQueue, LateReply, PredictedLate};
+        let Err(failure) = &outcome.prediction else {
+            return false;
+        };
+        let is_of_its_deadline = matches!(failure.reason, PredictedLate | ExpiredInQueue | LateReply);
         is_of_its_deadline && self.deadline() < deadline
     }
 
@@ -295,13 +309,13 @@ impl Flight {
 
     /// What becomes of an asker at its own deadline: the reason depends on how far the flight got. It may have
     /// landed, with the asker's turn still to come.
-    pub(in crate::model) fn expire(&self, queue: &TaskQueue) -> Outcome {
+    pub(in crate::model) fn expire(&self, queue: &TaskQueue, now: Instant) -> Outcome {
         if let Some(outcome) = self.outcome.get() {
-            return outcome.clone();
+            return outcome.clone().joined();
         }
         let place = *self.place.lock();
         let reason = place.map_or(DefaultReason::LateReply, |place| queue.unanswered(place));
-        Err(reason.into())
+        expired(reason, self.led_at, now)
     }
 
     /// An asker waits no more. When all have gone, the flight gives up its place in the queue.
@@ -337,7 +351,7 @@ impl Landing {
 impl Drop for Landing {
     fn drop(&mut self) {
         if self.0.outcome.get().is_none() {
-            self.0.land(Err(DefaultReason::ReplicaLost.into()));
+            self.0.land(DefaultReason::ReplicaLost.into());
         }
     }
 }

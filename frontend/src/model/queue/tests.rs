@@ -6,6 +6,7 @@ use futures::FutureExt;
 use skysail_core::batch::{FixedSize, LatencyModel, Learned, Other, Overhead};
 use skysail_core::dispatch::{Credit, Share};
 use skysail_core::query::Failure;
+use skysail_proto::ids::ReplicaId;
 
 use super::*;
 use crate::clock::Clock;
@@ -28,6 +29,23 @@ fn with_credit(mut dispatcher: Dispatcher<Task>) -> Dispatcher<Task> {
     };
     dispatcher.grant(credit, at(0));
     dispatcher
+}
+
+impl Task {
+    /// Answers it in the place of a replica, which took no time.
+    pub(in crate::model) fn answer(self, prediction: Prediction) {
+        let sent_at = self.asked_at;
+        self.answer_by(run(), sent_at, prediction);
+    }
+}
+
+/// A batch of one, by a replica that took no time.
+pub(in crate::model) fn run() -> BatchRun {
+    BatchRun {
+        replica: ReplicaId::new("replica").unwrap(),
+        inputs: 1,
+        model_time: Duration::ZERO,
+    }
 }
 
 impl TaskQueue {
@@ -83,13 +101,13 @@ impl TaskQueue {
             return Ok(asking);
         }
         let refused = outcome(asking).now_or_never().expect("it is refused at once");
-        Err(refused.unwrap_err())
+        Err(refused.prediction.unwrap_err())
     }
 
     /// Lets a task wait that is answered for nobody; returns its place.
     fn push_task(&self, deadline: Instant) -> Place {
         let reply = Reply::Asker(Answers::new(1, asked(deadline)).answerer(0));
-        let entrant = Task::new(input(), reply).until(deadline, Claim::SOLE);
+        let entrant = Task::new(input(), reply, at(0)).until(deadline, Claim::SOLE);
         let entered = self.enter(at(0), [entrant]);
         entered.into_iter().next().unwrap().unwrap()
     }
@@ -101,7 +119,7 @@ async fn outcome(asking: Asking<'_>) -> Outcome {
 }
 
 async fn reason(asking: Asking<'_>) -> DefaultReason {
-    outcome(asking).await.unwrap_err().reason
+    outcome(asking).await.prediction.unwrap_err().reason
 }
 
 #[tokio::test]
