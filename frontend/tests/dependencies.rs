@@ -331,6 +331,71 @@ fn the_data_plane_reaches_neither_the_control_plane_nor_a_store() {
     }
 }
 
+/// For each part of this module of the frontend those of the others that it names, by its tests aside. A name that the
+/// module hands on counts as the part that it is of.
+fn parts_of(room: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let sources: Vec<_> = sources("src")
+        .into_iter()
+        .filter(|source| source.module.first().is_some_and(|first| first == room))
+        .collect();
+    let parts: BTreeSet<_> = sources
+        .iter()
+        .filter_map(|source| source.module.get(1))
+        .filter(|part| *part != "tests")
+        .cloned()
+        .collect();
+    let front = sources
+        .iter()
+        .filter(|source| source.module.len() == 1)
+        .flat_map(|source| &source.named);
+    let handed_on: BTreeMap<_, _> = front
+        .map(|named| &named.path)
+        .filter(|path| path.len() > 1 && parts.contains(&path[0]))
+        .map(|path| (path[path.len() - 1].clone(), path[0].clone()))
+        .collect();
+    let mut named_by = BTreeMap::<String, BTreeSet<String>>::new();
+    for source in &sources {
+        let Some(part) = source.module.get(1).filter(|part| parts.contains(*part)) else {
+            continue;
+        };
+        if source.module.last().is_some_and(|last| last == "tests") {
+            continue;
+        }
+        let paths = source
+            .named
+            .iter()
+            .filter(|named| !named.by_tests && at(0, &named.path) == Some(room));
+        let named = paths.filter_map(|named| at(1, &named.path));
+        let others = named
+            .map(|name| handed_on.get(name).map_or(name, String::as_str))
+            .filter(|other| other != part && parts.contains(*other));
+        named_by
+            .entry(part.clone())
+            .or_default()
+            .extend(others.map(str::to_owned));
+    }
+    named_by
+}
+
+#[test]
+fn what_models_are_made_of_names_only_what_is_below() {
+    let mut parts = parts_of("model");
+    assert!(
+        parts["table"].contains("handle") && parts["queue"].contains("cache"),
+        "it is not read right: {parts:?}"
+    );
+    // From below: the parts that name none of those that are left.
+    while !parts.is_empty() {
+        let lowest = parts
+            .iter()
+            .find(|(_, named)| named.iter().all(|part| !parts.contains_key(part)));
+        let Some(lowest) = lowest.map(|(part, _)| part.clone()) else {
+            panic!("these name each other in a circle: {parts:?}");
+        };
+        parts.remove(&lowest);
+    }
+}
+
 #[test]
 fn a_path_is_found_however_it_is_written() {
     let module: Segments = vec!["query".into(), "http".into()];

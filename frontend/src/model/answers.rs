@@ -26,7 +26,7 @@ pub struct Asked {
 
 /// The answers that are there, and those that are still to come.
 #[derive(Debug)]
-pub(super) struct Answers {
+pub(super) struct RowAnswers {
     asked: Asked,
     state: Mutex<State>,
 }
@@ -72,7 +72,7 @@ pub(super) enum News {
     Again(Vec<Again>),
 }
 
-impl Answers {
+impl RowAnswers {
     /// None is there yet.
     pub(super) fn new(rows: usize, asked: Asked) -> Arc<Self> {
         let state = State {
@@ -165,7 +165,7 @@ fn wake(asker: Option<Waker>) {
 #[derive(Debug)]
 pub struct Answerer {
     /// Nothing once it is used.
-    answers: Option<Arc<Answers>>,
+    answers: Option<Arc<RowAnswers>>,
     row: usize,
 }
 

@@ -13,7 +13,7 @@ use skysail_core::time::Instant;
 use skysail_proto::value::Input;
 use smallvec::{SmallVec, smallvec};
 
-use super::answers::{Again, Answers, Asked, News, Outcomes, expired};
+use super::answers::{Again, Asked, News, Outcomes, RowAnswers, expired};
 use super::cache::flight::{Boarded, Boarding, Flight, Try};
 use super::cache::{Key, PredictionCache};
 use super::queue::{Reply, Task, TaskQueue};
@@ -53,7 +53,7 @@ enum Row {
 /// Rows that are asked. Dropping it gives up all their places.
 pub(super) struct Asking<'a> {
     version: Version<'a>,
-    answers: Arc<Answers>,
+    answers: Arc<RowAnswers>,
     rows: SmallVec<[Row; 1]>,
 }
 
@@ -80,7 +80,7 @@ impl<'a> Asking<'a> {
     pub(super) fn new(version: Version<'a>, rows: usize, asked: Asked) -> Self {
         Self {
             version,
-            answers: Answers::new(rows, asked),
+            answers: RowAnswers::new(rows, asked),
             rows: smallvec![Row::Nowhere; rows],
         }
     }
@@ -146,7 +146,12 @@ impl<'a> Asking<'a> {
             Boarded::Joined(flight) => flight,
             Boarded::Leads(flight) => {
                 let claim = self.answers.asked().claim;
-                entering.push(row, flight.task().until(flight.deadline(), claim));
+                let task = Task::new(
+                    flight.input().clone(),
+                    Reply::Flight(flight.landing()),
+                    entering.now,
+                );
+                entering.push(row, task.until(flight.deadline(), claim));
                 flight
             }
         };

@@ -8,7 +8,7 @@ use skysail_proto::container::{BatchResult, InputError, InputErrorKind, batch_re
 use skysail_proto::value::{Output, from_outputs};
 use tracing::debug;
 
-use super::ModelHandle;
+use super::handle::ModelHandle;
 use super::queue::Batch;
 
 /// From this size on the outputs of a batch are read on a thread of its own: to find out whether they are JSON

@@ -18,7 +18,7 @@ use tokio::sync::futures::Notified;
 pub use skysail_core::waiting_room::{Admission, Unanswered};
 
 use super::answers::Answerer;
-use super::cache::flight::Landing;
+use super::cache::flight::{Landing, Places};
 
 /// Whom a task's answer goes to.
 #[derive(Debug)]
@@ -282,26 +282,6 @@ impl TaskQueue {
         self.len() == 0
     }
 
-    /// Moves a query that still waits to an earlier deadline; returns where it waits, or waited last.
-    pub fn hasten(&self, place: Place, deadline: Instant) -> Place {
-        let hastened = self.room.lock().hasten(place, deadline);
-        let Some(seat) = hastened else { return place };
-        if seat.is_first {
-            self.demand.notify_waiters();
-        }
-        seat.place
-    }
-
-    /// Lets a query that still waits be one of another application, too.
-    pub fn share(&self, place: Place, claim: Claim) {
-        self.room.lock().share(place, claim);
-    }
-
-    /// Why the query that waits, or waited last, at this place is not answered yet.
-    pub fn unanswered(&self, place: Place) -> DefaultReason {
-        self.room.lock().unanswered(place)
-    }
-
     /// Takes out what still waits at these places; says of each why it is not answered yet.
     pub fn leave_places(&self, now: Instant, places: SmallVec<[Place; 1]>) -> SmallVec<[DefaultReason; 1]> {
         if places.is_empty() {
@@ -319,10 +299,27 @@ impl TaskQueue {
         drop(room);
         reasons
     }
+}
 
-    /// Takes a query out that still waits if it is unwanted, which is asked under the queue's lock: it
-    /// cannot be taken by a batch meanwhile.
-    pub fn withdraw(&self, place: Place, is_unwanted: impl FnOnce() -> bool) {
+impl Places for TaskQueue {
+    fn hasten(&self, place: Place, deadline: Instant) -> Place {
+        let hastened = self.room.lock().hasten(place, deadline);
+        let Some(seat) = hastened else { return place };
+        if seat.is_first {
+            self.demand.notify_waiters();
+        }
+        seat.place
+    }
+
+    fn share(&self, place: Place, claim: Claim) {
+        self.room.lock().share(place, claim);
+    }
+
+    fn unanswered(&self, place: Place) -> DefaultReason {
+        self.room.lock().unanswered(place)
+    }
+
+    fn withdraw(&self, place: Place, is_unwanted: impl FnOnce() -> bool) {
         let withdrawn = {
             let mut room = self.room.lock();
             if !room.holds(place) || !is_unwanted() {

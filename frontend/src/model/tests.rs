@@ -1,15 +1,22 @@
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::FutureExt;
-use skysail_core::catalog::{Change, Generation, Model};
-use skysail_core::query::{Failure, Prediction};
-use skysail_core::queue::Claim;
+use jiff::Timestamp;
+use skysail_core::catalog::{Catalog, Change, Generation, Model, Version};
+use skysail_core::query::{DefaultReason, Failure, Prediction};
+use skysail_core::queue::{Bounds, Claim};
 use skysail_core::time::Instant;
-use skysail_proto::ids::ModelVersion;
-use skysail_proto::value::{InputType, Output};
+use skysail_proto::deployment::VersionSpec;
+use skysail_proto::ids::{ModelId, ModelVersion};
+use skysail_proto::value::{Input, InputType, Output};
 
+use super::Asked;
+use super::handle::ModelHandle;
 use super::queue::Task;
-use super::*;
+use super::table::ModelTable;
+use crate::clock::Clock;
 use crate::metrics::Format;
 
 /// A catalog of one model with one version of this spec, registered at this second.

@@ -33,13 +33,12 @@ use parking_lot::Mutex;
 use skysail_core::query::{DefaultReason, Outcome};
 use skysail_core::queue::{Claim, Place};
 use skysail_core::time::Instant;
-use skysail_proto::value::Output;
+use skysail_proto::value::{Input, Output};
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
 
 use super::{Brought, Key, PredictionCache};
 use crate::model::answers::{Answerer, Asked, expired};
-use crate::model::queue::{Reply, Task, TaskQueue};
 
 /// So many askers of a flight are answered at once. With thousands of them other tasks have their turn in between:
 /// each is a task to be run, and an answer to be written.
@@ -75,6 +74,22 @@ impl Flights {
         }
         holds
     }
+}
+
+/// Where flights wait: the queue, as far as a flight knows it.
+pub(in crate::model) trait Places {
+    /// Moves what still waits at a place to an earlier deadline; returns where it waits, or waited last.
+    fn hasten(&self, place: Place, deadline: Instant) -> Place;
+
+    /// Lets what still waits at a place be of another application, too.
+    fn share(&self, place: Place, claim: Claim);
+
+    /// Why what waits, or waited last, at a place is not answered yet.
+    fn unanswered(&self, place: Place) -> DefaultReason;
+
+    /// Takes out what still waits at a place if it is unwanted, which is asked under the queue's lock: it cannot be
+    /// taken by a batch meanwhile.
+    fn withdraw(&self, place: Place, is_unwanted: impl FnOnce() -> bool);
 }
 
 /// One task in the queue, or in a container's hands, and those who wait for its answer.
@@ -134,13 +149,14 @@ pub(in crate::model) enum Boarded {
     Landed(Answerer, Output),
     /// An identical query is on its way.
     Joined(Arc<Flight>),
-    /// There was none. [`Flight::task`] is to enter the queue, and [`Flight::settle`] to be told where.
+    /// There was none. A task that has [`Flight::landing`] is to enter the queue, and [`Flight::settle`] to be told
+    /// where.
     Leads(Arc<Flight>),
 }
 
 impl Boarding {
     /// Boards the flight of the input; leads one if there is none.
-    pub(in crate::model) fn board(self, cache: &Arc<PredictionCache>, queue: &TaskQueue) -> Boarded {
+    pub(in crate::model) fn board(self, cache: &Arc<PredictionCache>, queue: &impl Places) -> Boarded {
         let Asked { deadline, claim } = self.answerer.asked();
         let is_first = self.how == Try::First;
         let mut flights = cache.flights.0.lock();
@@ -208,14 +224,18 @@ impl Flight {
         Instant::from_nanos(self.deadline.load(Ordering::Relaxed))
     }
 
-    /// What is to wait in the queue for it.
-    pub(in crate::model) fn task(self: &Arc<Self>) -> Task {
-        let landing = Landing(self.clone());
-        Task::new(self.key.input.clone(), Reply::Flight(landing), self.led_at)
+    /// What the model is asked.
+    pub(in crate::model) fn input(&self) -> &Input {
+        &self.key.input
+    }
+
+    /// The duty to answer it, for the one task that waits for it.
+    pub(in crate::model) fn landing(self: &Arc<Self>) -> Landing {
+        Landing(self.clone())
     }
 
     /// Takes note of its place in the queue; moves on if somebody more urgent has joined meanwhile.
-    pub(in crate::model) fn settle(&self, queue: &TaskQueue, place: Place) {
+    pub(in crate::model) fn settle(&self, queue: &impl Places, place: Place) {
         let mut settled = self.place.lock();
         *settled = Some(place);
         if self.deadline() < place.deadline() {
@@ -224,7 +244,7 @@ impl Flight {
     }
 
     /// Moves to an earlier deadline, if it still waits.
-    fn hasten(&self, queue: &TaskQueue, deadline: Instant) {
+    fn hasten(&self, queue: &impl Places, deadline: Instant) {
         if self.is_patient || self.deadline() <= deadline {
             return;
         }
@@ -235,7 +255,7 @@ impl Flight {
     }
 
     /// Waits for another application, too.
-    fn share(&self, queue: &TaskQueue, claim: Claim) {
+    fn share(&self, queue: &impl Places, claim: Claim) {
         if self.application == claim.application {
             return;
         }
@@ -244,7 +264,7 @@ impl Flight {
         }
     }
 
-    fn move_to(&self, queue: &TaskQueue, deadline: Instant, place: &mut Option<Place>) {
+    fn move_to(&self, queue: &impl Places, deadline: Instant, place: &mut Option<Place>) {
         let moved = place.map(|place| queue.hasten(place, deadline));
         *place = moved;
         let deadline = moved.map_or(deadline, Place::deadline);
@@ -309,7 +329,7 @@ impl Flight {
 
     /// What becomes of an asker at its own deadline: the reason depends on how far the flight got. It may have
     /// landed, with the asker's turn still to come.
-    pub(in crate::model) fn expire(&self, queue: &TaskQueue, now: Instant) -> Outcome {
+    pub(in crate::model) fn expire(&self, queue: &impl Places, now: Instant) -> Outcome {
         if let Some(outcome) = self.outcome.get() {
             return outcome.clone().joined();
         }
@@ -319,7 +339,7 @@ impl Flight {
     }
 
     /// An asker waits no more. When all have gone, the flight gives up its place in the queue.
-    pub(in crate::model) fn leave(&self, queue: &TaskQueue) {
+    pub(in crate::model) fn leave(&self, queue: &impl Places) {
         let is_last = self.wanted_by.fetch_sub(1, Ordering::Relaxed) == 1;
         if !is_last || self.outcome.get().is_some() {
             return;

@@ -10,7 +10,7 @@ use skysail_proto::ids::ReplicaId;
 
 use super::*;
 use crate::clock::Clock;
-use crate::model::answers::{Answers, Asked};
+use crate::model::answers::{Asked, RowAnswers};
 use crate::model::asking::{Asking, Unknown, Version};
 
 /// A replica of which nothing is known, with a credit.
@@ -32,7 +32,7 @@ fn with_credit(mut dispatcher: Dispatcher<Task>) -> Dispatcher<Task> {
 }
 
 impl Task {
-    /// Answers it in the place of a replica, which took no time.
+    /// RowAnswers it in the place of a replica, which took no time.
     pub(in crate::model) fn answer(self, prediction: Prediction) {
         let sent_at = self.asked_at;
         self.answer_by(run(), sent_at, prediction);
@@ -106,7 +106,7 @@ impl TaskQueue {
 
     /// Lets a task wait that is answered for nobody; returns its place.
     fn push_task(&self, deadline: Instant) -> Place {
-        let reply = Reply::Asker(Answers::new(1, asked(deadline)).answerer(0));
+        let reply = Reply::Asker(RowAnswers::new(1, asked(deadline)).answerer(0));
         let entrant = Task::new(input(), reply, at(0)).until(deadline, Claim::SOLE);
         let entered = self.enter(at(0), [entrant]);
         entered.into_iter().next().unwrap().unwrap()
