@@ -13,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 const MOST_NAMED: usize = 5;
 
 /// Asks a part what is wrong with it, as a sentence; nothing if it is well.
-pub type Check = Box<dyn Fn() -> Option<String> + Send + Sync>;
+pub(crate) type Check = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// The models whose replicas a frontend that has begun waits for: none of them while it does not know yet which, and
 /// no set at all once they have come.
-pub type Settling = Option<BTreeSet<ModelName>>;
+pub(crate) type Settling = Option<BTreeSet<ModelName>>;
 
 /// Answers `/healthz` and `/readyz`.
 pub struct Health {

@@ -20,7 +20,7 @@ use skysail_proto::ids::{ApplicationName, ModelId};
 
 mod exposition;
 
-pub use exposition::Format;
+pub(crate) use exposition::Format;
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct ApplicationLabels {

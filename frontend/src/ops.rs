@@ -18,9 +18,9 @@ use crate::metrics::{Format, Metrics};
 use crate::model::ModelTable;
 
 /// The paths below, by which the admin API knows what is open to all.
-pub const PROBES: [&str; 2] = ["/healthz", "/readyz"];
+pub(crate) const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 /// All metrics, for Prometheus.
-pub const METRICS: &str = "/metrics";
+pub(crate) const METRICS: &str = "/metrics";
 
 /// What the handlers share.
 pub struct Ops {
@@ -33,7 +33,7 @@ pub struct Ops {
 }
 
 /// The three paths, for the servers that have others, too.
-pub fn routes<S: Clone + Send + Sync + 'static>(ops: Arc<Ops>) -> Router<S> {
+pub(crate) fn routes<S: Clone + Send + Sync + 'static>(ops: Arc<Ops>) -> Router<S> {
     let probes = probes(ops.health.clone());
     Router::new()
         .route(METRICS, get(metrics))
@@ -42,7 +42,7 @@ pub fn routes<S: Clone + Send + Sync + 'static>(ops: Arc<Ops>) -> Router<S> {
 }
 
 /// The paths of the probes alone.
-pub fn probes<S: Clone + Send + Sync + 'static>(health: Arc<Health>) -> Router<S> {
+pub(crate) fn probes<S: Clone + Send + Sync + 'static>(health: Arc<Health>) -> Router<S> {
     let [alive, ready] = PROBES;
     Router::new()
         .route(alive, get(healthz))
@@ -51,7 +51,7 @@ pub fn probes<S: Clone + Send + Sync + 'static>(health: Arc<Health>) -> Router<S
 }
 
 /// What the operations listener answers.
-pub fn router(ops: Arc<Ops>) -> Router {
+pub(crate) fn router(ops: Arc<Ops>) -> Router {
     routes(ops)
         .route("/", get(what_this_is))
         .method_not_allowed_fallback(|| async {

@@ -163,7 +163,7 @@ fn wake(asker: Option<Waker>) {
 
 /// The duty to answer one row. One that is dropped unused was lost, which only a batcher that panicked does.
 #[derive(Debug)]
-pub struct Answerer {
+pub(crate) struct Answerer {
     /// Nothing once it is used.
     answers: Option<Arc<RowAnswers>>,
     row: usize,

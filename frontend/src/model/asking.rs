@@ -20,7 +20,7 @@ use super::queue::{Reply, Task, TaskQueue};
 use crate::clock::Clock;
 
 /// Of a request's rows so many are worked on at once, which takes some tenths of a millisecond.
-pub const ROWS_AT_ONCE: usize = 512;
+pub(crate) const ROWS_AT_ONCE: usize = 512;
 
 /// Where rows are asked.
 #[derive(Clone, Copy)]

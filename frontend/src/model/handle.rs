@@ -27,7 +27,7 @@ use crate::metrics::VersionMetrics;
 const MAX_BATCH_BYTES: usize = MAX_MESSAGE_BYTES - 16 * 1024 * 1024;
 
 /// The largest input that can reach a container.
-pub const MAX_INPUT_BYTES: usize = MAX_BATCH_BYTES;
+pub(crate) const MAX_INPUT_BYTES: usize = MAX_BATCH_BYTES;
 
 const ALL_ANSWERED: &str = "each row is answered or given up at its deadline; this is a bug";
 

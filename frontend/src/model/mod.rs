@@ -9,18 +9,18 @@
 mod answers;
 mod asking;
 mod batcher;
-pub mod cache;
+pub(crate) mod cache;
 mod delivery;
 mod handle;
-pub mod queue;
+pub(crate) mod queue;
 mod registrar;
-pub mod replica;
+pub(crate) mod replica;
 mod table;
 #[cfg(test)]
 mod tests;
-pub mod times;
+pub(crate) mod times;
 
-pub use answers::Asked;
-pub use asking::ROWS_AT_ONCE;
-pub use handle::{MAX_INPUT_BYTES, ModelHandle};
-pub use table::{Gone, ModelTable, Versions};
+pub(crate) use answers::Asked;
+pub(crate) use asking::ROWS_AT_ONCE;
+pub(crate) use handle::{MAX_INPUT_BYTES, ModelHandle};
+pub(crate) use table::{ModelTable, Versions};

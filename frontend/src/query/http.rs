@@ -32,7 +32,7 @@ const QUOTED_CHARS: usize = 300;
 static SLO_HEADER: HeaderName = HeaderName::from_static("skysail-slo-micros");
 
 /// What the handlers share.
-pub struct QueryApi {
+pub(crate) struct QueryApi {
     /// Answers queries.
     pub service: Arc<QueryService>,
     /// Reads bodies.
@@ -46,7 +46,7 @@ pub struct QueryApi {
 /// Queries, by far the most of them, are answered without a look at the routes: matching, extracting and the
 /// boxed futures between cost a query a tenth of its processor time.
 #[derive(Clone)]
-pub struct QueryServer {
+pub(crate) struct QueryServer {
     api: Arc<QueryApi>,
     router: Router,
     /// Whose pages may read answers. Without it a browser hides them; everybody is answered either way.
@@ -55,7 +55,7 @@ pub struct QueryServer {
 
 impl QueryServer {
     /// A server of this API and, on the same port, of the probes. Pages of these origins may read its answers.
-    pub fn new(api: Arc<QueryApi>, probes: Router, origins: Option<AllowedOrigins>) -> Self {
+    pub(crate) fn new(api: Arc<QueryApi>, probes: Router, origins: Option<AllowedOrigins>) -> Self {
         let router = router(api.clone(), probes);
         let cors = |allowed| Cors {
             allowed,

@@ -19,11 +19,11 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::model::{Asked, MAX_INPUT_BYTES, ModelHandle, ROWS_AT_ONCE};
 
-pub mod error;
-pub mod http;
-pub mod ids;
+pub(crate) mod error;
+pub(crate) mod http;
+pub(crate) mod ids;
 mod listeners;
-pub mod request;
+pub(crate) mod request;
 mod routes;
 mod written;
 
@@ -31,7 +31,7 @@ use error::QueryError;
 use ids::QueryIds;
 use listeners::Listeners;
 use request::{Inputs, PredictRequest};
-pub use routes::{Route, Routes};
+pub(crate) use routes::{Route, Routes};
 
 /// The answer to one query, with its id.
 #[derive(Debug)]

@@ -115,7 +115,7 @@ pub(in crate::model) struct Flight {
 }
 
 /// The duty to answer a flight, held by its task. One that is dropped unanswered was lost.
-pub struct Landing(Arc<Flight>);
+pub(crate) struct Landing(Arc<Flight>);
 
 /// Whose answer it is: the first asker's, who led, or another's.
 #[derive(Clone, Copy)]
@@ -358,12 +358,12 @@ impl Flight {
 
 impl Landing {
     /// Gives the one answer to all who wait.
-    pub fn land(self, outcome: Outcome) {
+    pub(crate) fn land(self, outcome: Outcome) {
         self.0.land(outcome);
     }
 
     /// Whether nobody waits for the answer.
-    pub fn is_unwanted(&self) -> bool {
+    pub(crate) fn is_unwanted(&self) -> bool {
         self.0.is_unwanted()
     }
 }

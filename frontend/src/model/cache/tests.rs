@@ -155,7 +155,7 @@ async fn what_was_predicted_once_is_answered_from_the_cache() {
     assert_eq!(version.query(1, 100).await, Ok(output("one")));
     // Also at the last instant: it costs nothing.
     assert_eq!(version.query(1, 0).await, Ok(output("one")));
-    assert!(version.queue.is_empty());
+    assert!(version.queue.len() == 0);
     assert_eq!(version.counts(), [2, 0, 1]);
     assert_eq!(version.hit(2), None);
 }
@@ -211,7 +211,7 @@ async fn a_flight_goes_on_without_its_first_asker() {
 async fn when_all_have_hung_up_the_place_is_free() {
     let version = Version::queueing(1);
     drop([version.ask(1, 100), version.ask(1, 100)]);
-    assert!(version.queue.is_empty());
+    assert!(version.queue.len() == 0);
     assert_eq!(version.in_flight(), 0);
     let other = version.ask(2, 100);
     version.take_one().answer(Ok(output("two")));
@@ -240,7 +240,7 @@ async fn what_a_container_works_on_can_be_joined_though_its_askers_hung_up() {
     let task = version.take_one();
     drop(asking);
     let joined = version.ask(1, 100);
-    assert!(version.queue.is_empty());
+    assert!(version.queue.len() == 0);
     task.answer(Ok(output("one")));
     assert_eq!(joined.await, Ok(output("one")));
 }
@@ -294,7 +294,7 @@ async fn a_flight_waits_at_the_earliest_deadline_of_those_who_joined_it() {
     assert_eq!(hasty.await, Ok(output("one")));
     assert_eq!(patient.await, Ok(output("one")));
     drop(between);
-    assert!(version.queue.is_empty());
+    assert!(version.queue.len() == 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -350,7 +350,7 @@ async fn a_query_lost_twice_is_lost_for_all_who_joined_it() {
         let batch = version.take(1);
         version.queue.put_back(batch, Unanswered::ReplicaLost);
     }
-    assert!(version.queue.is_empty());
+    assert!(version.queue.len() == 0);
     for asking in asking {
         assert_eq!(asking.await, failed(DefaultReason::ReplicaLost));
     }
@@ -378,7 +378,7 @@ async fn what_lands_between_the_look_up_and_the_flight_is_found() {
     let unknown = Unknown::Keyed(key);
     assert_eq!(version.fly(unknown, deadline).await.prediction, Ok(output("one")));
     assert_eq!(first.await, Ok(output("one")));
-    assert!(version.queue.is_empty());
+    assert!(version.queue.len() == 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -409,7 +409,7 @@ async fn many_threads_that_ask_the_same_at_once_ask_the_model_once() {
         .collect();
     let batcher = tokio::spawn(async move {
         for number in 0..INPUTS {
-            while version.queue.is_empty() {
+            while version.queue.len() == 0 {
                 version.queue.work().await;
             }
             let task = version.take_one();
@@ -439,7 +439,7 @@ async fn who_hangs_up_takes_nothing_from_those_who_join_at_that_moment() {
     let others = tokio::spawn(come_and_go());
     tokio::spawn(come_and_go()).await.unwrap();
     others.await.unwrap();
-    assert!(version.queue.is_empty());
+    assert!(version.queue.len() == 0);
     assert_eq!(version.in_flight(), 0);
 }
 
@@ -549,7 +549,7 @@ async fn at_the_deadline_the_rows_that_are_answered_keep_their_answers() {
     assert!((&mut rows).now_or_never().is_none());
     advance(millis(10)).await;
     assert_eq!(texts(rows.await), ["0", "late_reply", "expired_in_queue"]);
-    assert!(version.queue.is_empty(), "what expired has left its place");
+    assert!(version.queue.len() == 0, "what expired has left its place");
     assert!(in_hand[0].task.is_abandoned());
 }
 
@@ -765,7 +765,7 @@ async fn whatever_happens(events: Vec<Happening>) -> Result<(), TestCaseError> {
     advance(millis(40)).await;
     check(&version, &asked)?;
     prop_assert!(
-        version.queue.is_empty(),
+        version.queue.len() == 0,
         "a place is not free though nobody waits"
     );
     drop(in_hand);
