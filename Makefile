@@ -13,8 +13,9 @@ check: ## compile everything, without producing binaries
 fmt: ## format the code
 	cargo fmt --all
 
-lint: ## formatting, clippy and documentation, every warning an error
+lint: ## formatting, files that are never compiled, clippy and documentation, every warning an error
 	cargo fmt --all --check
+	@.ci/declared
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 

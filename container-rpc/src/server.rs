@@ -17,7 +17,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::credit::Demand;
-use crate::session::{Event, Registration, Session, Violation};
+use crate::session::{Registration, Session, SessionEvent, Violation};
 use crate::transport;
 
 /// How long a stream may take to say who it is.
@@ -30,11 +30,11 @@ const OUTBOUND_MESSAGES: usize = 64;
 /// What takes replicas in: the frontend.
 pub trait Reception: Send + Sync + 'static {
     /// Takes a replica, or says why not.
-    fn receive(&self, replica: Arrival) -> Result<(), Refusal>;
+    fn receive(&self, replica: Newcomer) -> Result<(), Refusal>;
 }
 
 /// A replica that wants in.
-pub struct Arrival {
+pub struct Newcomer {
     /// What it says of itself.
     pub registration: Registration,
     /// Where it dialled from.
@@ -114,7 +114,7 @@ impl ContainerService for Door {
             .send(frontend_message::Kind::Registered(registered))
             .map_err(|_| Status::unavailable("gone"))?;
         self.reception
-            .receive(Arrival {
+            .receive(Newcomer {
                 registration,
                 peer,
                 stream,
@@ -172,7 +172,7 @@ pub struct ReplicaStream {
 
 impl ReplicaStream {
     /// The next thing the container says. Safe to cancel.
-    pub async fn next(&mut self) -> Result<Event, StreamError> {
+    pub async fn next(&mut self) -> Result<SessionEvent, StreamError> {
         let message = match self.inbound.message().await {
             Ok(Some(message)) => message,
             Ok(None) => return Err(StreamError::Lost("the container closed it".into())),

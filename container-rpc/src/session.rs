@@ -45,7 +45,7 @@ pub struct Violation(String);
 
 /// What a message means to the frontend.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Event {
+pub enum SessionEvent {
     /// A batch may be sent.
     Credit(Credit),
     /// The container wants this credit back if it is not used: it knows another frontend now.
@@ -133,18 +133,18 @@ impl Session {
     }
 
     /// Takes a later message.
-    pub fn receive(&mut self, message: ContainerMessage) -> Result<Event, Violation> {
+    pub fn receive(&mut self, message: ContainerMessage) -> Result<SessionEvent, Violation> {
         use container_message::Kind;
         match message.kind {
-            None => Ok(Event::Nothing),
+            None => Ok(SessionEvent::Nothing),
             Some(Kind::Register(_)) => Err(Violation("a stream registers only once".into())),
             // One that crossed the word that the container drains: it takes no batch any more.
-            Some(Kind::Credit(_)) if self.state == State::Draining => Ok(Event::Nothing),
-            Some(Kind::Credit(credit)) => Ok(Event::Credit(credit.into())),
-            Some(Kind::Recall(container::Recall { sequence })) => Ok(Event::Recall(sequence)),
+            Some(Kind::Credit(_)) if self.state == State::Draining => Ok(SessionEvent::Nothing),
+            Some(Kind::Credit(credit)) => Ok(SessionEvent::Credit(credit.into())),
+            Some(Kind::Recall(container::Recall { sequence })) => Ok(SessionEvent::Recall(sequence)),
             Some(Kind::Result(result)) => {
                 if self.in_flight.remove(&result.id) {
-                    return Ok(Event::Result(result));
+                    return Ok(SessionEvent::Result(result));
                 }
                 Err(Violation(format!(
                     "batch {} was answered but is not in the container's hands",
@@ -153,7 +153,7 @@ impl Session {
             }
             Some(Kind::Draining(_)) => {
                 self.state = State::Draining;
-                Ok(Event::Draining)
+                Ok(SessionEvent::Draining)
             }
         }
     }
@@ -276,7 +276,7 @@ mod tests {
     fn a_batch_is_answered_once_and_only_if_it_was_sent() {
         let mut session = ready();
         session.sent(1);
-        assert!(matches!(session.receive(result(1)), Ok(Event::Result(_))));
+        assert!(matches!(session.receive(result(1)), Ok(SessionEvent::Result(_))));
         assert!(session.receive(result(1)).is_err());
         assert!(session.receive(result(2)).is_err());
     }
@@ -291,8 +291,11 @@ mod tests {
             share: Share::WHOLE,
             starts_in: Duration::ZERO,
         };
-        assert_eq!(session.receive(credit(1, true)), Ok(Event::Credit(granted)));
-        assert_eq!(session.receive(recall(1)), Ok(Event::Recall(1)));
+        assert_eq!(
+            session.receive(credit(1, true)),
+            Ok(SessionEvent::Credit(granted))
+        );
+        assert_eq!(session.receive(recall(1)), Ok(SessionEvent::Recall(1)));
     }
 
     #[test]
@@ -329,7 +332,7 @@ mod tests {
         session
             .receive(message(container_message::Kind::Draining(container::Draining {})))
             .unwrap();
-        assert_eq!(session.receive(credit(3, true)), Ok(Event::Nothing));
+        assert_eq!(session.receive(credit(3, true)), Ok(SessionEvent::Nothing));
         assert!(!session.is_finished());
         session.receive(result(1)).unwrap();
         assert!(session.is_finished());

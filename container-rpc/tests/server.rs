@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skysail_container_rpc::credit::{Demand, Share};
-use skysail_container_rpc::server::{self, Arrival, NewBatch, Reception, Refusal, ReplicaStream};
-use skysail_container_rpc::session::{self, Event};
+use skysail_container_rpc::server::{self, NewBatch, Newcomer, Reception, Refusal, ReplicaStream};
+use skysail_container_rpc::session::{self, SessionEvent};
 use skysail_proto::container::container_message::Kind as FromContainer;
 use skysail_proto::container::container_service_client::ContainerServiceClient;
 use skysail_proto::container::frontend_message::Kind as FromFrontend;
@@ -27,10 +27,10 @@ async fn within_bound<F: Future>(what: &str, future: F) -> F::Output {
 }
 
 /// Takes every replica in.
-struct Welcome(mpsc::UnboundedSender<Arrival>);
+struct Welcome(mpsc::UnboundedSender<Newcomer>);
 
 impl Reception for Welcome {
-    fn receive(&self, replica: Arrival) -> Result<(), Refusal> {
+    fn receive(&self, replica: Newcomer) -> Result<(), Refusal> {
         self.0
             .send(replica)
             .map_err(|_| unreachable!("the test holds the receiver"))
@@ -68,7 +68,7 @@ impl Container {
 }
 
 /// A container that has registered, and what became of it at the frontend.
-async fn attached(recent_batches: Vec<BatchTimeSample>) -> (Container, Arrival) {
+async fn attached(recent_batches: Vec<BatchTimeSample>) -> (Container, Newcomer) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (arrived, mut arrivals) = mpsc::unbounded_channel();
@@ -109,7 +109,7 @@ async fn attached(recent_batches: Vec<BatchTimeSample>) -> (Container, Arrival) 
     (container, arrival)
 }
 
-async fn event(stream: &mut ReplicaStream) -> Event {
+async fn event(stream: &mut ReplicaStream) -> SessionEvent {
     within_bound("the container says something", stream.next())
         .await
         .unwrap()
@@ -151,9 +151,9 @@ async fn credits_batches_and_demand_pass_both_ways() {
         share: Share::WHOLE,
         starts_in: Duration::ZERO,
     };
-    assert_eq!(event(&mut stream).await, Event::Credit(credit));
+    assert_eq!(event(&mut stream).await, SessionEvent::Credit(credit));
     container.say(FromContainer::Recall(Recall { sequence: 7 })).await;
-    assert_eq!(event(&mut stream).await, Event::Recall(7));
+    assert_eq!(event(&mut stream).await, SessionEvent::Recall(7));
     stream.send_batch(one_text()).unwrap();
     let demand = Demand {
         queued: 3,

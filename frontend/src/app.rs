@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skysail_core::catalog::Generation;
+use skysail_core::query::QueryRecord;
 use skysail_core::reconcile::Patience;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -24,7 +25,7 @@ use crate::clock::Clock;
 use crate::cluster::{Announcer, Identity, Membership, Observer};
 use crate::config::{Config, RuntimeKind, StoreLocation, without_password};
 use crate::control_thread::ControlThread;
-use crate::health::Health;
+use crate::health::{Health, Settling};
 use crate::http::{BodyReader, Cors, Limits};
 use crate::leadership::{self, Leadership};
 use crate::metrics::Metrics;
@@ -49,7 +50,7 @@ mod runtime;
 mod tests;
 
 use ending::{Closing, Ended, Ending, Neighbours};
-use follower::{Follower, fetch_query_ids};
+use follower::Follower;
 use listeners::{Listeners, listen_advice};
 use parts::{Part, Stage, Thread};
 
@@ -99,6 +100,7 @@ pub enum BuildError {
 /// A frontend that is built, bound and not yet running.
 pub struct App {
     addresses: Addresses,
+    queries: Arc<QueryService>,
     asks: Asks,
     control: ControlThread,
     parts: Vec<Part>,
@@ -141,8 +143,11 @@ impl App {
             true => models.on_this_machine_only(),
             false => models,
         });
-        let queries = Arc::new(QueryService::new(clock));
-        let health = Arc::new(Health::new(queries.clone(), store.health()));
+        let queries = Arc::new(QueryService::new(clock, &metrics));
+        let closing = Closing::default();
+        let settling = watch::Sender::new(config.roles.query.then(BTreeSet::new));
+        let health = Arc::new(health(&closing, &queries, &*store, &settling));
+        let answering = queries.clone();
         let wiring = Wiring {
             identity: addresses.identity(&config),
             asks: asks.clone(),
@@ -153,14 +158,16 @@ impl App {
             queries,
             metrics,
             health,
+            settling,
             clock,
-            closing: Closing::default(),
+            closing,
             config,
             parts,
         };
         let (parts, ending) = wiring.connect(listeners);
         Ok(Self {
             addresses,
+            queries: answering,
             asks,
             control,
             parts,
@@ -171,6 +178,13 @@ impl App {
     /// Where it listens.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// A record of each query that is answered from now on, for as long as the receiver is kept. No query waits for
+    /// whoever reads: of more than `capacity` unread records those that come are dropped, and counted as
+    /// `skysail_query_records_dropped_total`.
+    pub fn answered_queries(&self, capacity: usize) -> mpsc::Receiver<Arc<QueryRecord>> {
+        self.queries.listen(capacity)
     }
 
     /// Serves until `shutdown`, then ends gracefully: no new connections, every accepted query answered,
@@ -221,6 +235,8 @@ struct Wiring {
     queries: Arc<QueryService>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
+    /// What a frontend that has begun waits for, which the membership follower knows.
+    settling: watch::Sender<Settling>,
     clock: Clock,
     closing: Closing,
     parts: Vec<Part>,
@@ -240,7 +256,6 @@ impl Wiring {
         let ending = Ending::new(
             self.config.grace,
             Ended {
-                queries: self.queries.clone(),
                 models: self.models.clone(),
                 runtime: self.runtime.clone(),
             },
@@ -309,8 +324,10 @@ impl Wiring {
         };
         // To resolve thousands of routes takes milliseconds, in which queries would have to wait.
         self.add_control_background("route follower", follower.run());
-        let query_ids = fetch_query_ids(self.store.clone(), self.queries.clone());
-        self.add_background("query-id fetcher", query_ids);
+        let (ids, store) = (self.queries.ids().clone(), self.store.clone());
+        self.add_background("query-id fetcher", async move {
+            ids.keep_filled(|| store.next_query_block()).await;
+        });
         let (mut health, metrics) = (self.store.health(), self.metrics.clone());
         self.add_background("store gauge", async move {
             loop {
@@ -325,8 +342,6 @@ impl Wiring {
 
     /// The tasks that tell the cluster's frontends of each other; returns what is known of all.
     fn join_membership(&mut self, followed: watch::Receiver<Generation>) -> observed::Views {
-        self.queries
-            .set_settling(self.config.roles.query.then(BTreeSet::new));
         let (own, seen) = watch::channel(self.identity.first_view());
         let observer = Observer::new(
             self.identity.clone(),
@@ -335,6 +350,7 @@ impl Wiring {
             self.store.watch(),
             self.clock,
         );
+        let observer = observer.ending_with(self.closing.queries.clone());
         let observer = Arc::new(parking_lot::Mutex::new(observer));
         let announcer = Announcer {
             observer: observer.clone(),
@@ -347,7 +363,7 @@ impl Wiring {
         let (membership, views) = Membership::new(
             (self.store.announced(), self.store.watch()),
             seen,
-            self.queries.clone(),
+            self.settling.clone(),
             self.models.clone(),
             self.metrics.clone(),
         );
@@ -456,11 +472,11 @@ impl Wiring {
         let Some(listener) = listener else { return };
         let api = QueryApi {
             service: self.queries.clone(),
-            health: self.health.clone(),
             bodies: self.bodies(self.config.body_limit),
             max_rows: self.config.max_rows,
         };
-        let server = QueryServer::new(Arc::new(api), self.config.cors_origins.clone());
+        let probes = ops::probes(self.health.clone());
+        let server = QueryServer::new(Arc::new(api), probes, self.config.cors_origins.clone());
         let limits = Limits {
             connections: self.config.max_connections,
             timeouts: self.config.timeouts,
@@ -570,6 +586,22 @@ async fn open_store(config: &Config) -> Result<(Arc<dyn MetadataStore>, Option<P
             let follower = Part::new("store follower", Stage::Store, Thread::Query, follower.run());
             Ok((Arc::new(store), Some(follower)))
         }
+    }
+}
+
+/// What readiness is made of.
+fn health(
+    closing: &Closing,
+    queries: &Arc<QueryService>,
+    store: &dyn MetadataStore,
+    settling: &watch::Sender<Settling>,
+) -> Health {
+    let (queries, store) = (queries.clone(), store.health());
+    Health {
+        draining: closing.queries.clone(),
+        cannot_answer: Box::new(move || queries.lacks().map(str::to_owned)),
+        settling: settling.subscribe(),
+        parts: vec![("store", Box::new(move || store.borrow().problem()))],
     }
 }
 

@@ -29,17 +29,17 @@ impl Clock {
     }
 
     /// A point of tokio's time in core time.
-    pub fn to_core(&self, instant: Instant) -> CoreInstant {
+    pub fn to_core(self, instant: Instant) -> CoreInstant {
         CoreInstant::default() + instant.saturating_duration_since(self.epoch)
     }
 
     /// A point of core time in tokio's.
-    pub fn to_tokio(&self, instant: CoreInstant) -> Instant {
+    pub fn to_tokio(self, instant: CoreInstant) -> Instant {
         self.epoch + Duration::from_nanos(instant.as_nanos())
     }
 
     /// A point of core time as people write it, in whole seconds: it is the same whenever it is asked for.
-    pub fn to_timestamp(&self, instant: CoreInstant) -> Timestamp {
+    pub fn to_timestamp(self, instant: CoreInstant) -> Timestamp {
         let at = self
             .started_at
             .saturating_add(Duration::from_nanos(instant.as_nanos()));

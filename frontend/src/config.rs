@@ -3,15 +3,17 @@
 //! Raw text from the command line, then the environment, then the file, in this order of precedence,
 //! becomes a checked [`Config`]; all mistakes are reported at once, each with where it was made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::builder::ValueParser;
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use skysail_core::queue::Bounds;
 use skysail_process::log::Format;
 use skysail_process::variables;
@@ -21,116 +23,262 @@ use tracing_subscriber::filter::EnvFilter;
 use crate::admin::access::token::TokenFile;
 use crate::http::{AllowedOrigins, ModelNetwork, Origin, Timeouts};
 
-/// Skysail's server: answers queries by their deadline, and keeps replicas running.
-///
-/// Every option can also be set in the environment (SKYSAIL_QUERY_ADDR for --query-addr) and in a TOML
-/// file given with --config (query-addr = "127.0.0.1:1337"). The command line wins over the environment,
-/// the environment over the file.
-#[derive(Debug, Default, Parser)]
-#[command(name = "skysail-frontend", version, after_help = EXAMPLES)]
-struct Flags {
-    /// A TOML file with options.
-    #[arg(long, env = "SKYSAIL_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Where metadata lives: embedded:PATH (one machine; `~/` is the home folder),
-    /// redis://USER:PASSWORD@HOST:PORT/DB, or rediss://… for Redis over TLS [default: an embedded store in the
-    /// user's data folder].
-    #[arg(long, env = "SKYSAIL_STORE", value_name = "STORE")]
-    store: Option<String>,
-    /// A PEM file with the certificates of the authority that signed Redis' certificate, for rediss:// only
-    /// [default: the public authorities].
-    #[arg(long, env = "SKYSAIL_STORE_CA", value_name = "FILE")]
-    store_ca: Option<String>,
-    /// What starts model containers: process, docker or none [default: process].
-    #[arg(long, env = "SKYSAIL_RUNTIME", value_name = "RUNTIME")]
-    runtime: Option<String>,
-    /// What this server does: query, control, or both [default: query,control].
-    #[arg(long, env = "SKYSAIL_ROLES", value_name = "ROLES")]
-    roles: Option<String>,
-    /// The cluster it belongs to [default: default-cluster].
-    #[arg(long, env = "SKYSAIL_CLUSTER", value_name = "NAME")]
-    cluster: Option<String>,
-    /// Query REST; port 0 picks a free one [default: 127.0.0.1:1337].
-    #[arg(long, env = "SKYSAIL_QUERY_ADDR", value_name = "IP:PORT")]
-    query_addr: Option<String>,
-    /// Admin REST [default: 127.0.0.1:1338].
-    #[arg(long, env = "SKYSAIL_ADMIN_ADDR", value_name = "IP:PORT")]
-    admin_addr: Option<String>,
-    /// The operations listener of every frontend, whatever its roles: /healthz, /readyz and /metrics
-    /// [default: 127.0.0.1:1341, or a free port where that is taken].
-    #[arg(long, env = "SKYSAIL_OPS_ADDR", value_name = "IP:PORT")]
-    ops_addr: Option<String>,
-    /// A file with the token that admin REST asks for (Authorization: Bearer TOKEN), which makes it the
-    /// cluster's: all frontends that listen beyond loopback ask for it [default: none is asked for on loopback;
-    /// elsewhere a token is made once, in CLUSTER.admin-token in the user's state folder].
-    #[arg(long, env = "SKYSAIL_ADMIN_TOKEN_FILE", value_name = "FILE")]
-    admin_token_file: Option<String>,
-    /// A name by which admin REST is asked without a token, beside localhost and IP addresses; may be given
-    /// several times, or as a list with commas.
-    #[arg(long, env = "SKYSAIL_ADMIN_HOST", value_name = "NAME")]
-    admin_host: Vec<String>,
-    /// An origin whose web pages may use admin REST, as in `https://ui.example`; may be given several times, or
-    /// as a list with commas [default: its own only].
-    #[arg(long, env = "SKYSAIL_ADMIN_ALLOW_ORIGIN", value_name = "ORIGIN")]
-    admin_allow_origin: Vec<String>,
-    /// An origin whose web pages may read query REST's answers, or * for all; may be given several times, or as
-    /// a list with commas [default: none].
-    #[arg(long, env = "SKYSAIL_CORS_ORIGIN", value_name = "ORIGIN")]
-    cors_origin: Vec<String>,
-    /// Container RPC [default: 127.0.0.1:7000].
-    #[arg(long, env = "SKYSAIL_RPC_ADDR", value_name = "IP:PORT")]
-    rpc_addr: Option<String>,
-    /// The one address at which containers are told to dial this frontend [default: the one container RPC
-    /// is bound to].
-    #[arg(long, env = "SKYSAIL_RPC_ADVERTISE", value_name = "HOST:PORT")]
-    rpc_advertise: Option<String>,
-    /// Subnets of model containers, by their gateways (172.18.0.1/16,…): admin REST refuses connections from
-    /// there, other than the gateway's own, as which those of published ports come [default: none].
-    #[arg(long, env = "SKYSAIL_MODEL_NETWORK", value_name = "IP/PREFIX,…")]
-    model_network: Option<String>,
-    /// The largest query body, in bytes, also once it is inflated [default: 33554432].
-    #[arg(long, env = "SKYSAIL_BODY_LIMIT", value_name = "BYTES")]
-    body_limit: Option<String>,
-    /// The most rows of an `input_batch` [default: 16384].
-    #[arg(long, env = "SKYSAIL_MAX_ROWS", value_name = "N")]
-    max_rows: Option<String>,
-    /// Connections to query REST that may be open at once; for a further one the one that has waited longest for a
-    /// request, or for the rest of a request's head, is closed, and while each has a request in flight it waits.
-    /// So ask /healthz of admin REST, which has 1000 of its own [default: 10000, or what the limit on open files
-    /// allows].
-    #[arg(long, env = "SKYSAIL_MAX_CONNECTIONS", value_name = "N")]
-    max_connections: Option<String>,
-    /// How long a client may take to send its first request or the rest of a request's head, may pause
-    /// within a body (408) or an answer it reads, and may leave an HTTP/2 ping unanswered [default: 30s].
-    #[arg(long, env = "SKYSAIL_CLIENT_TIMEOUT", value_name = "DURATION")]
-    client_timeout: Option<String>,
-    /// How long a connection is kept after its last answer, for the next request [default: 2m].
-    #[arg(long, env = "SKYSAIL_IDLE_TIMEOUT", value_name = "DURATION")]
-    idle_timeout: Option<String>,
-    /// Queries that may wait for one model version [default: 100000].
-    #[arg(long, env = "SKYSAIL_QUEUE_LENGTH", value_name = "N")]
-    queue_length: Option<String>,
-    /// Bytes of inputs that may wait for one model version [default: 134217728].
-    #[arg(long, env = "SKYSAIL_QUEUE_BYTES", value_name = "BYTES")]
-    queue_bytes: Option<String>,
-    /// Bytes of inputs and predictions that are kept for each model version, to answer an input that was
-    /// asked before; 0 asks the model every time [default: 67108864].
-    #[arg(long, env = "SKYSAIL_CACHE_BYTES", value_name = "BYTES")]
-    cache_bytes: Option<String>,
-    /// How long an end by SIGTERM, SIGINT, SIGQUIT or SIGHUP may take: in-flight queries are answered and
-    /// containers told [default: 10s].
-    #[arg(long, env = "SKYSAIL_GRACE", value_name = "DURATION")]
-    grace: Option<String>,
-    /// Threads that serve queries [default: 1 on up to two cores, otherwise half of the cores].
-    #[arg(long, env = "SKYSAIL_WORKER_THREADS", value_name = "N")]
-    worker_threads: Option<String>,
-    /// error, warn, info, debug, trace, or a tracing filter such as skysail_frontend=debug
-    /// [default: info].
-    #[arg(long, env = "SKYSAIL_LOG_LEVEL", value_name = "LEVEL")]
-    log_level: Option<String>,
-    /// text or json [default: text].
-    #[arg(long, env = "SKYSAIL_LOG_FORMAT", value_name = "FORMAT")]
-    log_format: Option<String>,
+/// An option: of the command line, of the environment and of the file, by one name. The help is written from it, and
+/// [`Reader`] reads by it.
+struct ConfigOption {
+    /// As it is written behind `--` and in the file. Its variable is the same in capitals: see [`ConfigOption::variable`].
+    name: &'static str,
+    /// What stands for its value in the help.
+    value: &'static str,
+    /// What it does, and its default.
+    help: &'static str,
+    /// Whether it may be given several times; its values are one list then.
+    repeats: bool,
+    /// A variable of others' that says the same, where ours is not set.
+    also: Option<&'static str>,
+}
+
+/// What most options are like.
+const PLAIN: ConfigOption = ConfigOption {
+    name: "",
+    value: "",
+    help: "",
+    repeats: false,
+    also: None,
+};
+
+/// The file with the others.
+const FILE: &str = "config";
+
+/// All of them, in the order of the help.
+const CATALOGUE: &[ConfigOption] = &[
+    ConfigOption {
+        name: "config",
+        value: "FILE",
+        help: "A TOML file with options",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "store",
+        value: "STORE",
+        help: "Where metadata lives: embedded:PATH (one machine; `~/` is the home folder), \
+             redis://USER:PASSWORD@HOST:PORT/DB, or rediss://… for Redis over TLS [default: an embedded store in the \
+             user's data folder]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "store-ca",
+        value: "FILE",
+        help: "A PEM file with the certificates of the authority that signed Redis' certificate, for rediss:// only \
+             [default: the public authorities]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "runtime",
+        value: "RUNTIME",
+        help: "What starts model containers: process, docker or none [default: process]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "docker-host",
+        value: "unix://…|tcp://…",
+        also: Some("DOCKER_HOST"),
+        help: "The Docker engine of --runtime docker [default: what DOCKER_HOST says, or the engine of this machine]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "roles",
+        value: "ROLES",
+        help: "What this server does: query, control, or both [default: query,control]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "cluster",
+        value: "NAME",
+        help: "The cluster it belongs to [default: default-cluster]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "query-addr",
+        value: "IP:PORT",
+        help: "Query REST; port 0 picks a free one [default: 127.0.0.1:1337]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "admin-addr",
+        value: "IP:PORT",
+        help: "Admin REST [default: 127.0.0.1:1338]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "ops-addr",
+        value: "IP:PORT",
+        help: "The operations listener of every frontend, whatever its roles: /healthz, /readyz and /metrics \
+             [default: 127.0.0.1:1341, or a free port where that is taken]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "admin-token-file",
+        value: "FILE",
+        help: "A file with the token that admin REST asks for (Authorization: Bearer TOKEN), which makes it the \
+             cluster's: all frontends that listen beyond loopback ask for it [default: none is asked for on loopback; \
+             elsewhere a token is made once, in CLUSTER.admin-token in the user's state folder]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "admin-host",
+        value: "NAME",
+        help: "A name by which admin REST is asked without a token, beside localhost and IP addresses; may be given \
+             several times, or as a list with commas",
+        repeats: true,
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "admin-allow-origin",
+        value: "ORIGIN",
+        help: "An origin whose web pages may use admin REST, as in `https://ui.example`; may be given several times, \
+             or as a list with commas [default: its own only]",
+        repeats: true,
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "cors-origin",
+        value: "ORIGIN",
+        help: "An origin whose web pages may read query REST's answers, or * for all; may be given several times, or \
+             as a list with commas [default: none]",
+        repeats: true,
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "rpc-addr",
+        value: "IP:PORT",
+        help: "Container RPC [default: 127.0.0.1:7000]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "rpc-advertise",
+        value: "HOST:PORT",
+        help: "The one address at which containers are told to dial this frontend [default: the one container RPC is \
+             bound to]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "model-network",
+        value: "IP/PREFIX,…",
+        help: "Subnets of model containers, by their gateways (172.18.0.1/16,…): admin REST refuses connections from \
+             there, other than the gateway's own, as which those of published ports come [default: none]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "body-limit",
+        value: "BYTES",
+        help: "The largest query body, in bytes, also once it is inflated [default: 33554432]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "max-rows",
+        value: "N",
+        help: "The most rows of an `input_batch` [default: 16384]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "max-connections",
+        value: "N",
+        help: "Connections to query REST that may be open at once; for a further one the one that has waited longest \
+             for a request, or for the rest of a request's head, is closed, and while each has a request in flight it \
+             waits. So ask /healthz of admin REST, which has 1000 of its own [default: 10000, or what the limit on open \
+             files allows]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "client-timeout",
+        value: "DURATION",
+        help: "How long a client may take to send its first request or the rest of a request's head, may pause within \
+             a body (408) or an answer it reads, and may leave an HTTP/2 ping unanswered [default: 30s]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "idle-timeout",
+        value: "DURATION",
+        help: "How long a connection is kept after its last answer, for the next request [default: 2m]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "queue-length",
+        value: "N",
+        help: "Queries that may wait for one model version [default: 100000]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "queue-bytes",
+        value: "BYTES",
+        help: "Bytes of inputs that may wait for one model version [default: 134217728]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "cache-bytes",
+        value: "BYTES",
+        help: "Bytes of inputs and predictions that are kept for each model version, to answer an input that was \
+             asked before; 0 asks the model every time [default: 67108864]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "grace",
+        value: "DURATION",
+        help: "How long an end by SIGTERM, SIGINT, SIGQUIT or SIGHUP may take: in-flight queries are answered and \
+             containers told [default: 10s]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "worker-threads",
+        value: "N",
+        help: "Threads that serve queries [default: 1 on up to two cores, otherwise half of the cores]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "log-level",
+        value: "LEVEL",
+        help: "error, warn, info, debug, trace, or a tracing filter such as skysail_frontend=debug [default: info]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "log-format",
+        value: "FORMAT",
+        help: "text or json [default: text]",
+        ..PLAIN
+    },
+];
+
+const ABOUT: &str = "Skysail's server: answers queries by their deadline, and keeps replicas running";
+
+const LONG_ABOUT: &str = "Skysail's server: answers queries by their deadline, and keeps replicas running.
+
+Every option can also be set in the environment (SKYSAIL_QUERY_ADDR for --query-addr) and in a TOML file given with \
+--config (query-addr = \"127.0.0.1:1337\"). The command line wins over the environment, the environment over the file.";
+
+impl ConfigOption {
+    /// The variable of the environment.
+    fn variable(&self) -> String {
+        format!("SKYSAIL_{}", self.name.replace('-', "_").to_uppercase())
+    }
+
+    /// The option of the command line.
+    fn argument(&self, variable: &'static str) -> Arg {
+        let action = match self.repeats {
+            true => ArgAction::Append,
+            false => ArgAction::Set,
+        };
+        Arg::new(self.name)
+            .long(self.name)
+            .env(variable)
+            .value_name(self.value)
+            .help(self.help)
+            .action(action)
+            .value_parser(match self.name {
+                FILE => ValueParser::path_buf(),
+                _ => ValueParser::string(),
+            })
+    }
 }
 
 const EXAMPLES: &str = "Examples:
@@ -148,6 +296,8 @@ pub struct Config {
     pub store_ca: Option<String>,
     /// What starts containers.
     pub runtime: RuntimeKind,
+    /// The Docker engine, as in `DOCKER_HOST`; none for the one of this machine.
+    pub docker_host: Option<String>,
     /// What this server does.
     pub roles: Roles,
     /// The cluster it belongs to.
@@ -247,6 +397,7 @@ impl Default for Config {
             store: StoreLocation::Embedded(data_file(&cluster).unwrap_or_else(|| "skysail.redb".into())),
             store_ca: None,
             runtime: RuntimeKind::Process,
+            docker_host: None,
             roles: Roles {
                 query: true,
                 control: true,
@@ -346,9 +497,7 @@ impl Config {
     /// Reads flags, environment and file. `--help`, `--version` and unknown flags end the process, as is
     /// usual.
     pub fn from_process() -> Result<Self, Mistakes> {
-        let matches = command().get_matches();
-        let flags = Flags::from_arg_matches(&matches);
-        Self::from_flags(flags.map_err(|error| Mistakes(vec![error.to_string()]))?)
+        Self::from_matches(command().get_matches())
     }
 
     /// Reads these arguments (the first is the program's name), the environment and the file.
@@ -356,8 +505,7 @@ impl Config {
         args: impl IntoIterator<Item = impl Into<std::ffi::OsString> + Clone>,
     ) -> Result<Self, Mistakes> {
         let matches = command().try_get_matches_from(args);
-        let flags = matches.and_then(|matches| Flags::from_arg_matches(&matches));
-        Self::from_flags(flags.map_err(|error| Mistakes(vec![error.to_string()]))?)
+        Self::from_matches(matches.map_err(|error| Mistakes(vec![error.to_string()]))?)
     }
 
     /// Whether others than this machine reach admin REST.
@@ -365,19 +513,12 @@ impl Config {
         self.roles.control && !self.admin_addr.ip().to_canonical().is_loopback()
     }
 
-    fn from_flags(flags: Flags) -> Result<Self, Mistakes> {
-        let mut mistakes = Vec::new();
-        let file = flags
-            .config
-            .as_deref()
-            .map_or_else(BTreeMap::new, |path| read_file(path, &mut mistakes));
-        let mut reader = Reader { file, mistakes };
+    fn from_matches(matches: ArgMatches) -> Result<Self, Mistakes> {
+        let mut reader = Reader::new(matches);
         let defaults = Self::default();
 
-        let cluster = reader
-            .read("cluster", flags.cluster, parse_str)
-            .unwrap_or(defaults.cluster);
-        let store = reader.read("store", flags.store, parse_store);
+        let cluster = reader.read("cluster", parse_str).unwrap_or(defaults.cluster);
+        let store = reader.read("store", parse_store);
         let config = Self {
             store: store
                 .or_else(|| data_file(&cluster).map(StoreLocation::Embedded))
@@ -387,80 +528,69 @@ impl Config {
                     );
                     defaults.store
                 }),
-            store_ca: reader.read("store-ca", flags.store_ca, read_certificates),
-            runtime: reader
-                .read("runtime", flags.runtime, parse_runtime)
-                .unwrap_or(defaults.runtime),
-            roles: reader
-                .read("roles", flags.roles, parse_roles)
-                .unwrap_or(defaults.roles),
+            store_ca: reader.read("store-ca", read_certificates),
+            runtime: reader.read("runtime", parse_runtime).unwrap_or(defaults.runtime),
+            docker_host: reader.read("docker-host", parse_str),
+            roles: reader.read("roles", parse_roles).unwrap_or(defaults.roles),
             query_addr: reader
-                .read("query-addr", flags.query_addr, parse_addr)
+                .read("query-addr", parse_addr)
                 .unwrap_or(defaults.query_addr),
             admin_addr: reader
-                .read("admin-addr", flags.admin_addr, parse_addr)
+                .read("admin-addr", parse_addr)
                 .unwrap_or(defaults.admin_addr),
-            ops_addr: reader.read("ops-addr", flags.ops_addr, parse_addr),
-            admin_token: reader.read("admin-token-file", flags.admin_token_file, read_token),
+            ops_addr: reader.read("ops-addr", parse_addr),
+            admin_token: reader.read("admin-token-file", read_token),
             made_token: token_file(&cluster),
             admin_hosts: reader
-                .read("admin-host", listed(&flags.admin_host), parse_hosts)
+                .read("admin-host", parse_hosts)
                 .unwrap_or(defaults.admin_hosts),
             admin_origins: reader
-                .read(
-                    "admin-allow-origin",
-                    listed(&flags.admin_allow_origin),
-                    parse_admin_origins,
-                )
+                .read("admin-allow-origin", parse_admin_origins)
                 .unwrap_or(defaults.admin_origins),
-            cors_origins: reader.read("cors-origin", listed(&flags.cors_origin), parse_origins),
-            rpc_addr: reader
-                .read("rpc-addr", flags.rpc_addr, parse_addr)
-                .unwrap_or(defaults.rpc_addr),
-            rpc_advertise: reader.read("rpc-advertise", flags.rpc_advertise, parse_host_port),
+            cors_origins: reader.read("cors-origin", parse_origins),
+            rpc_addr: reader.read("rpc-addr", parse_addr).unwrap_or(defaults.rpc_addr),
+            rpc_advertise: reader.read("rpc-advertise", parse_host_port),
             model_networks: reader
-                .read("model-network", flags.model_network, parse_networks)
+                .read("model-network", parse_networks)
                 .unwrap_or(defaults.model_networks),
             body_limit: reader
-                .read("body-limit", flags.body_limit, parse_positive)
+                .read("body-limit", parse_positive)
                 .unwrap_or(defaults.body_limit),
             max_rows: reader
-                .read("max-rows", flags.max_rows, parse_positive)
+                .read("max-rows", parse_positive)
                 .unwrap_or(defaults.max_rows),
             max_connections: reader
-                .read("max-connections", flags.max_connections, parse_positive)
+                .read("max-connections", parse_positive)
                 .unwrap_or(defaults.max_connections),
             timeouts: Timeouts {
                 client: reader
-                    .read("client-timeout", flags.client_timeout, parse_timeout)
+                    .read("client-timeout", parse_timeout)
                     .unwrap_or(defaults.timeouts.client),
                 idle: reader
-                    .read("idle-timeout", flags.idle_timeout, parse_timeout)
+                    .read("idle-timeout", parse_timeout)
                     .unwrap_or(defaults.timeouts.idle),
             },
             queue_bounds: Bounds {
                 count: reader
-                    .read("queue-length", flags.queue_length, parse_positive)
+                    .read("queue-length", parse_positive)
                     .unwrap_or(defaults.queue_bounds.count),
                 bytes: reader
-                    .read("queue-bytes", flags.queue_bytes, parse_positive)
+                    .read("queue-bytes", parse_positive)
                     .unwrap_or(defaults.queue_bounds.bytes),
             },
             cache_bytes: reader
-                .read("cache-bytes", flags.cache_bytes, parse_bytes)
+                .read("cache-bytes", parse_bytes)
                 .unwrap_or(defaults.cache_bytes),
-            grace: reader
-                .read("grace", flags.grace, parse_duration)
-                .unwrap_or(defaults.grace),
+            grace: reader.read("grace", parse_duration).unwrap_or(defaults.grace),
             worker_threads: reader
-                .read("worker-threads", flags.worker_threads, parse_str)
+                .read("worker-threads", parse_str)
                 .unwrap_or(defaults.worker_threads),
             cluster,
             log_level: reader
-                .read("log-level", flags.log_level, parse_log_level)
+                .read("log-level", parse_log_level)
                 .unwrap_or(defaults.log_level),
             log_format: reader
-                .read("log-format", flags.log_format, parse_log_format)
+                .read("log-format", parse_log_format)
                 .unwrap_or(defaults.log_format),
         };
         reader.finish(config)
@@ -468,30 +598,65 @@ impl Config {
 }
 
 /// The command line. A variable of the environment that is set but empty is one that is not set.
-fn command() -> clap::Command {
-    variables::without_blank(Flags::command())
+fn command() -> Command {
+    /// Of each option, in the catalogue's order: clap keeps names for as long as the process lives.
+    static VARIABLES: LazyLock<Vec<String>> =
+        LazyLock::new(|| CATALOGUE.iter().map(ConfigOption::variable).collect());
+    let options = CATALOGUE.iter().zip(VARIABLES.iter());
+    let command = Command::new("skysail-frontend")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(ABOUT)
+        .long_about(LONG_ABOUT)
+        .after_help(EXAMPLES)
+        .args(options.map(|(option, variable)| option.argument(variable)));
+    variables::without_blank(command)
 }
 
 /// Reads one option after the other and keeps the mistakes.
 struct Reader {
+    matches: ArgMatches,
     file: BTreeMap<String, String>,
     mistakes: Vec<String>,
+    /// Those that were not read yet: none is left in the end.
+    unread: BTreeSet<&'static str>,
 }
 
 impl Reader {
-    fn read<T>(
-        &mut self,
-        name: &str,
-        flag: Option<String>,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<T> {
-        // An empty option on the command line is one that is not given, too.
-        let flag = flag.filter(|text| !text.trim().is_empty());
-        let (text, place) = match (flag, self.file.remove(name)) {
-            (Some(text), _) => (
-                text,
-                format!("--{name} (or SKYSAIL_{})", name.replace('-', "_").to_uppercase()),
-            ),
+    fn new(matches: ArgMatches) -> Self {
+        let mut mistakes = Vec::new();
+        let file = matches.get_one::<PathBuf>(FILE);
+        let file = file.map_or_else(BTreeMap::new, |path| read_file(path, &mut mistakes));
+        Self {
+            matches,
+            file,
+            mistakes,
+            unread: CATALOGUE
+                .iter()
+                .map(|option| option.name)
+                .filter(|name| *name != FILE)
+                .collect(),
+        }
+    }
+
+    /// What was given on the command line or in the environment, and what that is called. A text that is blank counts
+    /// as not given.
+    fn given(&self, option: &ConfigOption) -> Option<(String, String)> {
+        let values = self.matches.get_many::<String>(option.name).into_iter().flatten();
+        let values: Vec<_> = values.map(String::as_str).collect();
+        let own = Some(values.join(",")).filter(|text| !text.trim().is_empty());
+        let place = || format!("--{} (or {})", option.name, option.variable());
+        own.map(|text| (text, place())).or_else(|| {
+            let variable = option.also?;
+            Some((variables::read(variable)?, variable.to_owned()))
+        })
+    }
+
+    fn read<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let option = CATALOGUE.iter().find(|option| option.name == name);
+        let option = option.expect("what is read is in the catalogue; this is a bug");
+        self.unread.remove(name);
+        let (text, place) = match (self.given(option), self.file.remove(name)) {
+            (Some(given), _) => given,
             (None, Some(text)) => (text, format!("{name} in the file")),
             (None, None) => return None,
         };
@@ -506,6 +671,11 @@ impl Reader {
     }
 
     fn finish(mut self, config: Config) -> Result<Config, Mistakes> {
+        debug_assert!(
+            self.unread.is_empty(),
+            "in the catalogue and not read: {:?}",
+            self.unread
+        );
         let alone = config.roles.control && !config.roles.query;
         if alone && config.runtime != RuntimeKind::None && matches!(config.store, StoreLocation::Embedded(_))
         {
@@ -605,11 +775,6 @@ fn parse_addr(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "expected IP:PORT, as in 127.0.0.1:1337 or [::1]:1337".into())
 }
 
-/// One address, not a list: a container reaches each frontend at the one address that frontend advertises.
-fn listed(values: &[String]) -> Option<String> {
-    Some(values.join(",")).filter(|list| !list.is_empty())
-}
-
 fn read_token(path: &str) -> Result<TokenFile, String> {
     TokenFile::read(Path::new(path))
 }
@@ -641,6 +806,7 @@ fn parse_origins(text: &str) -> Result<AllowedOrigins, String> {
     parse_admin_origins(text).map_err(|why| format!("{why}, or *"))
 }
 
+/// One address, not a list: a container reaches each frontend at the one address that frontend advertises.
 fn parse_host_port(text: &str) -> Result<String, String> {
     if text.contains(',') || text.split_whitespace().filter(|part| part.contains(':')).count() > 1 {
         return Err("expected one address, HOST:PORT: each frontend of a cluster advertises its own".into());
@@ -876,6 +1042,39 @@ mod tests {
                 control: false
             }
         );
+    }
+
+    #[test]
+    fn what_is_in_the_catalogue_is_in_the_help_and_in_the_environment() {
+        let help = command().render_long_help().to_string();
+        for option in CATALOGUE {
+            assert!(
+                help.contains(&format!("--{} <{}>", option.name, option.value)),
+                "{help}"
+            );
+            assert!(help.contains(&option.variable()), "{help}");
+            assert!(!option.help.ends_with('.'), "{}", option.help);
+        }
+        let names: BTreeSet<_> = CATALOGUE.iter().map(|option| option.name).collect();
+        assert_eq!(names.len(), CATALOGUE.len());
+        assert_eq!(CATALOGUE[0].variable(), "SKYSAIL_CONFIG");
+    }
+
+    #[test]
+    fn the_docker_engine_can_be_named_like_everything_else() {
+        let file = file("docker-host = \"unix:///in/file\"\n");
+        let path = file.path().to_str().unwrap();
+        let named = config(&["--docker-host", "tcp://engine:1", "--config", path]).unwrap();
+        assert_eq!(named.docker_host.as_deref(), Some("tcp://engine:1"));
+        // Another program's variable is asked after ours.
+        let host = CATALOGUE.iter().find(|option| option.name == "docker-host");
+        let host = host.map(|option| (option.variable(), option.also));
+        assert_eq!(host, Some(("SKYSAIL_DOCKER_HOST".into(), Some("DOCKER_HOST"))));
+        // Where nobody sets it, the file says.
+        if variables::read("DOCKER_HOST").is_none() {
+            let named = config(&["--config", path]).unwrap();
+            assert_eq!(named.docker_host.as_deref(), Some("unix:///in/file"));
+        }
     }
 
     #[test]

@@ -9,11 +9,11 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 /// The thread, with a runtime of its own. Dropping it ends its tasks, wherever that happens.
-pub struct ControlThread(Option<Runtime>);
+pub(crate) struct ControlThread(Option<Runtime>);
 
 impl ControlThread {
     /// Starts it.
-    pub fn start() -> io::Result<Self> {
+    pub(crate) fn start() -> io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("skysail-control")
@@ -23,7 +23,7 @@ impl ControlThread {
     }
 
     /// Where to spawn its tasks.
-    pub fn handle(&self) -> &Handle {
+    pub(crate) fn handle(&self) -> &Handle {
         let runtime = self.0.as_ref();
         runtime
             .expect("it is there until it is dropped; this is a bug")
@@ -32,7 +32,7 @@ impl ControlThread {
 
     /// Moves a listener here: the runtime it was bound on would otherwise go on waiting for its clients, and
     /// be busy with queries when they come.
-    pub fn adopt(&self, listener: TcpListener) -> io::Result<TcpListener> {
+    pub(crate) fn adopt(&self, listener: TcpListener) -> io::Result<TcpListener> {
         let listener = listener.into_std()?;
         let _inside = self.handle().enter();
         TcpListener::from_std(listener)

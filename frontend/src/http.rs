@@ -20,18 +20,18 @@ mod activity;
 mod body;
 mod connection;
 mod cors;
-pub mod encoding;
+pub(crate) mod encoding;
 mod idlest;
-pub mod misread;
+pub(crate) mod misread;
 mod model_network;
 mod upload;
 mod warden;
 
-pub use body::{BodyError, BodyReader, RequestBody};
-pub use cors::{AllowedOrigins, Cors, Origin};
-pub use model_network::ModelNetwork;
-pub use upload::Upload;
-pub use warden::Timeouts;
+pub(crate) use body::{BodyError, BodyReader, RequestBody};
+pub(crate) use cors::{AllowedOrigins, Cors, Origin};
+pub(crate) use model_network::ModelNetwork;
+pub(crate) use upload::Upload;
+pub(crate) use warden::Timeouts;
 
 use activity::Activity;
 use connection::Connections;
@@ -44,7 +44,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// The header of an answer after which nothing more is read: the rest of the request may never come.
-pub const CLOSES: [(HeaderName, &str); 1] = [(CONNECTION, "close")];
+pub(crate) const CLOSES: [(HeaderName, &str); 1] = [(CONNECTION, "close")];
 
 /// What answers the requests of a server.
 pub trait Answers: Clone + Send + Sync + 'static {
@@ -63,7 +63,7 @@ impl Answers for Router {
 
 /// What clients may take of a server.
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Connections open at once. For a further one, the one that has waited longest for a head is closed. While each
     /// has a request in flight, those wait in the system's backlog, where they hold nothing of ours, and one in our hands.
     pub connections: usize,
@@ -75,7 +75,7 @@ pub struct Limits {
 
 /// Serves until `shutdown`, then stops accepting, closes idle connections and waits for the answers under
 /// way. How long it may wait is the caller's decision: dropping the future ends every connection.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     answers: impl Answers,
     limits: Limits,

@@ -5,35 +5,36 @@
 //!
 //! - [`app`]: the composition root: builds, wires and owns everything below.
 //! - [`config`]: the only reader of flags, environment and files.
-//! - the query role: [`query`] (HTTP to typed query to answer), [`model`] (a cache and a queue for
+//! - the query role: `query` (HTTP to typed query to answer), `model` (a cache and a queue for
 //!   each version, a batcher for each replica);
 //! - the control role: [`admin`] (requests to desired state), [`leadership`] (which frontend acts),
 //!   [`autoscaler`] (numbers of replicas that follow the load),
 //!   [`reconcile`] (desired state to containers), [`runtime`] (what starts them);
 //! - [`store`]: where desired state lives, for both; [`cluster`]: what frontends tell each other through it;
-//! - [`ops`] (probes and metrics), [`http`], [`open_files`], [`orphans`], [`control_thread`], [`health`], [`metrics`],
-//!   [`clock`], [`logging`]:
+//! - `ops` (probes and metrics), `http`, `open_files`, `orphans`, `control_thread`, `health`, `metrics`,
+//!   `clock`, [`logging`]:
 //!   what every server needs.
 //!
-//! `query` and `model` never name `admin`, `reconcile`, `runtime` or a concrete store; `app` alone sees all.
+//! `query` and `model` reach neither the control role nor a store, which `tests/dependencies.rs` holds; `app` alone
+//! sees all.
 
 pub mod admin;
 pub mod app;
 pub mod autoscaler;
-pub mod clock;
+pub(crate) mod clock;
 pub mod cluster;
 pub mod config;
-pub mod control_thread;
-pub mod health;
-pub mod http;
+pub(crate) mod control_thread;
+pub(crate) mod health;
+pub(crate) mod http;
 pub mod leadership;
 pub mod logging;
-pub mod metrics;
-pub mod model;
-pub mod open_files;
-pub mod ops;
-pub mod orphans;
-pub mod query;
+pub(crate) mod metrics;
+pub(crate) mod model;
+pub(crate) mod open_files;
+pub(crate) mod ops;
+pub(crate) mod orphans;
+pub(crate) mod query;
 pub mod reconcile;
 pub mod runtime;
 pub mod store;

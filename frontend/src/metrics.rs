@@ -14,13 +14,13 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use skysail_core::query::DefaultReason;
+use skysail_core::query::{AnsweredQuery, DefaultReason};
 use skysail_process::log;
 use skysail_proto::ids::{ApplicationName, ModelId};
 
 mod exposition;
 
-pub use exposition::Format;
+pub(crate) use exposition::Format;
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct ApplicationLabels {
@@ -78,6 +78,7 @@ pub struct Metrics {
     store_up: Gauge,
     frontends: Gauge,
     log_lines_dropped: Counter,
+    query_records_dropped: Counter,
 }
 
 /// What one application's queries count.
@@ -138,6 +139,7 @@ impl Default for Metrics {
             store_up: Gauge::default(),
             frontends: Gauge::default(),
             log_lines_dropped: Counter::default(),
+            query_records_dropped: Counter::default(),
         };
         metrics.register();
         metrics
@@ -196,6 +198,11 @@ impl Metrics {
             "log_lines_dropped",
             "Log lines left out because nobody read them or they could not be written",
             self.log_lines_dropped.clone(),
+        );
+        registry.register(
+            "query_records_dropped",
+            "Records of answered queries left out because their listener was too slow",
+            self.query_records_dropped.clone(),
         );
     }
 
@@ -308,6 +315,11 @@ impl Metrics {
         self.frontends.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
+    /// Counts the records of queries that a listener was too slow for.
+    pub fn query_records_dropped(&self) -> Counter {
+        self.query_records_dropped.clone()
+    }
+
     /// All metrics, in this format.
     pub fn render(&self, format: Format) -> String {
         // The log belongs to the process, and counts by itself.
@@ -321,11 +333,11 @@ impl Metrics {
 }
 
 impl ApplicationMetrics {
-    /// A query was answered, after `latency`, with the default output if there is a reason.
-    pub fn answered(&self, latency: Duration, default: Option<DefaultReason>) {
+    /// Counts an answered query.
+    pub fn answered(&self, query: &AnsweredQuery<'_>) {
         self.queries.inc();
-        self.latency.observe(latency.as_secs_f64());
-        if let Some(reason) = default {
+        self.latency.observe(query.latency.as_secs_f64());
+        if let Some(reason) = query.default_reason {
             self.defaults[reason.index()].inc();
         }
     }
@@ -375,13 +387,23 @@ impl CacheMetrics {
 
 #[cfg(test)]
 mod tests {
+    use skysail_core::query::Outcome;
+
     use super::*;
 
     #[test]
     fn a_page_names_every_metric_with_prefix_unit_and_labels() {
         let metrics = Metrics::default();
-        let application = metrics.application(&"iris".parse().unwrap());
-        application.answered(Duration::from_millis(3), Some(DefaultReason::NoReplica));
+        let name = "iris".parse().unwrap();
+        let reason = DefaultReason::NoReplica;
+        metrics.application(&name).answered(&AnsweredQuery {
+            id: 1,
+            application: &name,
+            model: None,
+            latency: Duration::from_millis(3),
+            default_reason: Some(reason),
+            course: &Outcome::from(reason).course,
+        });
         let version = metrics.version(&"iris-model:1".parse().unwrap());
         version.sent(4);
         version.answered(Duration::from_millis(1));
@@ -410,6 +432,7 @@ mod tests {
             "skysail_store_up 1",
             "skysail_frontends 2",
             "skysail_log_lines_dropped_total 0",
+            "skysail_query_records_dropped_total 0",
         ] {
             assert!(page.contains(line), "{line} is not in:\n{page}");
         }

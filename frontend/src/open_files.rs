@@ -11,7 +11,7 @@ const OTHERS: u64 = 1024;
 ///
 /// The soft limit is raised to what is needed and no further: containers that are child processes inherit
 /// it, and some programs do work for every file they might have open.
-pub fn make_room(clients: usize, reserved: usize) -> usize {
+pub(crate) fn make_room(clients: usize, reserved: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
     let plan = plan(clients as u64, reserved as u64 + OTHERS, limit);
     match plan.raise_to {

@@ -18,9 +18,9 @@ use crate::metrics::{Format, Metrics};
 use crate::model::ModelTable;
 
 /// The paths below, by which the admin API knows what is open to all.
-pub const PROBES: [&str; 2] = ["/healthz", "/readyz"];
+pub(crate) const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 /// All metrics, for Prometheus.
-pub const METRICS: &str = "/metrics";
+pub(crate) const METRICS: &str = "/metrics";
 
 /// What the handlers share.
 pub struct Ops {
@@ -33,17 +33,25 @@ pub struct Ops {
 }
 
 /// The three paths, for the servers that have others, too.
-pub fn routes<S: Clone + Send + Sync + 'static>(ops: Arc<Ops>) -> Router<S> {
+pub(crate) fn routes<S: Clone + Send + Sync + 'static>(ops: Arc<Ops>) -> Router<S> {
+    let probes = probes(ops.health.clone());
+    Router::new()
+        .route(METRICS, get(metrics))
+        .with_state(ops)
+        .merge(probes)
+}
+
+/// The paths of the probes alone.
+pub(crate) fn probes<S: Clone + Send + Sync + 'static>(health: Arc<Health>) -> Router<S> {
     let [alive, ready] = PROBES;
     Router::new()
         .route(alive, get(healthz))
         .route(ready, get(readyz))
-        .route(METRICS, get(metrics))
-        .with_state(ops)
+        .with_state(health)
 }
 
 /// What the operations listener answers.
-pub fn router(ops: Arc<Ops>) -> Router {
+pub(crate) fn router(ops: Arc<Ops>) -> Router {
     routes(ops)
         .route("/", get(what_this_is))
         .method_not_allowed_fallback(|| async {
@@ -68,12 +76,12 @@ async fn what_this_is() -> Response {
     Json(paths).into_response()
 }
 
-async fn healthz(State(ops): State<Arc<Ops>>) -> Response {
-    Json(ops.health.alive()).into_response()
+async fn healthz() -> Response {
+    Json(Health::alive()).into_response()
 }
 
-async fn readyz(State(ops): State<Arc<Ops>>) -> Response {
-    let readiness = ops.health.readiness();
+async fn readyz(State(health): State<Arc<Health>>) -> Response {
+    let readiness = health.readiness();
     let status = match readiness.ready {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,

@@ -12,17 +12,17 @@ use rustix::process::{Pid, WaitOptions, child_subreaper, getpid, waitpid};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Hears of children that ended, where orphans come to this process.
-pub struct Orphans(Signal);
+pub(crate) struct Orphans(Signal);
 
 impl Orphans {
     /// Nothing where orphans go to another process. Must be called within a tokio runtime.
-    pub fn watch() -> io::Result<Option<Self>> {
+    pub(crate) fn watch() -> io::Result<Option<Self>> {
         let reaper = getpid() == Pid::INIT || child_subreaper().is_ok_and(|set| set.is_some());
         reaper.then(|| signal(SignalKind::child()).map(Self)).transpose()
     }
 
     /// Waits until a child may have ended.
-    pub async fn ended(&mut self) {
+    pub(crate) async fn ended(&mut self) {
         if self.0.recv().await.is_none() {
             std::future::pending().await
         }
@@ -31,7 +31,7 @@ impl Orphans {
 
 /// Asks of every orphan that has ended how, and forgets it. `is_own` knows the children that this process
 /// started itself; none of them may be started meanwhile.
-pub fn reap(is_own: impl Fn(Pid) -> bool) {
+pub(crate) fn reap(is_own: impl Fn(Pid) -> bool) {
     for orphan in zombies().into_iter().filter(|pid| !is_own(*pid)) {
         let _ = waitpid(Some(orphan), WaitOptions::NOHANG);
     }

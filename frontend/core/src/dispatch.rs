@@ -79,7 +79,7 @@ impl<T> From<Step> for Turn<T> {
 
 /// How a batch was answered.
 #[derive(Clone, Copy, Debug)]
-pub struct Answer {
+pub struct Completion {
     /// How many inputs the model's time is the time of, with those of other frontends; none if it failed on the batch.
     pub worked_on: usize,
     /// Whether other frontends' inputs are among them.
@@ -104,7 +104,7 @@ struct Observed {
 
 /// A batch that came back.
 #[derive(Debug)]
-pub struct Answered<T> {
+pub struct Completed<T> {
     /// The batch.
     pub sent: SentBatch<T>,
     /// Whether its time was learned from.
@@ -347,7 +347,7 @@ impl<T> Dispatcher<T> {
 
     /// Takes a batch out that was answered, and learns from it. Only what the model really worked on says how
     /// long it takes. [`Self::report`] is to follow.
-    pub fn answered(&mut self, id: u64, answer: Answer, now: Instant) -> Option<Answered<T>> {
+    pub fn answered(&mut self, id: u64, answer: Completion, now: Instant) -> Option<Completed<T>> {
         let sent = self.sent.remove(id)?;
         let worked_on = match answer.is_merged {
             true => answer.worked_on,
@@ -375,7 +375,7 @@ impl<T> Dispatcher<T> {
         self.overhead
             .observe(now.saturating_since(sent.sent_at), answer.inside);
         self.look(now);
-        Some(Answered {
+        Some(Completed {
             sent,
             learned: worked_on > 0,
         })

@@ -1,8 +1,10 @@
-//! What becomes of a query: a model's output, or the default output and the reason why.
+//! What becomes of a query: a model's output, or the default output and the reason why; and how that came about.
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
+use skysail_proto::ids::{ApplicationName, ModelId, ReplicaId};
 use skysail_proto::value::Output;
 
 /// Why a query is answered with its application's default output.
@@ -126,7 +128,169 @@ impl From<DefaultReason> for Failure {
 }
 
 /// What a model, or several, made of a query.
-pub type Outcome = Result<Output, Failure>;
+pub type Prediction = Result<Output, Failure>;
+
+/// What became of a query at its model, and how that came about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// The model's output, or why there is none.
+    pub prediction: Prediction,
+    /// How it came about.
+    pub course: Course,
+}
+
+/// How a query came to its outcome. A copy allocates nothing.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Course {
+    /// What answered it.
+    pub way: Way,
+    /// How long its input waited in the queue until its last batch left, or until it was given up there. Nothing if it
+    /// did not wait, or if that is not known: an asker whose deadline passes does not know when the batch left.
+    ///
+    /// A query that joined another is told of the other's wait, which may have begun before its own.
+    pub queued: Option<Duration>,
+    /// The batch that was answered with its input in it.
+    pub batch: Option<BatchRun>,
+}
+
+/// What answered a query.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Way {
+    /// The prediction cache.
+    Cache,
+    /// The answer to an identical query, which was on its way already.
+    Flight,
+    /// A batch with its own input in it.
+    Batch,
+    /// Nothing: its application answers with the default output.
+    Default,
+}
+
+/// A batch that a replica answered.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BatchRun {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// How many inputs of this frontend were in it.
+    pub inputs: usize,
+    /// How long the model took.
+    pub model_time: Duration,
+}
+
+impl Outcome {
+    /// The cache had this output.
+    pub fn cached(output: Output) -> Self {
+        let course = Course {
+            way: Way::Cache,
+            queued: None,
+            batch: None,
+        };
+        Self {
+            prediction: Ok(output),
+            course,
+        }
+    }
+
+    /// A batch brought this, for an input that had waited so long.
+    pub fn of_batch(prediction: Prediction, queued: Duration, batch: BatchRun) -> Self {
+        let way = match prediction {
+            Ok(_) => Way::Batch,
+            Err(_) => Way::Default,
+        };
+        let course = Course {
+            way,
+            queued: Some(queued),
+            batch: Some(batch),
+        };
+        Self { prediction, course }
+    }
+
+    /// The same, for a query that joined the one whose outcome it is.
+    #[must_use]
+    pub fn joined(mut self) -> Self {
+        if self.course.way == Way::Batch {
+            self.course.way = Way::Flight;
+        }
+        self
+    }
+
+    /// The same, for a query that waited so long.
+    #[must_use]
+    pub fn after(mut self, queued: Duration) -> Self {
+        self.course.queued = Some(queued);
+        self
+    }
+}
+
+impl From<Failure> for Outcome {
+    fn from(failure: Failure) -> Self {
+        let course = Course {
+            way: Way::Default,
+            queued: None,
+            batch: None,
+        };
+        Self {
+            prediction: Err(failure),
+            course,
+        }
+    }
+}
+
+impl From<DefaultReason> for Outcome {
+    fn from(reason: DefaultReason) -> Self {
+        Failure::from(reason).into()
+    }
+}
+
+/// An answered query, for everything that counts, traces or records queries.
+///
+/// It borrows from the path of the query, so that it costs nothing where only counters read it. It has neither the
+/// input nor the output: those are the user's, and one slice of a batch keeps the whole batch in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct AnsweredQuery<'a> {
+    /// Its id.
+    pub id: u64,
+    /// The application that was asked.
+    pub application: &'a ApplicationName,
+    /// The version of the model that was asked, if a model is linked.
+    pub model: Option<&'a ModelId>,
+    /// From its arrival to its answer.
+    pub latency: Duration,
+    /// Why it was answered with the default output, if it was.
+    pub default_reason: Option<DefaultReason>,
+    /// How it came to its outcome.
+    pub course: &'a Course,
+}
+
+/// An answered query, to be kept: see [`AnsweredQuery`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct QueryRecord {
+    /// Its id.
+    pub id: u64,
+    /// The application that was asked.
+    pub application: ApplicationName,
+    /// The version of the model that was asked, if a model is linked.
+    pub model: Option<ModelId>,
+    /// From its arrival to its answer.
+    pub latency: Duration,
+    /// Why it was answered with the default output, if it was.
+    pub default_reason: Option<DefaultReason>,
+    /// How it came to its outcome.
+    pub course: Course,
+}
+
+impl From<&AnsweredQuery<'_>> for QueryRecord {
+    fn from(query: &AnsweredQuery<'_>) -> Self {
+        Self {
+            id: query.id,
+            application: query.application.clone(),
+            model: query.model.cloned(),
+            latency: query.latency,
+            default_reason: query.default_reason,
+            course: query.course.clone(),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -137,6 +301,29 @@ mod tests {
         for (index, reason) in DefaultReason::ALL.into_iter().enumerate() {
             assert_eq!(reason.index(), index);
         }
+    }
+
+    #[test]
+    fn a_failure_in_a_batch_is_answered_by_the_default_and_still_names_the_batch() {
+        let run = BatchRun {
+            replica: ReplicaId::new("r").unwrap(),
+            inputs: 3,
+            model_time: Duration::from_millis(2),
+        };
+        let waited = Duration::from_millis(5);
+        let good = Outcome::of_batch(Ok(Output::new("1")), waited, run.clone());
+        assert_eq!(
+            (good.course.way, good.clone().joined().course.way),
+            (Way::Batch, Way::Flight)
+        );
+        let bad = Outcome::of_batch(Err(Failure::model_error("no")), waited, run.clone());
+        assert_eq!(
+            (bad.course.way, bad.clone().joined().course.way),
+            (Way::Default, Way::Default)
+        );
+        assert_eq!((bad.course.queued, bad.course.batch), (Some(waited), Some(run)));
+        let cached = Outcome::cached(Output::new("1")).joined();
+        assert_eq!(cached.course.way, Way::Cache);
     }
 
     #[test]

@@ -448,11 +448,6 @@ impl<T> DeadlineQueue<T> {
         self.first().map(Place::deadline)
     }
 
-    /// The latest deadline.
-    pub fn latest(&self) -> Option<Instant> {
-        self.waiting.last_key_value().map(|(place, _)| place.deadline)
-    }
-
     /// Bytes of all inputs that wait.
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -13,7 +13,7 @@ use skysail_container_rpc::credit::{
     Arrival, Credits, Demand, Grant, Share as Granted, Step, StreamId, Taken,
 };
 use skysail_container_rpc::sample::BatchTimeSample;
-use skysail_core::dispatch::{Answer, Credit, Departure, Dispatcher, Share, Step as Next};
+use skysail_core::dispatch::{Completion, Credit, Departure, Dispatcher, Share, Step as Next};
 use skysail_core::query::DefaultReason;
 use skysail_core::time::Instant;
 use skysail_core::waiting_room::{Refused, WaitingRoom};
@@ -286,7 +286,7 @@ impl Cluster {
                 took,
                 waited,
             } => {
-                let answer = Answer {
+                let answer = Completion {
                     worked_on,
                     is_merged,
                     took,
@@ -298,7 +298,7 @@ impl Cluster {
         self.dispatch(link.frontend);
     }
 
-    fn answer(&mut self, link: Link, id: u64, answer: Answer) {
+    fn answer(&mut self, link: Link, id: u64, answer: Completion) {
         let Frontend { room, dispatchers } = &mut self.frontends[link.frontend];
         let dispatcher = &mut dispatchers[link.container];
         let answered = dispatcher.answered(id, answer, self.now);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use skysail_core::batch::{BatchPolicy, Overhead};
-use skysail_core::dispatch::{Answer, Credit, Departure, Dispatcher, Share, Step};
+use skysail_core::dispatch::{Completion, Credit, Departure, Dispatcher, Share, Step};
 use skysail_core::query::DefaultReason;
 use skysail_core::queue::{Bounds, Placed};
 use skysail_core::time::Instant;
@@ -337,7 +337,7 @@ impl Simulation {
         let Some(Computing { id, took, .. }) = replica.computing.take() else {
             return;
         };
-        let answer = Answer {
+        let answer = Completion {
             worked_on: usize::MAX,
             is_merged: false,
             took,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use skysail_core::batch::{Overhead, policy_for};
-use skysail_core::dispatch::{Answer, Credit, Dispatcher, Share, Step};
+use skysail_core::dispatch::{Completion, Credit, Dispatcher, Share, Step};
 use skysail_core::queue::{Bounds, Claim, Entrant};
 use skysail_core::time::Instant;
 use skysail_core::waiting_room::WaitingRoom;
@@ -140,7 +140,7 @@ impl World {
         let Some((id, took, _)) = self.computing.take() else {
             return;
         };
-        let answer = Answer {
+        let answer = Completion {
             worked_on: usize::MAX,
             is_merged: false,
             took,

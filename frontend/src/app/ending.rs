@@ -10,7 +10,6 @@ use tracing::{info, warn};
 
 use super::parts::{Running, Stage};
 use crate::model::ModelTable;
-use crate::query::QueryService;
 use crate::runtime::ContainerRuntime;
 use crate::store::Announced;
 
@@ -42,7 +41,6 @@ pub(super) struct Ending {
 
 /// What is told that the frontend ends.
 pub(super) struct Ended {
-    pub(super) queries: Arc<QueryService>,
     pub(super) models: Arc<ModelTable>,
     pub(super) runtime: Option<Arc<dyn ContainerRuntime>>,
 }
@@ -107,7 +105,7 @@ impl Ending {
         let end = Instant::now() + self.grace;
         let reserve = (self.grace / 4).min(CONTAINER_RESERVE);
 
-        self.ended.queries.start_draining();
+        // Readiness says so from here on, too.
         self.closing.queries.cancel();
         if timeout_at(end - reserve, self.query_server.all_ended())
             .await

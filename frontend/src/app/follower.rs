@@ -1,17 +1,13 @@
-//! What follows the store: the query path's routes, and query ids.
+//! What follows the catalog: the query path's routes.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use skysail_core::backoff::Backoff;
 use skysail_core::catalog::{Catalog, Generation};
 use tokio::sync::watch;
-use tracing::warn;
 
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
 use crate::query::{QueryService, Routes};
-use crate::store::QueryBlockStore;
 
 /// Keeps the query path in line with the catalog.
 pub(super) struct Follower {
@@ -56,20 +52,5 @@ impl Follower {
             self.metrics.forget_application(name);
         }
         self.followed.send_replace(catalog.generation.clone());
-    }
-}
-
-/// Fetches a block of query ids at the start, and whenever half of one is used.
-pub(super) async fn fetch_query_ids(store: Arc<dyn QueryBlockStore>, queries: Arc<QueryService>) {
-    loop {
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-        loop {
-            match store.next_query_block().await {
-                Ok(block) => break queries.ids().enter(block),
-                Err(error) => warn!(%error, "query ids cannot be fetched"),
-            }
-            tokio::time::sleep(backoff.pause()).await;
-        }
-        queries.ids().half_used().await;
     }
 }

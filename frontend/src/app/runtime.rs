@@ -55,7 +55,7 @@ fn process() -> Result<Opened, RuntimeError> {
 }
 
 fn docker(config: &Config) -> Opened {
-    let (runtime, events) = DockerRuntime::connect(config.cluster.clone());
+    let (runtime, events) = DockerRuntime::connect(config.docker_host.as_deref(), config.cluster.clone());
     let runtime = Arc::new(runtime);
     let made = runtime.clone();
     let events = Part::new(

@@ -10,9 +10,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::health::Settling;
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
-use crate::query::QueryService;
 use crate::store::Announced;
 
 /// The views of all live frontends, this one's included and always fresh.
@@ -27,7 +27,7 @@ pub struct Membership {
     own: watch::Receiver<FrontendView>,
     catalogs: Catalogs,
     views: watch::Sender<Views>,
-    queries: Arc<QueryService>,
+    settling: watch::Sender<Settling>,
     models: Arc<ModelTable>,
     metrics: Arc<Metrics>,
     /// Since when there has been a catalog.
@@ -41,7 +41,7 @@ impl Membership {
     pub fn new(
         store: (watch::Receiver<Announced>, Catalogs),
         own: watch::Receiver<FrontendView>,
-        queries: Arc<QueryService>,
+        settling: watch::Sender<Settling>,
         models: Arc<ModelTable>,
         metrics: Arc<Metrics>,
     ) -> (Self, watch::Receiver<Views>) {
@@ -53,7 +53,7 @@ impl Membership {
             own,
             catalogs,
             views,
-            queries,
+            settling,
             models,
             metrics,
             began: None,
@@ -94,7 +94,7 @@ impl Membership {
         views.push(own);
         let views = living(views);
         self.tell_changes(&views, &id);
-        if self.queries.is_settling() {
+        if self.settling.borrow().is_some() {
             // What others announced is known once this frontend's own announcement has been taken.
             let knows_others = announced.contains_key(&id);
             self.settle(knows_others, &views, &id);
@@ -119,7 +119,7 @@ impl Membership {
             knows_others,
             elapsed: began.elapsed(),
         };
-        self.queries.set_settling(beginning.waits_for());
+        self.settling.send_replace(beginning.waits_for());
     }
 
     fn tell_changes(&self, now: &[FrontendView], own: &str) {
@@ -183,11 +183,11 @@ mod tests {
         let own = watch::Sender::new(view("own", "a:1"));
         let metrics = Arc::<Metrics>::default();
         let bounds = Bounds { count: 1, bytes: 1 };
-        let queries = Arc::new(QueryService::new(Clock::start()));
+        let settling = watch::Sender::new(None);
         let models = Arc::new(ModelTable::new(bounds, 0, metrics.clone(), Clock::start()));
         let catalogs = watch::Sender::new(Some(Arc::default())).subscribe();
         let store = (announced.subscribe(), catalogs);
-        let (membership, views) = Membership::new(store, own.subscribe(), queries, models, metrics);
+        let (membership, views) = Membership::new(store, own.subscribe(), settling, models, metrics);
         (membership, announced, own, views)
     }
 
@@ -244,22 +244,23 @@ mod tests {
         };
         for comes in [true, false] {
             let (mut membership, announced, own, _views) = membership(BTreeMap::new());
-            let queries = membership.queries.clone();
-            queries.set_settling(Some(BTreeSet::new()));
+            let settling = membership.settling.clone();
+            settling.send_replace(Some(BTreeSet::new()));
+            let is_settling = || settling.borrow().is_some();
             membership.follow();
-            assert!(queries.is_settling(), "it knows nothing of others yet");
+            assert!(is_settling(), "it knows nothing of others yet");
             let known = [view("own", "a:1"), with_replica(view("b", "a:2"))];
             let known = known.map(|view| (view.id.clone(), document(&view)));
             announced.send_replace(Arc::new(known.into()));
             membership.follow();
-            assert!(queries.is_settling());
+            assert!(is_settling());
             if comes {
                 own.send_replace(with_replica(view("own", "a:1")));
             } else {
                 tokio::time::advance(DIALS_WITHIN + Duration::from_millis(1)).await;
             }
             membership.follow();
-            assert!(!queries.is_settling());
+            assert!(!is_settling());
         }
     }
 }

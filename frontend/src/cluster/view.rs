@@ -11,6 +11,7 @@ use skysail_core::cluster::{FrontendView, LoadView, ReplicaView};
 use skysail_core::time::Instant;
 use skysail_proto::ids::{ModelId, ModelName, ModelVersion};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::rate::Rate;
 use crate::clock::Clock;
@@ -65,6 +66,7 @@ pub struct Observer {
     models: Arc<ModelTable>,
     catalogs: watch::Receiver<Option<Arc<Catalog>>>,
     clock: Clock,
+    draining: CancellationToken,
     /// Inputs answered by replica, by their streams.
     answered: HashMap<u64, Rate>,
     /// Queries asked of each version.
@@ -97,10 +99,16 @@ impl Observer {
             models,
             catalogs,
             clock,
+            draining: CancellationToken::new(),
             answered: HashMap::new(),
             arrived: HashMap::new(),
             said: BTreeMap::new(),
         }
+    }
+
+    /// The same, of a frontend that drains once this is cancelled.
+    pub fn ending_with(self, draining: CancellationToken) -> Self {
+        Self { draining, ..self }
     }
 
     /// What it sees now.
@@ -115,7 +123,7 @@ impl Observer {
             replicas: self.replicas(&replicas, now),
             hung: self.models.replicas().hung(),
             load: self.load(&loads, &replicas, now),
-            draining: self.queries.is_draining(),
+            draining: self.draining.is_cancelled(),
             ..self.identity.first_view()
         }
     }
@@ -284,7 +292,7 @@ mod tests {
             bytes: 1000,
         };
         let models = Arc::new(ModelTable::new(bounds, 0, metrics.clone(), clock));
-        let queries = Arc::new(QueryService::new(clock));
+        let queries = Arc::new(QueryService::new(clock, &metrics));
         let catalog = Arc::new(catalog());
         let catalogs = watch::Sender::new(Some(catalog.clone()));
         let identity = Identity {

@@ -12,7 +12,7 @@ use flate2::{Crc, Decompress, FlushDecompress, Status};
 use super::BodyError;
 
 /// The encodings that are taken, for an answer that refuses another.
-pub const TAKEN: &str = "gzip, deflate, identity";
+pub(crate) const TAKEN: &str = "gzip, deflate, identity";
 
 /// The largest body that is begun on the thread that serves requests, as it came.
 const FIRST_READ: usize = 1024;

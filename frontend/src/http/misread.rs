@@ -4,7 +4,7 @@
 const NAME_BYTES: usize = 200;
 
 /// What a body seems to be, and what to do about it; to complete an error that says where it is no JSON.
-pub fn advice(body: &[u8]) -> Option<&'static str> {
+pub(crate) fn advice(body: &[u8]) -> Option<&'static str> {
     if body.starts_with(&[0x1f, 0x8b]) {
         return Some("the body is compressed: say so with `Content-Encoding: gzip`");
     }

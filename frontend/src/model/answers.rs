@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
-use skysail_core::query::{DefaultReason, Failure, Outcome};
+use skysail_core::query::{DefaultReason, Outcome};
 use skysail_core::queue::Claim;
 use skysail_core::time::Instant;
 use smallvec::{SmallVec, smallvec};
@@ -26,7 +26,7 @@ pub struct Asked {
 
 /// The answers that are there, and those that are still to come.
 #[derive(Debug)]
-pub(super) struct Answers {
+pub(super) struct RowAnswers {
     asked: Asked,
     state: Mutex<State>,
 }
@@ -47,10 +47,20 @@ struct State {
 pub(super) struct Again {
     /// Which row.
     pub(super) row: usize,
-    /// What becomes of it if there is no time left.
-    pub(super) failure: Failure,
+    /// What becomes of it if there is no time left: the flight's failure.
+    pub(super) failed: Outcome,
     /// The latest deadline of all who waited for the flight.
     pub(super) latest: Instant,
+}
+
+/// What becomes at its deadline of a query that was let into the queue at `since`.
+pub(super) fn expired(reason: DefaultReason, since: Instant, now: Instant) -> Outcome {
+    let outcome = Outcome::from(reason);
+    match reason {
+        DefaultReason::ExpiredInQueue => outcome.after(now.saturating_since(since)),
+        // It has left the queue: when, its batch knows.
+        _ => outcome,
+    }
 }
 
 /// What whoever waits is woken for.
@@ -62,7 +72,7 @@ pub(super) enum News {
     Again(Vec<Again>),
 }
 
-impl Answers {
+impl RowAnswers {
     /// None is there yet.
     pub(super) fn new(rows: usize, asked: Asked) -> Arc<Self> {
         let state = State {
@@ -153,9 +163,9 @@ fn wake(asker: Option<Waker>) {
 
 /// The duty to answer one row. One that is dropped unused was lost, which only a batcher that panicked does.
 #[derive(Debug)]
-pub struct Answerer {
+pub(crate) struct Answerer {
     /// Nothing once it is used.
-    answers: Option<Arc<Answers>>,
+    answers: Option<Arc<RowAnswers>>,
     row: usize,
 }
 
@@ -168,10 +178,10 @@ impl Answerer {
     }
 
     /// Lets the row be asked again. See [`Again`].
-    pub(super) fn try_again(mut self, failure: Failure, latest: Instant) {
+    pub(super) fn try_again(mut self, failed: Outcome, latest: Instant) {
         if let Some(answers) = self.answers.take() {
             let row = self.row;
-            answers.put_again(Again { row, failure, latest });
+            answers.put_again(Again { row, failed, latest });
         }
     }
 
@@ -192,7 +202,7 @@ impl Answerer {
 impl Drop for Answerer {
     fn drop(&mut self) {
         if let Some(answers) = self.answers.take() {
-            answers.put(self.row, Err(DefaultReason::ReplicaLost.into()));
+            answers.put(self.row, DefaultReason::ReplicaLost.into());
         }
     }
 }

@@ -13,14 +13,14 @@ use skysail_core::time::Instant;
 use skysail_proto::value::Input;
 use smallvec::{SmallVec, smallvec};
 
-use super::answers::{Again, Answers, Asked, News, Outcomes};
+use super::answers::{Again, Asked, News, Outcomes, RowAnswers, expired};
 use super::cache::flight::{Boarded, Boarding, Flight, Try};
 use super::cache::{Key, PredictionCache};
 use super::queue::{Reply, Task, TaskQueue};
 use crate::clock::Clock;
 
 /// Of a request's rows so many are worked on at once, which takes some tenths of a millisecond.
-pub const ROWS_AT_ONCE: usize = 512;
+pub(crate) const ROWS_AT_ONCE: usize = 512;
 
 /// Where rows are asked.
 #[derive(Clone, Copy)]
@@ -44,8 +44,8 @@ pub(super) enum Unknown {
 enum Row {
     /// Nowhere: it is answered, or not asked yet.
     Nowhere,
-    /// In the queue.
-    Queued(Place),
+    /// In the queue, since then.
+    Queued(Place, Instant),
     /// For a flight.
     Flying(Arc<Flight>),
 }
@@ -53,7 +53,7 @@ enum Row {
 /// Rows that are asked. Dropping it gives up all their places.
 pub(super) struct Asking<'a> {
     version: Version<'a>,
-    answers: Arc<Answers>,
+    answers: Arc<RowAnswers>,
     rows: SmallVec<[Row; 1]>,
 }
 
@@ -71,7 +71,7 @@ impl Version<'_> {
             return Err(Unknown::Plain(input));
         };
         let key = cache.key(input);
-        cache.hit(&key).map(Ok).ok_or(Unknown::Keyed(key))
+        cache.hit(&key).map(Outcome::cached).ok_or(Unknown::Keyed(key))
     }
 }
 
@@ -80,7 +80,7 @@ impl<'a> Asking<'a> {
     pub(super) fn new(version: Version<'a>, rows: usize, asked: Asked) -> Self {
         Self {
             version,
-            answers: Answers::new(rows, asked),
+            answers: RowAnswers::new(rows, asked),
             rows: smallvec![Row::Nowhere; rows],
         }
     }
@@ -126,7 +126,7 @@ impl<'a> Asking<'a> {
             Unknown::Plain(input) => {
                 let reply = Reply::Asker(self.answers.answerer(row));
                 let Asked { deadline, claim } = self.answers.asked();
-                entering.push(row, Task::new(input, reply).until(deadline, claim));
+                entering.push(row, Task::new(input, reply, entering.now).until(deadline, claim));
             }
         }
     }
@@ -142,11 +142,16 @@ impl<'a> Asking<'a> {
             how,
         };
         let flight = match boarding.board(cache, self.version.queue) {
-            Boarded::Landed(answerer, output) => return answerer.send(Ok(output)),
+            Boarded::Landed(answerer, output) => return answerer.send(Outcome::cached(output)),
             Boarded::Joined(flight) => flight,
             Boarded::Leads(flight) => {
                 let claim = self.answers.asked().claim;
-                entering.push(row, flight.task().until(flight.deadline(), claim));
+                let task = Task::new(
+                    flight.input().clone(),
+                    Reply::Flight(flight.landing()),
+                    entering.now,
+                );
+                entering.push(row, task.until(flight.deadline(), claim));
                 flight
             }
         };
@@ -158,13 +163,13 @@ impl<'a> Asking<'a> {
         if entering.rows.is_empty() {
             return;
         }
-        let queue = self.version.queue;
-        let entered = queue.enter(entering.now, entering.entrants);
+        let (queue, now) = (self.version.queue, entering.now);
+        let entered = queue.enter(now, entering.entrants);
         for (row, entered) in entering.rows.into_iter().zip(entered) {
             match (entered, &mut self.rows[row]) {
                 (Ok(place), Row::Flying(flight)) => flight.settle(queue, place),
-                (Ok(place), row) => *row = Row::Queued(place),
-                (Err(refused), _) => refused.task.answer(Err(refused.reason.into())),
+                (Ok(place), row) => *row = Row::Queued(place, now),
+                (Err(refused), _) => refused.task.end(refused.reason.into()),
             }
         }
     }
@@ -185,13 +190,13 @@ impl<'a> Asking<'a> {
     }
 
     fn ask_again(&mut self, again: Again) {
-        let Again { row, failure, latest } = again;
+        let Again { row, failed, latest } = again;
         let now = self.version.clock.now();
         let Row::Flying(flight) = &self.rows[row] else {
             unreachable!("only a flight's rows are asked again");
         };
         if now >= self.answers.asked().deadline {
-            return self.answers.put(row, Err(failure));
+            return self.answers.put(row, failed);
         }
         let key = flight.key().clone();
         let mut entering = Entering::at(now);
@@ -214,24 +219,24 @@ impl<'a> Asking<'a> {
 
     fn expire_chunk(&mut self, chunk: Range<usize>, outcomes: &mut Outcomes) {
         let (queue, now) = (self.version.queue, self.version.clock.now());
-        let mut queued: SmallVec<[usize; 1]> = SmallVec::new();
+        let mut queued: SmallVec<[(usize, Instant); 1]> = SmallVec::new();
         let mut places: SmallVec<[Place; 1]> = SmallVec::new();
         for row in chunk {
             match std::mem::replace(&mut self.rows[row], Row::Nowhere) {
                 _ if outcomes[row].is_some() => {}
-                Row::Nowhere => outcomes[row] = Some(Err(DefaultReason::ExpiredInQueue.into())),
-                Row::Queued(place) => {
-                    queued.push(row);
+                Row::Nowhere => outcomes[row] = Some(DefaultReason::ExpiredInQueue.into()),
+                Row::Queued(place, since) => {
+                    queued.push((row, since));
                     places.push(place);
                 }
                 Row::Flying(flight) => {
-                    outcomes[row] = Some(flight.expire(queue));
+                    outcomes[row] = Some(flight.expire(queue, now));
                     flight.leave(queue);
                 }
             }
         }
-        for (row, reason) in queued.into_iter().zip(queue.leave_places(now, places)) {
-            outcomes[row] = Some(Err(reason.into()));
+        for ((row, since), reason) in queued.into_iter().zip(queue.leave_places(now, places)) {
+            outcomes[row] = Some(expired(reason, since, now));
         }
     }
 }
@@ -248,7 +253,7 @@ impl Drop for Asking<'_> {
         for row in self.rows.drain(..) {
             match row {
                 Row::Nowhere => {}
-                Row::Queued(place) => places.push(place),
+                Row::Queued(place, _) => places.push(place),
                 Row::Flying(flight) => flight.leave(queue),
             }
         }

@@ -8,8 +8,11 @@ use std::time::Duration;
 use futures::FutureExt;
 use skysail_container_rpc::credit::Demand;
 use skysail_container_rpc::server::{NewBatch, Refusal, ReplicaStream, StreamError};
-use skysail_container_rpc::session::{Credit as Granted, Event};
-use skysail_core::dispatch::{Answer, Answered, Credit, Departure, Dispatcher, Loss, SentBatch, Share, Step};
+use skysail_container_rpc::session::{Credit as Granted, SessionEvent};
+use skysail_core::dispatch::{
+    Completed, Completion, Credit, Departure, Dispatcher, Loss, SentBatch, Share, Step,
+};
+use skysail_core::query::BatchRun;
 use skysail_core::queue::Placed;
 use skysail_core::time::Instant;
 use skysail_proto::container::{BatchResult, batch_result};
@@ -19,8 +22,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
 use tracing::{info, warn};
 
-use super::ModelHandle;
 use super::delivery::Delivery;
+use super::handle::ModelHandle;
 use super::queue::{Task, Unanswered};
 use super::replica::{Order, Replica, ReplicaTable};
 use crate::clock::Clock;
@@ -256,26 +259,29 @@ impl Batcher {
         Ok(())
     }
 
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, event: SessionEvent) {
         match event {
-            Event::Credit(granted) => self.dispatcher.grant(credit(&granted), self.clock.now()),
-            Event::Recall(sequence) => self.dispatcher.recall(sequence),
-            Event::Result(result) => self.answer(result),
-            Event::Draining => {
+            SessionEvent::Credit(granted) => self.dispatcher.grant(credit(&granted), self.clock.now()),
+            SessionEvent::Recall(sequence) => self.dispatcher.recall(sequence),
+            SessionEvent::Result(result) => self.answer(result),
+            SessionEvent::Draining => {
                 self.dispatcher.stop();
                 self.replica.draining.store(true, Ordering::Relaxed);
                 self.table.touch();
                 info!(replica = %self.replica.registration.replica, "replica draining");
             }
-            Event::Nothing => {}
+            SessionEvent::Nothing => {}
         }
     }
 
     /// Matches a batch's outputs to their askers.
     fn answer(&mut self, result: BatchResult) {
-        let Some(SentBatch { batch, size, .. }) = self.learn(&result) else {
+        let Some(sent) = self.learn(&result) else {
             return;
         };
+        let SentBatch {
+            batch, size, sent_at, ..
+        } = sent;
         self.replica.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.replica.batches.fetch_add(1, Ordering::Relaxed);
         self.replica.inputs.fetch_add(size as u64, Ordering::Relaxed);
@@ -291,7 +297,12 @@ impl Batcher {
         Delivery {
             model: self.model.clone(),
             batch,
-            size,
+            sent_at,
+            run: BatchRun {
+                replica: self.replica.registration.replica.clone(),
+                inputs: size,
+                model_time: Duration::from_micros(result.model_micros),
+            },
             result,
         }
         .start();
@@ -316,13 +327,13 @@ impl Batcher {
     fn learn(&mut self, result: &BatchResult) -> Option<SentBatch<Task>> {
         let now = self.clock.now();
         let took = Duration::from_micros(result.model_micros);
-        let answer = Answer {
+        let answer = Completion {
             worked_on: worked_on(result),
             is_merged: result.merged_inputs > 0,
             took,
             inside: took + Duration::from_micros(result.wait_micros),
         };
-        let Answered { sent, learned } = self.dispatcher.answered(result.id, answer, now)?;
+        let Completed { sent, learned } = self.dispatcher.answered(result.id, answer, now)?;
         if learned {
             self.model.metrics.answered(took);
             self.replica.times.observe(took, self.dispatcher.latency());

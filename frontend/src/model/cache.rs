@@ -18,7 +18,7 @@ use skysail_proto::value::{Input, Output};
 
 use crate::metrics::CacheMetrics;
 
-pub mod flight;
+pub(crate) mod flight;
 #[cfg(test)]
 mod tests;
 
@@ -42,7 +42,7 @@ const SHARDS: usize = 4;
 /// An input with its hash, which is computed once and used for several look-ups. Keys are equal if the whole
 /// inputs are.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Key {
+pub(crate) struct Key {
     hash: u64,
     input: Input,
 }
@@ -99,7 +99,7 @@ impl Weighter<Key, Output> for ByBytes {
 }
 
 /// What is known of one version's predictions.
-pub struct PredictionCache {
+pub(crate) struct PredictionCache {
     entries: Cache<Key, Output, ByBytes, Brought>,
     flights: Flights,
     /// Random for each process: who sends inputs does not know which of them collide.
@@ -109,7 +109,7 @@ pub struct PredictionCache {
 
 impl PredictionCache {
     /// An empty cache that holds entries of up to `capacity` bytes in all. Takes no memory until it is used.
-    pub fn new(capacity: u64, metrics: CacheMetrics) -> Arc<Self> {
+    pub(crate) fn new(capacity: u64, metrics: CacheMetrics) -> Arc<Self> {
         let typical = usize::try_from(capacity / TYPICAL_ENTRY_BYTES).unwrap_or(usize::MAX);
         let options = OptionsBuilder::new()
             .shards(SHARDS)
@@ -126,7 +126,7 @@ impl PredictionCache {
     }
 
     /// The key of an input, for all that follows.
-    pub fn key(&self, input: Input) -> Key {
+    pub(crate) fn key(&self, input: Input) -> Key {
         Key {
             hash: self.hashes.hash_one(input.data()),
             input,
@@ -134,14 +134,14 @@ impl PredictionCache {
     }
 
     /// The output that is kept for this input. Shared, not copied; locks a shard for reading.
-    pub fn hit(&self, key: &Key) -> Option<Output> {
+    pub(crate) fn hit(&self, key: &Key) -> Option<Output> {
         let output = self.entries.get(key)?;
         self.metrics.hits.inc();
         Some(output)
     }
 
     /// Takes note of so many queries that nobody can be asked.
-    pub fn missed(&self, queries: usize) {
+    pub(crate) fn missed(&self, queries: usize) {
         self.metrics.misses.inc_by(queries as u64);
     }
 
@@ -153,7 +153,7 @@ impl PredictionCache {
     }
 
     /// Brings the gauges up to date.
-    pub fn refresh_gauges(&self) {
+    pub(crate) fn refresh_gauges(&self) {
         self.metrics.set_size(self.entries.len(), self.entries.weight());
     }
 }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use skysail_core::query::{DefaultReason, Failure};
+use skysail_core::query::{BatchRun, DefaultReason, Failure};
+use skysail_core::time::Instant;
 use skysail_proto::container::{BatchResult, InputError, InputErrorKind, batch_result};
 use skysail_proto::value::{Output, from_outputs};
 use tracing::debug;
 
-use super::ModelHandle;
+use super::handle::ModelHandle;
 use super::queue::Batch;
 
 /// From this size on the outputs of a batch are read on a thread of its own: to find out whether they are JSON
@@ -18,8 +19,10 @@ const LARGE_OUTPUTS_BYTES: usize = 64 * 1024;
 pub(super) struct Delivery {
     pub(super) model: Arc<ModelHandle>,
     pub(super) batch: Batch,
-    /// How many inputs the batch had: as many as there are tasks.
-    pub(super) size: usize,
+    /// When the batch left.
+    pub(super) sent_at: Instant,
+    /// How it was answered.
+    pub(super) run: BatchRun,
     pub(super) result: BatchResult,
 }
 
@@ -42,17 +45,19 @@ impl Delivery {
 
     /// Matches the outputs to their askers.
     fn deliver(self) {
-        match outputs(self.result, self.size) {
+        let (sent_at, run) = (self.sent_at, self.run);
+        match outputs(self.result, run.inputs) {
             Ok(outputs) => {
                 for (placed, output) in self.batch.into_iter().zip(outputs) {
-                    placed.task.answer(output.map_err(|error| input_failure(&error)));
+                    let prediction = output.map_err(|error| input_failure(&error));
+                    placed.task.answer_by(run.clone(), sent_at, prediction);
                 }
             }
             Err(words) => {
                 debug!(model = %self.model.id, error = words, "batch failed");
                 let failure = Failure::model_error(&words);
                 for placed in self.batch {
-                    placed.task.answer(Err(failure.clone()));
+                    placed.task.answer_by(run.clone(), sent_at, Err(failure.clone()));
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! The replicas that are attached: what is known of each, and how to send it away.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -10,7 +10,6 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use skysail_container_rpc::server::Refusal;
 use skysail_container_rpc::session::Registration;
-use skysail_core::cluster::ReplicaView;
 use skysail_proto::ids::{ModelId, ReplicaId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -48,38 +47,6 @@ impl Replica {
     /// Whether it can be counted on.
     pub fn takes_work(&self) -> bool {
         !self.draining.load(Ordering::Relaxed) && !self.overdue.load(Ordering::Relaxed)
-    }
-}
-
-impl Replica {
-    /// What other frontends are told of it.
-    pub fn view(&self) -> ReplicaView {
-        let Registration {
-            model,
-            replica,
-            hostname,
-            pid,
-            ..
-        } = &self.registration;
-        ReplicaView {
-            replica: replica.clone(),
-            model: model.clone(),
-            start: self.start.clone(),
-            hostname: hostname.clone(),
-            pid: *pid,
-            peer: self.peer.map(|peer| peer.to_string()).unwrap_or_default(),
-            attached_at: self.attached_at,
-            draining: self.draining.load(Ordering::Relaxed),
-            overdue: false,
-            in_flight: self.in_flight.load(Ordering::Relaxed),
-            batches: self.batches.load(Ordering::Relaxed),
-            inputs: self.inputs.load(Ordering::Relaxed),
-            inputs_per_second: 0.0,
-            fixed_micros: 0.0,
-            per_input_micros: 0.0,
-            p99_micros: 0,
-            fit: None,
-        }
     }
 }
 
@@ -187,21 +154,6 @@ impl ReplicaTable {
             .collect();
         all.sort_by(|a, b| a.registration.replica.cmp(&b.registration.replica));
         all
-    }
-
-    /// Their ids.
-    pub fn ids(&self) -> BTreeSet<ReplicaId> {
-        self.attached.lock().keys().map(|(_, id)| id.clone()).collect()
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.attached.lock().len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// How many replicas of a version can be counted on.
@@ -316,11 +268,11 @@ mod tests {
         };
         let (other, _other_orders) = table.attach(of_another, String::new(), None);
         assert!(orders.try_recv().is_err());
-        assert_eq!(table.len(), 2);
+        assert_eq!(table.all().len(), 2);
         table.detach(&other);
         let (_second, _second_orders) = table.attach(registration("a"), String::new(), None);
         assert_eq!(orders.try_recv(), Ok(Order::Superseded));
-        assert_eq!(table.len(), 1);
+        assert_eq!(table.all().len(), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,15 +1,22 @@
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::FutureExt;
-use skysail_core::catalog::{Change, Generation, Model};
-use skysail_core::query::Failure;
-use skysail_core::queue::Claim;
+use jiff::Timestamp;
+use skysail_core::catalog::{Catalog, Change, Generation, Model, Version};
+use skysail_core::query::{DefaultReason, Failure, Prediction};
+use skysail_core::queue::{Bounds, Claim};
 use skysail_core::time::Instant;
-use skysail_proto::ids::ModelVersion;
-use skysail_proto::value::{InputType, Output};
+use skysail_proto::deployment::VersionSpec;
+use skysail_proto::ids::{ModelId, ModelVersion};
+use skysail_proto::value::{Input, InputType, Output};
 
+use super::Asked;
+use super::handle::ModelHandle;
 use super::queue::Task;
-use super::*;
+use super::table::ModelTable;
+use crate::clock::Clock;
 use crate::metrics::Format;
 
 /// A catalog of one model with one version of this spec, registered at this second.
@@ -77,11 +84,23 @@ fn one() -> Output {
     Output::new("one")
 }
 
+impl ModelHandle {
+    /// Takes queries from now on, as if a replica were attached.
+    pub(crate) fn pretend_to_have_a_replica(&self) {
+        self.replicas.store(1, Ordering::Relaxed);
+    }
+
+    /// Answers the one query that waits, as a replica would, with an output of this text.
+    pub(crate) fn answer_one(&self, text: &str) {
+        take_one(self).answer(Ok(Output::new(text)));
+    }
+}
+
 /// Asks as if there were a replica; what waits then is for the test to answer.
-async fn ask(handle: &ModelHandle) -> Outcome {
+async fn ask(handle: &ModelHandle) -> Prediction {
     handle.replicas.store(1, Ordering::Relaxed);
     let deadline = handle.clock.now() + Duration::from_secs(1);
-    handle.predict(input(), asked(deadline)).await
+    handle.predict(input(), asked(deadline)).await.prediction
 }
 
 fn take_one(handle: &ModelHandle) -> Task {
@@ -91,7 +110,7 @@ fn take_one(handle: &ModelHandle) -> Task {
 }
 
 /// Asks, and answers in the model's place.
-async fn predict(handle: &ModelHandle) -> Outcome {
+async fn predict(handle: &ModelHandle) -> Prediction {
     let mut asking = Box::pin(ask(handle));
     assert_eq!((&mut asking).now_or_never(), None, "it is in the cache");
     take_one(handle).answer(Ok(one()));
@@ -106,7 +125,7 @@ async fn without_a_replica_not_even_what_was_predicted_is_answered() {
     handle.replicas.store(0, Ordering::Relaxed);
     let deadline = handle.clock.now() + Duration::from_secs(1);
     let without = handle.predict(input(), asked(deadline)).await;
-    assert_eq!(without, Err(DefaultReason::NoReplica.into()));
+    assert_eq!(without.prediction, Err(DefaultReason::NoReplica.into()));
     assert_eq!(ask(&handle).await, Ok(one()));
     let metrics = handle.metrics.cache();
     assert_eq!(
@@ -142,18 +161,21 @@ async fn a_version_registered_anew_knows_nothing_of_the_one_before() {
     let other = Input::doubles(&[2.0]);
     let deadline = old.clock.now() + Duration::from_secs(1);
     let mut late = Box::pin(old.predict(other.clone(), asked(deadline)));
-    assert_eq!((&mut late).now_or_never(), None);
+    assert!((&mut late).now_or_never().is_none());
     let task = take_one(&old);
 
     let new = follow(&table, &catalog(&spec(), 2));
     task.answer(Ok(Output::new("two, of the old one")));
-    assert_eq!(late.await, Ok(Output::new("two, of the old one")));
+    assert_eq!(late.await.prediction, Ok(Output::new("two, of the old one")));
     for input in [input(), other] {
         new.replicas.store(1, Ordering::Relaxed);
         let mut asking = Box::pin(new.predict(input, asked(deadline)));
-        assert_eq!((&mut asking).now_or_never(), None);
+        assert!((&mut asking).now_or_never().is_none());
         take_one(&new).answer(Err(Failure::model_error("another model")));
-        assert_eq!(asking.await, Err(Failure::model_error("another model")));
+        assert_eq!(
+            asking.await.prediction,
+            Err(Failure::model_error("another model"))
+        );
     }
 }
 

@@ -9,18 +9,16 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request as AxumRequest, State};
 use axum::http::header::{CONTENT_TYPE, HeaderName};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::post;
 use bytes::Bytes;
 use hyper::Request;
-use serde::Serialize;
 use skysail_proto::value::InputType;
 
 use super::error::QueryError;
 use super::request::{PredictRequest, Unread};
 use super::{QueryService, written};
-use crate::health::Health;
 use crate::http::encoding::Encodings;
 use crate::http::{self, AllowedOrigins, Answers, BodyReader, Cors, Upload, misread};
 
@@ -34,11 +32,9 @@ const QUOTED_CHARS: usize = 300;
 static SLO_HEADER: HeaderName = HeaderName::from_static("skysail-slo-micros");
 
 /// What the handlers share.
-pub struct QueryApi {
+pub(crate) struct QueryApi {
     /// Answers queries.
     pub service: Arc<QueryService>,
-    /// Answers the probes.
-    pub health: Arc<Health>,
     /// Reads bodies.
     pub bodies: BodyReader,
     /// The most rows taken in one request.
@@ -50,7 +46,7 @@ pub struct QueryApi {
 /// Queries, by far the most of them, are answered without a look at the routes: matching, extracting and the
 /// boxed futures between cost a query a tenth of its processor time.
 #[derive(Clone)]
-pub struct QueryServer {
+pub(crate) struct QueryServer {
     api: Arc<QueryApi>,
     router: Router,
     /// Whose pages may read answers. Without it a browser hides them; everybody is answered either way.
@@ -58,9 +54,9 @@ pub struct QueryServer {
 }
 
 impl QueryServer {
-    /// A server of this API, whose answers pages of these origins may read.
-    pub fn new(api: Arc<QueryApi>, origins: Option<AllowedOrigins>) -> Self {
-        let router = router(api.clone());
+    /// A server of this API and, on the same port, of the probes. Pages of these origins may read its answers.
+    pub(crate) fn new(api: Arc<QueryApi>, probes: Router, origins: Option<AllowedOrigins>) -> Self {
+        let router = router(api.clone(), probes);
         let cors = |allowed| Cors {
             allowed,
             methods: "GET, POST",
@@ -107,16 +103,15 @@ fn plain_application(head: &Parts) -> Option<&str> {
     (is_plain && head.method == Method::POST).then_some(application)
 }
 
-/// The query API's routes.
-fn router(api: Arc<QueryApi>) -> Router {
+/// The query API's paths, beside the probes'.
+fn router(api: Arc<QueryApi>, probes: Router) -> Router {
     Router::new()
         .route("/{application}/predict", post(predict))
         .route("/{application}/predict/", post(predict))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
+        .with_state(api)
+        .merge(probes)
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
-        .with_state(api)
 }
 
 async fn predict(
@@ -146,7 +141,7 @@ async fn answer(
     let mut request = parse(route.application.input_type, body, api.max_rows).await?;
     request.tighten(slo);
     let reply = api.service.predict(&route, request, arrival).await?;
-    Ok(of_json(StatusCode::OK, written::body(&reply).await))
+    Ok(of_json(written::body(&reply).await))
 }
 
 /// The objective in the header, for clients whose body is written by somebody else.
@@ -199,34 +194,12 @@ fn unreadable(body: &[u8], error: &serde_json::Error) -> QueryError {
     })
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> Response {
-    let body = serde_json::to_vec(value).expect("replies are made of what JSON can hold; this is a bug");
-    of_json(status, body.into())
-}
-
-fn of_json(status: StatusCode, body: Body) -> Response {
+fn of_json(body: Body) -> Response {
     let mut response = Response::new(body);
-    *response.status_mut() = status;
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
-}
-
-/// The process lives.
-async fn healthz(State(api): State<Arc<QueryApi>>) -> Response {
-    json(StatusCode::OK, &api.health.alive())
-}
-
-/// It can serve.
-async fn readyz(State(api): State<Arc<QueryApi>>) -> Response {
-    let readiness = api.health.readiness();
-    let status = if readiness.ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    json(status, &readiness)
 }
 
 async fn not_found(uri: Uri) -> QueryError {

@@ -1,13 +1,17 @@
 //! Query ids: unique across frontends and restarts, below 2⁵³ so that every JSON reader keeps them exact.
 //!
-//! The store hands out blocks of ids; within a block a frontend counts by itself. A new block is fetched
-//! when half of one is used. Should the store stay away for the other half, counting goes on past the
+//! Ids come in blocks, which [`QueryIds::keep_filled`] asks for; within a block a frontend counts by itself. A new
+//! block is fetched when half of one is used. If none comes while the other half lasts, counting goes on past the
 //! block's end: ids could then repeat those of another frontend, which is better than not answering.
 
+use std::error::Error;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
+use skysail_core::backoff::Backoff;
 use tokio::sync::Notify;
+use tracing::warn;
 
 /// Ids in a block. With 2²⁷ blocks below 2⁵³, a new one every minute lasts two and a half centuries.
 const BLOCK: u64 = 1 << 26;
@@ -39,7 +43,7 @@ impl QueryIds {
     }
 
     /// Goes on in this block; what is left of the one before is never used.
-    pub fn enter(&self, block: u64) {
+    pub(super) fn enter(&self, block: u64) {
         self.next
             .store(block.wrapping_mul(BLOCK) % (1 << 53), Ordering::Relaxed);
         self.there.store(true, Ordering::Relaxed);
@@ -50,8 +54,26 @@ impl QueryIds {
         self.there.load(Ordering::Relaxed)
     }
 
+    /// Fetches a block at the start, and whenever half of one is used. Never completes.
+    pub async fn keep_filled<E: Error, F>(&self, mut next_block: impl FnMut() -> F)
+    where
+        F: Future<Output = Result<u64, E>>,
+    {
+        loop {
+            let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+            loop {
+                match next_block().await {
+                    Ok(block) => break self.enter(block),
+                    Err(error) => warn!(%error, "query ids cannot be fetched"),
+                }
+                tokio::time::sleep(backoff.pause()).await;
+            }
+            self.half_used().await;
+        }
+    }
+
     /// Completes when it is time to fetch a block.
-    pub async fn half_used(&self) {
+    async fn half_used(&self) {
         self.half_used.notified().await;
     }
 }
@@ -87,6 +109,24 @@ mod tests {
         assert!(ids.half_used().now_or_never().is_none());
         ids.take(20);
         ids.half_used().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_block_that_cannot_be_had_is_asked_for_again_until_it_comes() {
+        let ids = QueryIds::default();
+        let mut asked = 0;
+        let next_block = || {
+            asked += 1;
+            let block = match asked {
+                1..=3 => Err(std::io::Error::other("away")),
+                block => Ok(block),
+            };
+            async { block }
+        };
+        // Once it has a block, nothing completes until half of it is used.
+        let filled = tokio::time::timeout(Duration::from_secs(60), ids.keep_filled(next_block));
+        assert!(filled.await.is_err());
+        assert_eq!((asked, ids.next()), (4, 4 * BLOCK));
     }
 
     #[test]

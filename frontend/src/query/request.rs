@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
 use std::num::NonZeroU64;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -56,6 +57,12 @@ impl PredictRequest {
             true => Unread::TooManyRows,
             false => Unread::Json(error),
         })
+    }
+
+    /// How soon its answers are asked for; as late as can be where it does not say.
+    pub fn slo(&self) -> Duration {
+        let micros = self.slo_micros;
+        micros.map_or(Duration::MAX, |micros| Duration::from_micros(micros.get()))
     }
 
     /// Takes on an objective from elsewhere, unless it has a tighter one.

@@ -14,7 +14,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use serde::Serialize;
 use skysail_proto::value::Output;
 
-use super::{Answered, Reply};
+use super::{NumberedAnswer, Reply};
 use crate::model::ROWS_AT_ONCE;
 
 /// From this size on an output is a piece of its own; to copy a smaller one costs less than another piece.
@@ -72,9 +72,9 @@ impl Written {
         serde_json::to_writer(&mut self.rest, value).expect("numbers and texts are JSON; this is a bug");
     }
 
-    fn answer(&mut self, answered: &Answered) {
+    fn answer(&mut self, answered: &NumberedAnswer) {
         self.text("{\"query_id\":");
-        self.value(&answered.query_id);
+        self.value(&answered.id);
         self.text(",\"output\":");
         self.output(&answered.answer.output);
         match &answered.answer.failure {
@@ -140,10 +140,10 @@ mod tests {
 
     use super::*;
 
-    fn answered(query_id: u64, output: &str, failure: Option<Failure>) -> Answered {
+    fn answered(id: u64, output: &str, failure: Option<Failure>) -> NumberedAnswer {
         let output = Output::new(output);
         let answer = Answer { output, failure };
-        Answered { query_id, answer }
+        NumberedAnswer { id, answer }
     }
 
     async fn text(reply: &Reply) -> String {

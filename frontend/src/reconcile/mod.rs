@@ -26,7 +26,7 @@ use tracing::{error, info, warn};
 
 use crate::clock::Clock;
 use crate::leadership::Leadership;
-use crate::runtime::ContainerRuntime;
+use crate::runtime::{ContainerRuntime, ContainerStatus};
 use crate::store::CatalogStore;
 
 mod apply;
@@ -159,7 +159,7 @@ impl Reconciler {
         let doubted = self.is_doubted(&catalog, views, now);
         let observed = Observed {
             containers,
-            foreign: foreign.containers,
+            foreign: foreign.replicas,
             attached: seen.attached.clone(),
             hung: seen.hung.clone(),
             at_work: actions.at_work.clone(),
@@ -234,7 +234,11 @@ impl Reconciler {
         plan(catalog, observed, &history, &placement, now)
     }
 
-    fn set_to_work(&self, action: Action, actions: &mut Actions) {
+    fn set_to_work(&self, mut action: Action, actions: &mut Actions) {
+        if let Action::Start(spec) | Action::Resolve { spec, .. } = &mut action {
+            let runtime = &self.parts.runtime;
+            spec.container = runtime.container_name(&self.parts.cluster, &spec.replica);
+        }
         let (container, at_work) = work_of(&action);
         actions.at_work.insert(container.clone(), at_work);
         let applier = Applier {
@@ -285,14 +289,25 @@ async fn news(
 
 /// What an action is at work on, by name: a container, or a version as a whole.
 fn work_of(action: &Action) -> (String, AtWork) {
-    let (name, model, work) = match action {
-        Action::Resolve { spec, .. } => (spec.model.to_string(), &spec.model, Work::Resolving),
-        Action::Start(spec) => (spec.container.clone(), &spec.model, Work::Starting),
-        Action::Stop { found, .. } => (found.container.clone(), &found.model, Work::Ending),
-        Action::Bury(found) => (found.container.clone(), &found.model, Work::Burying),
+    let of = |found: &ContainerStatus, work| {
+        let replica = Some(found.replica.clone());
+        (found.container.clone(), found.model.clone(), replica, work)
     };
-    let model = model.clone();
-    (name, AtWork { model, work })
+    let (name, model, replica, work) = match action {
+        Action::Resolve { spec, .. } => (spec.model.to_string(), spec.model.clone(), None, Work::Resolving),
+        Action::Start(spec) => {
+            let replica = Some(spec.replica.clone());
+            (
+                spec.container.clone(),
+                spec.model.clone(),
+                replica,
+                Work::Starting,
+            )
+        }
+        Action::Stop { found, .. } => of(found, Work::Ending),
+        Action::Bury(found) => of(found, Work::Burying),
+    };
+    (name, AtWork { model, replica, work })
 }
 
 fn replicas_of(version: &Version) -> u32 {

@@ -125,18 +125,6 @@ impl Report {
             .map(shown)
     }
 
-    /// Versions that fail, with how.
-    pub fn failures(&self) -> Vec<(ModelId, Failure)> {
-        let state = self.state.lock();
-        let failed = state
-            .versions
-            .iter()
-            .filter_map(|(model, found)| Some((model, found.last_failure.as_ref()?)));
-        failed
-            .map(|(model, failure)| (model.clone(), failure.clone()))
-            .collect()
-    }
-
     /// A person asked for this version anew: its failures no longer delay it.
     pub fn forgive(&self, model: &ModelId) {
         let mut state = self.state.lock();

@@ -336,6 +336,8 @@ async fn containers_of_another_store_are_told_of_and_left_until_they_are_adopted
     };
     let taken = of_another(ContainerStatus {
         container: "test_m_1_0".into(),
+        replica: skysail_proto::ids::ReplicaId::of(&model(), 0),
+        model: model(),
         ..foreign()
     });
     runtime.containers.lock().extend([of_another(foreign()), taken]);

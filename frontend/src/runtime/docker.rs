@@ -31,7 +31,6 @@ use bollard::query_parameters::{
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt, TryStreamExt};
 use jiff::{SignedDuration, Timestamp};
-use skysail_process::variables;
 use skysail_proto::ids::{ClusterName, ModelId, ReplicaId};
 use skysail_proto::labels;
 use tokio::sync::{Mutex, Notify};
@@ -52,7 +51,7 @@ mod pull;
 use ends::{End, Ends};
 use engine::{Engine, refused, status_of};
 
-/// Where the engine of this machine listens, unless `DOCKER_HOST` says otherwise.
+/// Where the engine of this machine listens.
 const LOCAL_ENGINE: &str = "unix:///var/run/docker.sock";
 
 /// Logs are rotated: two files of this size for each container, whatever it prints.
@@ -100,21 +99,15 @@ pub struct DockerRuntime {
 type Followers = parking_lot::Mutex<HashMap<String, TaskTracker>>;
 
 impl DockerRuntime {
-    /// A runtime for `cluster`, in the engine that `DOCKER_HOST` names or the local one, and the task that follows the
-    /// engine's events: as long as it runs, changes of containers are noticed at once.
+    /// A runtime for `cluster`, in the engine at `host` (written as in `DOCKER_HOST`) or that of this machine, and the
+    /// task that follows the engine's events: as long as it runs, changes of containers are noticed at once.
     ///
     /// Docker need not be there yet: calls fail with [`RuntimeError::Unavailable`] until it is.
-    pub fn connect(cluster: ClusterName) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let host = variables::read("DOCKER_HOST").unwrap_or_else(|| LOCAL_ENGINE.into());
-        Self::connect_to(&host, cluster)
-    }
-
-    /// The same, in the engine at `host`, written as in `DOCKER_HOST`.
-    pub fn connect_to(
-        host: &str,
+    pub fn connect(
+        host: Option<&str>,
         cluster: ClusterName,
     ) -> (Self, impl Future<Output = ()> + Send + 'static + use<>) {
-        let engine = Arc::new(Engine::new(host));
+        let engine = Arc::new(Engine::new(host.unwrap_or(LOCAL_ENGINE)));
         let changes = Arc::new(Notify::new());
         let ends = Arc::<Ends>::default();
         let events = events::follow(engine.clone(), cluster.clone(), changes.clone(), ends.clone());

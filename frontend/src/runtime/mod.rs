@@ -10,6 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 pub use skysail_core::reconcile::{ContainerState, ContainerStatus, ReplicaSpec, Resolution};
+use skysail_proto::ids::{ClusterName, ReplicaId};
+use skysail_proto::labels;
 use tokio::sync::Notify;
 
 #[cfg(feature = "conformance")]
@@ -52,6 +54,12 @@ pub trait ContainerRuntime: Send + Sync + 'static {
         tail: usize,
         follow: bool,
     ) -> Result<BoxStream<'static, String>, RuntimeError>;
+
+    /// The name of a replica's container. The same for the same replica, so that starting twice starts once, and no
+    /// other's: of this cluster or another.
+    fn container_name(&self, cluster: &ClusterName, replica: &ReplicaId) -> String {
+        labels::replica_container(cluster, replica)
+    }
 
     /// Notified (`notify_one`) whenever a container may have changed state by itself.
     fn changes(&self) -> Arc<Notify>;

@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use skysail_frontend::runtime::conformance::{PROMISES, Promise, Subject};
 use skysail_frontend::runtime::docker::DockerRuntime;
 use skysail_frontend::runtime::{ContainerRuntime, ContainerState, ReplicaSpec, RuntimeError};
+use skysail_process::variables;
 use skysail_proto::ids::ClusterName;
 use skysail_proto::labels;
 use skysail_tests::suite::{Need, Suite};
@@ -107,7 +108,8 @@ struct Bench {
 
 /// A runtime that follows the engine's events.
 fn runtime_for(cluster: ClusterName) -> DockerRuntime {
-    let (runtime, events) = DockerRuntime::connect(cluster);
+    let host = variables::read("DOCKER_HOST");
+    let (runtime, events) = DockerRuntime::connect(host.as_deref(), cluster);
     tokio::spawn(events);
     runtime
 }
@@ -153,7 +155,7 @@ async fn an_engine_that_comes_late_or_goes_away_is_used_when_it_is_there(bench: 
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("docker.sock");
     let host = format!("unix://{}", socket.display());
-    let (runtime, events) = DockerRuntime::connect_to(&host, bench.cluster.clone());
+    let (runtime, events) = DockerRuntime::connect(Some(&host), bench.cluster.clone());
     tokio::spawn(events);
     let error = runtime.list().await.expect_err("not there yet");
     assert!(matches!(error, RuntimeError::Unavailable(_)), "{error:?}");

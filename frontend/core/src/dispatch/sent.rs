@@ -21,7 +21,7 @@ pub struct SentBatch<T> {
     /// Whether queries were left waiting or given up when it was sized.
     pub(super) pressed: bool,
     /// When it left.
-    pub(super) sent_at: Instant,
+    pub sent_at: Instant,
     /// When the container is expected to be done with it.
     expected_end: Instant,
     /// When it is overdue.

@@ -69,8 +69,8 @@ fn shared(sequence: u64) -> Credit {
     }
 }
 
-fn answer(took: u64) -> Answer {
-    Answer {
+fn answer(took: u64) -> Completion {
+    Completion {
         worked_on: usize::MAX,
         is_merged: false,
         took: millis(took),
@@ -176,7 +176,7 @@ fn of_a_merged_batch_the_whole_size_is_learned() {
         let (mut room, mut dispatcher) = (room_of(&[100, 100]), dispatcher());
         dispatcher.grant(half(99), at(0));
         let id = sent(&dispatcher.step(&mut room, at(0))).id;
-        let answer = Answer {
+        let answer = Completion {
             worked_on: 9,
             is_merged,
             ..answer(10)
@@ -286,7 +286,7 @@ fn what_the_model_did_not_work_on_teaches_nothing() {
         let (mut room, mut dispatcher) = (room_of(&[100, 100]), dispatcher());
         dispatcher.grant(kept(1), at(0));
         let id = sent(&dispatcher.step(&mut room, at(0))).id;
-        let answer = Answer {
+        let answer = Completion {
             worked_on,
             ..answer(10)
         };
@@ -402,7 +402,7 @@ fn of_a_lost_replicas_batches_the_one_that_it_worked_on_may_have_been_too_large(
 
 /// What may happen to a dispatcher.
 #[derive(Clone, Debug)]
-enum Event {
+enum Happening {
     Enter { budget: u64 },
     Grant { park: bool, alone: bool },
     Recall,
@@ -412,15 +412,15 @@ enum Event {
     Tick(u64),
 }
 
-fn any_event() -> impl Strategy<Value = Event> {
+fn any_event() -> impl Strategy<Value = Happening> {
     prop_oneof![
-        6 => (0u64..200).prop_map(|budget| Event::Enter { budget }),
-        3 => any::<(bool, bool)>().prop_map(|(park, alone)| Event::Grant { park, alone }),
-        1 => Just(Event::Recall),
-        3 => (0u64..50).prop_map(|took| Event::Answer { took }),
-        1 => Just(Event::Look),
-        1 => Just(Event::HandOver),
-        3 => (0u64..200).prop_map(Event::Tick),
+        6 => (0u64..200).prop_map(|budget| Happening::Enter { budget }),
+        3 => any::<(bool, bool)>().prop_map(|(park, alone)| Happening::Grant { park, alone }),
+        1 => Just(Happening::Recall),
+        3 => (0u64..50).prop_map(|took| Happening::Answer { took }),
+        1 => Just(Happening::Look),
+        1 => Just(Happening::HandOver),
+        3 => (0u64..200).prop_map(Happening::Tick),
     ]
 }
 
@@ -436,27 +436,27 @@ proptest! {
         let mut announced: Option<Instant> = None;
         for event in events {
             match event {
-                Event::Enter { budget } => {
+                Happening::Enter { budget } => {
                     room.enter(at(now), at(now + budget), 1, entered).unwrap();
                     entered += 1;
                 }
-                Event::Grant { park, alone } => {
+                Happening::Grant { park, alone } => {
                     granted += 1;
                     dispatcher.grant(Credit { park, alone, ..kept(granted) }, at(now));
                 }
-                Event::Recall => dispatcher.recall(granted),
-                Event::Answer { took } if !held.is_empty() => {
+                Happening::Recall => dispatcher.recall(granted),
+                Happening::Answer { took } if !held.is_empty() => {
                     let answered = dispatcher.answered(held.remove(0), answer(took), at(now)).unwrap();
                     done += answered.sent.batch.len();
                     dispatcher.report(&mut room, at(now));
                 }
-                Event::Answer { .. } => {}
-                Event::Look => dispatcher.look(at(now)),
-                Event::HandOver => {
+                Happening::Answer { .. } => {}
+                Happening::Look => dispatcher.look(at(now)),
+                Happening::HandOver => {
                     let batch = dispatcher.hand_over(&mut room, 1);
                     done += room.put_back(batch, Unanswered::ReplicaLost).len();
                 }
-                Event::Tick(millis) => now += millis,
+                Happening::Tick(millis) => now += millis,
             }
             loop {
                 let overdue = dispatcher.is_overdue();

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use skysail_proto::ids::ClusterName;
+use skysail_proto::ids::{ClusterName, ReplicaId};
 
 use super::ContainerStatus;
 use crate::catalog::Catalog;
@@ -16,6 +16,8 @@ const TOLD: usize = 10;
 pub struct Foreign {
     /// Their names.
     pub containers: BTreeSet<String>,
+    /// Their replicas: no other container can be in their places.
+    pub replicas: BTreeSet<ReplicaId>,
     /// The incarnations of the stores they were started for.
     pub incarnations: BTreeSet<String>,
     /// Whether the store that does not know them was never written.
@@ -35,6 +37,7 @@ impl Foreign {
                 });
         let foreign = Self {
             containers: others.iter().map(|found| found.container.clone()).collect(),
+            replicas: others.iter().map(|found| found.replica.clone()).collect(),
             incarnations: others.into_iter().filter_map(|found| found.incarnation).collect(),
             store_is_empty: !is_written,
         };
@@ -81,7 +84,7 @@ fn counted(containers: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use skysail_proto::ids::{ModelId, ReplicaId};
+    use skysail_proto::ids::ModelId;
 
     use super::*;
     use crate::catalog::Generation;

@@ -41,8 +41,9 @@ pub const SURGE: u32 = 1;
 pub struct Observed {
     /// What the runtime has for this cluster and its store.
     pub containers: Vec<ContainerStatus>,
-    /// The names of containers that have the cluster's name and were started for another store: left alone.
-    pub foreign: BTreeSet<String>,
+    /// The replicas of containers that have the cluster's name and were started for another store: left alone, and
+    /// their places are passed over.
+    pub foreign: BTreeSet<ReplicaId>,
     /// The replicas that some query frontend sees attached and taking work, with the start of each; empty for
     /// one that was started by hand.
     pub attached: BTreeSet<(ReplicaId, String)>,
@@ -71,6 +72,8 @@ impl Observed {
 pub struct AtWork {
     /// What the container serves.
     pub model: ModelId,
+    /// The replica it runs; none while there is no container yet.
+    pub replica: Option<ReplicaId>,
     /// What is being done to it.
     pub work: Work,
 }
@@ -91,7 +94,8 @@ pub enum Work {
 /// Everything a container is started with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReplicaSpec {
-    /// Its name in the runtime: the same for the same place, so that starting twice starts once.
+    /// Its name in the runtime, which may change it before the start: the same for the same replica, so that
+    /// starting twice starts once. Nothing is read out of it.
     pub container: String,
     /// The replica it will register as.
     pub replica: ReplicaId,

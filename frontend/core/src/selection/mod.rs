@@ -5,7 +5,7 @@
 
 use skysail_proto::value::Output;
 
-use crate::query::{DefaultReason, Failure, Outcome};
+use crate::query::{DefaultReason, Failure, Prediction};
 
 /// Chooses among an application's candidates: the first, if there is one.
 pub fn select<T>(candidates: &[T]) -> Result<&T, Failure> {
@@ -24,8 +24,8 @@ pub struct Answer {
 }
 
 /// Makes the answer of what the model answered.
-pub fn combine(outcome: Outcome, default_output: &Output) -> Answer {
-    match outcome {
+pub fn combine(prediction: Prediction, default_output: &Output) -> Answer {
+    match prediction {
         Ok(output) => Answer {
             output,
             failure: None,

@@ -25,20 +25,20 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::mem;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use skysail_core::query::{DefaultReason, Failure, Outcome};
+use skysail_core::query::{DefaultReason, Outcome};
 use skysail_core::queue::{Claim, Place};
 use skysail_core::time::Instant;
-use skysail_proto::value::Output;
+use skysail_proto::value::{Input, Output};
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
 
 use super::{Brought, Key, PredictionCache};
-use crate::model::answers::{Answerer, Asked};
-use crate::model::queue::{Reply, Task, TaskQueue};
+use crate::model::answers::{Answerer, Asked, expired};
 
 /// So many askers of a flight are answered at once. With thousands of them other tasks have their turn in between:
 /// each is a task to be run, and an answer to be written.
@@ -76,10 +76,27 @@ impl Flights {
     }
 }
 
+/// Where flights wait: the queue, as far as a flight knows it.
+pub(in crate::model) trait Places {
+    /// Moves what still waits at a place to an earlier deadline; returns where it waits, or waited last.
+    fn hasten(&self, place: Place, deadline: Instant) -> Place;
+
+    /// Lets what still waits at a place be of another application, too.
+    fn share(&self, place: Place, claim: Claim);
+
+    /// Why what waits, or waited last, at a place is not answered yet.
+    fn unanswered(&self, place: Place) -> DefaultReason;
+
+    /// Takes out what still waits at a place if it is unwanted, which is asked under the queue's lock: it cannot be
+    /// taken by a batch meanwhile.
+    fn withdraw(&self, place: Place, is_unwanted: impl FnOnce() -> bool);
+}
+
 /// One task in the queue, or in a container's hands, and those who wait for its answer.
 pub(in crate::model) struct Flight {
     key: Key,
     cache: Arc<PredictionCache>,
+    led_at: Instant,
     /// Where it waits or waited; nowhere until it has entered the queue. Locked while it moves there.
     place: Mutex<Option<Place>>,
     /// The application for which it was led. Another's asker may have a better claim to its place.
@@ -98,7 +115,14 @@ pub(in crate::model) struct Flight {
 }
 
 /// The duty to answer a flight, held by its task. One that is dropped unanswered was lost.
-pub struct Landing(Arc<Flight>);
+pub(crate) struct Landing(Arc<Flight>);
+
+/// Whose answer it is: the first asker's, who led, or another's.
+#[derive(Clone, Copy)]
+enum Asker {
+    Led,
+    Joined,
+}
 
 /// How a query boards.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -125,13 +149,14 @@ pub(in crate::model) enum Boarded {
     Landed(Answerer, Output),
     /// An identical query is on its way.
     Joined(Arc<Flight>),
-    /// There was none. [`Flight::task`] is to enter the queue, and [`Flight::settle`] to be told where.
+    /// There was none. A task that has [`Flight::landing`] is to enter the queue, and [`Flight::settle`] to be told
+    /// where.
     Leads(Arc<Flight>),
 }
 
 impl Boarding {
     /// Boards the flight of the input; leads one if there is none.
-    pub(in crate::model) fn board(self, cache: &Arc<PredictionCache>, queue: &TaskQueue) -> Boarded {
+    pub(in crate::model) fn board(self, cache: &Arc<PredictionCache>, queue: &impl Places) -> Boarded {
         let Asked { deadline, claim } = self.answerer.asked();
         let is_first = self.how == Try::First;
         let mut flights = cache.flights.0.lock();
@@ -175,6 +200,7 @@ impl Boarding {
         Flight {
             key: self.key,
             cache: cache.clone(),
+            led_at: self.now,
             place: Mutex::new(None),
             application: own.claim.application,
             deadline: AtomicU64::new(deadline.as_nanos()),
@@ -198,14 +224,18 @@ impl Flight {
         Instant::from_nanos(self.deadline.load(Ordering::Relaxed))
     }
 
-    /// What is to wait in the queue for it.
-    pub(in crate::model) fn task(self: &Arc<Self>) -> Task {
-        let landing = Landing(self.clone());
-        Task::new(self.key.input.clone(), Reply::Flight(landing))
+    /// What the model is asked.
+    pub(in crate::model) fn input(&self) -> &Input {
+        &self.key.input
+    }
+
+    /// The duty to answer it, for the one task that waits for it.
+    pub(in crate::model) fn landing(self: &Arc<Self>) -> Landing {
+        Landing(self.clone())
     }
 
     /// Takes note of its place in the queue; moves on if somebody more urgent has joined meanwhile.
-    pub(in crate::model) fn settle(&self, queue: &TaskQueue, place: Place) {
+    pub(in crate::model) fn settle(&self, queue: &impl Places, place: Place) {
         let mut settled = self.place.lock();
         *settled = Some(place);
         if self.deadline() < place.deadline() {
@@ -214,7 +244,7 @@ impl Flight {
     }
 
     /// Moves to an earlier deadline, if it still waits.
-    fn hasten(&self, queue: &TaskQueue, deadline: Instant) {
+    fn hasten(&self, queue: &impl Places, deadline: Instant) {
         if self.is_patient || self.deadline() <= deadline {
             return;
         }
@@ -225,7 +255,7 @@ impl Flight {
     }
 
     /// Waits for another application, too.
-    fn share(&self, queue: &TaskQueue, claim: Claim) {
+    fn share(&self, queue: &impl Places, claim: Claim) {
         if self.application == claim.application {
             return;
         }
@@ -234,7 +264,7 @@ impl Flight {
         }
     }
 
-    fn move_to(&self, queue: &TaskQueue, deadline: Instant, place: &mut Option<Place>) {
+    fn move_to(&self, queue: &impl Places, deadline: Instant, place: &mut Option<Place>) {
         let moved = place.map(|place| queue.hasten(place, deadline));
         *place = moved;
         let deadline = moved.map_or(deadline, Place::deadline);
@@ -242,50 +272,54 @@ impl Flight {
     }
 
     fn land(self: &Arc<Self>, outcome: Outcome) {
-        if let Ok(output) = &outcome {
+        if let Ok(output) = &outcome.prediction {
             self.cache.keep(&self.key, output);
         }
         self.cache.flights.remove(self);
         let _ = self.outcome.set(outcome);
         // Nobody joins any more.
-        let askers = std::mem::take(&mut *self.askers.lock());
+        let askers = mem::take(&mut *self.askers.lock());
         match Handle::try_current() {
             Ok(runtime) if askers.len() > ANSWERED_AT_ONCE => {
                 runtime.spawn(self.clone().answer_in_turns(askers));
             }
-            _ => self.answer(askers),
+            _ => self.answer(askers, Asker::Led),
         }
     }
 
     async fn answer_in_turns(self: Arc<Self>, askers: Askers) {
         let mut askers = askers.into_iter();
+        let mut next = Asker::Led;
         while askers.len() > 0 {
-            self.answer(askers.by_ref().take(ANSWERED_AT_ONCE));
+            self.answer(askers.by_ref().take(ANSWERED_AT_ONCE), next);
+            next = Asker::Joined;
             tokio::task::yield_now().await;
         }
     }
 
-    /// Answers askers, but for those who try again.
-    fn answer(&self, askers: impl IntoIterator<Item = Answerer>) {
+    /// Answers askers, but for those who try again. The first of them is `next`, all others have joined.
+    fn answer(&self, askers: impl IntoIterator<Item = Answerer>, mut next: Asker) {
         let Some(outcome) = self.outcome.get() else {
             return;
         };
         for asker in askers {
-            match outcome {
-                Err(failure) if self.failed_too_early_for(failure, asker.asked().deadline) => {
-                    asker.try_again(failure.clone(), self.latest());
+            match mem::replace(&mut next, Asker::Joined) {
+                _ if self.failed_too_early_for(outcome, asker.asked().deadline) => {
+                    asker.try_again(outcome.clone(), self.latest());
                 }
-                outcome => asker.send(outcome.clone()),
+                Asker::Led => asker.send(outcome.clone()),
+                Asker::Joined => asker.send(outcome.clone().joined()),
             }
         }
     }
 
     /// Whether it failed for a deadline that is earlier than this one.
-    fn failed_too_early_for(&self, failure: &Failure, deadline: Instant) -> bool {
-        let is_of_its_deadline = matches!(
-            failure.reason,
-            DefaultReason::PredictedLate | DefaultReason::ExpiredInQueue | DefaultReason::LateReply
-        );
+    fn failed_too_early_for(&self, outcome: &Outcome, deadline: Instant) -> bool {
+        use DefaultReason::{ExpiredInQueue, LateReply, PredictedLate};
+        let Err(failure) = &outcome.prediction else {
+            return false;
+        };
+        let is_of_its_deadline = matches!(failure.reason, PredictedLate | ExpiredInQueue | LateReply);
         is_of_its_deadline && self.deadline() < deadline
     }
 
@@ -295,17 +329,17 @@ impl Flight {
 
     /// What becomes of an asker at its own deadline: the reason depends on how far the flight got. It may have
     /// landed, with the asker's turn still to come.
-    pub(in crate::model) fn expire(&self, queue: &TaskQueue) -> Outcome {
+    pub(in crate::model) fn expire(&self, queue: &impl Places, now: Instant) -> Outcome {
         if let Some(outcome) = self.outcome.get() {
-            return outcome.clone();
+            return outcome.clone().joined();
         }
         let place = *self.place.lock();
         let reason = place.map_or(DefaultReason::LateReply, |place| queue.unanswered(place));
-        Err(reason.into())
+        expired(reason, self.led_at, now)
     }
 
     /// An asker waits no more. When all have gone, the flight gives up its place in the queue.
-    pub(in crate::model) fn leave(&self, queue: &TaskQueue) {
+    pub(in crate::model) fn leave(&self, queue: &impl Places) {
         let is_last = self.wanted_by.fetch_sub(1, Ordering::Relaxed) == 1;
         if !is_last || self.outcome.get().is_some() {
             return;
@@ -324,12 +358,12 @@ impl Flight {
 
 impl Landing {
     /// Gives the one answer to all who wait.
-    pub fn land(self, outcome: Outcome) {
+    pub(crate) fn land(self, outcome: Outcome) {
         self.0.land(outcome);
     }
 
     /// Whether nobody waits for the answer.
-    pub fn is_unwanted(&self) -> bool {
+    pub(crate) fn is_unwanted(&self) -> bool {
         self.0.is_unwanted()
     }
 }
@@ -337,7 +371,7 @@ impl Landing {
 impl Drop for Landing {
     fn drop(&mut self) {
         if self.0.outcome.get().is_none() {
-            self.0.land(Err(DefaultReason::ReplicaLost.into()));
+            self.0.land(DefaultReason::ReplicaLost.into());
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::{FutureExt, Shared};
 use proptest::prelude::*;
-use skysail_core::query::{DefaultReason, Failure, Outcome};
+use skysail_core::query::{DefaultReason, Failure, Outcome, Prediction, Way};
 use skysail_core::queue::{Bounds, Claim, Placed};
 use skysail_core::time::Instant;
 use tokio::time::advance;
@@ -14,6 +14,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::model::answers::Asked;
 use crate::model::asking::{self, Asking, ROWS_AT_ONCE, Unknown};
+use crate::model::queue::tests::run;
 use crate::model::queue::{Admission, Batch, Task, TaskQueue, Unanswered};
 
 /// A version without replicas: the test takes batches and answers them.
@@ -23,7 +24,7 @@ struct Version {
     clock: Clock,
 }
 
-type Query<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
+type Query<'a> = Pin<Box<dyn Future<Output = Prediction> + Send + 'a>>;
 
 impl Version {
     fn new() -> Self {
@@ -50,13 +51,18 @@ impl Version {
     }
 
     fn query(&self, number: u32, millis: u64) -> Query<'_> {
+        let outcome = self.outcome(number, millis);
+        Box::pin(async move { outcome.await.prediction })
+    }
+
+    fn outcome(&self, number: u32, millis: u64) -> impl Future<Output = Outcome> + Send {
         let deadline = self.clock.now() + Duration::from_millis(millis);
-        Box::pin(async move {
+        async move {
             match self.way().look_up(input(number)) {
                 Ok(outcome) => outcome,
                 Err(unknown) => self.fly(unknown, deadline).await,
             }
-        })
+        }
     }
 
     async fn fly(&self, unknown: Unknown, deadline: Instant) -> Outcome {
@@ -127,12 +133,12 @@ fn output(text: &str) -> Output {
     Output::new(text)
 }
 
-fn failed(reason: DefaultReason) -> Outcome {
+fn failed(reason: DefaultReason) -> Prediction {
     Err(reason.into())
 }
 
 /// Lets a query go on as far as it gets.
-fn look(asking: &mut Query<'_>) -> Option<Outcome> {
+fn look(asking: &mut Query<'_>) -> Option<Prediction> {
     asking.now_or_never()
 }
 
@@ -149,7 +155,7 @@ async fn what_was_predicted_once_is_answered_from_the_cache() {
     assert_eq!(version.query(1, 100).await, Ok(output("one")));
     // Also at the last instant: it costs nothing.
     assert_eq!(version.query(1, 0).await, Ok(output("one")));
-    assert!(version.queue.is_empty());
+    assert!(version.queue.len() == 0);
     assert_eq!(version.counts(), [2, 0, 1]);
     assert_eq!(version.hit(2), None);
 }
@@ -205,7 +211,7 @@ async fn a_flight_goes_on_without_its_first_asker() {
 async fn when_all_have_hung_up_the_place_is_free() {
     let version = Version::queueing(1);
     drop([version.ask(1, 100), version.ask(1, 100)]);
-    assert!(version.queue.is_empty());
+    assert!(version.queue.len() == 0);
     assert_eq!(version.in_flight(), 0);
     let other = version.ask(2, 100);
     version.take_one().answer(Ok(output("two")));
@@ -234,7 +240,7 @@ async fn what_a_container_works_on_can_be_joined_though_its_askers_hung_up() {
     let task = version.take_one();
     drop(asking);
     let joined = version.ask(1, 100);
-    assert!(version.queue.is_empty());
+    assert!(version.queue.len() == 0);
     task.answer(Ok(output("one")));
     assert_eq!(joined.await, Ok(output("one")));
 }
@@ -288,7 +294,7 @@ async fn a_flight_waits_at_the_earliest_deadline_of_those_who_joined_it() {
     assert_eq!(hasty.await, Ok(output("one")));
     assert_eq!(patient.await, Ok(output("one")));
     drop(between);
-    assert!(version.queue.is_empty());
+    assert!(version.queue.len() == 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -344,7 +350,7 @@ async fn a_query_lost_twice_is_lost_for_all_who_joined_it() {
         let batch = version.take(1);
         version.queue.put_back(batch, Unanswered::ReplicaLost);
     }
-    assert!(version.queue.is_empty());
+    assert!(version.queue.len() == 0);
     for asking in asking {
         assert_eq!(asking.await, failed(DefaultReason::ReplicaLost));
     }
@@ -370,9 +376,9 @@ async fn what_lands_between_the_look_up_and_the_flight_is_found() {
     version.take_one().answer(Ok(output("one")));
     let deadline = version.clock.now() + millis(100);
     let unknown = Unknown::Keyed(key);
-    assert_eq!(version.fly(unknown, deadline).await, Ok(output("one")));
+    assert_eq!(version.fly(unknown, deadline).await.prediction, Ok(output("one")));
     assert_eq!(first.await, Ok(output("one")));
-    assert!(version.queue.is_empty());
+    assert!(version.queue.len() == 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -403,7 +409,7 @@ async fn many_threads_that_ask_the_same_at_once_ask_the_model_once() {
         .collect();
     let batcher = tokio::spawn(async move {
         for number in 0..INPUTS {
-            while version.queue.is_empty() {
+            while version.queue.len() == 0 {
                 version.queue.work().await;
             }
             let task = version.take_one();
@@ -433,7 +439,7 @@ async fn who_hangs_up_takes_nothing_from_those_who_join_at_that_moment() {
     let others = tokio::spawn(come_and_go());
     tokio::spawn(come_and_go()).await.unwrap();
     others.await.unwrap();
-    assert!(version.queue.is_empty());
+    assert!(version.queue.len() == 0);
     assert_eq!(version.in_flight(), 0);
 }
 
@@ -507,7 +513,7 @@ fn answer_with_its_number(batch: Batch) {
 }
 
 fn texts(outcomes: impl IntoIterator<Item = Option<Outcome>>) -> Vec<String> {
-    let text = |outcome: Option<Outcome>| match outcome.unwrap() {
+    let text = |outcome: Option<Outcome>| match outcome.unwrap().prediction {
         Ok(output) => output.text().into_owned(),
         Err(failure) => failure.reason.word().to_owned(),
     };
@@ -543,7 +549,7 @@ async fn at_the_deadline_the_rows_that_are_answered_keep_their_answers() {
     assert!((&mut rows).now_or_never().is_none());
     advance(millis(10)).await;
     assert_eq!(texts(rows.await), ["0", "late_reply", "expired_in_queue"]);
-    assert!(version.queue.is_empty(), "what expired has left its place");
+    assert!(version.queue.len() == 0, "what expired has left its place");
     assert!(in_hand[0].task.is_abandoned());
 }
 
@@ -639,9 +645,46 @@ async fn an_asker_whose_turn_comes_after_its_deadline_gets_what_has_landed() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_outcome_says_which_way_it_came_and_how_long_its_input_waited() {
+    let version = Version::new();
+    let mut led = Box::pin(version.outcome(7, 100));
+    let mut joined = Box::pin(version.outcome(7, 100));
+    assert!((&mut led).now_or_never().is_none() && (&mut joined).now_or_never().is_none());
+    advance(millis(5)).await;
+    let (task, sent_at) = (version.take_one(), version.clock.now());
+    advance(millis(9)).await;
+    task.answer_by(run(), sent_at, Ok(output("one")));
+    for (asking, way) in [(led, Way::Batch), (joined, Way::Flight)] {
+        let course = asking.await.course;
+        assert_eq!(course.way, way);
+        assert_eq!((course.queued, course.batch), (Some(millis(5)), Some(run())));
+    }
+    let cached = version.outcome(7, 100).await.course;
+    assert_eq!(
+        (cached.way, cached.queued, cached.batch),
+        (Way::Cache, None, None)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_that_expires_says_how_long_it_waited_unless_its_batch_left() {
+    let version = Version::new();
+    let waited = version.outcome(7, 20).await;
+    assert_eq!(waited.prediction, failed(DefaultReason::ExpiredInQueue));
+    assert_eq!((waited.course.way, &waited.course.batch), (Way::Default, &None));
+    assert!(waited.course.queued >= Some(millis(20)), "{waited:?}");
+    let mut late = Box::pin(version.outcome(8, 20));
+    assert!((&mut late).now_or_never().is_none());
+    let _task = version.take_one();
+    let late = late.await;
+    assert_eq!(late.prediction, failed(DefaultReason::LateReply));
+    assert_eq!((late.course.way, late.course.queued), (Way::Default, None));
+}
+
 /// Something that happens to a version.
 #[derive(Clone, Debug)]
-enum Event {
+enum Happening {
     Ask { number: u32, millis: u64 },
     HangUp(prop::sample::Index),
     Take { size: u32 },
@@ -650,15 +693,15 @@ enum Event {
     Advance { millis: u64 },
 }
 
-fn event() -> impl Strategy<Value = Event> {
+fn event() -> impl Strategy<Value = Happening> {
     prop_oneof![
-        4 => (0u32..3, 0u64..40).prop_map(|(number, millis)| Event::Ask { number, millis }),
-        1 => any::<prop::sample::Index>().prop_map(Event::HangUp),
-        2 => (1u32..4).prop_map(|size| Event::Take { size }),
+        4 => (0u32..3, 0u64..40).prop_map(|(number, millis)| Happening::Ask { number, millis }),
+        1 => any::<prop::sample::Index>().prop_map(Happening::HangUp),
+        2 => (1u32..4).prop_map(|size| Happening::Take { size }),
         2 => (any::<prop::sample::Index>(), prop::bool::weighted(0.3))
-            .prop_map(|(which, good)| Event::Answer { which, good }),
-        1 => any::<prop::sample::Index>().prop_map(Event::Lose),
-        3 => (1u64..15).prop_map(|millis| Event::Advance { millis }),
+            .prop_map(|(which, good)| Happening::Answer { which, good }),
+        1 => any::<prop::sample::Index>().prop_map(Happening::Lose),
+        3 => (1u64..15).prop_map(|millis| Happening::Advance { millis }),
     ]
 }
 
@@ -685,22 +728,22 @@ fn check(version: &Version, asked: &[Waiting<'_>]) -> Result<(), TestCaseError> 
     Ok(())
 }
 
-async fn whatever_happens(events: Vec<Event>) -> Result<(), TestCaseError> {
+async fn whatever_happens(events: Vec<Happening>) -> Result<(), TestCaseError> {
     let version = Version::queueing(4);
     let mut asked: Vec<Waiting<'_>> = Vec::new();
     let mut in_hand = Batch::new();
     for event in events {
         match event {
-            Event::Ask { number, millis } => asked.push(Waiting {
+            Happening::Ask { number, millis } => asked.push(Waiting {
                 number,
                 deadline: version.clock.now() + Duration::from_millis(millis),
                 outcome: version.query(number, millis).shared(),
             }),
-            Event::HangUp(which) if !asked.is_empty() => {
+            Happening::HangUp(which) if !asked.is_empty() => {
                 asked.remove(which.index(asked.len()));
             }
-            Event::Take { size } => in_hand.extend(version.take(size)),
-            Event::Answer { which, good } if !in_hand.is_empty() => {
+            Happening::Take { size } => in_hand.extend(version.take(size)),
+            Happening::Answer { which, good } if !in_hand.is_empty() => {
                 let task = in_hand.remove(which.index(in_hand.len())).task;
                 let number = (0..3).find(|&number| input(number) == task.input).unwrap();
                 let outcome = if good {
@@ -710,19 +753,19 @@ async fn whatever_happens(events: Vec<Event>) -> Result<(), TestCaseError> {
                 };
                 task.answer(outcome);
             }
-            Event::Lose(which) if !in_hand.is_empty() => {
+            Happening::Lose(which) if !in_hand.is_empty() => {
                 let task = in_hand.remove(which.index(in_hand.len()));
                 version.queue.put_back([task], Unanswered::ReplicaLost);
             }
-            Event::Advance { millis } => advance(Duration::from_millis(millis)).await,
-            Event::HangUp(_) | Event::Answer { .. } | Event::Lose(_) => {}
+            Happening::Advance { millis } => advance(Duration::from_millis(millis)).await,
+            Happening::HangUp(_) | Happening::Answer { .. } | Happening::Lose(_) => {}
         }
         check(&version, &asked)?;
     }
     advance(millis(40)).await;
     check(&version, &asked)?;
     prop_assert!(
-        version.queue.is_empty(),
+        version.queue.len() == 0,
         "a place is not free though nobody waits"
     );
     drop(in_hand);

@@ -2,8 +2,7 @@
 
 use std::cmp::Reverse;
 
-use skysail_proto::ids::ModelId;
-use skysail_proto::labels;
+use skysail_proto::ids::{ModelId, ReplicaId};
 
 use super::{Plan, StopReason, runs_idle};
 use crate::catalog::Version;
@@ -220,11 +219,13 @@ impl Census<'_> {
         found.replica.ordinal_in(self.model)
     }
 
+    /// Whether there is a container in this place, or may be. Containers are known by their replicas: what a runtime
+    /// calls them says nothing.
     fn is_taken(&self, ordinal: u32) -> bool {
-        let replica = skysail_proto::ids::ReplicaId::of(self.model, ordinal);
-        let name = labels::replica_container(&self.placement.cluster, &replica);
-        self.observed.at_work.contains_key(&name)
-            || self.observed.foreign.contains(&name)
-            || self.found.iter().any(|found| found.container == name)
+        let replica = ReplicaId::of(self.model, ordinal);
+        let mut at_work = self.observed.at_work.values();
+        at_work.any(|at_work| at_work.replica.as_ref() == Some(&replica))
+            || self.observed.foreign.contains(&replica)
+            || self.found.iter().any(|found| found.replica == replica)
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use skysail_proto::deployment::{BatchSize, Deployment, VersionSpec};
+use skysail_proto::ids::ReplicaId;
 use skysail_proto::value::InputType;
 
 use super::*;
@@ -105,7 +106,7 @@ fn running(model: &str, image: &str, ordinal: u32) -> ContainerStatus {
     started(&spec.started_with(start, &KEY))
 }
 
-fn attachment(container: &ContainerStatus) -> (skysail_proto::ids::ReplicaId, String) {
+fn attachment(container: &ContainerStatus) -> (ReplicaId, String) {
     (container.replica.clone(), container.start.clone())
 }
 
@@ -122,9 +123,14 @@ fn plan_at(catalog: &Catalog, observed: &Observed, history: &History, seconds: u
     plan(catalog, observed, history, &placement(), at(seconds))
 }
 
-fn at_work(work: Work) -> AtWork {
+/// Work on the container in this place of the only version, or on the version as a whole.
+fn at_work(work: Work, ordinal: impl Into<Option<u32>>) -> AtWork {
     let model = "m:1".parse().unwrap();
-    AtWork { model, work }
+    AtWork {
+        replica: ordinal.into().map(|ordinal| ReplicaId::of(&model, ordinal)),
+        model,
+        work,
+    }
 }
 
 fn history() -> History {
@@ -277,7 +283,9 @@ fn many_outdated_containers_are_replaced_one_after_the_other() {
     found.containers.push(replacement);
     assert_eq!(steps_of(&catalog, &found), ["-2"]);
     // Until it has ended it takes the room of the next.
-    found.at_work.insert("test_m_1_2".into(), at_work(Work::Ending));
+    found
+        .at_work
+        .insert("test_m_1_2".into(), at_work(Work::Ending, 2));
     assert_eq!(steps_of(&catalog, &found), [""; 0]);
     found.at_work.clear();
     let gone = found.containers.remove(2);
@@ -364,15 +372,17 @@ fn a_version_is_resolved_once_before_its_first_start() {
         ("m:1", "i")
     );
     let mut resolving = Observed::default();
-    resolving.at_work.insert("m:1".into(), at_work(Work::Resolving));
+    resolving
+        .at_work
+        .insert("m:1".into(), at_work(Work::Resolving, None));
     assert_eq!(plan_at(&catalog, &resolving, &history(), 0), Plan::default());
 }
 
 #[test]
-fn names_that_containers_of_another_store_have_are_passed_over() {
+fn places_that_containers_of_another_store_have_are_passed_over() {
     let taken = Observed {
-        foreign: ["test_m_1_0", "test_m_1_1", "test_m_1_3"]
-            .map(str::to_owned)
+        foreign: [0, 1, 3]
+            .map(|ordinal| ReplicaId::of(&"m:1".parse().unwrap(), ordinal))
             .into(),
         ..Observed::default()
     };
@@ -380,9 +390,22 @@ fn names_that_containers_of_another_store_have_are_passed_over() {
 }
 
 #[test]
+fn a_place_is_taken_whatever_its_container_is_called() {
+    let mut found = observed(vec![running("m", "i", 0), running("m", "i", 1)]);
+    found.containers[0].container = "test-m-1-0".into();
+    found.containers[1].container = "test_m_1_0".into();
+    found
+        .at_work
+        .insert("test-m-1-2".into(), at_work(Work::Starting, 2));
+    assert_eq!(steps_of(&catalog(&[("m", "i", 4)]), &found), ["+3"]);
+}
+
+#[test]
 fn starts_at_work_are_counted_before_they_are_listed() {
     let mut found = Observed::default();
-    found.at_work.insert("test_m_1_0".into(), at_work(Work::Starting));
+    found
+        .at_work
+        .insert("test_m_1_0".into(), at_work(Work::Starting, 0));
     assert_eq!(steps_of(&catalog(&[("m", "i", 2)]), &found), ["+1"]);
 }
 
@@ -488,7 +511,9 @@ fn one_models_failures_are_not_in_the_way_of_another() {
 fn a_container_at_work_is_left_alone_and_one_that_ends_may_be_replaced_beside_it() {
     let catalog = catalog(&[("m", "i", 1)]);
     let mut found = observed(vec![running("m", "i", 0)]);
-    found.at_work.insert("test_m_1_0".into(), at_work(Work::Ending));
+    found
+        .at_work
+        .insert("test_m_1_0".into(), at_work(Work::Ending, 0));
     assert_eq!(steps_of(&catalog, &found), ["+1"]);
 }
 
@@ -496,7 +521,9 @@ fn a_container_at_work_is_left_alone_and_one_that_ends_may_be_replaced_beside_it
 fn a_container_that_failed_is_replaced_only_once_its_burial_is_noted() {
     let catalog = catalog(&[("m", "i", 2)]);
     let mut found = observed(vec![running("m", "i", 0), running("m", "i", 1)]);
-    found.at_work.insert("test_m_1_0".into(), at_work(Work::Burying));
+    found
+        .at_work
+        .insert("test_m_1_0".into(), at_work(Work::Burying, 0));
     found.containers[0].state = exited();
     assert_eq!(steps_of(&catalog, &found), [""; 0]);
     // The runtime has removed it and says so before the action comes back.

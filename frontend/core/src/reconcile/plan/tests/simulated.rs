@@ -240,14 +240,18 @@ impl World {
 
 impl Job {
     fn at_work(&self) -> (String, AtWork) {
-        let (name, model, work) = match &self.action {
+        let (name, model, replica, work) = match &self.action {
             Action::Resolve { .. } => unreachable!("all are resolved"),
-            Action::Start(spec) => (&spec.container, &spec.model, Work::Starting),
-            Action::Stop { found, .. } => (&found.container, &found.model, Work::Ending),
-            Action::Bury(found) => (&found.container, &found.model, Work::Burying),
+            Action::Start(spec) => (&spec.container, &spec.model, &spec.replica, Work::Starting),
+            Action::Stop { found, .. } => (&found.container, &found.model, &found.replica, Work::Ending),
+            Action::Bury(found) => (&found.container, &found.model, &found.replica, Work::Burying),
         };
-        let model = model.clone();
-        (name.clone(), AtWork { model, work })
+        let at_work = AtWork {
+            model: model.clone(),
+            replica: Some(replica.clone()),
+            work,
+        };
+        (name.clone(), at_work)
     }
 }
 

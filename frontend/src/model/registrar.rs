@@ -11,11 +11,11 @@ use skysail_core::container_token::{Bearer, Subject, check};
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::ModelId;
 
-use super::ModelHandle;
+use super::handle::ModelHandle;
 
 /// By what registrations are judged, of all versions.
 #[derive(Debug, Default)]
-pub(super) struct Admission {
+pub(super) struct Registrar {
     /// The cluster's key, as of the newest catalog that was followed: while the store is away it stays. Without
     /// one no token is good.
     pub(super) key: Option<Secret>,
@@ -23,7 +23,7 @@ pub(super) struct Admission {
     pub(super) on_this_machine_only: bool,
 }
 
-impl Admission {
+impl Registrar {
     /// The start of the container that registers, empty for one started by hand; or why it is not taken.
     pub(super) fn admit(&self, model: &ModelHandle, registration: &Registration) -> Result<String, Refusal> {
         let subject = Subject {
@@ -88,7 +88,7 @@ mod tests {
     fn admitted(token: &str, open: bool, on_this_machine_only: bool) -> Result<String, Refusal> {
         let mut spec = spec();
         spec.open = open;
-        let admission = Admission {
+        let registrar = Registrar {
             key: Some(KEY),
             on_this_machine_only,
         };
@@ -102,7 +102,7 @@ mod tests {
             agent: String::new(),
             recent_batches: Vec::new(),
         };
-        admission.admit(&handle_of(spec), &registration)
+        registrar.admit(&handle_of(spec), &registration)
     }
 
     #[test]
