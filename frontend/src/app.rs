@@ -17,11 +17,10 @@ use crate::admin::AdminService;
 use crate::admin::access::token::{AskedToken, Asks};
 use crate::admin::access::{self, Access, Browsers, Guarded, TokenKeeper};
 use crate::admin::http::{AdminApi, BODY_BYTES};
-use crate::admin::observed;
 use crate::admin::view::FrontendInfo;
 use crate::autoscaler::{self, Autoscaler};
 use crate::clock::Clock;
-use crate::cluster::{Announcer, Identity, Membership, Observer};
+use crate::cluster::{Announcer, ClusterWatch, Identity, Membership, Observer};
 use crate::config::{Config, RuntimeKind, StoreLocation, without_password};
 use crate::control_thread::ControlThread;
 use crate::health::Health;
@@ -227,9 +226,7 @@ struct Wiring {
 
 /// What the admin API shows of the cluster.
 struct Shown {
-    /// The catalog that this frontend's query path follows.
-    followed: watch::Receiver<Generation>,
-    views: observed::Views,
+    cluster: Arc<ClusterWatch>,
     report: Arc<Report>,
 }
 
@@ -250,8 +247,8 @@ impl Wiring {
             self.closing.clone(),
         );
         let followed = self.follow_store();
-        let views = self.join_membership(followed.clone());
-        let report = self.take_control(&views);
+        let cluster = self.join_membership(followed);
+        let report = self.take_control(&cluster);
         self.serve_rpc(listeners.rpc);
         let ops = Arc::new(Ops {
             health: self.health.clone(),
@@ -260,11 +257,7 @@ impl Wiring {
         });
         self.serve_ops(listeners.ops, &ops);
         self.serve_queries(listeners.query);
-        let shown = Shown {
-            followed,
-            views,
-            report,
-        };
+        let shown = Shown { cluster, report };
         self.serve_admin(listeners.admin, ops, shown);
         (self.parts, ending)
     }
@@ -322,11 +315,10 @@ impl Wiring {
         follows
     }
 
-    /// The tasks that tell the cluster's frontends of each other; returns what is known of all.
-    fn join_membership(&mut self, followed: watch::Receiver<Generation>) -> observed::Views {
+    /// The tasks that tell the cluster's frontends of each other; returns the view of all.
+    fn join_membership(&mut self, followed: watch::Receiver<Generation>) -> Arc<ClusterWatch> {
         self.queries
             .set_settling(self.config.roles.query.then(BTreeSet::new));
-        let (own, seen) = watch::channel(self.identity.first_view());
         let observer = Observer::new(
             self.identity.clone(),
             self.queries.clone(),
@@ -334,33 +326,32 @@ impl Wiring {
             self.store.watch(),
             self.clock,
         );
-        let observer = Arc::new(parking_lot::Mutex::new(observer));
+        let cluster = Arc::new(ClusterWatch::new(observer));
         let announcer = Announcer {
-            observer: observer.clone(),
+            id: self.identity.id.clone(),
+            cluster: cluster.clone(),
             store: self.store.clone(),
-            own,
-            followed,
+            followed: followed.clone(),
             replicas: self.models.replicas().changed(),
             draining: self.closing.queries.clone(),
         };
-        let (membership, views) = Membership::new(
+        let membership = Membership::new(
             (self.store.announced(), self.store.watch()),
-            seen,
+            cluster.clone(),
             self.queries.clone(),
             self.models.clone(),
             self.metrics.clone(),
         );
         self.add_control_background("membership follower", membership.run());
+        let looking = cluster.clone().run(followed, self.models.replicas().changed());
+        self.add_control_background("cluster watcher", looking);
         let announce = announcer.run(self.closing.background.clone());
         self.add("announcer", Stage::Announcer, Thread::Control, announce);
-        observed::Views {
-            announced: views,
-            own: Box::new(move || observer.lock().look()),
-        }
+        cluster
     }
 
     /// The tasks of the control role: who acts, what runs, and the end of rollouts.
-    fn take_control(&mut self, views: &observed::Views) -> Arc<Report> {
+    fn take_control(&mut self, cluster: &ClusterWatch) -> Arc<Report> {
         let report = Arc::<Report>::default();
         if !self.config.roles.control {
             return report;
@@ -369,7 +360,7 @@ impl Wiring {
         let holder = leadership::holder(self.admin_addr, &self.identity.id);
         let leadership = Leadership::new(self.store.clone(), holder);
         let leadership = Arc::new(match self.runtime {
-            None => leadership.yielding(views.announced.clone()),
+            None => leadership.yielding(cluster.subscribe()),
             Some(_) => leadership,
         });
         // No longer than admin REST is bound: the next frontend that binds it is the holder then.
@@ -377,7 +368,7 @@ impl Wiring {
         self.add("leadership", Stage::Leadership, Thread::Query, lead);
         let rollouts = Rollouts {
             store: self.store.clone(),
-            views: views.announced.clone(),
+            views: cluster.subscribe(),
             leadership: leadership.clone(),
             report: report.clone(),
         };
@@ -391,7 +382,7 @@ impl Wiring {
         self.add_background("admin token keeper", keeper.run());
         let autoscaler = Autoscaler::new(autoscaler::Parts {
             store: self.store.clone(),
-            views: views.announced.clone(),
+            views: cluster.subscribe(),
             leadership: leadership.clone(),
             report: report.clone(),
             clock: self.clock,
@@ -411,7 +402,7 @@ impl Wiring {
             let reconciler = Reconciler::new(Parts {
                 runtime,
                 store: self.store.clone(),
-                views: views.announced.clone(),
+                views: cluster.subscribe(),
                 leadership,
                 cluster: self.config.cluster.clone(),
                 patience: Patience::default(),
@@ -501,9 +492,8 @@ impl Wiring {
             },
         };
         let service = AdminService {
-            views: shown.views,
+            cluster: shown.cluster,
             store: self.store.clone(),
-            followed: shown.followed,
             models: self.models.clone(),
             report: shown.report,
             runtime: self.runtime.clone(),

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use skysail_core::cluster::{FrontendView, Lease};
+use skysail_core::cluster::{ClusterView, Lease};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -55,7 +55,7 @@ pub struct Leadership {
     /// Whether it was this frontend that acted last, as far as it knows.
     acted_last: AtomicBool,
     /// All live frontends, if this one leaves the lease to those that start containers.
-    yields_to: Option<watch::Receiver<Arc<Vec<FrontendView>>>>,
+    yields_to: Option<watch::Receiver<Arc<ClusterView>>>,
 }
 
 /// A lease, and until when it holds by this frontend's own clock.
@@ -86,7 +86,7 @@ impl Leadership {
     }
 
     /// The same for a frontend that starts no containers: while `views` show one that does, this one does not act.
-    pub fn yielding(mut self, views: watch::Receiver<Arc<Vec<FrontendView>>>) -> Self {
+    pub fn yielding(mut self, views: watch::Receiver<Arc<ClusterView>>) -> Self {
         self.yields_to = Some(views);
         self
     }
@@ -157,7 +157,8 @@ impl Leadership {
     fn yields(&self) -> bool {
         self.yields_to.as_ref().is_some_and(|views| {
             let views = views.borrow();
-            views.iter().any(|view| view.starts_containers && !view.draining)
+            let mut views = views.frontends().iter();
+            views.any(|view| view.starts_containers && !view.draining)
         })
     }
 

@@ -66,10 +66,9 @@ impl AdminService {
     /// Whether the container RPC of every frontend can be reached from its own machine only, as far as there are
     /// frontends to be reached.
     fn is_on_one_machine(&self) -> bool {
-        let observed = self.views.observed();
-        let mut taking = observed.views().iter().filter(|view| view.rpc_addr.is_some());
-        let first = taking.next();
-        first.is_some_and(|view| view.rpc_is_local) && taking.all(|view| view.rpc_is_local)
+        let cluster = self.cluster.look();
+        let mut frontends = cluster.query_frontends().peekable();
+        frontends.peek().is_some() && frontends.all(|view| view.rpc_is_local)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Every rule is checked on the snapshot that the write names, so it still holds when the write lands: a
 //! store that has moved on refuses, and the request is checked again on the newer snapshot. The rules are in
 //! `rules` (what goes together with the catalog) and `limits` (what goes at all); `view` shows what there is,
-//! by what all frontends see (`observed`). Who may ask is decided before, in [`access`].
+//! by what all frontends see ([`ClusterWatch`]). Who may ask is decided before, in [`access`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +13,10 @@ use skysail_core::catalog::{Application, Catalog, Change, Generation};
 use skysail_proto::admin::{ApplicationPatch, NewApplication, NewVersion, ReplicaCount, default_weight};
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::ClusterWatch;
 use crate::model::ModelTable;
 use crate::reconcile::Report;
 use crate::runtime::ContainerRuntime;
@@ -27,14 +28,12 @@ pub mod http;
 mod join;
 mod limits;
 mod logs;
-pub mod observed;
 mod rollout;
 mod rules;
 pub mod view;
 
 use access::token::AskedToken;
 use limits::{check_deployment, checked_slo, checked_weight, wanted_replicas};
-use observed::Views;
 use rules::{Checked, application};
 use view::FrontendInfo;
 
@@ -91,10 +90,8 @@ impl From<StoreError> for AdminError {
 pub struct AdminService {
     /// Where desired state lives.
     pub store: Arc<dyn MetadataStore>,
-    /// The generation that this frontend's query path follows.
-    pub followed: watch::Receiver<Generation>,
     /// What all frontends see.
-    pub views: Views,
+    pub cluster: Arc<ClusterWatch>,
     /// This frontend's query path, for its metrics.
     pub models: Arc<ModelTable>,
     /// What the reconciler sees.
@@ -172,11 +169,14 @@ impl AdminService {
 
     /// An answer means that queries sent from now on see the write.
     async fn wait_until_followed(&self, generation: &Generation) {
-        let mut followed = self.followed.clone();
-        let caught_up =
-            |now: &Generation| now.incarnation == generation.incarnation && now.number >= generation.number;
-        let _ = tokio::time::timeout(FOLLOW_TIME, followed.wait_for(caught_up)).await;
-        let _ = tokio::time::timeout(OTHERS_FOLLOW_TIME, self.views.until_followed(generation)).await;
+        let mut views = self.cluster.subscribe();
+        let follows = views.wait_for(|cluster| {
+            let own = cluster.own();
+            own.is_some_and(|own| own.generation.has_reached(generation))
+        });
+        let _ = tokio::time::timeout(FOLLOW_TIME, follows).await;
+        let others_follow = views.wait_for(|cluster| cluster.others_follow(generation));
+        let _ = tokio::time::timeout(OTHERS_FOLLOW_TIME, others_follow).await;
     }
 
     /// Registers an application.
@@ -262,7 +262,7 @@ impl AdminService {
     ) -> Result<Arc<Catalog>, AdminError> {
         check_deployment(&new)?;
         let catalog = self
-            .change(|catalog| rules::register_version(catalog, name, &new, &self.views.observed()))
+            .change(|catalog| rules::register_version(catalog, name, &new, &self.cluster.look()))
             .await?;
         self.report.forgive(&ModelId::new(name.clone(), new.version));
         Ok(catalog)
@@ -274,13 +274,13 @@ impl AdminService {
         name: &ModelName,
         version: &ModelVersion,
     ) -> Result<Arc<Catalog>, AdminError> {
-        self.change(|catalog| rules::set_current_version(catalog, name, version, &self.views.observed()))
+        self.change(|catalog| rules::set_current_version(catalog, name, version, &self.cluster.look()))
             .await
     }
 
     /// Deletes a version, and with the last one the model; its containers are stopped.
     pub async fn delete_version(&self, id: &ModelId) -> Result<Arc<Catalog>, AdminError> {
-        self.change(|catalog| rules::delete_version(catalog, id, &self.views.observed()))
+        self.change(|catalog| rules::delete_version(catalog, id, &self.cluster.look()))
             .await
     }
 

@@ -1,23 +1,19 @@
 //! A change of versions under way, in words: how far it is, and what it waits for.
 
 use skysail_core::catalog;
+use skysail_core::cluster::ClusterView;
 use skysail_proto::admin::{self, Rollout};
 use skysail_proto::ids::ModelId;
-
-use super::observed::Observed;
 
 /// The change of versions of a model that is under way. `current` is the current version as it is shown.
 pub(super) fn shown(
     model: &catalog::Model,
     current: &admin::Version,
-    observed: &Observed,
+    cluster: &ClusterView,
 ) -> Option<Rollout> {
     let rollout = model.rollout.as_ref()?;
-    let frontends = observed.taking_queries().count();
-    let switched = observed
-        .taking_queries()
-        .filter(|view| view.serving.get(&model.name) == Some(&model.current_version))
-        .count();
+    let frontends = cluster.taking_queries().count();
+    let switched = cluster.answering_with(&model.name, &model.current_version);
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     Some(Rollout {
         from: rollout.from.clone(),
@@ -73,7 +69,7 @@ mod tests {
     use skysail_proto::admin::{Failure, NewVersion, VersionState};
     use skysail_proto::value::InputType;
 
-    use super::super::observed::tests::frontend;
+    use super::super::view::tests::frontend;
     use super::*;
 
     fn model() -> catalog::Model {
@@ -123,7 +119,7 @@ mod tests {
     fn waits(current: &admin::Version, serving: &[&str]) -> String {
         let views = serving.iter().enumerate();
         let views = views.map(|(index, version)| frontend(&index.to_string(), version, vec![]));
-        shown(&model(), current, &Observed::of(views.collect()))
+        shown(&model(), current, &ClusterView::of(views))
             .unwrap()
             .waits_for
     }
@@ -163,7 +159,7 @@ mod tests {
         assert!(waits(&ready, &["2", "2"]).contains("about to end"));
         assert!(waits(&ready, &[]).contains("no frontend takes queries"));
         let views = vec![frontend("a", "1", vec![]), frontend("b", "2", vec![])];
-        let rollout = shown(&model(), &ready, &Observed::of(views)).unwrap();
+        let rollout = shown(&model(), &ready, &ClusterView::of(views)).unwrap();
         assert_eq!(
             (rollout.switched, rollout.frontends, rollout.replace),
             (1, 2, true)
@@ -174,6 +170,6 @@ mod tests {
     fn without_one_there_is_nothing_to_say() {
         let mut model = model();
         model.rollout = None;
-        assert_eq!(shown(&model, &current(Some(1), 1), &Observed::default()), None);
+        assert_eq!(shown(&model, &current(Some(1), 1), &ClusterView::default()), None);
     }
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use skysail_core::catalog::{Application, Catalog, Change, Model, Rollout, Version};
+use skysail_core::cluster::ClusterView;
 use skysail_proto::admin::NewVersion;
 use skysail_proto::deployment::Replicas;
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
 
-use super::observed::Observed;
 use super::{AdminError, conflict};
 
 /// The changes that a request comes to, none if all is as it wishes; or why it is refused.
@@ -56,7 +56,7 @@ pub(super) fn register_version(
     catalog: &Catalog,
     name: &ModelName,
     new: &NewVersion,
-    observed: &Observed,
+    cluster: &ClusterView,
 ) -> Checked {
     let id = ModelId::new(name.clone(), new.version.clone());
     if catalog.version(&id).is_some() {
@@ -87,7 +87,7 @@ pub(super) fn register_version(
         },
     };
     model.versions.insert(new.version.clone(), version);
-    turn_to(&mut model, &new.version, new.replace, observed);
+    turn_to(&mut model, &new.version, new.replace, cluster);
     Ok(vec![Change::PutModel(model)])
 }
 
@@ -110,7 +110,7 @@ pub(super) fn set_current_version(
     catalog: &Catalog,
     name: &ModelName,
     version: &ModelVersion,
-    observed: &Observed,
+    cluster: &ClusterView,
 ) -> Checked {
     let mut model = Model::clone(model(catalog, name)?);
     let chosen = version_of(&model, version)?;
@@ -125,7 +125,7 @@ pub(super) fn set_current_version(
     if model.current_version == *version {
         return Ok(Vec::new());
     }
-    turn_to(&mut model, version, false, observed);
+    turn_to(&mut model, version, false, cluster);
     Ok(vec![Change::PutModel(model)])
 }
 
@@ -133,13 +133,13 @@ pub(super) fn set_current_version(
 ///
 /// Whatever was under way ends here, with its wish to replace: a version that was to replace others and
 /// never answered replaces nothing.
-fn turn_to(model: &mut Model, version: &ModelVersion, replace: bool, observed: &Observed) {
+fn turn_to(model: &mut Model, version: &ModelVersion, replace: bool, cluster: &ClusterView) {
     let before = std::mem::replace(&mut model.current_version, version.clone());
     if before == *version {
         // It is the first of its model.
         return;
     }
-    let answering = answering(model, before.clone(), observed);
+    let answering = answering(model, before.clone(), cluster);
     // Back to what answers still: who already went on to the version in between stays there meanwhile.
     let from = if answering == *version { before } else { answering };
     let input_type = |version| Some(model.versions.get(version)?.spec.input_type);
@@ -150,22 +150,18 @@ fn turn_to(model: &mut Model, version: &ModelVersion, replace: bool, observed: &
 
 /// The version that answers now: while a change to `current` is under way, the one it comes from, unless
 /// no frontend answers with that any more.
-fn answering(model: &Model, current: ModelVersion, observed: &Observed) -> ModelVersion {
+fn answering(model: &Model, current: ModelVersion, cluster: &ClusterView) -> ModelVersion {
     let Some(rollout) = &model.rollout else {
         return current;
     };
-    let all_switched = observed.taking_queries().next().is_some()
-        && observed
-            .taking_queries()
-            .all(|view| view.serving.get(&model.name) == Some(&current));
-    if all_switched || !model.versions.contains_key(&rollout.from) {
+    if cluster.all_answer_with(&model.name, &current) || !model.versions.contains_key(&rollout.from) {
         current
     } else {
         rollout.from.clone()
     }
 }
 
-pub(super) fn delete_version(catalog: &Catalog, id: &ModelId, observed: &Observed) -> Checked {
+pub(super) fn delete_version(catalog: &Catalog, id: &ModelId, cluster: &ClusterView) -> Checked {
     let mut model = Model::clone(model(catalog, &id.name)?);
     let version = version_of(&model, &id.version)?;
     if model.versions.len() == 1 {
@@ -189,7 +185,7 @@ pub(super) fn delete_version(catalog: &Catalog, id: &ModelId, observed: &Observe
         );
         return Err(conflict(format!("`{id}` is the current version: {advice}")));
     }
-    if still_answers(&model, version, id, observed) {
+    if still_answers(&model, version, id, cluster) {
         let current = model.current_id();
         return Err(conflict(format!(
             "`{id}` answers until `{current}` is ready (`skysail model show {}` tells what that waits for): wait, \
@@ -204,13 +200,16 @@ pub(super) fn delete_version(catalog: &Catalog, id: &ModelId, observed: &Observe
 
 /// Whether a version that is no longer current still answers, because the current one is not ready. One that
 /// was stopped answers nothing for long.
-fn still_answers(model: &Model, version: &Version, id: &ModelId, observed: &Observed) -> bool {
+fn still_answers(model: &Model, version: &Version, id: &ModelId, cluster: &ClusterView) -> bool {
     let stopped = version
         .spec
         .deployment
         .as_ref()
         .is_some_and(|deployment| deployment.replicas == 0);
-    model.rollout.is_some() && !stopped && observed.answers_with(id) && observed.attached(id) > 0
+    model.rollout.is_some()
+        && !stopped
+        && cluster.answering_with(&id.name, &id.version) > 0
+        && cluster.attached(id) > 0
 }
 
 pub(super) fn scale(catalog: &Catalog, id: &ModelId, wanted: Replicas) -> Checked {
@@ -307,7 +306,7 @@ mod tests {
     use skysail_proto::deployment::{Autoscale, Deployment};
     use skysail_proto::value::InputType;
 
-    use super::super::observed::tests::{frontend, replica};
+    use super::super::view::tests::{frontend, replica};
     use super::*;
 
     fn new_version(version: &str, replace: bool) -> NewVersion {
@@ -357,8 +356,8 @@ mod tests {
             self.views = views.collect();
         }
 
-        fn observed(&self) -> Observed {
-            Observed::of(self.views.clone())
+        fn observed(&self) -> ClusterView {
+            ClusterView::of(self.views.clone())
         }
 
         fn take(&mut self, checked: Checked) {

@@ -2,17 +2,14 @@
 
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use skysail_core::catalog::{Application, Catalog, Model};
-use skysail_core::cluster::FrontendView;
+use skysail_core::cluster::{ClusterView, FrontendView, Trouble};
 use skysail_proto::admin;
-use skysail_proto::admin::{
-    Control, Frontend, ReplicaState, Role, RuntimeStatus, Status, StoreStatus, VersionState,
-};
+use skysail_proto::admin::{Control, Frontend, Role, RuntimeStatus, Status, StoreStatus, VersionState};
 use skysail_proto::deployment::VersionSpec;
 use skysail_proto::ids::{ApplicationName, ClusterName, ModelId, ModelName};
 
-use super::observed::Observed;
 use super::rules::{application, model, version_of};
 use super::{AdminError, AdminService, rollout};
 use crate::store::StoreHealth;
@@ -54,17 +51,20 @@ impl AdminService {
 
     /// One model of a snapshot, with its versions.
     pub fn model(&self, catalog: &Catalog, name: &ModelName) -> Result<admin::Model, AdminError> {
-        Ok(self.shown_model(catalog, model(catalog, name)?, &self.views.observed()))
+        let linked = catalog.applications_of(name).map(|found| found.name.clone());
+        let found = model(catalog, name)?;
+        Ok(self.shown_model(found, linked.collect(), &self.cluster.look()))
     }
 
     /// All models.
     pub fn models(&self) -> Result<Vec<admin::Model>, AdminError> {
         let catalog = self.catalog()?;
-        let observed = self.views.observed();
-        Ok(catalog
-            .models
-            .values()
-            .map(|found| self.shown_model(&catalog, found, &observed))
+        let cluster = self.cluster.look();
+        let links = catalog.links();
+        let linked = |name| links.get(name).into_iter().flatten().map(|&app| app.clone());
+        let models = catalog.models.values();
+        Ok(models
+            .map(|found| self.shown_model(found, linked(&found.name).collect(), &cluster))
             .collect())
     }
 
@@ -72,12 +72,12 @@ impl AdminService {
     pub fn version(&self, catalog: &Catalog, id: &ModelId) -> Result<admin::Version, AdminError> {
         let model = model(catalog, &id.name)?;
         version_of(model, &id.version)?;
-        Ok(self.shown_version(model, id, &self.views.observed()))
+        Ok(self.shown_version(model, id, &self.cluster.look()))
     }
 
     /// The replicas that are attached to any frontend; also while the store is away.
     pub fn replicas(&self) -> Vec<admin::Replica> {
-        let mut replicas = self.views.observed().replicas();
+        let mut replicas = self.cluster.look().replicas().collect::<Vec<_>>();
         for replica in &mut replicas {
             let model = ModelId::new(replica.model.clone(), replica.version.clone());
             let Some(container) = self.report.container_of(&model, &replica.replica) else {
@@ -89,28 +89,37 @@ impl AdminService {
         replicas
     }
 
-    fn shown_model(&self, catalog: &Catalog, model: &Model, observed: &Observed) -> admin::Model {
-        let id = |version: &_| ModelId::new(model.name.clone(), Clone::clone(version));
-        let shown = |version| self.shown_version(model, &id(version), observed);
-        let versions: Vec<_> = model.versions.keys().map(shown).collect();
+    /// A model that these applications are linked to.
+    fn shown_model(
+        &self,
+        model: &Model,
+        linked: Vec<ApplicationName>,
+        cluster: &ClusterView,
+    ) -> admin::Model {
+        let versions = self.shown_versions(model, cluster);
         let current = versions.iter().find(|version| version.current);
         admin::Model {
             name: model.name.clone(),
             current_version: model.current_version.clone(),
-            linked_applications: catalog
-                .applications_of(&model.name)
-                .map(|found| found.name.clone())
-                .collect(),
-            serving: observed.serving(&model.name),
-            rollout: current.and_then(|current| rollout::shown(model, current, observed)),
+            linked_applications: linked,
+            serving: cluster.serving(&model.name),
+            rollout: current.and_then(|current| rollout::shown(model, current, cluster)),
             versions,
         }
     }
 
-    fn shown_version(&self, model: &Model, id: &ModelId, observed: &Observed) -> admin::Version {
+    fn shown_versions(&self, model: &Model, cluster: &ClusterView) -> Vec<admin::Version> {
+        let ids = model
+            .versions
+            .keys()
+            .map(|version| ModelId::new(model.name.clone(), version.clone()));
+        ids.map(|id| self.shown_version(model, &id, cluster)).collect()
+    }
+
+    fn shown_version(&self, model: &Model, id: &ModelId, cluster: &ClusterView) -> admin::Version {
         let version = &model.versions[&id.version];
         let report = self.report.version(id);
-        let attached = observed.attached(id);
+        let attached = cluster.attached(id);
         admin::Version {
             model: id.name.clone(),
             version: id.version.clone(),
@@ -125,9 +134,9 @@ impl AdminService {
             registered_at: version.registered_at,
             progress: report.progress,
             replicas_attached: attached,
-            replicas_everywhere: Some(observed.attached_everywhere(id)),
-            load: observed.load(id),
-            batch_limit: observed.batch_limit(id),
+            replicas_everywhere: Some(cluster.attached_everywhere(id)),
+            load: cluster.load(id),
+            batch_limit: cluster.batch_limit(id),
             autoscaling: self.report.autoscaling(id),
             containers: self.report.containers(id),
             moved_on: report.moved_on,
@@ -140,7 +149,7 @@ impl AdminService {
     /// The cluster at a glance; answers also while nothing else does.
     pub fn status(&self) -> Status {
         let catalog = self.store.watch().borrow().clone().unwrap_or_default();
-        let observed = self.views.observed();
+        let cluster = self.cluster.look();
         let store = self.store_status(&catalog);
         let runtime_error = self.report.runtime_error();
         let info = &self.info;
@@ -152,12 +161,12 @@ impl AdminService {
         });
         problems.extend(runtime_error.clone());
         let paused = self.report.problems();
-        if paused.is_empty() && observed.taking_queries().next().is_none() {
+        if paused.is_empty() && cluster.taking_queries().next().is_none() {
             problems.push("no frontend takes queries: start one with the query role".into());
         }
         problems.extend(paused);
-        problems.extend(problems_of_frontends(&observed, Timestamp::now()));
-        problems.extend(self.problems_of_models(&catalog, &observed));
+        problems.extend(cluster.troubles(Timestamp::now()).into_iter().map(in_words));
+        problems.extend(self.problems_of_models(&catalog, &cluster));
         problems.extend(problems_of_applications(&catalog));
         Status {
             cluster: info.cluster.clone(),
@@ -169,14 +178,14 @@ impl AdminService {
                 up: runtime_error.is_none(),
                 error: runtime_error,
             },
-            frontends: observed
-                .views()
+            frontends: cluster
+                .frontends()
                 .iter()
                 .map(|view| self.shown_frontend(view))
                 .collect(),
             applications: catalog.applications.len() as u64,
             models: catalog.models.len() as u64,
-            replicas: observed.replica_count() as u64,
+            replicas: cluster.replica_count() as u64,
         }
     }
 
@@ -230,52 +239,35 @@ impl AdminService {
         }
     }
 
-    fn problems_of_models(&self, catalog: &Catalog, observed: &Observed) -> Vec<String> {
+    fn problems_of_models(&self, catalog: &Catalog, cluster: &ClusterView) -> Vec<String> {
         let mut problems = Vec::new();
         for model in catalog.models.values() {
-            let shown = self.shown_model(catalog, model, observed);
-            problems.extend(shown.versions.iter().filter_map(problem_of));
-            problems.extend(shown.versions.iter().filter_map(move_of));
+            let versions = self.shown_versions(model, cluster);
+            problems.extend(versions.iter().filter_map(problem_of));
+            problems.extend(versions.iter().filter_map(move_of));
             // A version that fails has been told of; what only a person can go on with has not.
-            let stopped =
-                |version: &&admin::Version| version.current && version.state == VersionState::Stopped;
-            let waits = shown.versions.iter().any(|version| stopped(&version));
-            problems.extend(shown.rollout.filter(|_| waits).map(|rollout| rollout.waits_for));
+            let current = versions.iter().find(|version| version.current);
+            let stopped = current.filter(|version| version.state == VersionState::Stopped);
+            let rollout = stopped.and_then(|current| rollout::shown(model, current, cluster));
+            problems.extend(rollout.map(|rollout| rollout.waits_for));
         }
         problems
     }
 }
 
-/// How long a replica may be unknown to a frontend that others are known to: it dials within a second.
-const SETTLES_WITHIN: SignedDuration = SignedDuration::from_secs(5);
-
-/// What is not well between frontends and replicas.
-fn problems_of_frontends(observed: &Observed, now: Timestamp) -> Vec<String> {
-    let mut problems = Vec::new();
-    let taking: Vec<&FrontendView> = observed.taking_queries().collect();
-    let ending = observed.views().iter().filter(|view| view.draining);
-    problems.extend(ending.map(|view| format!("frontend `{}` is ending", view.id)));
-    let old_enough = |at: Timestamp| now.duration_since(at) > SETTLES_WITHIN;
-    for replica in observed.replicas() {
-        let id = &replica.replica;
-        if replica.state == ReplicaState::Overdue {
-            problems.push(format!(
-                "replica `{id}` keeps a batch for much longer than is normal for it"
-            ));
+/// What is not well between frontends and replicas, in words.
+fn in_words(trouble: Trouble) -> String {
+    match trouble {
+        Trouble::Ending { frontend } => format!("frontend `{frontend}` is ending"),
+        Trouble::Overdue { replica } => {
+            format!("replica `{replica}` keeps a batch for much longer than is normal for it")
         }
-        let missed = taking
-            .iter()
-            .filter(|view| old_enough(view.started_at) && !replica.frontends.contains(&view.id))
-            .count();
-        if missed > 0 && old_enough(replica.attached_at) && replica.state != ReplicaState::Draining {
-            let reached = taking.len() - missed;
-            problems.push(format!(
-                "replica `{id}` is attached to {reached} of {} frontends only",
-                taking.len()
-            ));
-        }
+        Trouble::NotEverywhere {
+            replica,
+            reached,
+            frontends,
+        } => format!("replica `{replica}` is attached to {reached} of {frontends} frontends only"),
     }
-    problems
 }
 
 fn problems_of_applications(catalog: &Catalog) -> Vec<String> {
@@ -336,5 +328,51 @@ fn shown_application(application: &Application) -> admin::Application {
         weight: application.weight,
         linked_models: application.linked_models.clone(),
         registered_at: application.registered_at,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeMap;
+
+    use skysail_core::cluster::{FrontendView, ReplicaView};
+
+    pub(in super::super) fn replica(id: &str) -> ReplicaView {
+        let replica = id.parse().unwrap();
+        let model = skysail_proto::ids::ModelId::new(
+            "m".parse().unwrap(),
+            id.split('_').nth(1).unwrap().parse().unwrap(),
+        );
+        ReplicaView {
+            replica,
+            model,
+            start: String::new(),
+            hostname: "box".into(),
+            pid: 7,
+            peer: String::new(),
+            attached_at: "2026-01-01T00:00:00Z".parse().unwrap(),
+            draining: false,
+            overdue: false,
+            in_flight: 1,
+            batches: 10,
+            inputs: 100,
+            inputs_per_second: 5.0,
+            fixed_micros: 0.0,
+            per_input_micros: 0.0,
+            p99_micros: 0,
+            fit: None,
+        }
+    }
+
+    /// A frontend that answers with this version of `m` and sees these replicas.
+    pub(in super::super) fn frontend(id: &str, version: &str, replicas: Vec<ReplicaView>) -> FrontendView {
+        FrontendView {
+            id: id.into(),
+            query_addr: Some(format!("{id}:1337")),
+            rpc_addr: Some(format!("{id}:7000")),
+            serving: BTreeMap::from([("m".parse().unwrap(), version.parse().unwrap())]),
+            replicas,
+            ..FrontendView::default()
+        }
     }
 }

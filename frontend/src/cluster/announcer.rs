@@ -3,15 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use skysail_core::catalog::Generation;
-use skysail_core::cluster::FrontendView;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::view::Observer;
+use super::watch::{ClusterWatch, changed};
 use crate::store::MetadataStore;
 
 /// A frontend that announces nothing for as long is taken to be gone.
@@ -31,12 +29,12 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Announces this frontend's view.
 pub struct Announcer {
-    /// Builds the view.
-    pub observer: Arc<Mutex<Observer>>,
+    /// This frontend's id.
+    pub id: String,
+    /// Has the view.
+    pub cluster: Arc<ClusterWatch>,
     /// Where it is announced.
     pub store: Arc<dyn MetadataStore>,
-    /// Where this frontend itself finds it, also while the store is away.
-    pub own: watch::Sender<FrontendView>,
     /// Changes when queries are routed anew.
     pub followed: watch::Receiver<Generation>,
     /// Changes with the attached replicas.
@@ -68,21 +66,12 @@ impl Announcer {
     }
 
     /// Returns whether the store is away, which is told once.
-    async fn announce(&mut self, was_away: bool) -> bool {
-        let view = self.observer.lock().look();
-        let document = serde_json::to_string(&view).expect("a view is written as JSON; this is a bug");
-        let id = view.id.clone();
-        self.own.send_replace(view);
-        let announcing = timeout(STORE_PATIENCE, self.store.announce(&id, document, TIME_TO_LIVE));
-        tokio::pin!(announcing);
-        let announced = loop {
-            tokio::select! {
-                announced = &mut announcing => break announced,
-                // What this frontend sees of itself is to stay fresh.
-                () = sleep(INTERVAL) => drop(self.own.send_replace(self.observer.lock().look())),
-            }
-        };
-        let error = match announced {
+    async fn announce(&self, was_away: bool) -> bool {
+        let cluster = self.cluster.look();
+        let document =
+            serde_json::to_string(&cluster.own()).expect("a view is written as JSON; this is a bug");
+        let announcing = self.store.announce(&self.id, document, TIME_TO_LIVE);
+        let error = match timeout(STORE_PATIENCE, announcing).await {
             Ok(Ok(())) => {
                 if was_away {
                     info!("other frontends are told of this one again");
@@ -101,18 +90,8 @@ impl Announcer {
     }
 
     async fn withdraw(&self) {
-        let id = self.own.borrow().id.clone();
-        if !matches!(timeout(FAREWELL, self.store.withdraw(&id)).await, Ok(Ok(()))) {
+        if !matches!(timeout(FAREWELL, self.store.withdraw(&self.id)).await, Ok(Ok(()))) {
             debug!("the announcement could not be taken back; it ends by itself");
         }
-    }
-}
-
-/// Completes when either changes. Whoever sends lives as long as the frontend: one that is gone is waited for.
-async fn changed(followed: &mut watch::Receiver<Generation>, replicas: &mut watch::Receiver<()>) {
-    tokio::select! {
-        Ok(()) = followed.changed() => {}
-        Ok(()) = replicas.changed() => {}
-        else => std::future::pending().await,
     }
 }

@@ -1,6 +1,6 @@
 //! What this frontend is and sees.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -176,6 +176,9 @@ impl Observer {
         let objectives = self.objectives();
         let limits = self.models.batch_limits();
         let mut arrived = std::mem::take(&mut self.arrived);
+        let served: HashSet<_> = (replicas.iter())
+            .map(|replica| &replica.registration.model)
+            .collect();
         let mut views = Vec::new();
         for (model, load) in loads {
             let mut rate = arrived
@@ -183,11 +186,9 @@ impl Observer {
                 .unwrap_or_else(|| Rate::from(load.arrived, now));
             let arrivals_per_second = rate.per_second(load.arrived, now);
             self.arrived.insert(model.clone(), rate);
-            let is_attached = replicas
-                .iter()
-                .any(|replica| replica.registration.model == *model);
             let batch_limit = limits.get(model).copied();
-            if is_attached || arrivals_per_second > 0.0 || load.queued > 0 || batch_limit.is_some() {
+            if served.contains(model) || arrivals_per_second > 0.0 || load.queued > 0 || batch_limit.is_some()
+            {
                 views.push(LoadView {
                     model: model.clone(),
                     arrivals_per_second,

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use skysail_core::catalog::{Catalog, Version};
-use skysail_core::cluster::FrontendView;
+use skysail_core::cluster::{ClusterView, ContainersView};
 use skysail_core::reconcile::{
     Action, AtWork, Foreign, History, Observed, Patience, Placement, Plan, Work, doubt, plan,
 };
@@ -31,7 +31,6 @@ use crate::store::MetadataStore;
 
 mod apply;
 mod moves;
-mod observe;
 mod report;
 mod resolve;
 mod rollout;
@@ -41,7 +40,6 @@ mod tests;
 use apply::{Applied, Applier};
 
 pub use moves::Moves;
-pub use observe::ClusterView;
 pub use report::{Report, VersionReport};
 pub use rollout::Rollouts;
 
@@ -75,7 +73,7 @@ pub struct Parts {
     /// Where desired state is written that the control role finds out: what names mean.
     pub store: Arc<dyn MetadataStore>,
     /// What all live frontends see, this one included.
-    pub views: watch::Receiver<Arc<Vec<FrontendView>>>,
+    pub views: watch::Receiver<Arc<ClusterView>>,
     /// Whether this frontend is the one to act.
     pub leadership: Arc<Leadership>,
     /// The cluster that containers belong to.
@@ -117,15 +115,14 @@ impl Reconciler {
         let runtime_changed = self.parts.runtime.changes();
         loop {
             acting.mark_unchanged();
-            let views = self.parts.views.borrow_and_update().clone();
-            let seen = ClusterView::of(&views);
-            let look_again = self.pass(&views, &seen, &mut actions).await;
+            let cluster = self.parts.views.borrow_and_update().clone();
+            let look_again = self.pass(&cluster, &mut actions).await;
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 Some(done) = actions.running.join_next() => self.finish(done, &mut actions.at_work),
                 changed = self.catalog.changed() => if changed.is_err() { return },
                 () = runtime_changed.notified() => {}
-                changed = news(&mut self.parts.views, &seen) => if changed.is_err() { return },
+                changed = news(&mut self.parts.views, cluster.containers()) => if changed.is_err() { return },
                 changed = acting.changed() => if changed.is_err() { return },
                 () = self.report.wake.notified() => {}
                 () = tokio::time::sleep(look_again) => {}
@@ -134,7 +131,8 @@ impl Reconciler {
     }
 
     /// Observes, plans, and sets the actions to work; returns how soon to look again.
-    async fn pass(&mut self, views: &[FrontendView], seen: &ClusterView, actions: &mut Actions) -> Duration {
+    async fn pass(&mut self, cluster: &ClusterView, actions: &mut Actions) -> Duration {
+        let seen = cluster.containers();
         let Some(catalog) = self.catalog.borrow_and_update().clone() else {
             return TICK;
         };
@@ -154,9 +152,9 @@ impl Reconciler {
         self.report.set_containers(&containers);
         self.tell_foreign(&foreign);
         self.report.keep_only(&catalog);
-        self.report.recovered(&catalog, seen);
+        self.report.recovered(&catalog, cluster);
         let now = self.parts.clock.now();
-        let doubted = self.is_doubted(&catalog, views, now);
+        let doubted = self.is_doubted(&catalog, cluster, now);
         let observed = Observed {
             containers,
             foreign: foreign.containers,
@@ -168,7 +166,7 @@ impl Reconciler {
         let acting = self.parts.leadership.acting().is_some();
         self.report.set_acting(acting);
         self.report
-            .set_no_frontend(seen.rpc_addresses.is_empty() && wants_containers(&catalog));
+            .set_no_frontend(seen.addresses.is_empty() && wants_containers(&catalog));
         if doubted {
             return RETRY;
         }
@@ -183,8 +181,8 @@ impl Reconciler {
     }
 
     /// Whether this catalog is not to be acted on. A difference between frontends is told of once it lasts.
-    fn is_doubted(&mut self, catalog: &Catalog, views: &[FrontendView], now: Instant) -> bool {
-        let found = doubt(catalog, views);
+    fn is_doubted(&mut self, catalog: &Catalog, cluster: &ClusterView, now: Instant) -> bool {
+        let found = doubt(catalog, cluster);
         let doubted = found.is_some();
         let since = self.differs_since.filter(|_| doubted).unwrap_or(now);
         self.differs_since = doubted.then_some(since);
@@ -212,14 +210,14 @@ impl Reconciler {
         &mut self,
         catalog: &Arc<Catalog>,
         observed: &Observed,
-        seen: &ClusterView,
+        seen: &ContainersView,
         now: Instant,
     ) -> Plan {
         let before = self.before.replace(catalog.clone());
         let placement = Placement {
             cluster: self.parts.cluster.clone(),
             incarnation: catalog.generation.incarnation.clone(),
-            frontends: seen.rpc_addresses.clone(),
+            frontends: seen.addresses.clone(),
             key: catalog.settings.container_key.clone(),
         };
         let mut history = self.history.lock();
@@ -269,15 +267,14 @@ impl Reconciler {
     }
 }
 
-/// Waits until frontends together see something else than `seen`: what each announces every second is news to
-/// nobody here.
+/// Waits until frontends together see something else of containers than `seen`: figures that change are no news here.
 async fn news(
-    views: &mut watch::Receiver<Arc<Vec<FrontendView>>>,
-    seen: &ClusterView,
+    views: &mut watch::Receiver<Arc<ClusterView>>,
+    seen: &ContainersView,
 ) -> Result<(), watch::error::RecvError> {
     loop {
         views.changed().await?;
-        if ClusterView::of(&views.borrow_and_update()) != *seen {
+        if views.borrow_and_update().containers() != seen {
             return Ok(());
         }
     }

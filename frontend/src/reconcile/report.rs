@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
 use skysail_core::catalog::Catalog;
+use skysail_core::cluster::ClusterView;
 use skysail_core::reconcile::Foreign;
 use skysail_proto::admin::{Container, Failure};
 use skysail_proto::ids::{ModelId, ReplicaId};
 use tokio::sync::Notify;
 
-use super::observe::ClusterView;
 use crate::runtime::{ContainerState, ContainerStatus};
 
 /// Written by the reconciler, read by the admin API.
@@ -26,7 +26,7 @@ struct State {
     waits_for_a_person: Option<String>,
     no_frontend: bool,
     runtime_error: Option<String>,
-    containers: Vec<ContainerStatus>,
+    containers: BTreeMap<ModelId, Vec<ContainerStatus>>,
     foreign: Foreign,
     /// What there is to say of those.
     foreign_sentence: Option<String>,
@@ -109,8 +109,9 @@ impl Report {
         let state = self.state.lock();
         state
             .containers
-            .iter()
-            .filter(|found| found.model == *model)
+            .get(model)
+            .into_iter()
+            .flatten()
             .map(shown)
             .collect()
     }
@@ -118,11 +119,8 @@ impl Report {
     /// The container that runs a replica of a version.
     pub fn container_of(&self, model: &ModelId, replica: &ReplicaId) -> Option<Container> {
         let state = self.state.lock();
-        state
-            .containers
-            .iter()
-            .find(|found| found.model == *model && found.replica == *replica)
-            .map(shown)
+        let mut containers = state.containers.get(model)?.iter();
+        containers.find(|found| found.replica == *replica).map(shown)
     }
 
     /// Versions that fail, with how.
@@ -165,7 +163,14 @@ impl Report {
     }
 
     pub(super) fn set_containers(&self, containers: &[ContainerStatus]) {
-        self.state.lock().containers = containers.to_vec();
+        let mut by_version = BTreeMap::<_, Vec<_>>::new();
+        for found in containers {
+            by_version
+                .entry(found.model.clone())
+                .or_default()
+                .push(found.clone());
+        }
+        self.state.lock().containers = by_version;
     }
 
     /// Returns whether containers of a store are among them that had none before.
@@ -212,13 +217,13 @@ impl Report {
     }
 
     /// Takes note of the versions whose replicas are all attached: their failures are over.
-    pub(super) fn recovered(&self, catalog: &Catalog, seen: &ClusterView) {
+    pub(super) fn recovered(&self, catalog: &Catalog, cluster: &ClusterView) {
         for (model, report) in &mut self.state.lock().versions {
             let deployment = catalog
                 .version(model)
                 .and_then(|version| version.spec.deployment.as_ref());
-            let replicas = deployment.map_or(0, |deployment| deployment.replicas as usize);
-            if seen.replicas_of(model) >= replicas {
+            let replicas = deployment.map_or(0, |deployment| deployment.replicas);
+            if cluster.attached(model) >= replicas {
                 report.failing = false;
             }
         }

@@ -1,7 +1,7 @@
 //! Whether the catalog can be believed: a store that lost something must not tear a cluster down.
 
-use crate::catalog::Catalog;
-use crate::cluster::FrontendView;
+use crate::catalog::{Catalog, Generation};
+use crate::cluster::ClusterView;
 
 /// What a person can do about it.
 const REMEDY: &str = "decide what is right: `skysail cluster restore` writes the snapshot that a running \
@@ -12,15 +12,12 @@ const REMEDY: &str = "decide what is right: `skysail cluster restore` writes the
 /// has to decide.
 ///
 /// A store that was never written needs no doubt: no container is its own.
-pub fn doubt(catalog: &Catalog, views: &[FrontendView]) -> Option<String> {
+pub fn doubt(catalog: &Catalog, cluster: &ClusterView) -> Option<String> {
     let store = &catalog.generation;
-    let differs = |view: &&FrontendView| {
-        let theirs = &view.generation;
-        // A frontend that has read nothing yet says nothing against the store.
-        !theirs.incarnation.is_empty()
-            && (theirs.incarnation != store.incarnation || theirs.number > store.number)
-    };
-    let view = views.iter().find(differs)?;
+    // A frontend that has read nothing yet says nothing against the store.
+    let has_read = |generation: &Generation| !generation.incarnation.is_empty();
+    let mut views = cluster.frontends().iter();
+    let view = views.find(|view| has_read(&view.generation) && !store.has_reached(&view.generation))?;
     let lost = if store.incarnation.is_empty() {
         "is empty"
     } else if view.generation.incarnation == store.incarnation {
@@ -38,7 +35,7 @@ pub fn doubt(catalog: &Catalog, views: &[FrontendView]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::Generation;
+    use crate::cluster::FrontendView;
 
     fn generation(incarnation: &str, number: u64) -> Generation {
         Generation {
@@ -52,15 +49,12 @@ mod tests {
             generation: store,
             ..Catalog::default()
         };
-        let views: Vec<_> = views
-            .iter()
-            .map(|generation| FrontendView {
-                id: "f".into(),
-                generation: generation.clone(),
-                ..FrontendView::default()
-            })
-            .collect();
-        doubt(&catalog, &views)
+        let views = views.iter().map(|generation| FrontendView {
+            id: "f".into(),
+            generation: generation.clone(),
+            ..FrontendView::default()
+        });
+        doubt(&catalog, &ClusterView::of(views))
     }
 
     #[test]
