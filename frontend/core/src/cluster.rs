@@ -13,6 +13,8 @@ use skysail_proto::ids::{ModelId, ModelName, ModelVersion, ReplicaId};
 
 use crate::catalog::Generation;
 
+#[cfg(test)]
+pub(crate) mod testing;
 mod view;
 
 pub use view::{ClusterView, ContainersView, Trouble};

@@ -8,6 +8,8 @@
 //! - [`catalog`]: desired state as an immutable snapshot, and the changes that lead to the next one.
 //! - [`cluster`]: what the frontends of a cluster tell each other.
 //! - [`container_token`]: how a container shows that it belongs to a version.
+//! - [`limits`]: what a request may ask for, whatever the catalog holds.
+//! - [`rules`]: what a request may change, given the catalog.
 //! - [`rollout`]: which version of a model answers while a change of versions is under way.
 //! - [`settling`]: when a frontend that has begun is ready.
 //! - [`query`]: a query's outcome and the reasons for a default output.
@@ -31,10 +33,12 @@ pub mod catalog;
 pub mod cluster;
 pub mod container_token;
 pub mod dispatch;
+pub mod limits;
 pub mod query;
 pub mod queue;
 pub mod reconcile;
 pub mod rollout;
+pub mod rules;
 pub mod selection;
 pub mod settling;
 pub mod time;

@@ -10,7 +10,7 @@ use skysail_proto::admin::{Adoption, Settlement};
 use skysail_proto::error_code::ErrorCode;
 use tracing::{info, warn};
 
-use super::{ATTEMPTS, AdminError, AdminService, conflict, join};
+use super::{ATTEMPTS, AdminError, AdminService, join};
 use crate::store::{Settle, StoreError};
 
 impl AdminService {
@@ -75,7 +75,7 @@ impl AdminService {
         let listed = listed.map_err(|error| AdminError::new(ErrorCode::Unavailable, error.to_string()))?;
         let (_, foreign) = Foreign::part(listed, &*self.catalog()?);
         if foreign.containers.is_empty() {
-            return Err(conflict(format!(
+            return Err(AdminError::new(ErrorCode::Conflict, format!(
                 "every container of cluster `{}` is this store's already: there is nothing to adopt",
                 self.info.cluster
             )));

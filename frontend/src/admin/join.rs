@@ -3,11 +3,11 @@
 
 use skysail_core::catalog::{Catalog, Change, Secret, Settings};
 use skysail_core::container_token::{Subject, join_token};
+use skysail_core::rules::{model, version_of};
 use skysail_proto::admin::JoinToken;
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::ModelId;
 
-use super::rules::{model, version_of};
 use super::{AdminError, AdminService};
 
 /// These changes, with a key for the cluster if it has none. A store is given one with the first change that a

@@ -2,15 +2,18 @@
 //!
 //! Every rule is checked on the snapshot that the write names, so it still holds when the write lands: a
 //! store that has moved on refuses, and the request is checked again on the newer snapshot. The rules are in
-//! `rules` (what goes together with the catalog) and `limits` (what goes at all); `view` shows what there is,
+//! [`skysail_core::rules`] (what goes together with the catalog) and [`skysail_core::limits`] (what goes at all);
+//! `words` tells what they refuse, and `view` shows what there is,
 //! by what all frontends see ([`ClusterWatch`]). Who may ask is decided before, in [`access`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use skysail_core::catalog::{Application, Catalog, Change, Generation};
-use skysail_proto::admin::{ApplicationPatch, NewApplication, NewVersion, ReplicaCount, default_weight};
+use skysail_core::catalog::{Catalog, Generation};
+use skysail_core::limits::{check_deployment, checked_slo, checked_weight, wanted_replicas};
+use skysail_core::rules::{self, Checked, Objectives};
+use skysail_proto::admin::{ApplicationPatch, NewApplication, NewVersion, ReplicaCount};
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
 use tokio::sync::Mutex;
@@ -26,15 +29,12 @@ pub mod access;
 mod cluster;
 pub mod http;
 mod join;
-mod limits;
 mod logs;
 mod rollout;
-mod rules;
 pub mod view;
+mod words;
 
 use access::token::AskedToken;
-use limits::{check_deployment, checked_slo, checked_weight, wanted_replicas};
-use rules::{Checked, application};
 use view::FrontendInfo;
 
 /// How often a request is checked anew because another frontend wrote meanwhile.
@@ -184,22 +184,7 @@ impl AdminService {
         let slo_micros = checked_slo(new.slo_micros)?;
         let weight = new.weight.map(checked_weight).transpose()?;
         self.change(|catalog| {
-            if catalog.applications.contains_key(&new.name) {
-                let advice = "change it with PATCH (`skysail app update`) or delete it first";
-                return Err(conflict(format!(
-                    "application `{}` is already registered: {advice}",
-                    new.name
-                )));
-            }
-            Ok(vec![Change::PutApplication(Application {
-                name: new.name.clone(),
-                input_type: new.input_type,
-                default_output: new.default_output.clone(),
-                slo_micros,
-                weight: weight.unwrap_or(default_weight()),
-                linked_models: Vec::new(),
-                registered_at: Timestamp::now(),
-            })])
+            rules::register_application(catalog, &new, slo_micros, weight, Timestamp::now())
         })
         .await
     }
@@ -210,27 +195,19 @@ impl AdminService {
         name: &ApplicationName,
         patch: ApplicationPatch,
     ) -> Result<Arc<Catalog>, AdminError> {
-        let slo_micros = patch.slo_micros.map(checked_slo).transpose()?;
-        let weight = patch.weight.map(checked_weight).transpose()?;
-        self.change(|catalog| {
-            let mut application = Application::clone(application(catalog, name)?);
-            application.slo_micros = slo_micros.unwrap_or(application.slo_micros);
-            application.weight = weight.unwrap_or(application.weight);
-            if let Some(default_output) = &patch.default_output {
-                application.default_output.clone_from(default_output);
-            }
-            Ok(vec![Change::PutApplication(application)])
-        })
-        .await
+        let objectives = Objectives {
+            slo_micros: patch.slo_micros.map(checked_slo).transpose()?,
+            weight: patch.weight.map(checked_weight).transpose()?,
+        };
+        let default_output = patch.default_output.as_deref();
+        self.change(|catalog| rules::update_application(catalog, name, objectives, default_output))
+            .await
     }
 
     /// Deletes an application; its endpoint is gone when this returns.
     pub async fn delete_application(&self, name: &ApplicationName) -> Result<Arc<Catalog>, AdminError> {
-        self.change(|catalog| {
-            application(catalog, name)?;
-            Ok(vec![Change::DeleteApplication(name.clone())])
-        })
-        .await
+        self.change(|catalog| rules::delete_application(catalog, name))
+            .await
     }
 
     /// Links a model to an application. Linking what is linked changes nothing.
@@ -262,7 +239,10 @@ impl AdminService {
     ) -> Result<Arc<Catalog>, AdminError> {
         check_deployment(&new)?;
         let catalog = self
-            .change(|catalog| rules::register_version(catalog, name, &new, &self.cluster.look()))
+            .change(|catalog| {
+                let cluster = self.cluster.look();
+                rules::register_version(catalog, name, &new, &cluster, Timestamp::now())
+            })
             .await?;
         self.report.forgive(&ModelId::new(name.clone(), new.version));
         Ok(catalog)
@@ -291,12 +271,4 @@ impl AdminService {
         self.report.forgive(id);
         Ok(catalog)
     }
-}
-
-fn conflict(detail: String) -> AdminError {
-    AdminError::new(ErrorCode::Conflict, detail)
-}
-
-fn invalid(detail: String) -> AdminError {
-    AdminError::new(ErrorCode::InvalidArgument, detail)
 }

@@ -2,6 +2,7 @@
 
 use skysail_core::catalog;
 use skysail_core::cluster::ClusterView;
+use skysail_core::rollout::{Progress, WaitsFor};
 use skysail_proto::admin::{self, Rollout};
 use skysail_proto::ids::ModelId;
 
@@ -12,55 +13,56 @@ pub(super) fn shown(
     cluster: &ClusterView,
 ) -> Option<Rollout> {
     let rollout = model.rollout.as_ref()?;
-    let frontends = cluster.taking_queries().count();
-    let switched = cluster.answering_with(&model.name, &model.current_version);
+    let progress = Progress {
+        desired: current.replicas_desired,
+        attached: current.replicas_attached,
+        frontends: cluster.taking_queries().count(),
+        switched: cluster.answering_with(&model.name, &model.current_version),
+    };
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     Some(Rollout {
         from: rollout.from.clone(),
         to: model.current_version.clone(),
         replace: rollout.replace,
-        frontends: count(frontends),
-        switched: count(switched),
-        waits_for: waits_for(model, rollout, current, (switched, frontends)),
+        frontends: count(progress.frontends),
+        switched: count(progress.switched),
+        waits_for: told(model, rollout, current, progress),
     })
 }
 
-/// What it waits for. A version that is to have no replica never becomes ready by itself, which is said
-/// before anything else.
-fn waits_for(
+/// What it waits for, in words.
+fn told(
     model: &catalog::Model,
     rollout: &catalog::Rollout,
     current: &admin::Version,
-    (switched, frontends): (usize, usize),
+    progress: Progress,
 ) -> String {
     let (to, from) = (
         model.current_id(),
         ModelId::new(model.name.clone(), rollout.from.clone()),
     );
-    if current.replicas_desired == Some(0) && current.replicas_attached == 0 {
-        return format!(
-            "`{to}` is stopped: `skysail model scale {to} N` starts it; `{from}` answers until then"
-        );
-    }
-    if frontends == 0 {
-        return "no frontend takes queries".into();
-    }
-    if switched == frontends {
-        return format!("every frontend answers with `{to}`: it is about to end");
-    }
-    match current.replicas_desired {
-        None if current.replicas_attached == 0 => {
+    match progress.waits_for() {
+        WaitsFor::AStart => {
+            format!("`{to}` is stopped: `skysail model scale {to} N` starts it; `{from}` answers until then")
+        }
+        WaitsFor::AFrontend => "no frontend takes queries".into(),
+        WaitsFor::ItsEnd => format!("every frontend answers with `{to}`: it is about to end"),
+        WaitsFor::AContainer => {
             format!("`{to}` has no replica: start a container of it; `{from}` answers until then")
         }
-        Some(desired) if current.replicas_attached < desired => {
+        WaitsFor::Replicas { attached, desired } => {
             let failure = current.last_failure.as_ref();
             let why = failure
                 .map(|failure| format!(" ({})", failure.reason))
                 .unwrap_or_default();
-            let attached = current.replicas_attached;
             format!("`{to}` has {attached} of {desired} replicas{why}; `{from}` answers until it is ready")
         }
-        _ => format!("the traffic is moving: {switched} of {frontends} frontends answer with `{to}`"),
+        WaitsFor::Traffic => {
+            let Progress {
+                switched, frontends, ..
+            } = progress;
+            format!("the traffic is moving: {switched} of {frontends} frontends answer with `{to}`")
+        }
     }
 }
 

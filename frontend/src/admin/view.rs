@@ -5,12 +5,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use skysail_core::catalog::{Application, Catalog, Model};
 use skysail_core::cluster::{ClusterView, FrontendView, Trouble};
+use skysail_core::rules::{application, model, version_of};
 use skysail_proto::admin;
 use skysail_proto::admin::{Control, Frontend, Role, RuntimeStatus, Status, StoreStatus, VersionState};
 use skysail_proto::deployment::VersionSpec;
 use skysail_proto::ids::{ApplicationName, ClusterName, ModelId, ModelName};
 
-use super::rules::{application, model, version_of};
 use super::{AdminError, AdminService, rollout};
 use crate::store::StoreHealth;
 
@@ -36,7 +36,7 @@ impl AdminService {
         catalog: &Catalog,
         name: &ApplicationName,
     ) -> Result<admin::Application, AdminError> {
-        application(catalog, name).map(|found| shown_application(found))
+        Ok(shown_application(application(catalog, name)?))
     }
 
     /// All applications.
@@ -336,33 +336,6 @@ pub(super) mod tests {
     use std::collections::BTreeMap;
 
     use skysail_core::cluster::{FrontendView, ReplicaView};
-
-    pub(in super::super) fn replica(id: &str) -> ReplicaView {
-        let replica = id.parse().unwrap();
-        let model = skysail_proto::ids::ModelId::new(
-            "m".parse().unwrap(),
-            id.split('_').nth(1).unwrap().parse().unwrap(),
-        );
-        ReplicaView {
-            replica,
-            model,
-            start: String::new(),
-            hostname: "box".into(),
-            pid: 7,
-            peer: String::new(),
-            attached_at: "2026-01-01T00:00:00Z".parse().unwrap(),
-            draining: false,
-            overdue: false,
-            in_flight: 1,
-            batches: 10,
-            inputs: 100,
-            inputs_per_second: 5.0,
-            fixed_micros: 0.0,
-            per_input_micros: 0.0,
-            p99_micros: 0,
-            fit: None,
-        }
-    }
 
     /// A frontend that answers with this version of `m` and sees these replicas.
     pub(in super::super) fn frontend(id: &str, version: &str, replicas: Vec<ReplicaView>) -> FrontendView {

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use skysail_core::catalog::{Catalog, Version};
 use skysail_core::cluster::{ClusterView, ContainersView};
 use skysail_core::reconcile::{
-    Action, AtWork, Foreign, History, Observed, Patience, Placement, Plan, Work, doubt, plan,
+    Action, AtWork, Doubt, Foreign, History, Lost, Observed, Patience, Placement, Plan, Work, doubt, plan,
 };
 use skysail_core::time::Instant;
 use skysail_proto::ids::{ClusterName, ModelId};
@@ -186,7 +186,8 @@ impl Reconciler {
         let doubted = found.is_some();
         let since = self.differs_since.filter(|_| doubted).unwrap_or(now);
         self.differs_since = doubted.then_some(since);
-        let told = found.filter(|_| now.saturating_since(since) >= DIFFERENCE);
+        let found = found.filter(|_| now.saturating_since(since) >= DIFFERENCE);
+        let told = found.as_ref().map(told);
         let why = told.clone();
         if self.report.set_waits_for_a_person(told)
             && let Some(why) = why
@@ -265,6 +266,21 @@ impl Reconciler {
             self.history.lock().failed(&model, self.parts.clock.now());
         }
     }
+}
+
+/// Why the store is not believed, and what a person can do.
+fn told(doubt: &Doubt) -> String {
+    let lost = match doubt.lost {
+        Lost::Everything => "is empty",
+        Lost::TheLatest => "went back",
+        Lost::ItsIncarnation => "was begun anew or replaced",
+    };
+    format!(
+        "the metadata store {lost}: frontend {} still serves what it held before, and nothing is started or stopped \
+         on its word: decide what is right: `skysail cluster restore` writes the snapshot that a running frontend \
+         holds back to the store, `skysail cluster accept-empty` goes by the store as it is",
+        doubt.frontend
+    )
 }
 
 /// Waits until frontends together see something else of containers than `seen`: figures that change are no news here.

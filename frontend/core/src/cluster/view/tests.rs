@@ -1,45 +1,7 @@
 use skysail_proto::admin::Load;
 
 use super::*;
-
-fn replica(id: &str) -> ReplicaView {
-    let replica: ReplicaId = id.parse().unwrap();
-    let model = ModelId::new(
-        "m".parse().unwrap(),
-        id.split('_').nth(1).unwrap().parse().unwrap(),
-    );
-    ReplicaView {
-        replica,
-        model,
-        start: String::new(),
-        hostname: "box".into(),
-        pid: 7,
-        peer: String::new(),
-        attached_at: "2026-01-01T00:00:00Z".parse().unwrap(),
-        draining: false,
-        overdue: false,
-        in_flight: 1,
-        batches: 10,
-        inputs: 100,
-        inputs_per_second: 5.0,
-        fixed_micros: 0.0,
-        per_input_micros: 0.0,
-        p99_micros: 0,
-        fit: None,
-    }
-}
-
-/// A frontend that answers with this version of `m` and sees these replicas.
-fn frontend(id: &str, version: &str, replicas: Vec<ReplicaView>) -> FrontendView {
-    FrontendView {
-        id: id.into(),
-        query_addr: Some(format!("{id}:1337")),
-        rpc_addr: Some(format!("{id}:7000")),
-        serving: BTreeMap::from([("m".parse().unwrap(), version.parse().unwrap())]),
-        replicas,
-        ..FrontendView::default()
-    }
-}
+use crate::cluster::testing::{frontend, replica};
 
 #[test]
 fn a_replica_that_several_frontends_see_is_one_with_the_sum_of_its_work() {
