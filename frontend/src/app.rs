@@ -29,13 +29,14 @@ use crate::leadership::{self, Leadership};
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
 use crate::ops::{self, Ops};
+use crate::peer::{Counting, PeerAddress, PeerDoor, Peers};
 use crate::query::QueryService;
 use crate::query::http::{QueryApi, QueryServer};
 use crate::reconcile::{Moves, Parts, Reconciler, Report, Rollouts};
 use crate::runtime::{ContainerRuntime, RuntimeError};
 use crate::store::MetadataStore;
 use crate::store::embedded::EmbeddedStore;
-use crate::store::redis::RedisStore;
+use crate::store::redis::{self, RedisStore};
 use crate::{admin, http, open_files};
 
 mod admin_token;
@@ -145,6 +146,7 @@ impl App {
             identity: addresses.identity(&config),
             asks: asks.clone(),
             admin_addr: addresses.admin,
+            ops_addr: addresses.ops,
             store,
             runtime,
             models,
@@ -212,6 +214,7 @@ struct Wiring {
     config: Config,
     asks: Asks,
     admin_addr: Option<SocketAddr>,
+    ops_addr: SocketAddr,
     identity: Identity,
     store: Arc<dyn MetadataStore>,
     runtime: Option<Arc<dyn ContainerRuntime>>,
@@ -228,6 +231,7 @@ struct Wiring {
 struct Shown {
     cluster: Arc<ClusterWatch>,
     report: Arc<Report>,
+    counting: Counting,
 }
 
 impl Wiring {
@@ -255,9 +259,18 @@ impl Wiring {
             metrics: self.metrics.clone(),
             models: self.models.clone(),
         });
-        self.serve_ops(listeners.ops, &ops);
+        let counting = Counting {
+            metrics: self.metrics.clone(),
+            models: self.models.clone(),
+            health: self.health.clone(),
+        };
+        self.serve_ops(listeners.ops, &ops, counting.clone());
         self.serve_queries(listeners.query);
-        let shown = Shown { cluster, report };
+        let shown = Shown {
+            cluster,
+            report,
+            counting,
+        };
         self.serve_admin(listeners.admin, ops, shown);
         (self.parts, ending)
     }
@@ -329,6 +342,10 @@ impl Wiring {
         let cluster = Arc::new(ClusterWatch::new(observer));
         let announcer = Announcer {
             id: self.identity.id.clone(),
+            peer: PeerAddress {
+                bound: self.ops_addr,
+                store: store_host(&self.config.store),
+            },
             cluster: cluster.clone(),
             store: self.store.clone(),
             followed: followed.clone(),
@@ -460,15 +477,21 @@ impl Wiring {
         self.add("query server", Stage::QueryServer, Thread::Query, serve);
     }
 
-    fn serve_ops(&mut self, listener: TcpListener, ops: &Arc<Ops>) {
+    fn serve_ops(&mut self, listener: TcpListener, ops: &Arc<Ops>, counting: Counting) {
         let limits = Limits {
             connections: ADMIN_CONNECTIONS,
             timeouts: self.config.timeouts,
-            refused: Vec::new(),
+            // Models have nothing to ask here.
+            refused: self.config.model_networks.clone(),
+        };
+        let peer = PeerDoor {
+            id: self.identity.id.clone(),
+            catalogs: self.store.watch(),
+            counting,
         };
         let serve = http::serve(
             listener,
-            ops::router(ops.clone()),
+            ops::router(ops.clone(), peer),
             limits,
             self.closing.admin.clone(),
         );
@@ -493,6 +516,8 @@ impl Wiring {
         };
         let service = AdminService {
             cluster: shown.cluster,
+            counting: shown.counting,
+            peers: Peers::new(self.store.watch()),
             store: self.store.clone(),
             models: self.models.clone(),
             report: shown.report,
@@ -555,6 +580,14 @@ async fn open_store(config: &Config) -> Result<Arc<dyn MetadataStore>, BuildErro
             };
             Ok(Arc::new(store.map_err(|error| BuildError::Store(error.into()))?))
         }
+    }
+}
+
+/// The host and port of a store that other frontends share.
+fn store_host(store: &StoreLocation) -> Option<(String, u16)> {
+    match store {
+        StoreLocation::Embedded(_) => None,
+        StoreLocation::Redis(url) => redis::host_of(url),
     }
 }
 

@@ -84,8 +84,8 @@ struct Flags {
     /// is bound to].
     #[arg(long, env = "SKYSAIL_RPC_ADVERTISE", value_name = "HOST:PORT")]
     rpc_advertise: Option<String>,
-    /// Subnets of model containers, by their gateways (172.18.0.1/16,…): admin REST refuses connections from
-    /// there, other than the gateway's own, as which those of published ports come [default: none].
+    /// Subnets of model containers, by their gateways (172.18.0.1/16,…): admin REST and the operations listener
+    /// refuse connections from there, other than the gateway's own, as which those of published ports come [default: none].
     #[arg(long, env = "SKYSAIL_MODEL_NETWORK", value_name = "IP/PREFIX,…")]
     model_network: Option<String>,
     /// The largest query body, in bytes, also once it is inflated [default: 33554432].

@@ -33,6 +33,7 @@ pub mod model;
 pub mod open_files;
 pub mod ops;
 pub mod orphans;
+pub mod peer;
 pub mod query;
 pub mod reconcile;
 pub mod runtime;

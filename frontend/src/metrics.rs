@@ -3,6 +3,7 @@
 //! Labels are applications, models, versions and reasons; never a user or an input. What the query path
 //! counts, it counts through handles resolved beforehand: an atomic add, no look-up.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -78,6 +79,7 @@ pub struct Metrics {
     store_up: Gauge,
     frontends: Gauge,
     log_lines_dropped: Counter,
+    totals: Mutex<Totals>,
 }
 
 /// What one application's queries count.
@@ -138,6 +140,7 @@ impl Default for Metrics {
             store_up: Gauge::default(),
             frontends: Gauge::default(),
             log_lines_dropped: Counter::default(),
+            totals: Mutex::default(),
         };
         metrics.register();
         metrics
@@ -241,15 +244,31 @@ impl Metrics {
             };
             self.defaults.get_or_create_owned(&labels)
         };
-        Arc::new(ApplicationMetrics {
+        let metrics = Arc::new(ApplicationMetrics {
             queries: self.queries.get_or_create_owned(&labels),
             defaults: DefaultReason::ALL.map(count),
             latency: self.query_latency.get_or_create_owned(&labels),
-        })
+        });
+        let mut totals = self.totals.lock();
+        totals.applications.insert(name.clone(), metrics.clone());
+        metrics
+    }
+
+    /// What was answered to all applications since the start, those that were deleted included.
+    pub fn answered(&self) -> Answered {
+        let totals = self.totals.lock();
+        let applications = totals.applications.values();
+        applications.fold(totals.forgotten, |sum, one| sum.and(one.counted()))
     }
 
     /// Forgets an application that was deleted.
     pub fn forget_application(&self, name: &ApplicationName) {
+        {
+            let mut totals = self.totals.lock();
+            if let Some(forgotten) = totals.applications.remove(name) {
+                totals.forgotten = totals.forgotten.and(forgotten.counted());
+            }
+        }
         let application = name.to_string();
         let labels = ApplicationLabels {
             application: application.clone(),
@@ -320,7 +339,40 @@ impl Metrics {
     }
 }
 
+/// How many queries were answered.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Answered {
+    /// All.
+    pub queries: u64,
+    /// Those of them that were answered with a default output.
+    pub defaults: u64,
+}
+
+impl Answered {
+    fn and(self, other: Self) -> Self {
+        Self {
+            queries: self.queries + other.queries,
+            defaults: self.defaults + other.defaults,
+        }
+    }
+}
+
+/// By which all queries are counted together.
+#[derive(Default)]
+struct Totals {
+    applications: BTreeMap<ApplicationName, Arc<ApplicationMetrics>>,
+    /// What was answered to applications that were deleted.
+    forgotten: Answered,
+}
+
 impl ApplicationMetrics {
+    fn counted(&self) -> Answered {
+        Answered {
+            queries: self.queries.get(),
+            defaults: self.defaults.iter().map(|reason| reason.get()).sum(),
+        }
+    }
+
     /// A query was answered, after `latency`, with the default output if there is a reason.
     pub fn answered(&self, latency: Duration, default: Option<DefaultReason>) {
         self.queries.inc();

@@ -475,8 +475,8 @@ fn frontend_arguments(cluster: &ClusterName, frontend: &Frontend, gateways: &[St
         pairs.push(("--runtime", "docker".into()));
         pairs.push(("--admin-addr", format!("0.0.0.0:{admin_port}")));
         pairs.push(("--admin-token-file", ADMIN_TOKEN_FILE.into()));
-        pairs.push(("--model-network", gateways.join(",")));
     }
+    pairs.push(("--model-network", gateways.join(",")));
     let words = pairs
         .into_iter()
         .flat_map(|(option, value)| [option.to_owned(), value]);

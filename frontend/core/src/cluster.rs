@@ -19,6 +19,12 @@ mod view;
 
 pub use view::{ClusterView, ContainersView, Trouble};
 
+/// Query ids in a block: the store hands out blocks, and a frontend counts within one. A query's id belongs to the
+/// block `id / QUERIES_PER_BLOCK`, so the announced blocks name the frontend that answered it.
+///
+/// With 2²⁷ blocks below 2⁵³, a new one every minute lasts two and a half centuries.
+pub const QUERIES_PER_BLOCK: u64 = 1 << 26;
+
 /// The right to act as the control role. Numbers only grow: a store refuses writes under an older one.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Lease {
@@ -46,6 +52,12 @@ pub struct FrontendView {
     /// Probes and metrics.
     #[serde(default)]
     pub ops_addr: String,
+    /// Where other frontends dial its operations listener to ask it something; none while that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_addr: Option<String>,
+    /// The blocks of query ids that it gives out, see [`QUERIES_PER_BLOCK`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub query_blocks: Vec<u64>,
     /// Container RPC as containers dial it, with the query role.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rpc_addr: Option<String>,

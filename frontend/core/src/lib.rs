@@ -12,6 +12,7 @@
 //! - [`rules`]: what a request may change, given the catalog.
 //! - [`rollout`]: which version of a model answers while a change of versions is under way.
 //! - [`settling`]: when a frontend that has begun is ready.
+//! - [`peer_token`]: how a frontend shows another one that it belongs to the same cluster.
 //! - [`query`]: a query's outcome and the reasons for a default output.
 //! - [`selection`]: which models answer a query, and what is made of their answers.
 //! - [`queue`]: queries waiting for a replica, ordered by deadline.
@@ -34,6 +35,7 @@ pub mod cluster;
 pub mod container_token;
 pub mod dispatch;
 pub mod limits;
+pub mod peer_token;
 pub mod query;
 pub mod queue;
 pub mod reconcile;

@@ -75,10 +75,13 @@ impl AdminService {
         let listed = listed.map_err(|error| AdminError::new(ErrorCode::Unavailable, error.to_string()))?;
         let (_, foreign) = Foreign::part(listed, &*self.catalog()?);
         if foreign.containers.is_empty() {
-            return Err(AdminError::new(ErrorCode::Conflict, format!(
-                "every container of cluster `{}` is this store's already: there is nothing to adopt",
-                self.info.cluster
-            )));
+            return Err(AdminError::new(
+                ErrorCode::Conflict,
+                format!(
+                    "every container of cluster `{}` is this store's already: there is nothing to adopt",
+                    self.info.cluster
+                ),
+            ));
         }
         let adopted = self.adopted(&foreign.incarnations).await?;
         self.wait_until_followed(&adopted.generation).await;

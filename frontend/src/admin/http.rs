@@ -325,7 +325,7 @@ async fn adopt(State(api): Api) -> Answer {
 }
 
 async fn status(State(api): Api) -> Response {
-    Json(api.service.status()).into_response()
+    Json(api.service.status().await).into_response()
 }
 
 /// For a person who opens the address: what there is.

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::ClusterWatch;
 use crate::model::ModelTable;
+use crate::peer::{Counting, Peers};
 use crate::reconcile::Report;
 use crate::runtime::ContainerRuntime;
 use crate::store::{MetadataStore, StoreError, StoreHealth};
@@ -92,6 +93,10 @@ pub struct AdminService {
     pub store: Arc<dyn MetadataStore>,
     /// What all frontends see.
     pub cluster: Arc<ClusterWatch>,
+    /// What this frontend counts.
+    pub counting: Counting,
+    /// The way to the other frontends.
+    pub peers: Peers,
     /// This frontend's query path, for its metrics.
     pub models: Arc<ModelTable>,
     /// What the reconciler sees.

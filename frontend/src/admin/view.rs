@@ -7,11 +7,15 @@ use skysail_core::catalog::{Application, Catalog, Model};
 use skysail_core::cluster::{ClusterView, FrontendView, Trouble};
 use skysail_core::rules::{application, model, version_of};
 use skysail_proto::admin;
-use skysail_proto::admin::{Control, Frontend, Role, RuntimeStatus, Status, StoreStatus, VersionState};
+use skysail_proto::admin::{
+    Control, Frontend, FrontendFigures, Role, RuntimeStatus, Status, StoreStatus, VersionState,
+};
 use skysail_proto::deployment::VersionSpec;
 use skysail_proto::ids::{ApplicationName, ClusterName, ModelId, ModelName};
+use skysail_proto::peer::Figures;
 
 use super::{AdminError, AdminService, rollout};
+use crate::peer::client::Silence;
 use crate::store::StoreHealth;
 
 /// What a frontend says of itself.
@@ -147,9 +151,11 @@ impl AdminService {
     }
 
     /// The cluster at a glance; answers also while nothing else does.
-    pub fn status(&self) -> Status {
+    pub async fn status(&self) -> Status {
         let catalog = self.store.watch().borrow().clone().unwrap_or_default();
         let cluster = self.cluster.look();
+        let mut figures = self.peers.figures(&cluster).await;
+        figures.insert(self.info.id.clone(), Ok(self.counting.figures()));
         let store = self.store_status(&catalog);
         let runtime_error = self.report.runtime_error();
         let info = &self.info;
@@ -181,7 +187,7 @@ impl AdminService {
             frontends: cluster
                 .frontends()
                 .iter()
-                .map(|view| self.shown_frontend(view))
+                .map(|view| self.shown_frontend(view, figures.get(&view.id)))
                 .collect(),
             applications: catalog.applications.len() as u64,
             models: catalog.models.len() as u64,
@@ -189,7 +195,7 @@ impl AdminService {
         }
     }
 
-    fn shown_frontend(&self, view: &FrontendView) -> Frontend {
+    fn shown_frontend(&self, view: &FrontendView, figures: Option<&Result<Figures, Silence>>) -> Frontend {
         let query = view.query_addr.as_ref().map(|_| Role::Query);
         let control = view.admin_addr.as_ref().map(|_| Role::Control);
         Frontend {
@@ -205,6 +211,14 @@ impl AdminService {
             draining: view.draining,
             replicas: view.replicas.len() as u64,
             generation: view.generation.number,
+            peer_addr: view.peer_addr.clone().unwrap_or_default(),
+            query_blocks: view.query_blocks.clone(),
+            figures: figures
+                .and_then(|figures| figures.as_ref().ok())
+                .map(shown_figures),
+            silence: figures
+                .and_then(|figures| figures.as_ref().err())
+                .map(ToString::to_string),
         }
     }
 
@@ -267,6 +281,15 @@ fn in_words(trouble: Trouble) -> String {
             reached,
             frontends,
         } => format!("replica `{replica}` is attached to {reached} of {frontends} frontends only"),
+    }
+}
+
+fn shown_figures(figures: &Figures) -> FrontendFigures {
+    FrontendFigures {
+        queries: figures.queries,
+        defaults: figures.defaults,
+        queued: figures.queued,
+        ready: figures.ready,
     }
 }
 

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::watch::{ClusterWatch, changed};
+use crate::peer::PeerAddress;
 use crate::store::MetadataStore;
 
 /// A frontend that announces nothing for as long is taken to be gone.
@@ -31,6 +32,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Announcer {
     /// This frontend's id.
     pub id: String,
+    /// How other frontends reach this one.
+    pub peer: PeerAddress,
     /// Has the view.
     pub cluster: Arc<ClusterWatch>,
     /// Where it is announced.
@@ -48,7 +51,13 @@ impl Announcer {
     pub async fn run(mut self, closing: CancellationToken) {
         let mut is_away = false;
         let mut drains = false;
+        let mut has_address = false;
         loop {
+            // The name of the store's host may not be known before the store is there.
+            if !has_address && let Some(addr) = self.peer.find().await {
+                self.cluster.set_peer_addr(addr);
+                has_address = true;
+            }
             drains |= self.draining.is_cancelled();
             is_away = self.announce(is_away).await;
             tokio::select! {

@@ -1,6 +1,7 @@
 //! What this frontend is and sees.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -71,6 +72,8 @@ pub struct Observer {
     arrived: HashMap<ModelId, Rate>,
     /// The version of each model that was said to answer, and since when it does not any more.
     said: BTreeMap<ModelName, Said>,
+    /// Where other frontends reach this one, once it is known.
+    peer_addr: Option<SocketAddr>,
 }
 
 /// A version that was said to answer.
@@ -100,7 +103,13 @@ impl Observer {
             answered: HashMap::new(),
             arrived: HashMap::new(),
             said: BTreeMap::new(),
+            peer_addr: None,
         }
+    }
+
+    /// Where other frontends reach this one; nothing while that is not known.
+    pub fn peer_addr(&mut self) -> &mut Option<SocketAddr> {
+        &mut self.peer_addr
     }
 
     /// What it sees now.
@@ -116,6 +125,8 @@ impl Observer {
             hung: self.models.replicas().hung(),
             load: self.load(&loads, &replicas, now),
             draining: self.queries.is_draining(),
+            query_blocks: self.queries.ids().blocks(),
+            peer_addr: self.peer_addr.map(|addr| addr.to_string()),
             ..self.identity.first_view()
         }
     }

@@ -1,5 +1,6 @@
 //! The one view of the cluster: rebuilt when something in it changes, and read by everybody.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +58,11 @@ impl ClusterWatch {
             self.publish(&parts);
         }
         self.views.borrow().clone()
+    }
+
+    /// Takes note of where other frontends reach this one.
+    pub fn set_peer_addr(&self, addr: SocketAddr) {
+        *self.parts.lock().observer.peer_addr() = Some(addr);
     }
 
     /// Takes note of what the other frontends announced.

@@ -4,13 +4,16 @@
 //! when half of one is used. Should the store stay away for the other half, counting goes on past the
 //! block's end: ids could then repeat those of another frontend, which is better than not answering.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+use skysail_core::cluster::QUERIES_PER_BLOCK as BLOCK;
 use tokio::sync::Notify;
 
-/// Ids in a block. With 2²⁷ blocks below 2⁵³, a new one every minute lasts two and a half centuries.
-const BLOCK: u64 = 1 << 26;
+/// Blocks that are remembered: enough for 2³¹ queries since the frontend started.
+const REMEMBERED: usize = 64;
 
 /// Counts out ids.
 #[derive(Debug, Default)]
@@ -19,6 +22,8 @@ pub struct QueryIds {
     there: AtomicBool,
     next: AtomicU64,
     half_used: Notify,
+    /// The last blocks that were entered, the newest last.
+    blocks: Mutex<VecDeque<u64>>,
 }
 
 impl QueryIds {
@@ -40,9 +45,20 @@ impl QueryIds {
 
     /// Goes on in this block; what is left of the one before is never used.
     pub fn enter(&self, block: u64) {
-        self.next
-            .store(block.wrapping_mul(BLOCK) % (1 << 53), Ordering::Relaxed);
+        let first = block.wrapping_mul(BLOCK) % (1 << 53);
+        let mut blocks = self.blocks.lock();
+        blocks.push_back(first / BLOCK);
+        if blocks.len() > REMEMBERED {
+            blocks.pop_front();
+        }
+        drop(blocks);
+        self.next.store(first, Ordering::Relaxed);
         self.there.store(true, Ordering::Relaxed);
+    }
+
+    /// The blocks that ids were given out of, the last 64 of them.
+    pub fn blocks(&self) -> Vec<u64> {
+        self.blocks.lock().iter().copied().collect()
     }
 
     /// Whether there are ids to give out.
@@ -87,6 +103,17 @@ mod tests {
         assert!(ids.half_used().now_or_never().is_none());
         ids.take(20);
         ids.half_used().await;
+    }
+
+    #[test]
+    fn the_blocks_that_were_entered_are_remembered_up_to_a_bound() {
+        let ids = QueryIds::default();
+        assert!(ids.blocks().is_empty());
+        for block in 0..100 {
+            ids.enter(block);
+            assert_eq!(ids.next() / BLOCK, *ids.blocks().last().unwrap());
+        }
+        assert_eq!(ids.blocks(), (36..100).collect::<Vec<_>>());
     }
 
     #[test]

@@ -64,7 +64,7 @@ mod pulse;
 mod session;
 mod setback;
 
-pub use self::endpoint::InvalidUrl;
+pub use self::endpoint::{InvalidUrl, host_of};
 
 /// How often the generation is compared although no message came.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

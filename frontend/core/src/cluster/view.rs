@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use skysail_proto::admin::{self, BatchLimit, Load, ReplicaState, Serving};
 use skysail_proto::ids::{ModelId, ModelName, ModelVersion, ReplicaId};
 
-use super::{FrontendView, LoadView, ReplicaView};
+use super::{FrontendView, LoadView, QUERIES_PER_BLOCK, ReplicaView};
 use crate::catalog::Generation;
 
 /// How long a replica may be unknown to a frontend that others are known to: it dials within a second.
@@ -221,6 +221,13 @@ impl ClusterView {
     /// One frontend's view.
     pub fn frontend(&self, id: &str) -> Option<&Arc<FrontendView>> {
         self.frontends.iter().find(|view| view.id == id)
+    }
+
+    /// The view of the frontend that gave out a query's id, if it lives.
+    pub fn frontend_of_query(&self, id: u64) -> Option<&Arc<FrontendView>> {
+        let block = id / QUERIES_PER_BLOCK;
+        let mut frontends = self.frontends.iter();
+        frontends.find(|view| view.query_blocks.contains(&block))
     }
 
     /// The views of the frontends with the query role, draining ones included.

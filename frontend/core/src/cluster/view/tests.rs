@@ -358,3 +358,17 @@ fn every_version_of_a_large_cluster_is_answered_for_by_itself() {
     }
     assert_eq!(cluster.attached(&"m0:2".parse().unwrap()), 0);
 }
+
+#[test]
+fn a_querys_id_names_its_frontend() {
+    let with = |id: &str, query_blocks: Vec<u64>| FrontendView {
+        query_blocks,
+        ..frontend(id, "1", vec![])
+    };
+    let cluster = ClusterView::of([with("a", vec![3, 5]), with("b", vec![4])]);
+    let named = |id: u64| cluster.frontend_of_query(id).map(|view| view.id.as_str());
+    assert_eq!(named(3 * QUERIES_PER_BLOCK), Some("a"));
+    assert_eq!(named(4 * QUERIES_PER_BLOCK + 1), Some("b"));
+    assert_eq!(named(6 * QUERIES_PER_BLOCK - 1), Some("a"));
+    assert_eq!(named(6 * QUERIES_PER_BLOCK), None);
+}

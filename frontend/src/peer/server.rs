@@ -1,0 +1,66 @@
+//! Answers other frontends.
+
+use std::sync::Arc;
+
+use skysail_core::catalog::Catalog;
+use skysail_core::peer_token::is_peer;
+use skysail_proto::peer::peer_service_server::{PeerService, PeerServiceServer};
+use skysail_proto::peer::{Figures, GetFiguresRequest};
+use tokio::sync::watch;
+use tonic::metadata::MetadataMap;
+use tonic::service::interceptor::InterceptedService;
+use tonic::{Request, Response, Status};
+
+use super::figures::Counting;
+
+/// The largest request that is read: there is nothing in one yet.
+const REQUEST_BYTES: usize = 64 * 1024;
+
+/// What the peer channel answers by.
+pub struct PeerDoor {
+    /// This frontend's id.
+    pub id: String,
+    /// Where the key is. While the store is away the key of the last catalog stays.
+    pub catalogs: watch::Receiver<Option<Arc<Catalog>>>,
+    /// What is counted here.
+    pub counting: Counting,
+}
+
+impl PeerDoor {
+    /// The service, which asks for a token before anything of a request is read.
+    pub fn service(
+        self,
+    ) -> InterceptedService<
+        PeerServiceServer<Counting>,
+        impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone,
+    > {
+        let Self {
+            id,
+            catalogs,
+            counting,
+        } = self;
+        let service = PeerServiceServer::new(counting).max_decoding_message_size(REQUEST_BYTES);
+        let admit = move |request: Request<()>| {
+            let catalog = catalogs.borrow().clone();
+            let key = catalog.and_then(|catalog| catalog.settings.container_key.clone());
+            let key = key.ok_or_else(|| Status::unavailable("the metadata store holds no key yet"))?;
+            match shown(request.metadata()).is_some_and(|token| is_peer(&key, &id, token)) {
+                true => Ok(request),
+                false => Err(Status::unauthenticated("this is for frontends of the cluster")),
+            }
+        };
+        InterceptedService::new(service, admit)
+    }
+}
+
+fn shown(metadata: &MetadataMap) -> Option<&str> {
+    let value = metadata.get("authorization")?.to_str().ok()?;
+    value.strip_prefix("Bearer ")
+}
+
+#[tonic::async_trait]
+impl PeerService for Counting {
+    async fn get_figures(&self, _request: Request<GetFiguresRequest>) -> Result<Response<Figures>, Status> {
+        Ok(Response::new(self.figures()))
+    }
+}
