@@ -29,7 +29,7 @@ use crate::leadership::{self, Leadership};
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
 use crate::ops::{self, Ops};
-use crate::peer::{Counting, PeerAddress, PeerDoor, Peers};
+use crate::peer::{Counting, Guard, PeerAddress, PeerDoor, Peers};
 use crate::query::QueryService;
 use crate::query::http::{QueryApi, QueryServer};
 use crate::reconcile::{Moves, Parts, Reconciler, Report, Rollouts};
@@ -485,8 +485,10 @@ impl Wiring {
             refused: self.config.model_networks.clone(),
         };
         let peer = PeerDoor {
-            id: self.identity.id.clone(),
-            catalogs: self.store.watch(),
+            guard: Guard {
+                id: self.identity.id.clone(),
+                catalogs: self.store.watch(),
+            },
             counting,
         };
         let serve = http::serve(

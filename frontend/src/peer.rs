@@ -19,4 +19,4 @@ pub const SERVICE: &str = skysail_proto::peer::peer_service_server::SERVICE_NAME
 pub use address::PeerAddress;
 pub use client::Peers;
 pub use figures::Counting;
-pub use server::PeerDoor;
+pub use server::{Guard, PeerDoor};

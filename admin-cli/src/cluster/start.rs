@@ -759,7 +759,7 @@ mod tests {
         assert_eq!(names, ["blue-frontend-1", "blue-frontend-2", "blue-control"]);
         let expected = format!(
             "{store} --roles query --query-addr 0.0.0.0:1339 --rpc-addr 0.0.0.0:7000 \
-             --rpc-advertise blue-frontend-2:7000 --ops-addr 0.0.0.0:1342"
+             --rpc-advertise blue-frontend-2:7000 --ops-addr 0.0.0.0:1342 --model-network 172.18.0.1/16,fd00::1/64"
         );
         assert_eq!(told(second), expected);
         let expected = format!(

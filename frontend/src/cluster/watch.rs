@@ -104,3 +104,82 @@ pub(super) async fn changed(followed: &mut watch::Receiver<Generation>, replicas
         else => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use skysail_core::queue::Bounds;
+    use skysail_proto::value::InputType;
+
+    use super::super::Identity;
+    use super::*;
+    use crate::clock::Clock;
+    use crate::metrics::Metrics;
+    use crate::model::ModelTable;
+    use crate::query::QueryService;
+
+    fn watched() -> (ClusterWatch, Arc<ModelTable>) {
+        let clock = Clock::start();
+        let metrics = Arc::<Metrics>::default();
+        let models = Arc::new(ModelTable::new(Bounds { count: 1, bytes: 1 }, 0, metrics, clock));
+        let identity = Identity {
+            id: "own".into(),
+            started_at: jiff::Timestamp::UNIX_EPOCH,
+            query_addr: None,
+            admin_addr: None,
+            ops_addr: String::new(),
+            rpc_addr: Some("a:1".into()),
+            rpc_is_local: true,
+            starts_containers: false,
+        };
+        let queries = Arc::new(QueryService::new(clock));
+        let catalogs = watch::channel(None).1;
+        let observer = Observer::new(identity, queries, models.clone(), catalogs, clock);
+        (ClusterWatch::new(observer), models)
+    }
+
+    fn other(addr: &str) -> Arc<FrontendView> {
+        Arc::new(FrontendView {
+            id: "other".into(),
+            rpc_addr: Some(addr.into()),
+            ..FrontendView::default()
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_answer_of_the_admin_api_shows_everybody_else_sees_too() {
+        let (cluster, models) = watched();
+        let mut seen = cluster.subscribe();
+        let model = "m:1".parse().unwrap();
+        let registration = skysail_container_rpc::session::Registration {
+            model,
+            input_type: InputType::Doubles,
+            replica: "m_1_0".parse().unwrap(),
+            token: String::new(),
+            hostname: String::new(),
+            pid: 1,
+            agent: String::new(),
+            recent_batches: Vec::new(),
+        };
+        let id = registration.model.clone();
+        let (_replica, _orders) = models.replicas().attach(registration, "start".to_owned(), None);
+        assert_eq!(cluster.look().attached(&id), 1);
+        assert_eq!(seen.borrow_and_update().attached(&id), 1);
+        // Nothing changed since, so nobody is woken.
+        cluster.look();
+        assert!(!seen.has_changed().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_announce_is_published_when_it_differs() {
+        let (cluster, _models) = watched();
+        let mut seen = cluster.subscribe();
+        cluster.set_others(vec![other("a:2")]);
+        assert_eq!(seen.borrow_and_update().containers().addresses, ["a:1", "a:2"]);
+        cluster.set_others(vec![other("a:2")]);
+        assert!(!seen.has_changed().unwrap());
+        cluster.set_peer_addr("10.0.0.1:1341".parse().unwrap());
+        let own = cluster.look().own().unwrap().peer_addr.clone();
+        assert_eq!(own.as_deref(), Some("10.0.0.1:1341"));
+        assert_eq!(seen.borrow().frontends().len(), 2);
+    }
+}

@@ -26,6 +26,9 @@ pub enum Silence {
     /// It announced no address, or the store holds no key to show.
     #[error("cannot be asked")]
     NotAsked,
+    /// It announced the address that this frontend announced of itself: a loopback address of another machine.
+    #[error("listens on its own machine only: give it an --ops-addr")]
+    Elsewhere,
     /// Nothing came in time.
     #[error("did not answer")]
     NoAnswer,
@@ -55,6 +58,10 @@ impl Peers {
             .lock()
             .retain(|id, _| cluster.frontend(id).is_some());
         let asked = cluster.others().map(async |view| {
+            let own = cluster.own().and_then(|own| own.peer_addr.as_ref());
+            if own.is_some() && own == view.peer_addr.as_ref() {
+                return (view.id.clone(), Err(Silence::Elsewhere));
+            }
             let answered = timeout(PATIENCE, self.figures_of(view)).await;
             let answered = answered.unwrap_or(Err(Silence::NoAnswer));
             if answered.is_err() {
@@ -96,5 +103,137 @@ fn silence_of(status: &Status) -> Silence {
     match status.code() {
         Code::Unauthenticated | Code::Unimplemented => Silence::Refused,
         _ => Silence::NoAnswer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skysail_core::catalog::{Secret, Settings};
+    use skysail_core::queue::Bounds;
+    use tokio::net::TcpListener;
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::{Counting, Guard, PeerDoor};
+    use super::*;
+    use crate::clock::Clock;
+    use crate::health::Health;
+    use crate::http::{self, Limits, Timeouts};
+    use crate::metrics::Metrics;
+    use crate::model::ModelTable;
+    use crate::ops::{self, Ops};
+    use crate::query::QueryService;
+    use crate::store::StoreHealth;
+
+    type Catalogs = watch::Receiver<Option<Arc<Catalog>>>;
+
+    fn catalogs(key: Option<u8>) -> Catalogs {
+        let settings = Settings {
+            container_key: key.map(|byte| Secret::new([byte; Secret::BYTES])),
+            ..Settings::default()
+        };
+        let catalog = Catalog {
+            settings: Arc::new(settings),
+            ..Catalog::default()
+        };
+        watch::channel(Some(Arc::new(catalog))).1
+    }
+
+    /// The operations listener of a frontend that answered one query; returns where it is.
+    async fn serve(id: &str, key: Option<u8>) -> String {
+        let clock = Clock::start();
+        let metrics = Arc::<Metrics>::default();
+        let app = metrics.application(&"app".parse().unwrap());
+        app.answered(Duration::from_millis(1), None);
+        let models = ModelTable::new(Bounds { count: 1, bytes: 1 }, 0, metrics.clone(), clock);
+        let models = Arc::new(models);
+        let store = watch::channel(StoreHealth::Up).1;
+        let health = Arc::new(Health::new(Arc::new(QueryService::new(clock)), store));
+        let counting = Counting {
+            metrics: metrics.clone(),
+            models: models.clone(),
+            health: health.clone(),
+        };
+        let ops = Ops {
+            health,
+            metrics,
+            models,
+        };
+        let door = PeerDoor {
+            guard: Guard {
+                id: id.to_owned(),
+                catalogs: catalogs(key),
+            },
+            counting,
+        };
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let limits = Limits {
+            connections: 10,
+            timeouts: Timeouts {
+                client: Duration::from_secs(30),
+                idle: Duration::from_secs(30),
+            },
+            refused: Vec::new(),
+        };
+        let router = ops::router(Arc::new(ops), door);
+        tokio::spawn(http::serve(listener, router, limits, CancellationToken::new()));
+        addr
+    }
+
+    fn view(id: &str, peer_addr: Option<&str>) -> Arc<FrontendView> {
+        Arc::new(FrontendView {
+            id: id.to_owned(),
+            peer_addr: peer_addr.map(str::to_owned),
+            ..FrontendView::default()
+        })
+    }
+
+    /// An address where nobody listens.
+    async fn nowhere() -> String {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        listener.local_addr().unwrap().to_string()
+    }
+
+    #[tokio::test]
+    async fn each_peer_answers_for_itself_or_is_told_apart_by_a_word() {
+        let addr = serve("a", Some(7)).await;
+        let others = [
+            view("a", Some(&addr)),
+            // Another frontend is at this address by now.
+            view("gone", Some(&addr)),
+            view("dead", Some(&nowhere().await)),
+            view("unknown", None),
+            view("elsewhere", Some("127.0.0.1:1341")),
+        ];
+        let cluster = ClusterView::seen_by(view("own", Some("127.0.0.1:1341")), others);
+        let peers = Peers::new(catalogs(Some(7)));
+        for _ in 0..2 {
+            let figures = peers.figures(&cluster).await;
+            let counted = figures["a"].as_ref().map(|figures| figures.queries);
+            assert_eq!(counted, Ok(1));
+            assert_eq!(figures["gone"], Err(Silence::Refused));
+            assert_eq!(figures["dead"], Err(Silence::NoAnswer));
+            assert_eq!(figures["unknown"], Err(Silence::NotAsked));
+            assert_eq!(figures["elsewhere"], Err(Silence::Elsewhere));
+            assert_eq!(figures.len(), 5);
+        }
+        // What is known of peers that are gone is forgotten.
+        let alone = ClusterView::seen_by(view("own", None), []);
+        assert!(peers.figures(&alone).await.is_empty());
+        assert!(peers.channels.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_peer_with_another_key_or_without_one_tells_nothing() {
+        for (theirs, ours, expected) in [
+            (Some(8), Some(7), Silence::Refused),
+            (None, Some(7), Silence::NoAnswer),
+            (Some(7), None, Silence::NotAsked),
+        ] {
+            let addr = serve("a", theirs).await;
+            let cluster = ClusterView::seen_by(view("own", None), [view("a", Some(&addr))]);
+            let figures = Peers::new(catalogs(ours)).figures(&cluster).await;
+            assert_eq!(figures["a"], Err(expected), "{theirs:?} {ours:?}");
+        }
     }
 }

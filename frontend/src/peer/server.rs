@@ -8,6 +8,7 @@ use skysail_proto::peer::peer_service_server::{PeerService, PeerServiceServer};
 use skysail_proto::peer::{Figures, GetFiguresRequest};
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
+use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status};
 
@@ -18,38 +19,38 @@ const REQUEST_BYTES: usize = 64 * 1024;
 
 /// What the peer channel answers by.
 pub struct PeerDoor {
-    /// This frontend's id.
-    pub id: String,
-    /// Where the key is. While the store is away the key of the last catalog stays.
-    pub catalogs: watch::Receiver<Option<Arc<Catalog>>>,
+    /// Lets other frontends in.
+    pub guard: Guard,
     /// What is counted here.
     pub counting: Counting,
 }
 
+/// Asks for a token before anything of a request is read.
+#[derive(Clone)]
+pub struct Guard {
+    /// This frontend's id, which tokens are made for.
+    pub id: String,
+    /// Where the key is. While the store is away the key of the last catalog stays.
+    pub catalogs: watch::Receiver<Option<Arc<Catalog>>>,
+}
+
 impl PeerDoor {
-    /// The service, which asks for a token before anything of a request is read.
-    pub fn service(
-        self,
-    ) -> InterceptedService<
-        PeerServiceServer<Counting>,
-        impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone,
-    > {
-        let Self {
-            id,
-            catalogs,
-            counting,
-        } = self;
-        let service = PeerServiceServer::new(counting).max_decoding_message_size(REQUEST_BYTES);
-        let admit = move |request: Request<()>| {
-            let catalog = catalogs.borrow().clone();
-            let key = catalog.and_then(|catalog| catalog.settings.container_key.clone());
-            let key = key.ok_or_else(|| Status::unavailable("the metadata store holds no key yet"))?;
-            match shown(request.metadata()).is_some_and(|token| is_peer(&key, &id, token)) {
-                true => Ok(request),
-                false => Err(Status::unauthenticated("this is for frontends of the cluster")),
-            }
-        };
-        InterceptedService::new(service, admit)
+    /// The service.
+    pub fn service(self) -> InterceptedService<PeerServiceServer<Counting>, Guard> {
+        let service = PeerServiceServer::new(self.counting).max_decoding_message_size(REQUEST_BYTES);
+        InterceptedService::new(service, self.guard)
+    }
+}
+
+impl Interceptor for Guard {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let catalog = self.catalogs.borrow().clone();
+        let key = catalog.and_then(|catalog| catalog.settings.container_key.clone());
+        let key = key.ok_or_else(|| Status::unavailable("the metadata store holds no key yet"))?;
+        match shown(request.metadata()).is_some_and(|token| is_peer(&key, &self.id, token)) {
+            true => Ok(request),
+            false => Err(Status::unauthenticated("this is for frontends of the cluster")),
+        }
     }
 }
 
