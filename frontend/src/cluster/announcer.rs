@@ -53,8 +53,11 @@ impl Announcer {
         let mut drains = false;
         let mut has_address = false;
         loop {
-            // The name of the store's host may not be known before the store is there.
-            if !has_address && let Some(addr) = self.peer.find().await {
+            // The name of the store's host may not be known before the store is there. The end waits for no name.
+            if !has_address
+                && !drains
+                && let Some(addr) = self.peer.find().await
+            {
                 self.cluster.set_peer_addr(addr);
                 has_address = true;
             }
