@@ -1,11 +1,16 @@
-//! Compiles the container protocol with protox, a protobuf compiler in Rust: nobody needs `protoc`.
+//! Compiles the container protocol and the peer channel with protox, a protobuf compiler in Rust: nobody needs `protoc`.
 
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    const PROTOCOL: &str = "skysail/container/v1/container.proto";
-    println!("cargo:rerun-if-changed={PROTOCOL}");
-    let descriptors = protox::compile([PROTOCOL], ["."])?;
+    const PROTOCOLS: [&str; 2] = [
+        "skysail/container/v1/container.proto",
+        "skysail/peer/v1/peer.proto",
+    ];
+    for protocol in PROTOCOLS {
+        println!("cargo:rerun-if-changed={protocol}");
+    }
+    let descriptors = protox::compile(PROTOCOLS, ["."])?;
     tonic_prost_build::configure()
         // Columns arrive as views of the receive buffer instead of being copied out of it.
         .bytes(".skysail.container.v1")

@@ -18,11 +18,10 @@ use crate::admin::AdminService;
 use crate::admin::access::token::{AskedToken, Asks};
 use crate::admin::access::{self, Access, Browsers, Guarded, TokenKeeper};
 use crate::admin::http::{AdminApi, BODY_BYTES};
-use crate::admin::observed;
 use crate::admin::view::FrontendInfo;
 use crate::autoscaler::{self, Autoscaler};
 use crate::clock::Clock;
-use crate::cluster::{Announcer, Identity, Membership, Observer};
+use crate::cluster::{Announcer, ClusterWatch, Identity, Membership, Observer};
 use crate::config::{Config, RuntimeKind, StoreLocation, without_password};
 use crate::control_thread::ControlThread;
 use crate::health::{Health, Settling};
@@ -31,13 +30,14 @@ use crate::leadership::{self, Leadership};
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
 use crate::ops::{self, Ops};
+use crate::peer::{Counting, Guard, PeerAddress, PeerDoor, Peers};
 use crate::query::QueryService;
 use crate::query::http::{QueryApi, QueryServer};
 use crate::reconcile::{Moves, Parts, Reconciler, Report, Rollouts};
 use crate::runtime::{ContainerRuntime, RuntimeError};
 use crate::store::MetadataStore;
 use crate::store::embedded::EmbeddedStore;
-use crate::store::redis::RedisStore;
+use crate::store::redis::{self, RedisStore};
 use crate::{admin, http, open_files};
 
 mod admin_token;
@@ -152,6 +152,7 @@ impl App {
             identity: addresses.identity(&config),
             asks: asks.clone(),
             admin_addr: addresses.admin,
+            ops_addr: addresses.ops,
             store,
             runtime,
             models,
@@ -228,6 +229,7 @@ struct Wiring {
     config: Config,
     asks: Asks,
     admin_addr: Option<SocketAddr>,
+    ops_addr: SocketAddr,
     identity: Identity,
     store: Arc<dyn MetadataStore>,
     runtime: Option<Arc<dyn ContainerRuntime>>,
@@ -244,10 +246,9 @@ struct Wiring {
 
 /// What the admin API shows of the cluster.
 struct Shown {
-    /// The catalog that this frontend's query path follows.
-    followed: watch::Receiver<Generation>,
-    views: observed::Views,
+    cluster: Arc<ClusterWatch>,
     report: Arc<Report>,
+    counting: Counting,
 }
 
 impl Wiring {
@@ -266,20 +267,25 @@ impl Wiring {
             self.closing.clone(),
         );
         let followed = self.follow_store();
-        let views = self.join_membership(followed.clone());
-        let report = self.take_control(&views);
+        let cluster = self.join_membership(followed);
+        let report = self.take_control(&cluster);
         self.serve_rpc(listeners.rpc);
         let ops = Arc::new(Ops {
             health: self.health.clone(),
             metrics: self.metrics.clone(),
             models: self.models.clone(),
         });
-        self.serve_ops(listeners.ops, &ops);
+        let counting = Counting {
+            metrics: self.metrics.clone(),
+            models: self.models.clone(),
+            health: self.health.clone(),
+        };
+        self.serve_ops(listeners.ops, &ops, counting.clone());
         self.serve_queries(listeners.query);
         let shown = Shown {
-            followed,
-            views,
+            cluster,
             report,
+            counting,
         };
         self.serve_admin(listeners.admin, ops, shown);
         (self.parts, ending)
@@ -340,9 +346,8 @@ impl Wiring {
         follows
     }
 
-    /// The tasks that tell the cluster's frontends of each other; returns what is known of all.
-    fn join_membership(&mut self, followed: watch::Receiver<Generation>) -> observed::Views {
-        let (own, seen) = watch::channel(self.identity.first_view());
+    /// The tasks that tell the cluster's frontends of each other; returns the view of all.
+    fn join_membership(&mut self, followed: watch::Receiver<Generation>) -> Arc<ClusterWatch> {
         let observer = Observer::new(
             self.identity.clone(),
             self.queries.clone(),
@@ -351,33 +356,36 @@ impl Wiring {
             self.clock,
         );
         let observer = observer.ending_with(self.closing.queries.clone());
-        let observer = Arc::new(parking_lot::Mutex::new(observer));
+        let cluster = Arc::new(ClusterWatch::new(observer));
         let announcer = Announcer {
-            observer: observer.clone(),
+            id: self.identity.id.clone(),
+            peer: PeerAddress {
+                bound: self.ops_addr,
+                store: store_host(&self.config.store),
+            },
+            cluster: cluster.clone(),
             store: self.store.clone(),
-            own,
-            followed,
+            followed: followed.clone(),
             replicas: self.models.replicas().changed(),
             draining: self.closing.queries.clone(),
         };
-        let (membership, views) = Membership::new(
+        let membership = Membership::new(
             (self.store.announced(), self.store.watch()),
-            seen,
+            cluster.clone(),
             self.settling.clone(),
             self.models.clone(),
             self.metrics.clone(),
         );
         self.add_control_background("membership follower", membership.run());
+        let looking = cluster.clone().run(followed, self.models.replicas().changed());
+        self.add_control_background("cluster watcher", looking);
         let announce = announcer.run(self.closing.background.clone());
         self.add("announcer", Stage::Announcer, Thread::Control, announce);
-        observed::Views {
-            announced: views,
-            own: Box::new(move || observer.lock().look()),
-        }
+        cluster
     }
 
     /// The tasks of the control role: who acts, what runs, and the end of rollouts.
-    fn take_control(&mut self, views: &observed::Views) -> Arc<Report> {
+    fn take_control(&mut self, cluster: &ClusterWatch) -> Arc<Report> {
         let report = Arc::<Report>::default();
         if !self.config.roles.control {
             return report;
@@ -386,7 +394,7 @@ impl Wiring {
         let holder = leadership::holder(self.admin_addr, &self.identity.id);
         let leadership = Leadership::new(self.store.clone(), holder);
         let leadership = Arc::new(match self.runtime {
-            None => leadership.yielding(views.announced.clone()),
+            None => leadership.yielding(cluster.subscribe()),
             Some(_) => leadership,
         });
         // No longer than admin REST is bound: the next frontend that binds it is the holder then.
@@ -394,7 +402,7 @@ impl Wiring {
         self.add("leadership", Stage::Leadership, Thread::Query, lead);
         let rollouts = Rollouts {
             store: self.store.clone(),
-            views: views.announced.clone(),
+            views: cluster.subscribe(),
             leadership: leadership.clone(),
             report: report.clone(),
         };
@@ -408,7 +416,7 @@ impl Wiring {
         self.add_background("admin token keeper", keeper.run());
         let autoscaler = Autoscaler::new(autoscaler::Parts {
             store: self.store.clone(),
-            views: views.announced.clone(),
+            views: cluster.subscribe(),
             leadership: leadership.clone(),
             report: report.clone(),
             clock: self.clock,
@@ -428,7 +436,7 @@ impl Wiring {
             let reconciler = Reconciler::new(Parts {
                 runtime,
                 store: self.store.clone(),
-                views: views.announced.clone(),
+                views: cluster.subscribe(),
                 leadership,
                 cluster: self.config.cluster.clone(),
                 patience: Patience::default(),
@@ -486,15 +494,23 @@ impl Wiring {
         self.add("query server", Stage::QueryServer, Thread::Query, serve);
     }
 
-    fn serve_ops(&mut self, listener: TcpListener, ops: &Arc<Ops>) {
+    fn serve_ops(&mut self, listener: TcpListener, ops: &Arc<Ops>, counting: Counting) {
         let limits = Limits {
             connections: ADMIN_CONNECTIONS,
             timeouts: self.config.timeouts,
-            refused: Vec::new(),
+            // Models have nothing to ask here.
+            refused: self.config.model_networks.clone(),
+        };
+        let peer = PeerDoor {
+            guard: Guard {
+                id: self.identity.id.clone(),
+                catalogs: self.store.watch(),
+            },
+            counting,
         };
         let serve = http::serve(
             listener,
-            ops::router(ops.clone()),
+            ops::router(ops.clone(), peer),
             limits,
             self.closing.admin.clone(),
         );
@@ -518,10 +534,10 @@ impl Wiring {
             },
         };
         let service = AdminService {
-            views: shown.views,
+            cluster: shown.cluster,
+            counting: shown.counting,
+            peers: Peers::new(self.store.watch()),
             store: self.store.clone(),
-            followed: shown.followed,
-            models: self.models.clone(),
             report: shown.report,
             runtime: self.runtime.clone(),
             info: self.info(),
@@ -602,6 +618,14 @@ fn health(
         cannot_answer: Box::new(move || queries.lacks().map(str::to_owned)),
         settling: settling.subscribe(),
         parts: vec![("store", Box::new(move || store.borrow().problem()))],
+    }
+}
+
+/// The host and port of a store that other frontends share.
+fn store_host(store: &StoreLocation) -> Option<(String, u16)> {
+    match store {
+        StoreLocation::Embedded(_) => None,
+        StoreLocation::Redis(url) => redis::host_of(url),
     }
 }
 

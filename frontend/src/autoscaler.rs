@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use skysail_core::autoscale::{Autoscaler as Decider, BatchTimes, Decision, Situation};
 use skysail_core::catalog::{Catalog, Change, Model};
-use skysail_core::cluster::{FrontendView, LoadView, ReplicaView};
+use skysail_core::cluster::ClusterView;
 use skysail_proto::deployment::Autoscale;
 use skysail_proto::ids::ModelId;
 use tokio::sync::watch;
@@ -27,11 +27,11 @@ use crate::store::{CatalogStore, StoreError};
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// What an autoscaler is made of.
-pub struct Parts {
+pub(crate) struct Parts {
     /// Where numbers of replicas are read and written.
     pub store: Arc<dyn CatalogStore>,
     /// What all live frontends see.
-    pub views: watch::Receiver<Arc<Vec<FrontendView>>>,
+    pub views: watch::Receiver<Arc<ClusterView>>,
     /// Whether this frontend is the one to decide.
     pub leadership: Arc<Leadership>,
     /// Where it is told what was decided last, and why.
@@ -41,7 +41,7 @@ pub struct Parts {
 }
 
 /// Lets the versions that ask for it have as many replicas as their load needs.
-pub struct Autoscaler {
+pub(crate) struct Autoscaler {
     parts: Parts,
     /// What each version needed lately; forgotten when another frontend decides, which has seen it too.
     deciders: BTreeMap<ModelId, Decider>,
@@ -67,7 +67,7 @@ struct Step {
 
 impl Autoscaler {
     /// One that has seen nothing yet.
-    pub fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
         Self {
             parts,
             deciders: BTreeMap::new(),
@@ -76,7 +76,7 @@ impl Autoscaler {
     }
 
     /// Decides again and again until `shutdown`.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         while shutdown.run_until_cancelled(self.pass()).await.is_some() {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -108,7 +108,7 @@ impl Autoscaler {
 
     /// Decides for every version that wants it; returns those whose number is to change.
     fn decide(&mut self, catalog: &Catalog) -> Vec<Step> {
-        let views = self.parts.views.borrow().clone();
+        let cluster = self.parts.views.borrow().clone();
         let scaled: Vec<_> = catalog.models.values().flat_map(|model| scaled(model)).collect();
         let ids: BTreeSet<_> = scaled.iter().map(|version| version.id.clone()).collect();
         self.deciders.retain(|id, _| ids.contains(id));
@@ -116,7 +116,7 @@ impl Autoscaler {
         for version in scaled {
             let situation = Situation {
                 now: self.parts.clock.now(),
-                ..version.situation(&views)
+                ..version.situation(&cluster)
             };
             let decider = self.deciders.entry(version.id.clone()).or_default();
             let mut decision = decider.decide(&situation);
@@ -173,46 +173,34 @@ fn scaled(model: &Model) -> impl Iterator<Item = Scaled<'_>> {
 
 impl Scaled<'_> {
     /// What all frontends together see of it, at no time yet.
-    fn situation(&self, views: &[FrontendView]) -> Situation {
-        let own = |load: &&LoadView| load.model == self.id;
+    fn situation(&self, cluster: &ClusterView) -> Situation {
+        let load = cluster.load(&self.id);
         // A version that is about to take the traffic will be asked for what its model is asked for.
         let is_coming = self.model.rollout.is_some() && self.id == self.model.current_id();
-        let asked = |load: &&LoadView| own(load) || (is_coming && load.model.name == self.id.name);
-        let loads = || views.iter().flat_map(|view| &view.load);
-        let slo = loads().filter(asked).filter_map(|load| load.slo_micros).min();
+        let (arrivals_per_second, slo_micros) = match is_coming {
+            true => cluster.asked_of_model(&self.id.name),
+            false => (load.arrivals_per_second, cluster.slo_micros(&self.id)),
+        };
         Situation {
             now: skysail_core::time::Instant::default(),
-            arrivals_per_second: loads().filter(asked).map(|load| load.arrivals_per_second).sum(),
-            queued: loads().filter(own).map(|load| load.queued).sum(),
-            batch_times: self.batch_times(views),
-            slo: slo.map(Duration::from_micros),
+            arrivals_per_second,
+            queued: load.queued,
+            batch_times: self.batch_times(cluster),
+            slo: slo_micros.map(Duration::from_micros),
             max_batch: self.max_batch,
             replicas: self.replicas,
-            attached: attached(views, &self.id),
+            attached: cluster.attached(&self.id),
             bounds: self.bounds,
         }
     }
 
-    /// What its batches take or, until it has done one, what those of the version take that it follows.
-    fn batch_times(&self, views: &[FrontendView]) -> Option<BatchTimes> {
-        let of = |id: &ModelId| BatchTimes::of(replicas(views, id));
-        let followed = self.model.rollout.as_ref().map(|rollout| &rollout.from);
-        let followed = followed.filter(|_| self.id == self.model.current_id());
-        of(&self.id).or_else(|| of(&ModelId::new(self.id.name.clone(), followed?.clone())))
+    /// The times of its own batches. Until it has done one, those of the version that answers before it.
+    fn batch_times(&self, cluster: &ClusterView) -> Option<BatchTimes> {
+        let of = |id: &ModelId| BatchTimes::of(cluster.sights_of(id));
+        let before = self.model.rollout.as_ref().map(|rollout| &rollout.from);
+        let before = before.filter(|_| self.id == self.model.current_id());
+        of(&self.id).or_else(|| of(&ModelId::new(self.id.name.clone(), before?.clone())))
     }
-}
-
-/// Replicas of a version, once for each frontend they are attached to.
-fn replicas<'a>(views: &'a [FrontendView], id: &ModelId) -> impl Iterator<Item = &'a ReplicaView> {
-    let replicas = views.iter().flat_map(|view| &view.replicas);
-    replicas.filter(move |replica| replica.model == *id)
-}
-
-/// Those of them that take work, each once.
-fn attached(views: &[FrontendView], id: &ModelId) -> u32 {
-    let staying = replicas(views, id).filter(|replica| !replica.draining);
-    let distinct: BTreeSet<_> = staying.map(|replica| &replica.replica).collect();
-    u32::try_from(distinct.len()).unwrap_or(u32::MAX)
 }
 
 /// The models with the new numbers, each once.
@@ -237,6 +225,7 @@ fn changes(catalog: &Catalog, steps: &[Step]) -> Vec<Change> {
 mod tests {
     use serde_json::json;
     use skysail_core::catalog::Rollout;
+    use skysail_core::cluster::{FrontendView, LoadView};
 
     use super::*;
     use crate::store::embedded::EmbeddedStore;
@@ -244,7 +233,7 @@ mod tests {
     /// A store with model `m`, of which version 1 answers and has one replica of up to eight.
     struct World {
         autoscaler: Autoscaler,
-        views: watch::Sender<Arc<Vec<FrontendView>>>,
+        views: watch::Sender<Arc<ClusterView>>,
         shutdown: CancellationToken,
         _folder: tempfile::TempDir,
     }
@@ -326,13 +315,19 @@ mod tests {
         }
     }
 
+    /// Frontends with ids of their own.
+    fn cluster<const N: usize>(views: [FrontendView; N]) -> ClusterView {
+        let ids = ('a'..).map(String::from);
+        ClusterView::of(ids.zip(views).map(|(id, view)| FrontendView { id, ..view }))
+    }
+
     #[tokio::test]
     async fn the_load_of_all_frontends_together_decides_and_the_reason_is_kept() {
         let mut world = world(model()).await;
         world.act().await;
         world
             .views
-            .send_replace(Arc::new(vec![view("m:1", 700.0), view("m:1", 500.0)]));
+            .send_replace(Arc::new(cluster([view("m:1", 700.0), view("m:1", 500.0)])));
         world.autoscaler.pass().await;
         assert_eq!((world.replicas("1"), world.replicas("by-hand")), (3, 1));
         let words = world.words("m:1").unwrap();
@@ -347,7 +342,7 @@ mod tests {
     #[tokio::test]
     async fn who_does_not_act_changes_and_says_nothing() {
         let mut world = world(model()).await;
-        world.views.send_replace(Arc::new(vec![view("m:1", 1200.0)]));
+        world.views.send_replace(Arc::new(cluster([view("m:1", 1200.0)])));
         world.autoscaler.pass().await;
         assert_eq!(world.replicas("1"), 1);
         assert_eq!(world.words("m:1"), None);
@@ -365,7 +360,7 @@ mod tests {
         quiet.spec.deployment.as_mut().unwrap().replicas = 4;
         let mut world = world(model).await;
         world.act().await;
-        world.views.send_replace(Arc::new(vec![view("m:1", 1200.0)]));
+        world.views.send_replace(Arc::new(cluster([view("m:1", 1200.0)])));
         world.autoscaler.pass().await;
         assert_eq!((world.replicas("1"), world.replicas("2")), (4, 3));
         world.shutdown.cancel();
@@ -378,7 +373,10 @@ mod tests {
             view
         };
         let id = "m:1".parse().unwrap();
-        assert_eq!(attached(&[view("m:1", 0.0), view("m:1", 0.0)], &id), 1);
-        assert_eq!(attached(&[draining(view("m:1", 0.0)), view("m:2", 0.0)], &id), 0);
+        assert_eq!(cluster([view("m:1", 0.0), view("m:1", 0.0)]).attached(&id), 1);
+        assert_eq!(
+            cluster([draining(view("m:1", 0.0)), view("m:2", 0.0)]).attached(&id),
+            0
+        );
     }
 }

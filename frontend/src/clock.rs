@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 /// Reads tokio's clock, which tests can pause. Copies read the same time.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+pub(crate) struct Clock {
     epoch: Instant,
     /// The same moment by the wall clock.
     started_at: Timestamp,
@@ -16,7 +16,7 @@ pub struct Clock {
 
 impl Clock {
     /// A clock whose core time starts now.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self {
             epoch: Instant::now(),
             started_at: Timestamp::now(),
@@ -24,22 +24,22 @@ impl Clock {
     }
 
     /// Now.
-    pub fn now(&self) -> CoreInstant {
+    pub(crate) fn now(&self) -> CoreInstant {
         self.to_core(Instant::now())
     }
 
     /// A point of tokio's time in core time.
-    pub fn to_core(self, instant: Instant) -> CoreInstant {
+    pub(crate) fn to_core(self, instant: Instant) -> CoreInstant {
         CoreInstant::default() + instant.saturating_duration_since(self.epoch)
     }
 
     /// A point of core time in tokio's.
-    pub fn to_tokio(self, instant: CoreInstant) -> Instant {
+    pub(crate) fn to_tokio(self, instant: CoreInstant) -> Instant {
         self.epoch + Duration::from_nanos(instant.as_nanos())
     }
 
     /// A point of core time as people write it, in whole seconds: it is the same whenever it is asked for.
-    pub fn to_timestamp(self, instant: CoreInstant) -> Timestamp {
+    pub(crate) fn to_timestamp(self, instant: CoreInstant) -> Timestamp {
         let at = self
             .started_at
             .saturating_add(Duration::from_nanos(instant.as_nanos()));

@@ -165,8 +165,8 @@ const CATALOGUE: &[ConfigOption] = &[
     ConfigOption {
         name: "model-network",
         value: "IP/PREFIX,…",
-        help: "Subnets of model containers, by their gateways (172.18.0.1/16,…): admin REST refuses connections from \
-             there, other than the gateway's own, as which those of published ports come [default: none]",
+        help: "Subnets of model containers, by their gateways (172.18.0.1/16,…): admin REST and the operations listener \
+             refuse connections from there, other than the gateway's own, as which those of published ports come [default: none]",
         ..PLAIN
     },
     ConfigOption {

@@ -20,7 +20,7 @@ pub(crate) type Check = Box<dyn Fn() -> Option<String> + Send + Sync>;
 pub(crate) type Settling = Option<BTreeSet<ModelName>>;
 
 /// Answers `/healthz` and `/readyz`.
-pub struct Health {
+pub(crate) struct Health {
     /// Cancelled when no new query should come.
     pub draining: CancellationToken,
     /// Why no query can be answered yet.
@@ -33,14 +33,14 @@ pub struct Health {
 
 /// `/healthz`.
 #[derive(Debug, Serialize)]
-pub struct Alive {
+pub(crate) struct Alive {
     status: &'static str,
     version: &'static str,
 }
 
 /// `/readyz`.
 #[derive(Debug, Serialize)]
-pub struct Readiness {
+pub(crate) struct Readiness {
     /// Whether queries may come.
     pub ready: bool,
     /// Parts that do not work while queries are still answered.
@@ -51,7 +51,7 @@ pub struct Readiness {
 
 impl Health {
     /// The process lives.
-    pub fn alive() -> Alive {
+    pub(crate) fn alive() -> Alive {
         Alive {
             status: "ok",
             version: env!("CARGO_PKG_VERSION"),
@@ -60,7 +60,7 @@ impl Health {
 
     /// Whether it can serve, and what is not well. A store that is away does not make a frontend with a
     /// snapshot unready: balancers would take every frontend out at once.
-    pub fn readiness(&self) -> Readiness {
+    pub(crate) fn readiness(&self) -> Readiness {
         let not_ready = self.not_ready();
         let ready = not_ready.is_none();
         let mut reasons: Vec<String> = not_ready.into_iter().collect();

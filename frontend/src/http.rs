@@ -47,7 +47,7 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 pub(crate) const CLOSES: [(HeaderName, &str); 1] = [(CONNECTION, "close")];
 
 /// What answers the requests of a server.
-pub trait Answers: Clone + Send + Sync + 'static {
+pub(crate) trait Answers: Clone + Send + Sync + 'static {
     /// Answers one; it always has an answer.
     fn answer(&self, request: Request<Upload>) -> impl Future<Output = Response<Body>> + Send;
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use skysail_core::cluster::{FrontendView, Lease};
+use skysail_core::cluster::{ClusterView, Lease};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,7 @@ use crate::store::{LeaseStore, Leased};
 
 mod place;
 
-pub use place::holder;
+pub(crate) use place::holder;
 
 /// How long a lease holds unless it is renewed. With [`RENEWAL`] it bounds how long nobody acts after the
 /// frontend that did is killed.
@@ -48,19 +48,19 @@ const ANSWER: Duration = Duration::from_millis(2500);
 const OVERLAP: Duration = Duration::from_millis(500);
 
 /// This frontend's part in who acts.
-pub struct Leadership {
+pub(crate) struct Leadership {
     store: Arc<dyn LeaseStore>,
     holder: String,
     term: watch::Sender<Option<Term>>,
     /// Whether it was this frontend that acted last, as far as it knows.
     acted_last: AtomicBool,
     /// All live frontends, if this one leaves the lease to those that start containers.
-    yields_to: Option<watch::Receiver<Arc<Vec<FrontendView>>>>,
+    yields_to: Option<watch::Receiver<Arc<ClusterView>>>,
 }
 
 /// A lease, and until when it holds by this frontend's own clock.
 #[derive(Clone, Debug)]
-pub struct Term {
+pub(crate) struct Term {
     lease: Lease,
     until: Instant,
 }
@@ -75,7 +75,7 @@ enum Asked {
 
 impl Leadership {
     /// That of `holder`, which does not act before [`Self::run`]. See [`holder()`].
-    pub fn new(store: Arc<dyn LeaseStore>, holder: String) -> Self {
+    pub(crate) fn new(store: Arc<dyn LeaseStore>, holder: String) -> Self {
         Self {
             store,
             holder,
@@ -86,20 +86,20 @@ impl Leadership {
     }
 
     /// The same for a frontend that starts no containers: while `views` show one that does, this one does not act.
-    pub fn yielding(mut self, views: watch::Receiver<Arc<Vec<FrontendView>>>) -> Self {
+    pub(crate) fn yielding(mut self, views: watch::Receiver<Arc<ClusterView>>) -> Self {
         self.yields_to = Some(views);
         self
     }
 
     /// The lease under which this frontend acts now, if it does. Asks its clock only.
-    pub fn acting(&self) -> Option<Lease> {
+    pub(crate) fn acting(&self) -> Option<Lease> {
         let term = self.term.borrow();
         let term = term.as_ref().filter(|term| Instant::now() < term.until)?;
         Some(term.lease.clone())
     }
 
     /// The same, once the store has confirmed it: to be asked before each action. Renews the lease.
-    pub async fn confirm(&self) -> Option<Lease> {
+    pub(crate) async fn confirm(&self) -> Option<Lease> {
         self.acting()?;
         match self.ask().await {
             Asked::Held => self.acting(),
@@ -109,13 +109,13 @@ impl Leadership {
 
     /// Changes whenever this frontend begins or ceases to act. A frontend that was paused may cease without a
     /// change: [`Self::acting`] says so.
-    pub fn changes(&self) -> watch::Receiver<Option<Term>> {
+    pub(crate) fn changes(&self) -> watch::Receiver<Option<Term>> {
         self.term.subscribe()
     }
 
     /// Takes the lease whenever it is free and keeps it until `shutdown`; gives it back then, so that another
     /// acts at once.
-    pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+    pub(crate) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         {
             let mut asks = FuturesUnordered::new();
             let rounds = async {
@@ -157,7 +157,8 @@ impl Leadership {
     fn yields(&self) -> bool {
         self.yields_to.as_ref().is_some_and(|views| {
             let views = views.borrow();
-            views.iter().any(|view| view.starts_containers && !view.draining)
+            let mut views = views.frontends().iter();
+            views.any(|view| view.starts_containers && !view.draining)
         })
     }
 

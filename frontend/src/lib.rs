@@ -18,23 +18,24 @@
 //! `query` and `model` reach neither the control role nor a store, which `tests/dependencies.rs` holds; `app` alone
 //! sees all.
 
-pub mod admin;
+pub(crate) mod admin;
 pub mod app;
-pub mod autoscaler;
+pub(crate) mod autoscaler;
 pub(crate) mod clock;
-pub mod cluster;
+pub(crate) mod cluster;
 pub mod config;
 pub(crate) mod control_thread;
 pub(crate) mod health;
 pub(crate) mod http;
-pub mod leadership;
+pub(crate) mod leadership;
 pub mod logging;
 pub(crate) mod metrics;
 pub(crate) mod model;
 pub(crate) mod open_files;
 pub(crate) mod ops;
 pub(crate) mod orphans;
+pub(crate) mod peer;
 pub(crate) mod query;
-pub mod reconcile;
+pub(crate) mod reconcile;
 pub mod runtime;
 pub mod store;

@@ -3,6 +3,7 @@
 //! Labels are applications, models, versions and reasons; never a user or an input. What the query path
 //! counts, it counts through handles resolved beforehand: an atomic add, no look-up.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -60,7 +61,7 @@ const BATCH_SIZES: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256
 type LatencyFamily<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// All metrics of a frontend.
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Mutex<Registry>,
     queries: Family<ApplicationLabels, Counter>,
     defaults: Family<DefaultLabels, Counter>,
@@ -79,17 +80,18 @@ pub struct Metrics {
     frontends: Gauge,
     log_lines_dropped: Counter,
     query_records_dropped: Counter,
+    totals: Mutex<Totals>,
 }
 
 /// What one application's queries count.
-pub struct ApplicationMetrics {
+pub(crate) struct ApplicationMetrics {
     queries: Counter,
     defaults: [Counter; DefaultReason::ALL.len()],
     latency: Histogram,
 }
 
 /// What one version's batches count.
-pub struct VersionMetrics {
+pub(crate) struct VersionMetrics {
     batch_size: Histogram,
     batch_latency: Histogram,
     merged_batches: Counter,
@@ -100,7 +102,7 @@ pub struct VersionMetrics {
 
 /// What one version's prediction cache counts: each of its queries is a hit, a join or a miss.
 #[derive(Clone, Debug, Default)]
-pub struct CacheMetrics {
+pub(crate) struct CacheMetrics {
     /// Answered from the cache.
     pub hits: Counter,
     /// Not found.
@@ -140,6 +142,7 @@ impl Default for Metrics {
             frontends: Gauge::default(),
             log_lines_dropped: Counter::default(),
             query_records_dropped: Counter::default(),
+            totals: Mutex::default(),
         };
         metrics.register();
         metrics
@@ -236,7 +239,7 @@ impl Metrics {
     }
 
     /// The handles of one application.
-    pub fn application(&self, name: &ApplicationName) -> Arc<ApplicationMetrics> {
+    pub(crate) fn application(&self, name: &ApplicationName) -> Arc<ApplicationMetrics> {
         let application = name.to_string();
         let labels = ApplicationLabels {
             application: application.clone(),
@@ -248,15 +251,31 @@ impl Metrics {
             };
             self.defaults.get_or_create_owned(&labels)
         };
-        Arc::new(ApplicationMetrics {
+        let metrics = Arc::new(ApplicationMetrics {
             queries: self.queries.get_or_create_owned(&labels),
             defaults: DefaultReason::ALL.map(count),
             latency: self.query_latency.get_or_create_owned(&labels),
-        })
+        });
+        let mut totals = self.totals.lock();
+        totals.applications.insert(name.clone(), metrics.clone());
+        metrics
+    }
+
+    /// What was answered to all applications since the start, those that were deleted included.
+    pub(crate) fn answered(&self) -> Answered {
+        let totals = self.totals.lock();
+        let applications = totals.applications.values();
+        applications.fold(totals.forgotten, |sum, one| sum.and(one.counted()))
     }
 
     /// Forgets an application that was deleted.
-    pub fn forget_application(&self, name: &ApplicationName) {
+    pub(crate) fn forget_application(&self, name: &ApplicationName) {
+        {
+            let mut totals = self.totals.lock();
+            if let Some(forgotten) = totals.applications.remove(name) {
+                totals.forgotten = totals.forgotten.and(forgotten.counted());
+            }
+        }
         let application = name.to_string();
         let labels = ApplicationLabels {
             application: application.clone(),
@@ -272,7 +291,7 @@ impl Metrics {
     }
 
     /// The handles of one version.
-    pub fn version(&self, model: &ModelId) -> VersionMetrics {
+    pub(crate) fn version(&self, model: &ModelId) -> VersionMetrics {
         let labels = VersionLabels::of(model);
         VersionMetrics {
             batch_size: self.batch_size.get_or_create_owned(&labels),
@@ -291,7 +310,7 @@ impl Metrics {
     }
 
     /// Forgets a version that was deleted.
-    pub fn forget_version(&self, model: &ModelId) {
+    pub(crate) fn forget_version(&self, model: &ModelId) {
         let labels = VersionLabels::of(model);
         self.batch_size.remove(&labels);
         self.batch_latency.remove(&labels);
@@ -306,22 +325,22 @@ impl Metrics {
     }
 
     /// Whether the store answers.
-    pub fn set_store_up(&self, up: bool) {
+    pub(crate) fn set_store_up(&self, up: bool) {
         self.store_up.set(i64::from(up));
     }
 
     /// This many frontends live.
-    pub fn set_frontends(&self, count: usize) {
+    pub(crate) fn set_frontends(&self, count: usize) {
         self.frontends.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts the records of queries that a listener was too slow for.
-    pub fn query_records_dropped(&self) -> Counter {
+    pub(crate) fn query_records_dropped(&self) -> Counter {
         self.query_records_dropped.clone()
     }
 
     /// All metrics, in this format.
-    pub fn render(&self, format: Format) -> String {
+    pub(crate) fn render(&self, format: Format) -> String {
         // The log belongs to the process, and counts by itself.
         self.log_lines_dropped
             .inner()
@@ -332,9 +351,42 @@ impl Metrics {
     }
 }
 
+/// How many queries were answered.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Answered {
+    /// All.
+    pub queries: u64,
+    /// Those of them that were answered with a default output.
+    pub defaults: u64,
+}
+
+impl Answered {
+    fn and(self, other: Self) -> Self {
+        Self {
+            queries: self.queries + other.queries,
+            defaults: self.defaults + other.defaults,
+        }
+    }
+}
+
+/// By which all queries are counted together.
+#[derive(Default)]
+struct Totals {
+    applications: BTreeMap<ApplicationName, Arc<ApplicationMetrics>>,
+    /// What was answered to applications that were deleted.
+    forgotten: Answered,
+}
+
 impl ApplicationMetrics {
+    fn counted(&self) -> Answered {
+        Answered {
+            queries: self.queries.get(),
+            defaults: self.defaults.iter().map(|reason| reason.get()).sum(),
+        }
+    }
+
     /// Counts an answered query.
-    pub fn answered(&self, query: &AnsweredQuery<'_>) {
+    pub(crate) fn answered(&self, query: &AnsweredQuery<'_>) {
         self.queries.inc();
         self.latency.observe(query.latency.as_secs_f64());
         if let Some(reason) = query.default_reason {
@@ -346,40 +398,40 @@ impl ApplicationMetrics {
 impl VersionMetrics {
     /// A batch of `size` inputs was sent.
     #[expect(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]
-    pub fn sent(&self, size: usize) {
+    pub(crate) fn sent(&self, size: usize) {
         self.batch_size.observe(size as f64);
     }
 
     /// A batch spent this long in the model.
-    pub fn answered(&self, model_time: Duration) {
+    pub(crate) fn answered(&self, model_time: Duration) {
         self.batch_latency.observe(model_time.as_secs_f64());
     }
 
     /// A batch was answered as one with those of other frontends.
-    pub fn merged(&self) {
+    pub(crate) fn merged(&self) {
         self.merged_batches.inc();
     }
 
     /// This many queries wait.
-    pub fn set_queue_length(&self, length: usize) {
+    pub(crate) fn set_queue_length(&self, length: usize) {
         self.queue_length.set(i64::try_from(length).unwrap_or(i64::MAX));
     }
 
     /// This many replicas are attached.
-    pub fn set_replicas(&self, count: usize) {
+    pub(crate) fn set_replicas(&self, count: usize) {
         self.replicas_attached
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// What its prediction cache counts.
-    pub fn cache(&self) -> CacheMetrics {
+    pub(crate) fn cache(&self) -> CacheMetrics {
         self.cache.clone()
     }
 }
 
 impl CacheMetrics {
     /// So many predictions are kept, of this weight.
-    pub fn set_size(&self, entries: usize, bytes: u64) {
+    pub(crate) fn set_size(&self, entries: usize, bytes: u64) {
         self.entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
         self.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }

@@ -1,7 +1,8 @@
 //! What probes and monitoring ask: `/healthz`, `/readyz`, `/metrics`. Every frontend answers it on its operations
 //! listener, whatever its roles, and one with the control role on the admin port as well.
 //!
-//! Nobody has to show a token, and nothing can be changed here.
+//! Nobody has to show a token for these, and nothing can be changed here. The operations listener also has the peer
+//! channel ([`crate::peer`]), for which frontends show a token.
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use serde_json::json;
 use crate::health::Health;
 use crate::metrics::{Format, Metrics};
 use crate::model::ModelTable;
+use crate::peer::{self, PeerDoor};
 
 /// The paths below, by which the admin API knows what is open to all.
 pub(crate) const PROBES: [&str; 2] = ["/healthz", "/readyz"];
@@ -23,7 +25,7 @@ pub(crate) const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 pub(crate) const METRICS: &str = "/metrics";
 
 /// What the handlers share.
-pub struct Ops {
+pub(crate) struct Ops {
     /// Answers the probes.
     pub health: Arc<Health>,
     /// All metrics.
@@ -50,9 +52,12 @@ pub(crate) fn probes<S: Clone + Send + Sync + 'static>(health: Arc<Health>) -> R
         .with_state(health)
 }
 
-/// What the operations listener answers.
-pub(crate) fn router(ops: Arc<Ops>) -> Router {
+/// What the operations listener answers. Other frontends ask `peer`, over HTTP/2, with the cluster's key.
+pub(crate) fn router(ops: Arc<Ops>, peer: PeerDoor) -> Router {
+    let service = peer.service();
+    let path = format!("/{}/{{*call}}", peer::SERVICE);
     routes(ops)
+        .route_service(&path, service)
         .route("/", get(what_this_is))
         .method_not_allowed_fallback(|| async {
             (StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n")

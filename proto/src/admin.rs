@@ -588,6 +588,31 @@ pub struct Frontend {
     /// The generation of the catalog that its queries are routed by.
     #[serde(default)]
     pub generation: u64,
+    /// Where other frontends ask it; empty while that is not known.
+    #[serde(default)]
+    pub peer_addr: String,
+    /// The blocks of query ids that it gives out: a query is of the block `query_id / 67108864`.
+    #[serde(default)]
+    pub query_blocks: Vec<u64>,
+    /// What it counts, as it says itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub figures: Option<FrontendFigures>,
+    /// Why its figures are not here, in a few words ("did not answer").
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence: Option<String>,
+}
+
+/// What one frontend counts.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct FrontendFigures {
+    /// Queries it answered since it started.
+    pub queries: u64,
+    /// Those of them that it answered with a default output.
+    pub defaults: u64,
+    /// Queries that wait in it now.
+    pub queued: u64,
+    /// Whether it may be sent queries: what its `/readyz` answers.
+    pub ready: bool,
 }
 
 /// What a frontend does.

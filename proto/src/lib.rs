@@ -7,6 +7,7 @@
 //! - [`value`]: [`value::Input`] and its only conversions to and from JSON and the wire.
 //! - [`json`]: JSON that is looked through, and not kept.
 //! - [`container`]: the container protocol, generated from `skysail/container/v1/container.proto`.
+//! - [`peer`]: what frontends ask each other, generated from `skysail/peer/v1/peer.proto`.
 //! - [`admin`]: the admin API's JSON bodies, shared by the server and the CLI; [`admin_token`] guards it.
 //! - [`deployment`]: how a version runs: image, limits, batching. Part of the catalog and of the admin API.
 //! - [`error_code`]: one list of what can go wrong, mapped once to HTTP and gRPC.
@@ -39,4 +40,15 @@ pub mod container {
     /// The largest message either side sends or takes, in bytes: a batch beyond it is refused before it
     /// is sent, with an error that says so.
     pub const MAX_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
+}
+
+/// The peer channel, generated.
+pub mod peer {
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        reason = "generated; documented in the .proto"
+    )]
+    tonic::include_proto!("skysail.peer.v1");
 }

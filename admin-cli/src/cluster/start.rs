@@ -475,8 +475,8 @@ fn frontend_arguments(cluster: &ClusterName, frontend: &Frontend, gateways: &[St
         pairs.push(("--runtime", "docker".into()));
         pairs.push(("--admin-addr", format!("0.0.0.0:{admin_port}")));
         pairs.push(("--admin-token-file", ADMIN_TOKEN_FILE.into()));
-        pairs.push(("--model-network", gateways.join(",")));
     }
+    pairs.push(("--model-network", gateways.join(",")));
     let words = pairs
         .into_iter()
         .flat_map(|(option, value)| [option.to_owned(), value]);
@@ -759,7 +759,7 @@ mod tests {
         assert_eq!(names, ["blue-frontend-1", "blue-frontend-2", "blue-control"]);
         let expected = format!(
             "{store} --roles query --query-addr 0.0.0.0:1339 --rpc-addr 0.0.0.0:7000 \
-             --rpc-advertise blue-frontend-2:7000 --ops-addr 0.0.0.0:1342"
+             --rpc-advertise blue-frontend-2:7000 --ops-addr 0.0.0.0:1342 --model-network 172.18.0.1/16,fd00::1/64"
         );
         assert_eq!(told(second), expected);
         let expected = format!(

@@ -208,15 +208,26 @@ fn frontend_table(frontends: &[Frontend], now: Timestamp) -> String {
             frontend.ops_addr.clone(),
             frontend.rpc_addr.clone(),
             frontend.replicas.to_string(),
+            answered(frontend),
             age(frontend.started_at, now),
         ]
     };
     table(
         [
-            "FRONTEND", "DOES", "QUERY", "ADMIN", "OPS", "RPC", "REPLICAS", "AGE",
+            "FRONTEND", "DOES", "QUERY", "ADMIN", "OPS", "RPC", "REPLICAS", "QUERIES", "AGE",
         ],
         frontends.iter().map(row),
     )
+}
+
+/// What a frontend answered, or why that is not known.
+fn answered(frontend: &Frontend) -> String {
+    match (&frontend.figures, &frontend.silence) {
+        (Some(figures), _) if figures.defaults == 0 => figures.queries.to_string(),
+        (Some(figures), _) => format!("{} ({} defaults)", figures.queries, figures.defaults),
+        (None, Some(silence)) => silence.clone(),
+        (None, None) => String::new(),
+    }
 }
 
 /// A frontend's roles, and how it fills them just now.

@@ -35,6 +35,14 @@ pub struct Generation {
     pub number: u64,
 }
 
+impl Generation {
+    /// Whether a frontend that follows this snapshot has seen the changes of `other`: it is of the same life of the
+    /// store, and not an earlier one.
+    pub fn has_reached(&self, other: &Self) -> bool {
+        self.incarnation == other.incarnation && self.number >= other.number
+    }
+}
+
 /// An application, as it is stored.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Application {
@@ -213,6 +221,17 @@ impl Catalog {
                 .iter()
                 .map(move |(version, registered)| (id(version), registered))
         })
+    }
+
+    /// The applications of every model that is linked to any, in their order. One pass, for answers about all models.
+    pub fn links(&self) -> BTreeMap<&ModelName, Vec<&ApplicationName>> {
+        let mut links = BTreeMap::<_, Vec<_>>::new();
+        for application in self.applications.values() {
+            for model in &application.linked_models {
+                links.entry(model).or_default().push(&application.name);
+            }
+        }
+        links
     }
 
     /// The applications a model is linked to.

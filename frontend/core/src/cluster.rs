@@ -1,10 +1,10 @@
 //! What the frontends of a cluster tell each other: who is there, and what each sees.
 //!
 //! Each frontend announces a [`FrontendView`] in the metadata store, with a time to live, every second and
-//! whenever something in it changes. Frontends tell their containers of new and gone frontends by it; the
-//! control role decides by all views together.
+//! whenever something in it changes. All of them together are a [`ClusterView`]: by it frontends tell their
+//! containers of new and gone frontends, and the control role decides.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,18 @@ use skysail_proto::admin::{BatchLimit, TimesFit};
 use skysail_proto::ids::{ModelId, ModelName, ModelVersion, ReplicaId};
 
 use crate::catalog::Generation;
+
+#[cfg(test)]
+pub(crate) mod testing;
+mod view;
+
+pub use view::{ClusterView, ContainersView, Trouble};
+
+/// Query ids in a block: the store hands out blocks, and a frontend counts within one. A query's id belongs to the
+/// block `id / QUERIES_PER_BLOCK`, so the announced blocks name the frontend that answered it.
+///
+/// With 2²⁷ blocks below 2⁵³, a new one every minute lasts two and a half centuries.
+pub const QUERIES_PER_BLOCK: u64 = 1 << 26;
 
 /// The right to act as the control role. Numbers only grow: a store refuses writes under an older one.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -40,6 +52,12 @@ pub struct FrontendView {
     /// Probes and metrics.
     #[serde(default)]
     pub ops_addr: String,
+    /// Where other frontends dial its operations listener to ask it something; none while that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_addr: Option<String>,
+    /// The blocks of query ids that it gives out, see [`QUERIES_PER_BLOCK`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub query_blocks: Vec<u64>,
     /// Container RPC as containers dial it, with the query role.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rpc_addr: Option<String>,
@@ -132,22 +150,17 @@ pub struct LoadView {
     pub batch_limit: Option<BatchLimit>,
 }
 
-/// The views of the frontends that live, one for each: of several runs at one container address only the
-/// newest can be there, whatever the store still remembers of those before.
-pub fn living(mut views: Vec<FrontendView>) -> Vec<FrontendView> {
-    views.sort_by(|a, b| (b.started_at, &b.id).cmp(&(a.started_at, &a.id)));
-    let mut taken = BTreeSet::new();
-    views.retain(|view| (view.rpc_addr.as_ref()).is_none_or(|addr| taken.insert(addr.clone())));
-    views.sort_by(|a, b| a.id.cmp(&b.id));
-    views
-}
+impl FrontendView {
+    /// Whether it has the query role: it takes queries and replicas until it drains, and answers what waits in it
+    /// while it drains.
+    pub fn is_query_frontend(&self) -> bool {
+        self.rpc_addr.is_some()
+    }
 
-/// Where containers find the query frontends that stay, in order.
-pub fn container_addresses(views: &[FrontendView]) -> Vec<String> {
-    let staying = views.iter().filter(|view| !view.draining);
-    let mut addresses: Vec<_> = staying.filter_map(|view| view.rpc_addr.clone()).collect();
-    addresses.sort();
-    addresses
+    /// Whether it takes new queries and new containers: a query frontend that does not drain.
+    pub fn takes_queries(&self) -> bool {
+        self.is_query_frontend() && !self.draining
+    }
 }
 
 #[cfg(test)]
@@ -161,34 +174,6 @@ mod tests {
             rpc_addr: rpc_addr.map(str::to_owned),
             ..FrontendView::default()
         }
-    }
-
-    #[test]
-    fn a_frontend_that_was_started_again_is_counted_once() {
-        let views = living(vec![
-            view("b", 1, Some("a:1")),
-            view("a", 2, Some("a:1")),
-            view("d", 1, Some("a:2")),
-            view("c", 1, None),
-            view("e", 2, None),
-        ]);
-        let ids: Vec<_> = views.iter().map(|view| view.id.as_str()).collect();
-        assert_eq!(ids, ["a", "c", "d", "e"]);
-    }
-
-    #[test]
-    fn containers_are_named_query_frontends_that_stay() {
-        let draining = FrontendView {
-            draining: true,
-            ..view("c", 1, Some("a:3"))
-        };
-        let views = [
-            view("a", 1, Some("a:2")),
-            view("b", 1, None),
-            draining,
-            view("d", 1, Some("a:1")),
-        ];
-        assert_eq!(container_addresses(&views), ["a:1", "a:2"]);
     }
 
     #[test]

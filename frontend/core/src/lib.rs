@@ -8,8 +8,11 @@
 //! - [`catalog`]: desired state as an immutable snapshot, and the changes that lead to the next one.
 //! - [`cluster`]: what the frontends of a cluster tell each other.
 //! - [`container_token`]: how a container shows that it belongs to a version.
+//! - [`limits`]: what a request may ask for, whatever the catalog holds.
+//! - [`rules`]: what a request may change, given the catalog.
 //! - [`rollout`]: which version of a model answers while a change of versions is under way.
 //! - [`settling`]: when a frontend that has begun is ready.
+//! - [`peer_token`]: how a frontend shows another one that it belongs to the same cluster.
 //! - [`query`]: a query's outcome and the reasons for a default output.
 //! - [`selection`]: which models answer a query, and what is made of their answers.
 //! - [`queue`]: queries waiting for a replica, ordered by deadline.
@@ -31,10 +34,13 @@ pub mod catalog;
 pub mod cluster;
 pub mod container_token;
 pub mod dispatch;
+pub mod limits;
+pub mod peer_token;
 pub mod query;
 pub mod queue;
 pub mod reconcile;
 pub mod rollout;
+pub mod rules;
 pub mod selection;
 pub mod settling;
 pub mod time;

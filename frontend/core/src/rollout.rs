@@ -37,6 +37,58 @@ pub fn serving(
     if attached(current) >= enough { current } else { old }.clone()
 }
 
+/// What a change of versions under way waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum WaitsFor {
+    /// The current version is stopped, so it never becomes ready by itself.
+    AStart,
+    /// No frontend takes queries.
+    AFrontend,
+    /// Every frontend answers with the current version: the control role is about to end the rollout.
+    ItsEnd,
+    /// A person starts the containers of the current version, and none is attached.
+    AContainer,
+    /// The current version lacks replicas.
+    Replicas {
+        /// Attached to some frontend.
+        attached: u32,
+        /// Wanted.
+        desired: u32,
+    },
+    /// Not every frontend answers with the current version yet.
+    Traffic,
+}
+
+/// How far a change of versions is along.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// The replicas that the current version is to have; none if its containers attach by themselves.
+    pub desired: Option<u32>,
+    /// Its replicas that take work from some frontend.
+    pub attached: u32,
+    /// The frontends that take queries.
+    pub frontends: usize,
+    /// Those of them that answer with the current version.
+    pub switched: usize,
+}
+
+impl Progress {
+    /// What it waits for. A version that is to have no replica comes first, because only a person can go on.
+    pub fn waits_for(self) -> WaitsFor {
+        match self.desired {
+            Some(0) if self.attached == 0 => WaitsFor::AStart,
+            _ if self.frontends == 0 => WaitsFor::AFrontend,
+            _ if self.switched == self.frontends => WaitsFor::ItsEnd,
+            None if self.attached == 0 => WaitsFor::AContainer,
+            Some(desired) if self.attached < desired => WaitsFor::Replicas {
+                attached: self.attached,
+                desired,
+            },
+            _ => WaitsFor::Traffic,
+        }
+    }
+}
+
 /// The replicas that a version is to have; one if its containers attach by themselves, and nobody knows how
 /// many there will be.
 fn wanted(model: &Model, version: &ModelVersion) -> u32 {

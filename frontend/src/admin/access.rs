@@ -18,21 +18,21 @@ use crate::http::{Answers, Cors, Upload};
 
 mod browser;
 mod keeper;
-pub mod token;
+pub(crate) mod token;
 
-pub use browser::Browsers;
-pub use keeper::TokenKeeper;
+pub(crate) use browser::Browsers;
+pub(crate) use keeper::TokenKeeper;
 use token::AskedToken;
 
 /// What anybody may ask for: probes, metrics, and what this is.
 const OPEN: [&str; 4] = ["/", "/healthz", "/readyz", "/metrics"];
 
 /// What pages of an allowed origin may do.
-pub const METHODS: &str = "GET, POST, PUT, PATCH, DELETE";
+pub(crate) const METHODS: &str = "GET, POST, PUT, PATCH, DELETE";
 
 /// What guards the admin API.
 #[derive(Clone)]
-pub struct Access {
+pub(crate) struct Access {
     /// Which web pages may ask, and by which names.
     pub browsers: Browsers,
     /// What has to be shown.
@@ -80,14 +80,14 @@ fn is_json(value: &HeaderValue) -> bool {
 
 /// Answers the requests that are admitted, and refuses the others.
 #[derive(Clone)]
-pub struct Guarded<A> {
+pub(crate) struct Guarded<A> {
     access: Access,
     answers: A,
 }
 
 impl<A: Answers> Guarded<A> {
     /// What answers, behind what guards it.
-    pub fn new(access: Access, answers: A) -> Self {
+    pub(crate) fn new(access: Access, answers: A) -> Self {
         Self { access, answers }
     }
 }

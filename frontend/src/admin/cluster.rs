@@ -10,13 +10,13 @@ use skysail_proto::admin::{Adoption, Settlement};
 use skysail_proto::error_code::ErrorCode;
 use tracing::{info, warn};
 
-use super::{ATTEMPTS, AdminError, AdminService, conflict, join};
+use super::{ATTEMPTS, AdminError, AdminService, join};
 use crate::store::{Settle, StoreError};
 
 impl AdminService {
     /// Writes back what the frontends hold and the store lost, or follows the store as it is; for all
     /// frontends of the cluster.
-    pub async fn settle(&self, how: Settle) -> Result<Settlement, AdminError> {
+    pub(crate) async fn settle(&self, how: Settle) -> Result<Settlement, AdminError> {
         let _turn = self.turns.lock().await;
         let held = self.store.watch().borrow().clone().unwrap_or_default();
         let followed = self.store.settle(how).await?;
@@ -62,7 +62,7 @@ impl AdminService {
 
 impl AdminService {
     /// Takes over the containers of the cluster's name that were started for other stores.
-    pub async fn adopt(&self) -> Result<Adoption, AdminError> {
+    pub(crate) async fn adopt(&self) -> Result<Adoption, AdminError> {
         let Some(runtime) = &self.runtime else {
             let detail = "this frontend runs no containers: ask the one that does";
             return Err(AdminError::new(ErrorCode::Unavailable, detail));
@@ -75,10 +75,13 @@ impl AdminService {
         let listed = listed.map_err(|error| AdminError::new(ErrorCode::Unavailable, error.to_string()))?;
         let (_, foreign) = Foreign::part(listed, &*self.catalog()?);
         if foreign.containers.is_empty() {
-            return Err(conflict(format!(
-                "every container of cluster `{}` is this store's already: there is nothing to adopt",
-                self.info.cluster
-            )));
+            return Err(AdminError::new(
+                ErrorCode::Conflict,
+                format!(
+                    "every container of cluster `{}` is this store's already: there is nothing to adopt",
+                    self.info.cluster
+                ),
+            ));
         }
         let adopted = self.adopted(&foreign.incarnations).await?;
         self.wait_until_followed(&adopted.generation).await;

@@ -29,13 +29,13 @@ use crate::ops::{self, Ops};
 use crate::store::Settle;
 
 /// The largest admin body, in bytes.
-pub const BODY_BYTES: usize = 1024 * 1024;
+pub(crate) const BODY_BYTES: usize = 1024 * 1024;
 
 /// How much of a parser's words is quoted, in characters: they may repeat what was sent.
 const QUOTED_CHARS: usize = 300;
 
 /// What the handlers share.
-pub struct AdminApi {
+pub(crate) struct AdminApi {
     /// Does the work.
     pub service: AdminService,
     /// Reads bodies.
@@ -46,7 +46,7 @@ type Api = State<Arc<AdminApi>>;
 type Answer = Result<Response, AdminError>;
 
 /// The admin API's routes.
-pub fn router(api: Arc<AdminApi>, ops: Arc<Ops>) -> Router {
+pub(crate) fn router(api: Arc<AdminApi>, ops: Arc<Ops>) -> Router {
     let v1 = Router::new()
         .route("/applications", get(list_applications).post(register_application))
         .route(
@@ -163,14 +163,14 @@ async fn register_application(State(api): Api, JsonBody(new): JsonBody<NewApplic
     Ok((
         StatusCode::CREATED,
         [(LOCATION, location)],
-        Json(api.service.application(&catalog, &name)?),
+        Json(AdminService::application(&catalog, &name)?),
     )
         .into_response())
 }
 
 async fn show_application(State(api): Api, Named(name): Named<ApplicationName>) -> Answer {
     let catalog = api.service.catalog()?;
-    Ok(Json(api.service.application(&catalog, &name)?).into_response())
+    Ok(Json(AdminService::application(&catalog, &name)?).into_response())
 }
 
 async fn update_application(
@@ -179,7 +179,7 @@ async fn update_application(
     JsonBody(patch): JsonBody<ApplicationPatch>,
 ) -> Answer {
     let catalog = api.service.update_application(&name, patch).await?;
-    Ok(Json(api.service.application(&catalog, &name)?).into_response())
+    Ok(Json(AdminService::application(&catalog, &name)?).into_response())
 }
 
 async fn delete_application(State(api): Api, Named(name): Named<ApplicationName>) -> Answer {
@@ -189,12 +189,12 @@ async fn delete_application(State(api): Api, Named(name): Named<ApplicationName>
 
 async fn link(State(api): Api, Named((name, model)): Named<(ApplicationName, ModelName)>) -> Answer {
     let catalog = api.service.link(&name, &model).await?;
-    Ok(Json(api.service.application(&catalog, &name)?).into_response())
+    Ok(Json(AdminService::application(&catalog, &name)?).into_response())
 }
 
 async fn unlink(State(api): Api, Named((name, model)): Named<(ApplicationName, ModelName)>) -> Answer {
     let catalog = api.service.unlink(&name, &model).await?;
-    Ok(Json(api.service.application(&catalog, &name)?).into_response())
+    Ok(Json(AdminService::application(&catalog, &name)?).into_response())
 }
 
 async fn list_models(State(api): Api) -> Answer {
@@ -325,7 +325,7 @@ async fn adopt(State(api): Api) -> Answer {
 }
 
 async fn status(State(api): Api) -> Response {
-    Json(api.service.status()).into_response()
+    Json(api.service.status().await).into_response()
 }
 
 /// For a person who opens the address: what there is.

@@ -3,11 +3,11 @@
 
 use skysail_core::catalog::{Catalog, Change, Document, Secret, Settings};
 use skysail_core::container_token::{Subject, join_token};
+use skysail_core::rules::{model, version_of};
 use skysail_proto::admin::JoinToken;
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::ModelId;
 
-use super::rules::{model, version_of};
 use super::{AdminError, AdminService};
 
 /// These changes, with a key for the cluster if it has none. A store is given one with the first change that a
@@ -43,7 +43,7 @@ fn fresh_key() -> Secret {
 
 impl AdminService {
     /// What containers started by hand show to attach to a version.
-    pub fn join_token(&self, catalog: &Catalog, id: &ModelId) -> Result<JoinToken, AdminError> {
+    pub(crate) fn join_token(&self, catalog: &Catalog, id: &ModelId) -> Result<JoinToken, AdminError> {
         let registered = version_of(model(catalog, &id.name)?, &id.version)?;
         let by_itself = registered.spec.deployment.is_none();
         if by_itself && (registered.spec.open || self.is_on_one_machine()) {
@@ -66,10 +66,9 @@ impl AdminService {
     /// Whether the container RPC of every frontend can be reached from its own machine only, as far as there are
     /// frontends to be reached.
     fn is_on_one_machine(&self) -> bool {
-        let observed = self.views.observed();
-        let mut taking = observed.views().iter().filter(|view| view.rpc_addr.is_some());
-        let first = taking.next();
-        first.is_some_and(|view| view.rpc_is_local) && taking.all(|view| view.rpc_is_local)
+        let cluster = self.cluster.look();
+        let mut frontends = cluster.query_frontends().peekable();
+        frontends.peek().is_some() && frontends.all(|view| view.rpc_is_local)
     }
 }
 

@@ -27,7 +27,7 @@ const FROM_ITS_BEGINNING: usize = 10_000;
 impl AdminService {
     /// The last `tail` lines of each container, each line with its replica, and if `follow`, those that
     /// come: also of containers that come, until the version is to have none.
-    pub async fn logs(
+    pub(crate) async fn logs(
         &self,
         id: &ModelId,
         tail: usize,

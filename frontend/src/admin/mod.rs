@@ -2,40 +2,39 @@
 //!
 //! Every rule is checked on the snapshot that the write names, so it still holds when the write lands: a
 //! store that has moved on refuses, and the request is checked again on the newer snapshot. The rules are in
-//! `rules` (what goes together with the catalog) and `limits` (what goes at all); `view` shows what there is,
-//! by what all frontends see (`observed`). Who may ask is decided before, in [`access`].
+//! [`skysail_core::rules`] (what goes together with the catalog) and [`skysail_core::limits`] (what goes at all);
+//! `words` tells what they refuse, and `view` shows what there is,
+//! by what all frontends see ([`ClusterWatch`]). Who may ask is decided before, in [`access`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use skysail_core::catalog::{Application, Catalog, Change, Generation};
-use skysail_proto::admin::{ApplicationPatch, NewApplication, NewVersion, ReplicaCount, default_weight};
+use skysail_core::catalog::{Catalog, Generation};
+use skysail_core::limits::{check_deployment, checked_slo, checked_weight, wanted_replicas};
+use skysail_core::rules::{self, Checked, Objectives};
+use skysail_proto::admin::{ApplicationPatch, NewApplication, NewVersion, ReplicaCount};
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::ModelTable;
+use crate::cluster::ClusterWatch;
+use crate::peer::{Counting, Peers};
 use crate::reconcile::Report;
 use crate::runtime::ContainerRuntime;
 use crate::store::{CatalogStore, StoreError, StoreHealth};
 
-pub mod access;
+pub(crate) mod access;
 mod cluster;
-pub mod http;
+pub(crate) mod http;
 mod join;
-mod limits;
 mod logs;
-pub mod observed;
 mod rollout;
-mod rules;
-pub mod view;
+pub(crate) mod view;
+mod words;
 
 use access::token::AskedToken;
-use limits::{check_deployment, checked_slo, checked_weight, wanted_replicas};
-use observed::Views;
-use rules::{Checked, application};
 use view::FrontendInfo;
 
 /// How often a request is checked anew because another frontend wrote meanwhile.
@@ -55,7 +54,7 @@ const OTHERS_FOLLOW_TIME: Duration = Duration::from_millis(500);
 /// Why a request was refused.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{detail}")]
-pub struct AdminError {
+pub(crate) struct AdminError {
     /// What kind of reason.
     pub code: ErrorCode,
     /// The reason, and what to do.
@@ -88,15 +87,15 @@ impl From<StoreError> for AdminError {
 }
 
 /// The control plane's front door.
-pub struct AdminService {
+pub(crate) struct AdminService {
     /// Where desired state lives.
     pub store: Arc<dyn CatalogStore>,
-    /// The generation that this frontend's query path follows.
-    pub followed: watch::Receiver<Generation>,
     /// What all frontends see.
-    pub views: Views,
-    /// This frontend's query path, for its metrics.
-    pub models: Arc<ModelTable>,
+    pub cluster: Arc<ClusterWatch>,
+    /// What this frontend counts.
+    pub counting: Counting,
+    /// The way to the other frontends.
+    pub peers: Peers,
     /// What the reconciler sees.
     pub report: Arc<Report>,
     /// What has the containers' logs, if this frontend runs any.
@@ -113,7 +112,7 @@ pub struct AdminService {
 
 impl AdminService {
     /// The newest snapshot.
-    pub fn catalog(&self) -> Result<Arc<Catalog>, AdminError> {
+    pub(crate) fn catalog(&self) -> Result<Arc<Catalog>, AdminError> {
         let newest = self.store.watch().borrow().clone();
         newest.ok_or_else(|| match &*self.store.health().borrow() {
             StoreHealth::WentBack(sentence) => AdminError::new(ErrorCode::Unavailable, sentence),
@@ -172,69 +171,52 @@ impl AdminService {
 
     /// An answer means that queries sent from now on see the write.
     async fn wait_until_followed(&self, generation: &Generation) {
-        let mut followed = self.followed.clone();
-        let caught_up =
-            |now: &Generation| now.incarnation == generation.incarnation && now.number >= generation.number;
-        let _ = tokio::time::timeout(FOLLOW_TIME, followed.wait_for(caught_up)).await;
-        let _ = tokio::time::timeout(OTHERS_FOLLOW_TIME, self.views.until_followed(generation)).await;
+        let mut views = self.cluster.subscribe();
+        let follows = views.wait_for(|cluster| {
+            let own = cluster.own();
+            own.is_some_and(|own| own.generation.has_reached(generation))
+        });
+        let _ = tokio::time::timeout(FOLLOW_TIME, follows).await;
+        let others_follow = views.wait_for(|cluster| cluster.others_follow(generation));
+        let _ = tokio::time::timeout(OTHERS_FOLLOW_TIME, others_follow).await;
     }
 
     /// Registers an application.
-    pub async fn register_application(&self, new: NewApplication) -> Result<Arc<Catalog>, AdminError> {
+    pub(crate) async fn register_application(&self, new: NewApplication) -> Result<Arc<Catalog>, AdminError> {
         let slo_micros = checked_slo(new.slo_micros)?;
         let weight = new.weight.map(checked_weight).transpose()?;
         self.change(|catalog| {
-            if catalog.applications.contains_key(&new.name) {
-                let advice = "change it with PATCH (`skysail app update`) or delete it first";
-                return Err(conflict(format!(
-                    "application `{}` is already registered: {advice}",
-                    new.name
-                )));
-            }
-            Ok(vec![Change::put(Application {
-                name: new.name.clone(),
-                input_type: new.input_type,
-                default_output: new.default_output.clone(),
-                slo_micros,
-                weight: weight.unwrap_or(default_weight()),
-                linked_models: Vec::new(),
-                registered_at: Timestamp::now(),
-            })])
+            rules::register_application(catalog, &new, slo_micros, weight, Timestamp::now())
         })
         .await
     }
 
     /// Changes an application's objective, default output or weight.
-    pub async fn update_application(
+    pub(crate) async fn update_application(
         &self,
         name: &ApplicationName,
         patch: ApplicationPatch,
     ) -> Result<Arc<Catalog>, AdminError> {
-        let slo_micros = patch.slo_micros.map(checked_slo).transpose()?;
-        let weight = patch.weight.map(checked_weight).transpose()?;
-        self.change(|catalog| {
-            let mut application = Application::clone(application(catalog, name)?);
-            application.slo_micros = slo_micros.unwrap_or(application.slo_micros);
-            application.weight = weight.unwrap_or(application.weight);
-            if let Some(default_output) = &patch.default_output {
-                application.default_output.clone_from(default_output);
-            }
-            Ok(vec![Change::put(application)])
-        })
-        .await
+        let objectives = Objectives {
+            slo_micros: patch.slo_micros.map(checked_slo).transpose()?,
+            weight: patch.weight.map(checked_weight).transpose()?,
+        };
+        let default_output = patch.default_output.as_deref();
+        self.change(|catalog| rules::update_application(catalog, name, objectives, default_output))
+            .await
     }
 
     /// Deletes an application; its endpoint is gone when this returns.
-    pub async fn delete_application(&self, name: &ApplicationName) -> Result<Arc<Catalog>, AdminError> {
-        self.change(|catalog| {
-            application(catalog, name)?;
-            Ok(vec![Change::delete(name)])
-        })
-        .await
+    pub(crate) async fn delete_application(
+        &self,
+        name: &ApplicationName,
+    ) -> Result<Arc<Catalog>, AdminError> {
+        self.change(|catalog| rules::delete_application(catalog, name))
+            .await
     }
 
     /// Links a model to an application. Linking what is linked changes nothing.
-    pub async fn link(
+    pub(crate) async fn link(
         &self,
         name: &ApplicationName,
         model_name: &ModelName,
@@ -244,7 +226,7 @@ impl AdminService {
     }
 
     /// Unlinks a model from an application.
-    pub async fn unlink(
+    pub(crate) async fn unlink(
         &self,
         name: &ApplicationName,
         model_name: &ModelName,
@@ -255,48 +237,43 @@ impl AdminService {
 
     /// Registers or deploys a version, which becomes the current one; what answered before goes on until it
     /// is ready.
-    pub async fn register_version(
+    pub(crate) async fn register_version(
         &self,
         name: &ModelName,
         new: NewVersion,
     ) -> Result<Arc<Catalog>, AdminError> {
         check_deployment(&new)?;
         let catalog = self
-            .change(|catalog| rules::register_version(catalog, name, &new, &self.views.observed()))
+            .change(|catalog| {
+                let cluster = self.cluster.look();
+                rules::register_version(catalog, name, &new, &cluster, Timestamp::now())
+            })
             .await?;
         self.report.forgive(&ModelId::new(name.clone(), new.version));
         Ok(catalog)
     }
 
     /// Chooses the version that answers; what answered before goes on until it is ready.
-    pub async fn set_current_version(
+    pub(crate) async fn set_current_version(
         &self,
         name: &ModelName,
         version: &ModelVersion,
     ) -> Result<Arc<Catalog>, AdminError> {
-        self.change(|catalog| rules::set_current_version(catalog, name, version, &self.views.observed()))
+        self.change(|catalog| rules::set_current_version(catalog, name, version, &self.cluster.look()))
             .await
     }
 
     /// Deletes a version, and with the last one the model; its containers are stopped.
-    pub async fn delete_version(&self, id: &ModelId) -> Result<Arc<Catalog>, AdminError> {
-        self.change(|catalog| rules::delete_version(catalog, id, &self.views.observed()))
+    pub(crate) async fn delete_version(&self, id: &ModelId) -> Result<Arc<Catalog>, AdminError> {
+        self.change(|catalog| rules::delete_version(catalog, id, &self.cluster.look()))
             .await
     }
 
     /// Chooses how many replicas a version has.
-    pub async fn scale(&self, id: &ModelId, wanted: ReplicaCount) -> Result<Arc<Catalog>, AdminError> {
+    pub(crate) async fn scale(&self, id: &ModelId, wanted: ReplicaCount) -> Result<Arc<Catalog>, AdminError> {
         let wanted = wanted_replicas(wanted)?;
         let catalog = self.change(|catalog| rules::scale(catalog, id, wanted)).await?;
         self.report.forgive(id);
         Ok(catalog)
     }
-}
-
-fn conflict(detail: String) -> AdminError {
-    AdminError::new(ErrorCode::Conflict, detail)
-}
-
-fn invalid(detail: String) -> AdminError {
-    AdminError::new(ErrorCode::InvalidArgument, detail)
 }

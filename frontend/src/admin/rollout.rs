@@ -1,70 +1,68 @@
 //! A change of versions under way, in words: how far it is, and what it waits for.
 
 use skysail_core::catalog;
+use skysail_core::cluster::ClusterView;
+use skysail_core::rollout::{Progress, WaitsFor};
 use skysail_proto::admin::{self, Rollout};
 use skysail_proto::ids::ModelId;
-
-use super::observed::Observed;
 
 /// The change of versions of a model that is under way. `current` is the current version as it is shown.
 pub(super) fn shown(
     model: &catalog::Model,
     current: &admin::Version,
-    observed: &Observed,
+    cluster: &ClusterView,
 ) -> Option<Rollout> {
     let rollout = model.rollout.as_ref()?;
-    let frontends = observed.taking_queries().count();
-    let switched = observed
-        .taking_queries()
-        .filter(|view| view.serving.get(&model.name) == Some(&model.current_version))
-        .count();
+    let progress = Progress {
+        desired: current.replicas_desired,
+        attached: current.replicas_attached,
+        frontends: cluster.taking_queries().count(),
+        switched: cluster.answering_with(&model.name, &model.current_version),
+    };
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     Some(Rollout {
         from: rollout.from.clone(),
         to: model.current_version.clone(),
         replace: rollout.replace,
-        frontends: count(frontends),
-        switched: count(switched),
-        waits_for: waits_for(model, rollout, current, (switched, frontends)),
+        frontends: count(progress.frontends),
+        switched: count(progress.switched),
+        waits_for: told(model, rollout, current, progress),
     })
 }
 
-/// What it waits for. A version that is to have no replica never becomes ready by itself, which is said
-/// before anything else.
-fn waits_for(
+/// What it waits for, in words.
+fn told(
     model: &catalog::Model,
     rollout: &catalog::Rollout,
     current: &admin::Version,
-    (switched, frontends): (usize, usize),
+    progress: Progress,
 ) -> String {
     let (to, from) = (
         model.current_id(),
         ModelId::new(model.name.clone(), rollout.from.clone()),
     );
-    if current.replicas_desired == Some(0) && current.replicas_attached == 0 {
-        return format!(
-            "`{to}` is stopped: `skysail model scale {to} N` starts it; `{from}` answers until then"
-        );
-    }
-    if frontends == 0 {
-        return "no frontend takes queries".into();
-    }
-    if switched == frontends {
-        return format!("every frontend answers with `{to}`: it is about to end");
-    }
-    match current.replicas_desired {
-        None if current.replicas_attached == 0 => {
+    match progress.waits_for() {
+        WaitsFor::AStart => {
+            format!("`{to}` is stopped: `skysail model scale {to} N` starts it; `{from}` answers until then")
+        }
+        WaitsFor::AFrontend => "no frontend takes queries".into(),
+        WaitsFor::ItsEnd => format!("every frontend answers with `{to}`: it is about to end"),
+        WaitsFor::AContainer => {
             format!("`{to}` has no replica: start a container of it; `{from}` answers until then")
         }
-        Some(desired) if current.replicas_attached < desired => {
+        WaitsFor::Replicas { attached, desired } => {
             let failure = current.last_failure.as_ref();
             let why = failure
                 .map(|failure| format!(" ({})", failure.reason))
                 .unwrap_or_default();
-            let attached = current.replicas_attached;
             format!("`{to}` has {attached} of {desired} replicas{why}; `{from}` answers until it is ready")
         }
-        _ => format!("the traffic is moving: {switched} of {frontends} frontends answer with `{to}`"),
+        WaitsFor::Traffic => {
+            let Progress {
+                switched, frontends, ..
+            } = progress;
+            format!("the traffic is moving: {switched} of {frontends} frontends answer with `{to}`")
+        }
     }
 }
 
@@ -73,7 +71,7 @@ mod tests {
     use skysail_proto::admin::{Failure, NewVersion, VersionState};
     use skysail_proto::value::InputType;
 
-    use super::super::observed::tests::frontend;
+    use super::super::view::tests::frontend;
     use super::*;
 
     fn model() -> catalog::Model {
@@ -123,7 +121,7 @@ mod tests {
     fn waits(current: &admin::Version, serving: &[&str]) -> String {
         let views = serving.iter().enumerate();
         let views = views.map(|(index, version)| frontend(&index.to_string(), version, vec![]));
-        shown(&model(), current, &Observed::of(views.collect()))
+        shown(&model(), current, &ClusterView::of(views))
             .unwrap()
             .waits_for
     }
@@ -163,7 +161,7 @@ mod tests {
         assert!(waits(&ready, &["2", "2"]).contains("about to end"));
         assert!(waits(&ready, &[]).contains("no frontend takes queries"));
         let views = vec![frontend("a", "1", vec![]), frontend("b", "2", vec![])];
-        let rollout = shown(&model(), &ready, &Observed::of(views)).unwrap();
+        let rollout = shown(&model(), &ready, &ClusterView::of(views)).unwrap();
         assert_eq!(
             (rollout.switched, rollout.frontends, rollout.replace),
             (1, 2, true)
@@ -174,6 +172,6 @@ mod tests {
     fn without_one_there_is_nothing_to_say() {
         let mut model = model();
         model.rollout = None;
-        assert_eq!(shown(&model, &current(Some(1), 1), &Observed::default()), None);
+        assert_eq!(shown(&model, &current(Some(1), 1), &ClusterView::default()), None);
     }
 }

@@ -2,24 +2,25 @@
 
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use skysail_core::catalog::{Application, Catalog, Model};
-use skysail_core::cluster::FrontendView;
+use skysail_core::cluster::{ClusterView, FrontendView, Trouble};
+use skysail_core::rules::{application, model, version_of};
 use skysail_proto::admin;
 use skysail_proto::admin::{
-    Control, Frontend, ReplicaState, Role, RuntimeStatus, Status, StoreStatus, VersionState,
+    Control, Frontend, FrontendFigures, Role, RuntimeStatus, Status, StoreStatus, VersionState,
 };
 use skysail_proto::deployment::VersionSpec;
 use skysail_proto::ids::{ApplicationName, ClusterName, ModelId, ModelName};
+use skysail_proto::peer::Figures;
 
-use super::observed::Observed;
-use super::rules::{application, model, version_of};
 use super::{AdminError, AdminService, rollout};
+use crate::peer::Silence;
 use crate::store::StoreHealth;
 
 /// What a frontend says of itself.
 #[derive(Clone, Debug)]
-pub struct FrontendInfo {
+pub(crate) struct FrontendInfo {
     /// Its cluster.
     pub cluster: ClusterName,
     /// Unique to this run.
@@ -34,16 +35,15 @@ pub struct FrontendInfo {
 
 impl AdminService {
     /// One application of a snapshot.
-    pub fn application(
-        &self,
+    pub(crate) fn application(
         catalog: &Catalog,
         name: &ApplicationName,
     ) -> Result<admin::Application, AdminError> {
-        application(catalog, name).map(|found| shown_application(found))
+        Ok(shown_application(application(catalog, name)?))
     }
 
     /// All applications.
-    pub fn applications(&self) -> Result<Vec<admin::Application>, AdminError> {
+    pub(crate) fn applications(&self) -> Result<Vec<admin::Application>, AdminError> {
         Ok(self
             .catalog()?
             .applications
@@ -53,31 +53,34 @@ impl AdminService {
     }
 
     /// One model of a snapshot, with its versions.
-    pub fn model(&self, catalog: &Catalog, name: &ModelName) -> Result<admin::Model, AdminError> {
-        Ok(self.shown_model(catalog, model(catalog, name)?, &self.views.observed()))
+    pub(crate) fn model(&self, catalog: &Catalog, name: &ModelName) -> Result<admin::Model, AdminError> {
+        let linked = catalog.applications_of(name).map(|found| found.name.clone());
+        let found = model(catalog, name)?;
+        Ok(self.shown_model(found, linked.collect(), &self.cluster.look()))
     }
 
     /// All models.
-    pub fn models(&self) -> Result<Vec<admin::Model>, AdminError> {
+    pub(crate) fn models(&self) -> Result<Vec<admin::Model>, AdminError> {
         let catalog = self.catalog()?;
-        let observed = self.views.observed();
-        Ok(catalog
-            .models
-            .values()
-            .map(|found| self.shown_model(&catalog, found, &observed))
+        let cluster = self.cluster.look();
+        let links = catalog.links();
+        let linked = |name| links.get(name).into_iter().flatten().map(|&app| app.clone());
+        let models = catalog.models.values();
+        Ok(models
+            .map(|found| self.shown_model(found, linked(&found.name).collect(), &cluster))
             .collect())
     }
 
     /// One version of a snapshot.
-    pub fn version(&self, catalog: &Catalog, id: &ModelId) -> Result<admin::Version, AdminError> {
+    pub(crate) fn version(&self, catalog: &Catalog, id: &ModelId) -> Result<admin::Version, AdminError> {
         let model = model(catalog, &id.name)?;
         version_of(model, &id.version)?;
-        Ok(self.shown_version(model, id, &self.views.observed()))
+        Ok(self.shown_version(model, id, &self.cluster.look()))
     }
 
     /// The replicas that are attached to any frontend; also while the store is away.
-    pub fn replicas(&self) -> Vec<admin::Replica> {
-        let mut replicas = self.views.observed().replicas();
+    pub(crate) fn replicas(&self) -> Vec<admin::Replica> {
+        let mut replicas = self.cluster.look().replicas().collect::<Vec<_>>();
         for replica in &mut replicas {
             let model = ModelId::new(replica.model.clone(), replica.version.clone());
             let Some(container) = self.report.container_of(&model, &replica.replica) else {
@@ -89,28 +92,37 @@ impl AdminService {
         replicas
     }
 
-    fn shown_model(&self, catalog: &Catalog, model: &Model, observed: &Observed) -> admin::Model {
-        let id = |version: &_| ModelId::new(model.name.clone(), Clone::clone(version));
-        let shown = |version| self.shown_version(model, &id(version), observed);
-        let versions: Vec<_> = model.versions.keys().map(shown).collect();
+    /// A model that these applications are linked to.
+    fn shown_model(
+        &self,
+        model: &Model,
+        linked: Vec<ApplicationName>,
+        cluster: &ClusterView,
+    ) -> admin::Model {
+        let versions = self.shown_versions(model, cluster);
         let current = versions.iter().find(|version| version.current);
         admin::Model {
             name: model.name.clone(),
             current_version: model.current_version.clone(),
-            linked_applications: catalog
-                .applications_of(&model.name)
-                .map(|found| found.name.clone())
-                .collect(),
-            serving: observed.serving(&model.name),
-            rollout: current.and_then(|current| rollout::shown(model, current, observed)),
+            linked_applications: linked,
+            serving: cluster.serving(&model.name),
+            rollout: current.and_then(|current| rollout::shown(model, current, cluster)),
             versions,
         }
     }
 
-    fn shown_version(&self, model: &Model, id: &ModelId, observed: &Observed) -> admin::Version {
+    fn shown_versions(&self, model: &Model, cluster: &ClusterView) -> Vec<admin::Version> {
+        let ids = model
+            .versions
+            .keys()
+            .map(|version| ModelId::new(model.name.clone(), version.clone()));
+        ids.map(|id| self.shown_version(model, &id, cluster)).collect()
+    }
+
+    fn shown_version(&self, model: &Model, id: &ModelId, cluster: &ClusterView) -> admin::Version {
         let version = &model.versions[&id.version];
         let report = self.report.version(id);
-        let attached = observed.attached(id);
+        let attached = cluster.attached(id);
         admin::Version {
             model: id.name.clone(),
             version: id.version.clone(),
@@ -125,9 +137,9 @@ impl AdminService {
             registered_at: version.registered_at,
             progress: report.progress,
             replicas_attached: attached,
-            replicas_everywhere: Some(observed.attached_everywhere(id)),
-            load: observed.load(id),
-            batch_limit: observed.batch_limit(id),
+            replicas_everywhere: Some(cluster.attached_everywhere(id)),
+            load: cluster.load(id),
+            batch_limit: cluster.batch_limit(id),
             autoscaling: self.report.autoscaling(id),
             containers: self.report.containers(id),
             moved_on: report.moved_on,
@@ -138,9 +150,11 @@ impl AdminService {
     }
 
     /// The cluster at a glance; answers also while nothing else does.
-    pub fn status(&self) -> Status {
+    pub(crate) async fn status(&self) -> Status {
         let catalog = self.store.watch().borrow().clone().unwrap_or_default();
-        let observed = self.views.observed();
+        let cluster = self.cluster.look();
+        let mut figures = self.peers.figures(&cluster).await;
+        figures.insert(self.info.id.clone(), Ok(self.counting.figures()));
         let store = self.store_status(&catalog);
         let runtime_error = self.report.runtime_error();
         let info = &self.info;
@@ -152,12 +166,12 @@ impl AdminService {
         });
         problems.extend(runtime_error.clone());
         let paused = self.report.problems();
-        if paused.is_empty() && observed.taking_queries().next().is_none() {
+        if paused.is_empty() && cluster.taking_queries().next().is_none() {
             problems.push("no frontend takes queries: start one with the query role".into());
         }
         problems.extend(paused);
-        problems.extend(problems_of_frontends(&observed, Timestamp::now()));
-        problems.extend(self.problems_of_models(&catalog, &observed));
+        problems.extend(cluster.troubles(Timestamp::now()).into_iter().map(in_words));
+        problems.extend(self.problems_of_models(&catalog, &cluster));
         problems.extend(problems_of_applications(&catalog));
         Status {
             cluster: info.cluster.clone(),
@@ -169,18 +183,18 @@ impl AdminService {
                 up: runtime_error.is_none(),
                 error: runtime_error,
             },
-            frontends: observed
-                .views()
+            frontends: cluster
+                .frontends()
                 .iter()
-                .map(|view| self.shown_frontend(view))
+                .map(|view| self.shown_frontend(view, figures.get(&view.id)))
                 .collect(),
             applications: catalog.applications.len() as u64,
             models: catalog.models.len() as u64,
-            replicas: observed.replica_count() as u64,
+            replicas: cluster.replica_count() as u64,
         }
     }
 
-    fn shown_frontend(&self, view: &FrontendView) -> Frontend {
+    fn shown_frontend(&self, view: &FrontendView, figures: Option<&Result<Figures, Silence>>) -> Frontend {
         let query = view.query_addr.as_ref().map(|_| Role::Query);
         let control = view.admin_addr.as_ref().map(|_| Role::Control);
         Frontend {
@@ -196,6 +210,14 @@ impl AdminService {
             draining: view.draining,
             replicas: view.replicas.len() as u64,
             generation: view.generation.number,
+            peer_addr: view.peer_addr.clone().unwrap_or_default(),
+            query_blocks: view.query_blocks.clone(),
+            figures: figures
+                .and_then(|figures| figures.as_ref().ok())
+                .map(shown_figures),
+            silence: figures
+                .and_then(|figures| figures.as_ref().err())
+                .map(ToString::to_string),
         }
     }
 
@@ -230,52 +252,44 @@ impl AdminService {
         }
     }
 
-    fn problems_of_models(&self, catalog: &Catalog, observed: &Observed) -> Vec<String> {
+    fn problems_of_models(&self, catalog: &Catalog, cluster: &ClusterView) -> Vec<String> {
         let mut problems = Vec::new();
         for model in catalog.models.values() {
-            let shown = self.shown_model(catalog, model, observed);
-            problems.extend(shown.versions.iter().filter_map(problem_of));
-            problems.extend(shown.versions.iter().filter_map(move_of));
+            let versions = self.shown_versions(model, cluster);
+            problems.extend(versions.iter().filter_map(problem_of));
+            problems.extend(versions.iter().filter_map(move_of));
             // A version that fails has been told of; what only a person can go on with has not.
-            let stopped =
-                |version: &&admin::Version| version.current && version.state == VersionState::Stopped;
-            let waits = shown.versions.iter().any(|version| stopped(&version));
-            problems.extend(shown.rollout.filter(|_| waits).map(|rollout| rollout.waits_for));
+            let current = versions.iter().find(|version| version.current);
+            let stopped = current.filter(|version| version.state == VersionState::Stopped);
+            let rollout = stopped.and_then(|current| rollout::shown(model, current, cluster));
+            problems.extend(rollout.map(|rollout| rollout.waits_for));
         }
         problems
     }
 }
 
-/// How long a replica may be unknown to a frontend that others are known to: it dials within a second.
-const SETTLES_WITHIN: SignedDuration = SignedDuration::from_secs(5);
-
-/// What is not well between frontends and replicas.
-fn problems_of_frontends(observed: &Observed, now: Timestamp) -> Vec<String> {
-    let mut problems = Vec::new();
-    let taking: Vec<&FrontendView> = observed.taking_queries().collect();
-    let ending = observed.views().iter().filter(|view| view.draining);
-    problems.extend(ending.map(|view| format!("frontend `{}` is ending", view.id)));
-    let old_enough = |at: Timestamp| now.duration_since(at) > SETTLES_WITHIN;
-    for replica in observed.replicas() {
-        let id = &replica.replica;
-        if replica.state == ReplicaState::Overdue {
-            problems.push(format!(
-                "replica `{id}` keeps a batch for much longer than is normal for it"
-            ));
+/// What is not well between frontends and replicas, in words.
+fn in_words(trouble: Trouble) -> String {
+    match trouble {
+        Trouble::Ending { frontend } => format!("frontend `{frontend}` is ending"),
+        Trouble::Overdue { replica } => {
+            format!("replica `{replica}` keeps a batch for much longer than is normal for it")
         }
-        let missed = taking
-            .iter()
-            .filter(|view| old_enough(view.started_at) && !replica.frontends.contains(&view.id))
-            .count();
-        if missed > 0 && old_enough(replica.attached_at) && replica.state != ReplicaState::Draining {
-            let reached = taking.len() - missed;
-            problems.push(format!(
-                "replica `{id}` is attached to {reached} of {} frontends only",
-                taking.len()
-            ));
-        }
+        Trouble::NotEverywhere {
+            replica,
+            reached,
+            frontends,
+        } => format!("replica `{replica}` is attached to {reached} of {frontends} frontends only"),
     }
-    problems
+}
+
+fn shown_figures(figures: &Figures) -> FrontendFigures {
+    FrontendFigures {
+        queries: figures.queries,
+        defaults: figures.defaults,
+        queued: figures.queued,
+        ready: figures.ready,
+    }
 }
 
 fn problems_of_applications(catalog: &Catalog) -> Vec<String> {
@@ -336,5 +350,24 @@ fn shown_application(application: &Application) -> admin::Application {
         weight: application.weight,
         linked_models: application.linked_models.clone(),
         registered_at: application.registered_at,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeMap;
+
+    use skysail_core::cluster::{FrontendView, ReplicaView};
+
+    /// A frontend that answers with this version of `m` and sees these replicas.
+    pub(in super::super) fn frontend(id: &str, version: &str, replicas: Vec<ReplicaView>) -> FrontendView {
+        FrontendView {
+            id: id.into(),
+            query_addr: Some(format!("{id}:1337")),
+            rpc_addr: Some(format!("{id}:7000")),
+            serving: BTreeMap::from([("m".parse().unwrap(), version.parse().unwrap())]),
+            replicas,
+            ..FrontendView::default()
+        }
     }
 }

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use skysail_core::catalog::Generation;
-use skysail_core::cluster::FrontendView;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::view::Observer;
+use super::watch::{ClusterWatch, changed};
+use crate::peer::PeerAddress;
 use crate::store::AnnouncementStore;
 
 /// A frontend that announces nothing for as long is taken to be gone.
@@ -30,13 +29,15 @@ const STORE_PATIENCE: Duration = Duration::from_secs(3);
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Announces this frontend's view.
-pub struct Announcer {
-    /// Builds the view.
-    pub observer: Arc<Mutex<Observer>>,
+pub(crate) struct Announcer {
+    /// This frontend's id.
+    pub id: String,
+    /// How other frontends reach this one.
+    pub peer: PeerAddress,
+    /// Has the view.
+    pub cluster: Arc<ClusterWatch>,
     /// Where it is announced.
     pub store: Arc<dyn AnnouncementStore>,
-    /// Where this frontend itself finds it, also while the store is away.
-    pub own: watch::Sender<FrontendView>,
     /// Changes when queries are routed anew.
     pub followed: watch::Receiver<Generation>,
     /// Changes with the attached replicas.
@@ -47,10 +48,19 @@ pub struct Announcer {
 
 impl Announcer {
     /// Announces until `closing`, then takes the announcement back.
-    pub async fn run(mut self, closing: CancellationToken) {
+    pub(crate) async fn run(mut self, closing: CancellationToken) {
         let mut is_away = false;
         let mut drains = false;
+        let mut has_address = false;
         loop {
+            // The name of the store's host may not be known before the store is there. The end waits for no name.
+            if !has_address
+                && !drains
+                && let Some(addr) = self.peer.find().await
+            {
+                self.cluster.set_peer_addr(addr);
+                has_address = true;
+            }
             drains |= self.draining.is_cancelled();
             is_away = self.announce(is_away).await;
             tokio::select! {
@@ -68,21 +78,12 @@ impl Announcer {
     }
 
     /// Returns whether the store is away, which is told once.
-    async fn announce(&mut self, was_away: bool) -> bool {
-        let view = self.observer.lock().look();
-        let document = serde_json::to_string(&view).expect("a view is written as JSON; this is a bug");
-        let id = view.id.clone();
-        self.own.send_replace(view);
-        let announcing = timeout(STORE_PATIENCE, self.store.announce(&id, document, TIME_TO_LIVE));
-        tokio::pin!(announcing);
-        let announced = loop {
-            tokio::select! {
-                announced = &mut announcing => break announced,
-                // What this frontend sees of itself is to stay fresh.
-                () = sleep(INTERVAL) => drop(self.own.send_replace(self.observer.lock().look())),
-            }
-        };
-        let error = match announced {
+    async fn announce(&self, was_away: bool) -> bool {
+        let cluster = self.cluster.look();
+        let document =
+            serde_json::to_string(&cluster.own()).expect("a view is written as JSON; this is a bug");
+        let announcing = self.store.announce(&self.id, document, TIME_TO_LIVE);
+        let error = match timeout(STORE_PATIENCE, announcing).await {
             Ok(Ok(())) => {
                 if was_away {
                     info!("other frontends are told of this one again");
@@ -101,18 +102,8 @@ impl Announcer {
     }
 
     async fn withdraw(&self) {
-        let id = self.own.borrow().id.clone();
-        if !matches!(timeout(FAREWELL, self.store.withdraw(&id)).await, Ok(Ok(()))) {
+        if !matches!(timeout(FAREWELL, self.store.withdraw(&self.id)).await, Ok(Ok(()))) {
             debug!("the announcement could not be taken back; it ends by itself");
         }
-    }
-}
-
-/// Completes when either changes. Whoever sends lives as long as the frontend: one that is gone is waited for.
-async fn changed(followed: &mut watch::Receiver<Generation>, replicas: &mut watch::Receiver<()>) {
-    tokio::select! {
-        Ok(()) = followed.changed() => {}
-        Ok(()) = replicas.changed() => {}
-        else => std::future::pending().await,
     }
 }

@@ -1,74 +1,72 @@
 //! Who is there: the views of all live frontends.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use skysail_core::catalog::Catalog;
-use skysail_core::cluster::{FrontendView, container_addresses, living};
+use skysail_core::cluster::{ClusterView, FrontendView};
 use skysail_core::settling::Beginning;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::watch::ClusterWatch;
 use crate::health::Settling;
 use crate::metrics::Metrics;
 use crate::model::ModelTable;
 use crate::store::Announced;
 
-/// The views of all live frontends, this one's included and always fresh.
-pub type Views = Arc<Vec<FrontendView>>;
-
 /// The newest catalog; none until the first was read.
-pub type Catalogs = watch::Receiver<Option<Arc<Catalog>>>;
+pub(crate) type Catalogs = watch::Receiver<Option<Arc<Catalog>>>;
 
 /// Follows what frontends announce, and tells containers where the query frontends are.
-pub struct Membership {
+pub(crate) struct Membership {
     announced: watch::Receiver<Announced>,
-    own: watch::Receiver<FrontendView>,
     catalogs: Catalogs,
-    views: watch::Sender<Views>,
+    cluster: Arc<ClusterWatch>,
+    views: watch::Receiver<Arc<ClusterView>>,
     settling: watch::Sender<Settling>,
     models: Arc<ModelTable>,
     metrics: Arc<Metrics>,
     /// Since when there has been a catalog.
     began: Option<Instant>,
-    /// Frontends whose announcements cannot be read: each is told once.
-    unreadable: BTreeSet<String>,
+    /// What other frontends announced last, and what it says; nothing if it cannot be read, which is told once.
+    read: BTreeMap<String, (String, Option<Arc<FrontendView>>)>,
+    /// The ids of the frontends that were there when changes were last told.
+    known: BTreeMap<String, Option<String>>,
 }
 
 impl Membership {
-    /// Of what `store` has announced and this frontend's `own` view; and where all views are found.
-    pub fn new(
+    /// Of what `store` has announced, into `cluster`.
+    pub(crate) fn new(
         store: (watch::Receiver<Announced>, Catalogs),
-        own: watch::Receiver<FrontendView>,
+        cluster: Arc<ClusterWatch>,
         settling: watch::Sender<Settling>,
         models: Arc<ModelTable>,
         metrics: Arc<Metrics>,
-    ) -> (Self, watch::Receiver<Views>) {
+    ) -> Self {
         let (announced, catalogs) = store;
-        let views = watch::Sender::new(Arc::new(vec![own.borrow().clone()]));
-        let seen = views.subscribe();
-        let membership = Self {
+        Self {
             announced,
-            own,
             catalogs,
-            views,
+            views: cluster.subscribe(),
+            cluster,
             settling,
             models,
             metrics,
             began: None,
-            unreadable: BTreeSet::new(),
-        };
-        (membership, seen)
+            read: BTreeMap::new(),
+            known: BTreeMap::new(),
+        }
     }
 
     /// Follows until nobody announces any more.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         loop {
             self.follow();
             tokio::select! {
                 Ok(()) = self.announced.changed() => {}
-                Ok(()) = self.own.changed() => {}
+                Ok(()) = self.views.changed() => {}
                 Ok(()) = self.catalogs.changed() => {}
                 else => return,
             }
@@ -77,87 +75,89 @@ impl Membership {
 
     fn follow(&mut self) {
         let announced = self.announced.borrow_and_update().clone();
-        let own = self.own.borrow_and_update().clone();
-        self.unreadable.retain(|id| announced.contains_key(id));
-        let others = announced.iter().filter(|(id, _)| **id != own.id);
-        let mut views = Vec::new();
-        for (id, document) in others {
-            match serde_json::from_str(document) {
-                Ok(view) => views.push(view),
-                Err(error) if self.unreadable.insert(id.clone()) => {
-                    warn!(frontend = id, %error, "a frontend's announcement cannot be read; is it of a later version?");
-                }
-                Err(_) => {}
-            }
-        }
-        let id = own.id.clone();
-        views.push(own);
-        let views = living(views);
-        self.tell_changes(&views, &id);
+        self.read_others(&announced);
+        let others = self.read.values().filter_map(|(_, view)| view.clone());
+        self.cluster.set_others(others.collect());
+        let cluster = self.views.borrow_and_update().clone();
+        self.tell_changes(&cluster);
         if self.settling.borrow().is_some() {
             // What others announced is known once this frontend's own announcement has been taken.
-            let knows_others = announced.contains_key(&id);
-            self.settle(knows_others, &views, &id);
+            let own = cluster.own();
+            let knows_others = own.is_some_and(|own| announced.contains_key(&own.id));
+            self.settle(knows_others, &cluster);
         }
-        self.metrics.set_frontends(views.len());
-        self.models.name_frontends(container_addresses(&views));
-        self.views.send_replace(Arc::new(views));
+        self.metrics.set_frontends(cluster.frontends().len());
+        self.models.name_frontends(cluster.containers().addresses.clone());
+    }
+
+    /// Reads what was announced anew.
+    fn read_others(&mut self, announced: &BTreeMap<String, String>) {
+        self.read.retain(|id, _| announced.contains_key(id));
+        for (id, document) in announced {
+            if self.read.get(id).is_some_and(|(before, _)| before == document) {
+                continue;
+            }
+            let view = match serde_json::from_str(document) {
+                Ok(view) => Some(Arc::new(view)),
+                Err(error) => {
+                    if self.read.get(id).is_none_or(|(_, view)| view.is_some()) {
+                        warn!(frontend = id, %error, "a frontend's announcement cannot be read; is it of a later version?");
+                    }
+                    None
+                }
+            };
+            self.read.insert(id.clone(), (document.clone(), view));
+        }
     }
 
     /// A frontend that has begun is not ready before the replicas that it needs have come to it.
-    fn settle(&mut self, knows_others: bool, views: &[FrontendView], own: &str) {
+    fn settle(&mut self, knows_others: bool, cluster: &ClusterView) {
         let Some(catalog) = self.catalogs.borrow_and_update().clone() else {
             return;
         };
         let began = *self.began.get_or_insert_with(Instant::now);
-        let (ours, others): (Vec<_>, Vec<_>) = views.iter().partition(|view| view.id == own);
-        let Some(own) = ours.first() else { return };
+        let Some(own) = cluster.own() else { return };
         let beginning = Beginning {
             catalog: &catalog,
             own,
-            others,
+            others: cluster.others().map(|view| &**view).collect(),
             knows_others,
             elapsed: began.elapsed(),
         };
         self.settling.send_replace(beginning.waits_for());
     }
 
-    fn tell_changes(&self, now: &[FrontendView], own: &str) {
-        let before = self.views.borrow();
-        let is_in = |views: &[FrontendView], id: &str| views.iter().any(|view| view.id == id);
-        for view in now.iter().filter(|view| view.id != own) {
-            if !is_in(&before, &view.id) {
-                info!(
-                    frontend = view.id,
-                    addr = view.rpc_addr,
-                    "a frontend joined the cluster"
-                );
-            }
+    fn tell_changes(&mut self, cluster: &ClusterView) {
+        let others = cluster.others();
+        let now: BTreeMap<_, _> = others
+            .map(|view| (view.id.clone(), view.rpc_addr.clone()))
+            .collect();
+        for (frontend, addr) in now.iter().filter(|(id, _)| !self.known.contains_key(*id)) {
+            info!(frontend, addr, "a frontend joined the cluster");
         }
-        for view in before.iter().filter(|view| view.id != own) {
-            if !is_in(now, &view.id) {
-                info!(
-                    frontend = view.id,
-                    addr = view.rpc_addr,
-                    "a frontend left the cluster"
-                );
-            }
+        for (frontend, addr) in self.known.iter().filter(|(id, _)| !now.contains_key(*id)) {
+            info!(frontend, addr, "a frontend left the cluster");
         }
+        self.known = now;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
+    use skysail_container_rpc::session::Registration;
     use skysail_core::cluster::ReplicaView;
     use skysail_core::queue::Bounds;
     use skysail_core::settling::DIALS_WITHIN;
+    use skysail_proto::value::InputType;
 
+    use super::super::{Identity, Observer};
     use super::*;
     use crate::clock::Clock;
     use crate::metrics::Format;
+    use crate::query::QueryService;
 
     fn view(id: &str, rpc_addr: &str) -> FrontendView {
         FrontendView {
@@ -171,39 +171,69 @@ mod tests {
         serde_json::to_string(view).unwrap()
     }
 
-    fn membership(
-        announced: BTreeMap<String, String>,
-    ) -> (
-        Membership,
-        watch::Sender<Announced>,
-        watch::Sender<FrontendView>,
-        watch::Receiver<Views>,
-    ) {
+    /// A frontend `own`, and what its store announces.
+    fn membership(announced: BTreeMap<String, String>) -> (Membership, watch::Sender<Announced>) {
         let announced = watch::Sender::new(Arc::new(announced));
-        let own = watch::Sender::new(view("own", "a:1"));
+        let clock = Clock::start();
         let metrics = Arc::<Metrics>::default();
         let bounds = Bounds { count: 1, bytes: 1 };
+        let queries = Arc::new(QueryService::new(clock, &metrics));
         let settling = watch::Sender::new(None);
-        let models = Arc::new(ModelTable::new(bounds, 0, metrics.clone(), Clock::start()));
+        let models = Arc::new(ModelTable::new(bounds, 0, metrics.clone(), clock));
         let catalogs = watch::Sender::new(Some(Arc::default())).subscribe();
+        let identity = Identity {
+            id: "own".into(),
+            started_at: jiff::Timestamp::UNIX_EPOCH,
+            query_addr: None,
+            admin_addr: None,
+            ops_addr: String::new(),
+            rpc_addr: Some("a:1".into()),
+            rpc_is_local: true,
+            starts_containers: false,
+        };
+        let observer = Observer::new(identity, queries.clone(), models.clone(), catalogs.clone(), clock);
+        let cluster = Arc::new(ClusterWatch::new(observer));
         let store = (announced.subscribe(), catalogs);
-        let (membership, views) = Membership::new(store, own.subscribe(), settling, models, metrics);
-        (membership, announced, own, views)
+        let membership = Membership::new(store, cluster, settling, models, metrics);
+        (membership, announced)
     }
 
-    fn ids(views: &watch::Receiver<Views>) -> Vec<String> {
-        views.borrow().iter().map(|view| view.id.clone()).collect()
+    fn attach(membership: &Membership) {
+        let registration = Registration {
+            model: "m:1".parse().unwrap(),
+            input_type: InputType::Doubles,
+            replica: "m_1_0".parse().unwrap(),
+            token: String::new(),
+            hostname: String::new(),
+            pid: 1,
+            agent: String::new(),
+            recent_batches: Vec::new(),
+        };
+        let replicas = membership.models.replicas();
+        let (_replica, _orders) = replicas.attach(registration, "start".to_owned(), None);
+        membership.cluster.look();
+    }
+
+    fn ids(membership: &Membership) -> Vec<String> {
+        let cluster = membership.views.borrow();
+        cluster.frontends().iter().map(|view| view.id.clone()).collect()
     }
 
     #[tokio::test]
     async fn the_own_view_is_there_and_fresh_whatever_the_store_says() {
         let stale = [("own".to_owned(), document(&view("own", "stale:1")))];
-        let (mut membership, _announced, own, views) = membership(stale.into());
+        let (mut membership, _announced) = membership(stale.into());
         membership.follow();
-        assert_eq!(*views.borrow().as_slice(), [view("own", "a:1")]);
-        own.send_replace(view("own", "fresh:1"));
+        let own = |membership: &Membership| {
+            let cluster = membership.views.borrow();
+            assert_eq!(cluster.frontends().len(), 1);
+            let own = cluster.own().unwrap();
+            (own.rpc_addr.clone(), own.replicas.len())
+        };
+        assert_eq!(own(&membership), (Some("a:1".to_owned()), 0));
+        attach(&membership);
         membership.follow();
-        assert_eq!(*views.borrow().as_slice(), [view("own", "fresh:1")]);
+        assert_eq!(own(&membership), (Some("a:1".to_owned()), 1));
         assert!(
             membership
                 .metrics
@@ -214,7 +244,7 @@ mod tests {
 
     #[tokio::test]
     async fn others_are_seen_come_and_go_and_what_cannot_be_read_is_left_out() {
-        let (mut membership, announced, _own, views) = membership(BTreeMap::new());
+        let (mut membership, announced) = membership(BTreeMap::new());
         let known = [
             ("b".to_owned(), document(&view("b", "a:2"))),
             ("later".to_owned(), r#"{"id": 7}"#.to_owned()),
@@ -222,13 +252,25 @@ mod tests {
         announced.send_replace(Arc::new(known.into()));
         for _ in 0..2 {
             membership.follow();
-            assert_eq!(ids(&views), ["b", "own"]);
-            assert!(membership.unreadable.contains("later"));
+            assert_eq!(ids(&membership), ["b", "own"]);
+            assert_eq!(membership.read["later"].1, None);
         }
         announced.send_replace(Arc::default());
         membership.follow();
-        assert_eq!(ids(&views), ["own"]);
-        assert!(membership.unreadable.is_empty());
+        assert_eq!(ids(&membership), ["own"]);
+        assert!(membership.read.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_was_announced_anew_is_read_anew() {
+        let (mut membership, announced) = membership(BTreeMap::new());
+        for addr in ["a:2", "a:3"] {
+            let known = [("b".to_owned(), document(&view("b", addr)))];
+            announced.send_replace(Arc::new(known.into()));
+            membership.follow();
+            let cluster = membership.views.borrow().clone();
+            assert_eq!(cluster.frontend("b").unwrap().rpc_addr.as_deref(), Some(addr));
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -243,7 +285,7 @@ mod tests {
             ..view
         };
         for comes in [true, false] {
-            let (mut membership, announced, own, _views) = membership(BTreeMap::new());
+            let (mut membership, announced) = membership(BTreeMap::new());
             let settling = membership.settling.clone();
             settling.send_replace(Some(BTreeSet::new()));
             let is_settling = || settling.borrow().is_some();
@@ -255,7 +297,7 @@ mod tests {
             membership.follow();
             assert!(is_settling());
             if comes {
-                own.send_replace(with_replica(view("own", "a:1")));
+                attach(&membership);
             } else {
                 tokio::time::advance(DIALS_WITHIN + Duration::from_millis(1)).await;
             }

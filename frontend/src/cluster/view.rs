@@ -1,6 +1,7 @@
 //! What this frontend is and sees.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::query::{QueryService, Routes};
 
 /// What does not change while a frontend runs.
 #[derive(Clone, Debug)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// Unique to this run.
     pub id: String,
     /// Since when it runs.
@@ -43,7 +44,7 @@ pub struct Identity {
 
 impl Identity {
     /// What is known before anything was looked at.
-    pub fn first_view(&self) -> FrontendView {
+    pub(crate) fn first_view(&self) -> FrontendView {
         FrontendView {
             id: self.id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -60,7 +61,7 @@ impl Identity {
 }
 
 /// Looks at this frontend.
-pub struct Observer {
+pub(crate) struct Observer {
     identity: Identity,
     queries: Arc<QueryService>,
     models: Arc<ModelTable>,
@@ -73,6 +74,8 @@ pub struct Observer {
     arrived: HashMap<ModelId, Rate>,
     /// The version of each model that was said to answer, and since when it does not any more.
     said: BTreeMap<ModelName, Said>,
+    /// Where other frontends reach this one, once it is known.
+    peer_addr: Option<SocketAddr>,
 }
 
 /// A version that was said to answer.
@@ -86,7 +89,7 @@ const LINGER: Duration = Duration::from_secs(10);
 
 impl Observer {
     /// An observer of these.
-    pub fn new(
+    pub(crate) fn new(
         identity: Identity,
         queries: Arc<QueryService>,
         models: Arc<ModelTable>,
@@ -103,16 +106,22 @@ impl Observer {
             answered: HashMap::new(),
             arrived: HashMap::new(),
             said: BTreeMap::new(),
+            peer_addr: None,
         }
     }
 
     /// The same, of a frontend that drains once this is cancelled.
-    pub fn ending_with(self, draining: CancellationToken) -> Self {
+    pub(crate) fn ending_with(self, draining: CancellationToken) -> Self {
         Self { draining, ..self }
     }
 
+    /// Where other frontends reach this one; nothing while that is not known.
+    pub(crate) fn peer_addr(&mut self) -> &mut Option<SocketAddr> {
+        &mut self.peer_addr
+    }
+
     /// What it sees now.
-    pub fn look(&mut self) -> FrontendView {
+    pub(crate) fn look(&mut self) -> FrontendView {
         let now = self.clock.now();
         let routes = self.queries.routes();
         let loads = self.models.loads();
@@ -124,6 +133,8 @@ impl Observer {
             hung: self.models.replicas().hung(),
             load: self.load(&loads, &replicas, now),
             draining: self.draining.is_cancelled(),
+            query_blocks: self.queries.ids().blocks(),
+            peer_addr: self.peer_addr.map(|addr| addr.to_string()),
             ..self.identity.first_view()
         }
     }
@@ -184,6 +195,9 @@ impl Observer {
         let objectives = self.objectives();
         let limits = self.models.batch_limits();
         let mut arrived = std::mem::take(&mut self.arrived);
+        let served: HashSet<_> = (replicas.iter())
+            .map(|replica| &replica.registration.model)
+            .collect();
         let mut views = Vec::new();
         for (model, load) in loads {
             let mut rate = arrived
@@ -191,11 +205,9 @@ impl Observer {
                 .unwrap_or_else(|| Rate::from(load.arrived, now));
             let arrivals_per_second = rate.per_second(load.arrived, now);
             self.arrived.insert(model.clone(), rate);
-            let is_attached = replicas
-                .iter()
-                .any(|replica| replica.registration.model == *model);
             let batch_limit = limits.get(model).copied();
-            if is_attached || arrivals_per_second > 0.0 || load.queued > 0 || batch_limit.is_some() {
+            if served.contains(model) || arrivals_per_second > 0.0 || load.queued > 0 || batch_limit.is_some()
+            {
                 views.push(LoadView {
                     model: model.clone(),
                     arrivals_per_second,

@@ -24,7 +24,7 @@ const INFLATED_AT_ONCE: usize = 4;
 
 /// Why a body was not read.
 #[derive(Debug, thiserror::Error)]
-pub enum BodyError {
+pub(crate) enum BodyError {
     /// It is larger than the limit, in bytes.
     #[error("the body is larger than {0} bytes")]
     TooLarge(usize),
@@ -51,12 +51,15 @@ pub enum BodyError {
 }
 
 /// What bodies come as: hyper's own, or what a router makes of it.
-pub trait RequestBody: hyper::body::Body<Data = Bytes, Error: Display> + Send + Unpin + 'static {}
+pub(crate) trait RequestBody:
+    hyper::body::Body<Data = Bytes, Error: Display> + Send + Unpin + 'static
+{
+}
 
 impl<B: hyper::body::Body<Data = Bytes, Error: Display> + Send + Unpin + 'static> RequestBody for B {}
 
 /// Reads bodies.
-pub struct BodyReader {
+pub(crate) struct BodyReader {
     /// The largest that is taken, in bytes.
     limit: usize,
     /// For how long a client may send nothing, and how far it may fall behind the least rate.
@@ -68,7 +71,7 @@ pub struct BodyReader {
 impl BodyReader {
     /// Reads bodies of up to `limit` bytes. A client may send nothing for `timeout`, and fall as far behind the
     /// least rate.
-    pub fn new(limit: usize, timeout: Duration) -> Self {
+    pub(crate) fn new(limit: usize, timeout: Duration) -> Self {
         Self {
             limit,
             timeout,
@@ -81,7 +84,7 @@ impl BodyReader {
     /// What is more than a little does so on a thread of its own, and only a few do at once: it is for little
     /// work that they take the memory of large bodies. Others wait until one of them is inflated, parsed and
     /// dropped.
-    pub async fn decode(&self, encodings: Encodings, body: Bytes) -> Result<Bytes, BodyError> {
+    pub(crate) async fn decode(&self, encodings: Encodings, body: Bytes) -> Result<Bytes, BodyError> {
         let Some(inflating) = encodings.inflate(body.clone(), self.limit) else {
             return Ok(without_mark(body));
         };
@@ -104,7 +107,7 @@ impl BodyReader {
     }
 
     /// Reads a body, up to its end or the limit.
-    pub async fn read(&self, mut body: impl RequestBody) -> Result<Bytes, BodyError> {
+    pub(crate) async fn read(&self, mut body: impl RequestBody) -> Result<Bytes, BodyError> {
         if body.size_hint().lower() > self.limit as u64 {
             return Err(BodyError::TooLarge(self.limit));
         }

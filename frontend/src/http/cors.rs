@@ -103,7 +103,7 @@ impl AllowedOrigins {
 
 /// Tells browsers which pages may use an API, and how.
 #[derive(Clone, Debug)]
-pub struct Cors {
+pub(crate) struct Cors {
     /// Whose pages may.
     pub allowed: AllowedOrigins,
     /// The methods that the API takes.
@@ -115,7 +115,7 @@ pub struct Cors {
 impl Cors {
     /// The answer to a browser that asks whether a page may send a request; nothing if this is no such question,
     /// or the page may not.
-    pub fn preflight(&self, head: &Parts) -> Option<Response> {
+    pub(crate) fn preflight(&self, head: &Parts) -> Option<Response> {
         let asks = head.method == Method::OPTIONS && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
         let origin = self.allowed_origin(&head.headers).filter(|_| asks)?;
         let mut answer = Response::new(Body::empty());
@@ -135,7 +135,7 @@ impl Cors {
     }
 
     /// The origin that asks, as it may be told that it is allowed.
-    pub fn allowed_origin(&self, asked: &HeaderMap) -> Option<HeaderValue> {
+    pub(crate) fn allowed_origin(&self, asked: &HeaderMap) -> Option<HeaderValue> {
         let origin = asked.get(ORIGIN).filter(|origin| self.allowed.contain(origin))?;
         Some(match self.allowed {
             AllowedOrigins::Any => HeaderValue::from_static("*"),
@@ -144,7 +144,7 @@ impl Cors {
     }
 
     /// Lets pages of this origin read an answer.
-    pub fn allow(&self, origin: Option<HeaderValue>, answer: &mut HeaderMap) {
+    pub(crate) fn allow(&self, origin: Option<HeaderValue>, answer: &mut HeaderMap) {
         if let AllowedOrigins::These(origins) = &self.allowed
             && !origins.is_empty()
         {

@@ -44,7 +44,7 @@ const UNKNOWN: u8 = 0xe0;
 
 /// How a body was encoded. Most were not at all.
 #[derive(Debug, Default, Eq, PartialEq)]
-pub struct Encodings(Option<Encoding>);
+pub(crate) struct Encodings(Option<Encoding>);
 
 /// One way to encode a body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -55,7 +55,7 @@ enum Encoding {
 
 impl Encodings {
     /// What these headers say of the body.
-    pub fn of(headers: &HeaderMap) -> Result<Self, BodyError> {
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, BodyError> {
         check_transfer(headers)?;
         let mut found = None;
         for value in headers.get_all(CONTENT_ENCODING) {

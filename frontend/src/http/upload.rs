@@ -35,7 +35,7 @@ const UNASKED_SILENCE: Duration = Duration::from_secs(1);
 
 /// The body of a request. Dropped before its end, it leaves the rest to its connection.
 #[derive(Debug)]
-pub struct Upload {
+pub(crate) struct Upload {
     /// There until it is dropped.
     body: Option<Incoming>,
     activity: Arc<Activity>,

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 /// Nobody else can be bound there, so a lease of the same holder is that of an earlier life, which has ended:
 /// a server that was killed acts again as soon as it is started again, and need not wait until the lease runs
 /// out. Where the machine does not tell, `id` makes a holder that nobody was before.
-pub fn holder(admin_addr: Option<SocketAddr>, id: &str) -> String {
+pub(crate) fn holder(admin_addr: Option<SocketAddr>, id: &str) -> String {
     match admin_addr.and_then(|addr| Some((addr, network()?))) {
         Some((addr, network)) => format!("{addr}@{network:08x}"),
         None => id.to_owned(),

@@ -5,6 +5,8 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::advance;
 
+use skysail_core::cluster::FrontendView;
+
 use super::*;
 use crate::store::StoreError;
 
@@ -112,7 +114,7 @@ async fn one_that_ends_gives_its_lease_back() {
 #[tokio::test(start_paused = true)]
 async fn one_without_a_runtime_acts_only_while_nobody_with_one_lives() {
     let store: Arc<OneLease> = Arc::default();
-    let views = watch::Sender::new(Arc::new(Vec::new()));
+    let views = watch::Sender::new(Arc::<ClusterView>::default());
     let without = Leadership::new(store.clone(), "without".into());
     let without = Arc::new(without.yielding(views.subscribe()));
     let with = frontend(&store, "with");
@@ -123,7 +125,7 @@ async fn one_without_a_runtime_acts_only_while_nobody_with_one_lives() {
         starts_containers: true,
         ..FrontendView::default()
     };
-    views.send_replace(Arc::new(vec![FrontendView::default(), view.clone()]));
+    views.send_replace(Arc::new(ClusterView::of([FrontendView::default(), view.clone()])));
     assert!(without.confirm().await.is_none());
     // The lease is free at once, and stays so.
     tokio::time::sleep(TTL).await;
@@ -134,7 +136,7 @@ async fn one_without_a_runtime_acts_only_while_nobody_with_one_lives() {
         draining: true,
         ..view
     };
-    views.send_replace(Arc::new(vec![draining]));
+    views.send_replace(Arc::new(ClusterView::of([draining])));
     tokio::time::timeout(TTL + RENEWAL, acts(&without))
         .await
         .expect("it acts again");

@@ -9,7 +9,7 @@ use axum::http::header::ACCEPT;
 
 /// How a page of metrics is written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Format {
+pub(crate) enum Format {
     /// Prometheus' text format 0.0.4, for whoever does not ask for the other.
     Text,
     /// OpenMetrics 1.0.0.
@@ -28,7 +28,7 @@ struct Fit {
 impl Format {
     /// The format that these request headers ask for. Nothing is refused: a scraper that accepts neither format
     /// gets the text format, which is what it would get elsewhere.
-    pub fn accepted(headers: &HeaderMap) -> Self {
+    pub(crate) fn accepted(headers: &HeaderMap) -> Self {
         let fit = |format: Self| {
             let values = headers.get_all(ACCEPT).iter();
             let ranges = values.filter_map(|value| value.to_str().ok());
@@ -47,7 +47,7 @@ impl Format {
     }
 
     /// Its content type.
-    pub const fn content_type(self) -> &'static str {
+    pub(crate) const fn content_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",

@@ -17,7 +17,7 @@ pub(super) type Outcomes = SmallVec<[Option<Outcome>; 1]>;
 
 /// What all rows of a request are asked with.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
+pub(crate) struct Asked {
     /// When their answers are due.
     pub deadline: Instant,
     /// For whom they are asked.

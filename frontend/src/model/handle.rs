@@ -32,7 +32,7 @@ pub(crate) const MAX_INPUT_BYTES: usize = MAX_BATCH_BYTES;
 const ALL_ANSWERED: &str = "each row is answered or given up at its deadline; this is a bug";
 
 /// One version of a model, to be asked.
-pub struct ModelHandle {
+pub(crate) struct ModelHandle {
     /// Its model's name and its own.
     pub id: ModelId,
     /// What it was registered with.
@@ -53,7 +53,7 @@ impl ModelHandle {
     ///
     /// Without a replica there is no answer even where a prediction is kept: whoever stopped a model, or lost it,
     /// would be told otherwise for the inputs that happen to be kept.
-    pub async fn predict(&self, input: Input, asked: Asked) -> Outcome {
+    pub(crate) async fn predict(&self, input: Input, asked: Asked) -> Outcome {
         if !self.can_answer(1) {
             return DefaultReason::NoReplica.into();
         }
@@ -69,7 +69,11 @@ impl ModelHandle {
     }
 
     /// Predicts for the rows of one request, in their order.
-    pub async fn predict_rows(&self, inputs: Vec<Input>, asked: Asked) -> impl Iterator<Item = Outcome> {
+    pub(crate) async fn predict_rows(
+        &self,
+        inputs: Vec<Input>,
+        asked: Asked,
+    ) -> impl Iterator<Item = Outcome> {
         let rows = inputs.len();
         let outcomes = match self.can_answer(rows) {
             true => {
@@ -131,7 +135,7 @@ impl ModelHandle {
     }
 
     /// What is asked of it.
-    pub fn load(&self) -> Load {
+    pub(crate) fn load(&self) -> Load {
         self.queue.load()
     }
 
@@ -154,7 +158,7 @@ impl ModelHandle {
     }
 
     /// Replicas attached to it.
-    pub fn replicas(&self) -> usize {
+    pub(crate) fn replicas(&self) -> usize {
         self.replicas.load(Ordering::Relaxed)
     }
 }

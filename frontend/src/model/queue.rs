@@ -118,7 +118,7 @@ pub(crate) struct TaskQueue {
 
 /// What is asked of a version.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Load {
+pub(crate) struct Load {
     /// Queries that came so far, also those that were refused at once.
     pub arrived: u64,
     /// Queries that wait.

@@ -18,7 +18,7 @@ use super::times::BatchTimes;
 
 /// What is known of an attached replica. Its batcher writes, others read.
 #[derive(Debug)]
-pub struct Replica {
+pub(crate) struct Replica {
     /// What it said of itself.
     pub registration: Registration,
     /// Which start of its container it is; empty for one started by hand.
@@ -45,14 +45,14 @@ pub struct Replica {
 
 impl Replica {
     /// Whether it can be counted on.
-    pub fn takes_work(&self) -> bool {
+    pub(crate) fn takes_work(&self) -> bool {
         !self.draining.load(Ordering::Relaxed) && !self.overdue.load(Ordering::Relaxed)
     }
 }
 
 /// What a batcher can be told.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Order {
+pub(crate) enum Order {
     /// Another stream registered as this replica.
     Superseded,
     /// Its version is gone; the reason is for the container's log.
@@ -70,7 +70,7 @@ struct Attached {
 /// All attached replicas, by their versions and ids: a container of one version is never in the way of another's,
 /// whatever id it chose. Locked when one comes or goes and when somebody looks, never by queries.
 #[derive(Debug, Default)]
-pub struct ReplicaTable {
+pub(crate) struct ReplicaTable {
     attached: Mutex<HashMap<(ModelId, ReplicaId), Attached>>,
     streams: AtomicU64,
     /// Containers that hang, by their starts, and when each was given up; the newest last.
@@ -86,7 +86,7 @@ const MOST_HUNG: usize = 64;
 
 impl ReplicaTable {
     /// Takes a replica in; one of its version with the same id is superseded. Returns its record and its orders.
-    pub fn attach(
+    pub(crate) fn attach(
         &self,
         registration: Registration,
         start: String,
@@ -122,7 +122,7 @@ impl ReplicaTable {
     }
 
     /// Takes note that a stream is over, unless another has taken its place.
-    pub fn detach(&self, replica: &Replica) {
+    pub(crate) fn detach(&self, replica: &Replica) {
         let mut attached = self.attached.lock();
         let place = place(replica);
         if attached
@@ -136,7 +136,7 @@ impl ReplicaTable {
     }
 
     /// Sends an order to every replica that `which` picks.
-    pub fn order(&self, which: impl Fn(&ModelId) -> bool, order: &Order) {
+    pub(crate) fn order(&self, which: impl Fn(&ModelId) -> bool, order: &Order) {
         for found in self.attached.lock().values() {
             if which(&found.replica.registration.model) {
                 let _ = found.orders.try_send(order.clone());
@@ -145,7 +145,7 @@ impl ReplicaTable {
     }
 
     /// All of them, ordered by id.
-    pub fn all(&self) -> Vec<Arc<Replica>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Replica>> {
         let mut all: Vec<_> = self
             .attached
             .lock()
@@ -157,7 +157,7 @@ impl ReplicaTable {
     }
 
     /// How many replicas of a version can be counted on.
-    pub fn ready(&self, model: &ModelId) -> usize {
+    pub(crate) fn ready(&self, model: &ModelId) -> usize {
         let attached = self.attached.lock();
         let of_it = attached
             .values()
@@ -166,7 +166,7 @@ impl ReplicaTable {
     }
 
     /// How many replicas of each version can be counted on.
-    pub fn all_ready(&self) -> HashMap<ModelId, u32> {
+    pub(crate) fn all_ready(&self) -> HashMap<ModelId, u32> {
         let mut ready = HashMap::new();
         for found in self.attached.lock().values() {
             if found.replica.takes_work() {
@@ -178,7 +178,7 @@ impl ReplicaTable {
 
     /// Remembers a container that hangs: it is not taken in again, and the control role replaces it. One
     /// without a start was started by hand; nobody would replace it.
-    pub fn give_up(&self, start: &str) {
+    pub(crate) fn give_up(&self, start: &str) {
         if start.is_empty() {
             return;
         }
@@ -193,24 +193,24 @@ impl ReplicaTable {
     }
 
     /// The starts of containers that hang.
-    pub fn hung(&self) -> Vec<String> {
+    pub(crate) fn hung(&self) -> Vec<String> {
         let mut hung = self.hung.lock();
         hung.retain(|(_, since)| since.elapsed() < HUNG_REMEMBERED);
         hung.iter().map(|(start, _)| start.clone()).collect()
     }
 
     /// Whether a container with this start was given up.
-    pub fn is_given_up(&self, start: &str) -> bool {
+    pub(crate) fn is_given_up(&self, start: &str) -> bool {
         self.hung().iter().any(|hung| hung == start)
     }
 
     /// Lets those who watch look again.
-    pub fn touch(&self) {
+    pub(crate) fn touch(&self) {
         self.changed.send_replace(());
     }
 
     /// Changes when a replica comes or goes, or can be counted on no more or again.
-    pub fn changed(&self) -> watch::Receiver<()> {
+    pub(crate) fn changed(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 }

@@ -31,7 +31,7 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 
 /// All registered versions, and the replicas attached to them.
-pub struct ModelTable {
+pub(crate) struct ModelTable {
     versions: Mutex<BTreeMap<ModelId, Arc<ModelHandle>>>,
     /// Locked while `versions` is, if both are.
     registrar: Mutex<Registrar>,
@@ -50,31 +50,31 @@ pub struct ModelTable {
 
 /// All registered versions, and how many replicas of each can be counted on, at one moment.
 #[derive(Default)]
-pub struct Versions {
+pub(crate) struct Versions {
     handles: HashMap<ModelId, Arc<ModelHandle>>,
     ready: HashMap<ModelId, u32>,
 }
 
 impl Versions {
     /// One of them.
-    pub fn get(&self, id: &ModelId) -> Option<&Arc<ModelHandle>> {
+    pub(crate) fn get(&self, id: &ModelId) -> Option<&Arc<ModelHandle>> {
         self.handles.get(id)
     }
 
     /// How many of its replicas can be counted on.
-    pub fn ready(&self, id: &ModelId) -> u32 {
+    pub(crate) fn ready(&self, id: &ModelId) -> u32 {
         self.ready.get(id).copied().unwrap_or_default()
     }
 }
 
 /// Versions that are gone, to be closed once no query is routed to them any more.
 #[must_use]
-pub struct Gone(Vec<Arc<ModelHandle>>);
+pub(crate) struct Gone(Vec<Arc<ModelHandle>>);
 
 impl ModelTable {
     /// No versions yet. `bounds` are those of each version's queue, `cache_bytes` the weight of each
     /// version's cache, 0 for none.
-    pub fn new(bounds: Bounds, cache_bytes: u64, metrics: Arc<Metrics>, clock: Clock) -> Self {
+    pub(crate) fn new(bounds: Bounds, cache_bytes: u64, metrics: Arc<Metrics>, clock: Clock) -> Self {
         Self {
             versions: Mutex::default(),
             registrar: Mutex::default(),
@@ -91,14 +91,14 @@ impl ModelTable {
     }
 
     /// The same, of a frontend whose container RPC can be reached from this machine only.
-    pub fn on_this_machine_only(self) -> Self {
+    pub(crate) fn on_this_machine_only(self) -> Self {
         self.registrar.lock().on_this_machine_only = true;
         self
     }
 
     /// Brings the versions in line with the catalog; returns them, and those that are gone or were
     /// registered anew, for [`Self::close`].
-    pub fn follow(&self, catalog: &Catalog) -> (Versions, Gone) {
+    pub(crate) fn follow(&self, catalog: &Catalog) -> (Versions, Gone) {
         let mut versions = self.versions.lock();
         let mut next = BTreeMap::new();
         for (id, version) in catalog.versions() {
@@ -128,7 +128,7 @@ impl ModelTable {
     }
 
     /// Answers all that waits for these versions, and sends their replicas away with the reason.
-    pub fn close(&self, gone: Gone) {
+    pub(crate) fn close(&self, gone: Gone) {
         for handle in gone.0 {
             let id = &handle.id;
             handle.queue.close();
@@ -162,7 +162,7 @@ impl ModelTable {
 
     /// Tells containers where the cluster's query frontends are, as host:port; at once those that are
     /// attached, later the others when they attach. An empty list is not told.
-    pub fn name_frontends(&self, addresses: Vec<String>) {
+    pub(crate) fn name_frontends(&self, addresses: Vec<String>) {
         self.frontends.send_if_modified(|known| {
             let is_new = **known != addresses;
             if is_new {
@@ -173,7 +173,7 @@ impl ModelTable {
     }
 
     /// What is asked of each version.
-    pub fn loads(&self) -> Vec<(ModelId, Load)> {
+    pub(crate) fn loads(&self) -> Vec<(ModelId, Load)> {
         let versions = self.versions.lock();
         versions
             .values()
@@ -182,7 +182,7 @@ impl ModelTable {
     }
 
     /// The limits to the size of batches that stand because one failed.
-    pub fn batch_limits(&self) -> HashMap<ModelId, BatchLimit> {
+    pub(crate) fn batch_limits(&self) -> HashMap<ModelId, BatchLimit> {
         let versions = self.versions.lock();
         let limits = versions
             .values()
@@ -191,12 +191,12 @@ impl ModelTable {
     }
 
     /// The attached replicas.
-    pub fn replicas(&self) -> &Arc<ReplicaTable> {
+    pub(crate) fn replicas(&self) -> &Arc<ReplicaTable> {
         &self.replicas
     }
 
     /// Brings the gauges up to date: nobody pays for them but who looks.
-    pub fn refresh_gauges(&self) {
+    pub(crate) fn refresh_gauges(&self) {
         for handle in self.versions.lock().values() {
             handle.metrics.set_queue_length(handle.queue.len());
             handle.metrics.set_replicas(handle.replicas());
@@ -207,7 +207,7 @@ impl ModelTable {
     }
 
     /// Tells every replica that this frontend is going, and waits until their streams have ended.
-    pub async fn drain(&self) {
+    pub(crate) async fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
         self.replicas.order(|_| true, &Order::Drain);
         self.batchers.close();

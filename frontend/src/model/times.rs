@@ -12,7 +12,7 @@ const REMEMBERED: usize = 128;
 
 /// What is known of one replica's batch times. Its batcher writes, once a batch; others look, once a second.
 #[derive(Debug, Default)]
-pub struct BatchTimes(Mutex<Known>);
+pub(crate) struct BatchTimes(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -26,7 +26,7 @@ struct Known {
 
 /// How fast a replica is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Speed {
+pub(crate) struct Speed {
     /// What a batch of one input takes, as learned, in microseconds; zero while nothing is known.
     pub fixed_micros: f64,
     /// What each further input adds, as learned, in microseconds.
@@ -39,7 +39,7 @@ pub struct Speed {
 
 impl BatchTimes {
     /// A batch took so long, and this is what was learned.
-    pub fn observe(&self, took: Duration, latency: &LatencyModel) {
+    pub(crate) fn observe(&self, took: Duration, latency: &LatencyModel) {
         let known = &mut *self.0.lock();
         if known.recent.len() == REMEMBERED {
             known.recent.pop_front();
@@ -51,12 +51,12 @@ impl BatchTimes {
     }
 
     /// This was learned before its first batch here.
-    pub fn learned(&self, latency: &LatencyModel) {
+    pub(crate) fn learned(&self, latency: &LatencyModel) {
         self.0.lock().learn(latency);
     }
 
     /// How fast it is.
-    pub fn speed(&self) -> Speed {
+    pub(crate) fn speed(&self) -> Speed {
         const MICROS: f64 = 1e6;
         let known = self.0.lock();
         let mut sorted: Vec<_> = known.recent.iter().copied().collect();

@@ -13,7 +13,7 @@ use crate::http::{self, BodyError, encoding};
 
 /// Why a request is not a query. Whatever becomes of a query that is one, it is answered with 200.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum QueryError {
+pub(crate) enum QueryError {
     /// The body is not what was asked for.
     #[error("{0}")]
     Json(String),

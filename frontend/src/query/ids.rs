@@ -4,35 +4,40 @@
 //! block is fetched when half of one is used. If none comes while the other half lasts, counting goes on past the
 //! block's end: ids could then repeat those of another frontend, which is better than not answering.
 
+use std::collections::VecDeque;
 use std::error::Error;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use skysail_core::backoff::Backoff;
+use skysail_core::cluster::QUERIES_PER_BLOCK as BLOCK;
 use tokio::sync::Notify;
 use tracing::warn;
 
-/// Ids in a block. With 2²⁷ blocks below 2⁵³, a new one every minute lasts two and a half centuries.
-const BLOCK: u64 = 1 << 26;
+/// Blocks that are remembered: enough for 2³¹ queries since the frontend started.
+const REMEMBERED: usize = 64;
 
 /// Counts out ids.
 #[derive(Debug, Default)]
-pub struct QueryIds {
+pub(crate) struct QueryIds {
     /// Whether the first block came.
     there: AtomicBool,
     next: AtomicU64,
     half_used: Notify,
+    /// The last blocks that were entered, the newest last.
+    blocks: Mutex<VecDeque<u64>>,
 }
 
 impl QueryIds {
     /// The next id. One atomic addition.
-    pub fn next(&self) -> u64 {
+    pub(crate) fn next(&self) -> u64 {
         self.take(1).start
     }
 
     /// The next so many ids. One atomic addition.
-    pub fn take(&self, count: u64) -> Range<u64> {
+    pub(crate) fn take(&self, count: u64) -> Range<u64> {
         let first = self.next.fetch_add(count, Ordering::Relaxed);
         let half = first - first % BLOCK + BLOCK / 2;
         let ids = first..first + count;
@@ -44,18 +49,29 @@ impl QueryIds {
 
     /// Goes on in this block; what is left of the one before is never used.
     pub(super) fn enter(&self, block: u64) {
-        self.next
-            .store(block.wrapping_mul(BLOCK) % (1 << 53), Ordering::Relaxed);
+        let first = block.wrapping_mul(BLOCK) % (1 << 53);
+        let mut blocks = self.blocks.lock();
+        blocks.push_back(first / BLOCK);
+        if blocks.len() > REMEMBERED {
+            blocks.pop_front();
+        }
+        drop(blocks);
+        self.next.store(first, Ordering::Relaxed);
         self.there.store(true, Ordering::Relaxed);
     }
 
+    /// The blocks that ids were given out of, the last 64 of them.
+    pub(crate) fn blocks(&self) -> Vec<u64> {
+        self.blocks.lock().iter().copied().collect()
+    }
+
     /// Whether there are ids to give out.
-    pub fn are_there(&self) -> bool {
+    pub(crate) fn are_there(&self) -> bool {
         self.there.load(Ordering::Relaxed)
     }
 
     /// Fetches a block at the start, and whenever half of one is used. Never completes.
-    pub async fn keep_filled<E: Error, F>(&self, mut next_block: impl FnMut() -> F)
+    pub(crate) async fn keep_filled<E: Error, F>(&self, mut next_block: impl FnMut() -> F)
     where
         F: Future<Output = Result<u64, E>>,
     {
@@ -127,6 +143,17 @@ mod tests {
         let filled = tokio::time::timeout(Duration::from_secs(60), ids.keep_filled(next_block));
         assert!(filled.await.is_err());
         assert_eq!((asked, ids.next()), (4, 4 * BLOCK));
+    }
+
+    #[test]
+    fn the_blocks_that_were_entered_are_remembered_up_to_a_bound() {
+        let ids = QueryIds::default();
+        assert!(ids.blocks().is_empty());
+        for block in 0..100 {
+            ids.enter(block);
+            assert_eq!(ids.next() / BLOCK, *ids.blocks().last().unwrap());
+        }
+        assert_eq!(ids.blocks(), (36..100).collect::<Vec<_>>());
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(crate) use routes::{Route, Routes};
 
 /// The answer to one query, with its id.
 #[derive(Debug)]
-pub struct NumberedAnswer {
+pub(crate) struct NumberedAnswer {
     /// The query's id.
     pub id: u64,
     /// Its answer.
@@ -44,7 +44,7 @@ pub struct NumberedAnswer {
 
 /// The answers to a request, in its own form.
 #[derive(Debug)]
-pub enum Reply {
+pub(crate) enum Reply {
     /// To `input`.
     One(NumberedAnswer),
     /// To `input_batch`, in order.
@@ -52,7 +52,7 @@ pub enum Reply {
 }
 
 /// Answers queries.
-pub struct QueryService {
+pub(crate) struct QueryService {
     routes: ArcSwapOption<Routes>,
     ids: Arc<QueryIds>,
     listeners: Listeners,
@@ -71,7 +71,7 @@ struct Shared<'a> {
 
 impl QueryService {
     /// Knows no application yet.
-    pub fn new(clock: Clock, metrics: &Metrics) -> Self {
+    pub(crate) fn new(clock: Clock, metrics: &Metrics) -> Self {
         Self {
             routes: ArcSwapOption::empty(),
             ids: Arc::default(),
@@ -81,7 +81,7 @@ impl QueryService {
     }
 
     /// Answers a request whose body was complete at `arrival`: its deadlines count from then.
-    pub async fn predict(
+    pub(crate) async fn predict(
         &self,
         route: &Route,
         request: PredictRequest,
@@ -162,7 +162,7 @@ impl QueryService {
     }
 
     /// The route of an application.
-    pub fn route(&self, application: &str) -> Result<Arc<Route>, QueryError> {
+    pub(crate) fn route(&self, application: &str) -> Result<Arc<Route>, QueryError> {
         let routes = self.routes.load();
         let (Some(routes), true) = (&*routes, self.ids.are_there()) else {
             return Err(QueryError::NotReady(
@@ -174,28 +174,28 @@ impl QueryService {
     }
 
     /// The routes that queries take; none before a catalog was followed.
-    pub fn routes(&self) -> Arc<Routes> {
+    pub(crate) fn routes(&self) -> Arc<Routes> {
         self.routes.load_full().unwrap_or_default()
     }
 
     /// Follows the catalog: queries that come from now on take these routes.
-    pub fn set_routes(&self, routes: Routes) {
+    pub(crate) fn set_routes(&self, routes: Routes) {
         self.routes.store(Some(Arc::new(routes)));
     }
 
     /// A listener to the queries that are answered from now on, until it is dropped. At most `capacity` records wait
     /// for it; those for which there is no room are dropped and counted.
-    pub fn listen(&self, capacity: usize) -> Receiver<Arc<QueryRecord>> {
+    pub(crate) fn listen(&self, capacity: usize) -> Receiver<Arc<QueryRecord>> {
         self.listeners.listen(capacity)
     }
 
     /// The source of query ids.
-    pub fn ids(&self) -> &Arc<QueryIds> {
+    pub(crate) fn ids(&self) -> &Arc<QueryIds> {
         &self.ids
     }
 
     /// Why no query can be answered yet; nothing once queries can be answered.
-    pub fn lacks(&self) -> Option<&'static str> {
+    pub(crate) fn lacks(&self) -> Option<&'static str> {
         if self.routes.load().is_none() {
             return Some("the metadata store was not read yet");
         }
@@ -206,7 +206,7 @@ impl QueryService {
     }
 
     /// The time of the queries' clock.
-    pub fn now(&self) -> Instant {
+    pub(crate) fn now(&self) -> Instant {
         self.clock.now()
     }
 }

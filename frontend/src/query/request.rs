@@ -13,7 +13,7 @@ use skysail_proto::value::{Input, InputSeed, InputType};
 
 /// A query, or several in one request.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PredictRequest {
+pub(crate) struct PredictRequest {
     /// What to predict for.
     pub inputs: Inputs,
     /// The version to ask, if not the current one.
@@ -24,7 +24,7 @@ pub struct PredictRequest {
 
 /// One input is answered by an object, an array of inputs by an array.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Inputs {
+pub(crate) enum Inputs {
     /// `input`.
     One(Input),
     /// `input_batch`.
@@ -33,7 +33,7 @@ pub enum Inputs {
 
 /// Why a body is no request.
 #[derive(Debug)]
-pub enum Unread {
+pub(crate) enum Unread {
     /// It is not the JSON that was asked for.
     Json(serde_json::Error),
     /// It has more rows than are taken; the rest is not read.
@@ -43,7 +43,7 @@ pub enum Unread {
 impl PredictRequest {
     /// Parses a body for an application of this input type, with at most `max_rows` rows. The error says what
     /// is wrong and where.
-    pub fn parse(input_type: InputType, body: &[u8], max_rows: usize) -> Result<Self, Unread> {
+    pub(crate) fn parse(input_type: InputType, body: &[u8], max_rows: usize) -> Result<Self, Unread> {
         let has_more = Cell::new(false);
         let seed = RequestSeed {
             input_type,
@@ -60,13 +60,13 @@ impl PredictRequest {
     }
 
     /// How soon its answers are asked for; as late as can be where it does not say.
-    pub fn slo(&self) -> Duration {
+    pub(crate) fn slo(&self) -> Duration {
         let micros = self.slo_micros;
         micros.map_or(Duration::MAX, |micros| Duration::from_micros(micros.get()))
     }
 
     /// Takes on an objective from elsewhere, unless it has a tighter one.
-    pub fn tighten(&mut self, slo_micros: Option<NonZeroU64>) {
+    pub(crate) fn tighten(&mut self, slo_micros: Option<NonZeroU64>) {
         self.slo_micros = self.slo_micros.into_iter().chain(slo_micros).min();
     }
 }

@@ -19,7 +19,7 @@ use crate::model::{ModelHandle, Versions};
 static NEXT_APPLICATION: AtomicU64 = AtomicU64::new(0);
 
 /// Where an application's queries go: everything the path needs, resolved when the catalog changed.
-pub struct Route {
+pub(crate) struct Route {
     /// The application.
     pub application: Arc<Application>,
     pub(super) default_output: Output,
@@ -39,7 +39,7 @@ struct Candidate {
 
 /// All routes, as one immutable snapshot.
 #[derive(Default)]
-pub struct Routes {
+pub(crate) struct Routes {
     generation: Generation,
     applications: HashMap<ApplicationName, Arc<Route>>,
     candidates: HashMap<ModelName, Arc<Candidate>>,
@@ -49,7 +49,7 @@ impl Routes {
     /// Resolves a catalog, given its versions; which of a model's versions answers also depends on which did
     /// `before`. A route that would be the same is kept: with thousands of applications, resolving them all would
     /// make every write slow.
-    pub fn resolve(before: &Self, catalog: &Catalog, versions: &Versions, metrics: &Metrics) -> Self {
+    pub(crate) fn resolve(before: &Self, catalog: &Catalog, versions: &Versions, metrics: &Metrics) -> Self {
         let candidates: HashMap<_, _> = catalog
             .models
             .values()
@@ -99,12 +99,12 @@ impl Routes {
     }
 
     /// The catalog they were resolved from.
-    pub fn generation(&self) -> &Generation {
+    pub(crate) fn generation(&self) -> &Generation {
         &self.generation
     }
 
     /// The version of each model that answers queries that pin none.
-    pub fn serving(&self) -> impl Iterator<Item = (&ModelName, &ModelVersion)> {
+    pub(crate) fn serving(&self) -> impl Iterator<Item = (&ModelName, &ModelVersion)> {
         let candidates = self.candidates.iter();
         candidates.map(|(name, candidate)| (name, &candidate.serving.id.version))
     }

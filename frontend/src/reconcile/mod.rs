@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use skysail_core::catalog::{Catalog, Version};
-use skysail_core::cluster::FrontendView;
+use skysail_core::cluster::{ClusterView, ContainersView};
 use skysail_core::reconcile::{
-    Action, AtWork, Foreign, History, Observed, Patience, Placement, Plan, Work, doubt, plan,
+    Action, AtWork, Doubt, Foreign, History, Lost, Observed, Patience, Placement, Plan, Work, doubt, plan,
 };
 use skysail_core::time::Instant;
 use skysail_proto::ids::{ClusterName, ModelId};
@@ -31,7 +31,6 @@ use crate::store::CatalogStore;
 
 mod apply;
 mod moves;
-mod observe;
 mod report;
 mod resolve;
 mod rollout;
@@ -40,10 +39,9 @@ mod tests;
 
 use apply::{Applied, Applier};
 
-pub use moves::Moves;
-pub use observe::ClusterView;
-pub use report::{Report, VersionReport};
-pub use rollout::Rollouts;
+pub(crate) use moves::Moves;
+pub(crate) use report::Report;
+pub(crate) use rollout::Rollouts;
 
 /// How often to look even if nothing seems to have changed.
 const TICK: Duration = Duration::from_secs(10);
@@ -56,7 +54,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const DIFFERENCE: Duration = Duration::from_secs(10);
 
 /// Keeps desired replicas running.
-pub struct Reconciler {
+pub(crate) struct Reconciler {
     parts: Parts,
     history: Arc<Mutex<History>>,
     report: Arc<Report>,
@@ -69,13 +67,13 @@ pub struct Reconciler {
 }
 
 /// What a reconciler is made of.
-pub struct Parts {
+pub(crate) struct Parts {
     /// Starts and stops containers.
     pub runtime: Arc<dyn ContainerRuntime>,
     /// Where desired state is written that the control role finds out: what names mean.
     pub store: Arc<dyn CatalogStore>,
     /// What all live frontends see, this one included.
-    pub views: watch::Receiver<Arc<Vec<FrontendView>>>,
+    pub views: watch::Receiver<Arc<ClusterView>>,
     /// Whether this frontend is the one to act.
     pub leadership: Arc<Leadership>,
     /// The cluster that containers belong to.
@@ -99,7 +97,7 @@ struct Actions {
 
 impl Reconciler {
     /// A reconciler.
-    pub fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
         Self {
             history: Arc::new(Mutex::new(History::new(parts.patience))),
             report: parts.report.clone(),
@@ -111,21 +109,20 @@ impl Reconciler {
     }
 
     /// Runs until `shutdown`; actions at work are then let go (they are idempotent).
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         let mut actions = Actions::default();
         let mut acting = self.parts.leadership.changes();
         let runtime_changed = self.parts.runtime.changes();
         loop {
             acting.mark_unchanged();
-            let views = self.parts.views.borrow_and_update().clone();
-            let seen = ClusterView::of(&views);
-            let look_again = self.pass(&views, &seen, &mut actions).await;
+            let cluster = self.parts.views.borrow_and_update().clone();
+            let look_again = self.pass(&cluster, &mut actions).await;
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 Some(done) = actions.running.join_next() => self.finish(done, &mut actions.at_work),
                 changed = self.catalog.changed() => if changed.is_err() { return },
                 () = runtime_changed.notified() => {}
-                changed = news(&mut self.parts.views, &seen) => if changed.is_err() { return },
+                changed = news(&mut self.parts.views, cluster.containers()) => if changed.is_err() { return },
                 changed = acting.changed() => if changed.is_err() { return },
                 () = self.report.wake.notified() => {}
                 () = tokio::time::sleep(look_again) => {}
@@ -134,7 +131,8 @@ impl Reconciler {
     }
 
     /// Observes, plans, and sets the actions to work; returns how soon to look again.
-    async fn pass(&mut self, views: &[FrontendView], seen: &ClusterView, actions: &mut Actions) -> Duration {
+    async fn pass(&mut self, cluster: &ClusterView, actions: &mut Actions) -> Duration {
+        let seen = cluster.containers();
         let Some(catalog) = self.catalog.borrow_and_update().clone() else {
             return TICK;
         };
@@ -154,9 +152,9 @@ impl Reconciler {
         self.report.set_containers(&containers);
         self.tell_foreign(&foreign);
         self.report.keep_only(&catalog);
-        self.report.recovered(&catalog, seen);
+        self.report.recovered(&catalog, cluster);
         let now = self.parts.clock.now();
-        let doubted = self.is_doubted(&catalog, views, now);
+        let doubted = self.is_doubted(&catalog, cluster, now);
         let observed = Observed {
             containers,
             foreign: foreign.replicas,
@@ -168,7 +166,7 @@ impl Reconciler {
         let acting = self.parts.leadership.acting().is_some();
         self.report.set_acting(acting);
         self.report
-            .set_no_frontend(seen.rpc_addresses.is_empty() && wants_containers(&catalog));
+            .set_no_frontend(seen.addresses.is_empty() && wants_containers(&catalog));
         if doubted {
             return RETRY;
         }
@@ -183,12 +181,13 @@ impl Reconciler {
     }
 
     /// Whether this catalog is not to be acted on. A difference between frontends is told of once it lasts.
-    fn is_doubted(&mut self, catalog: &Catalog, views: &[FrontendView], now: Instant) -> bool {
-        let found = doubt(catalog, views);
+    fn is_doubted(&mut self, catalog: &Catalog, cluster: &ClusterView, now: Instant) -> bool {
+        let found = doubt(catalog, cluster);
         let doubted = found.is_some();
         let since = self.differs_since.filter(|_| doubted).unwrap_or(now);
         self.differs_since = doubted.then_some(since);
-        let told = found.filter(|_| now.saturating_since(since) >= DIFFERENCE);
+        let found = found.filter(|_| now.saturating_since(since) >= DIFFERENCE);
+        let told = found.as_ref().map(told);
         let why = told.clone();
         if self.report.set_waits_for_a_person(told)
             && let Some(why) = why
@@ -212,14 +211,14 @@ impl Reconciler {
         &mut self,
         catalog: &Arc<Catalog>,
         observed: &Observed,
-        seen: &ClusterView,
+        seen: &ContainersView,
         now: Instant,
     ) -> Plan {
         let before = self.before.replace(catalog.clone());
         let placement = Placement {
             cluster: self.parts.cluster.clone(),
             incarnation: catalog.generation.incarnation.clone(),
-            frontends: seen.rpc_addresses.clone(),
+            frontends: seen.addresses.clone(),
             key: catalog.settings.container_key.clone(),
         };
         let mut history = self.history.lock();
@@ -273,15 +272,29 @@ impl Reconciler {
     }
 }
 
-/// Waits until frontends together see something else than `seen`: what each announces every second is news to
-/// nobody here.
+/// Why the store is not believed, and what a person can do.
+fn told(doubt: &Doubt) -> String {
+    let lost = match doubt.lost {
+        Lost::Everything => "is empty",
+        Lost::TheLatest => "went back",
+        Lost::ItsIncarnation => "was begun anew or replaced",
+    };
+    format!(
+        "the metadata store {lost}: frontend {} still serves what it held before, and nothing is started or stopped \
+         on its word: decide what is right: `skysail cluster restore` writes the snapshot that a running frontend \
+         holds back to the store, `skysail cluster accept-empty` goes by the store as it is",
+        doubt.frontend
+    )
+}
+
+/// Waits until frontends together see something else of containers than `seen`: figures that change are no news here.
 async fn news(
-    views: &mut watch::Receiver<Arc<Vec<FrontendView>>>,
-    seen: &ClusterView,
+    views: &mut watch::Receiver<Arc<ClusterView>>,
+    seen: &ContainersView,
 ) -> Result<(), watch::error::RecvError> {
     loop {
         views.changed().await?;
-        if ClusterView::of(&views.borrow_and_update()) != *seen {
+        if views.borrow_and_update().containers() != seen {
             return Ok(());
         }
     }

@@ -19,7 +19,7 @@ use crate::store::CatalogStore;
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Looks for names that mean something else by now.
-pub struct Moves {
+pub(crate) struct Moves {
     /// Knows what names mean.
     pub runtime: Arc<dyn ContainerRuntime>,
     /// Has the versions.
@@ -34,7 +34,7 @@ pub struct Moves {
 
 impl Moves {
     /// Looks until `shutdown`.
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
         while shutdown.run_until_cancelled(self.look()).await.is_some() {
             tokio::select! {
                 () = shutdown.cancelled() => return,

@@ -4,17 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
 use skysail_core::catalog::Catalog;
+use skysail_core::cluster::ClusterView;
 use skysail_core::reconcile::Foreign;
 use skysail_proto::admin::{Container, Failure};
 use skysail_proto::ids::{ModelId, ReplicaId};
 use tokio::sync::Notify;
 
-use super::observe::ClusterView;
 use crate::runtime::{ContainerState, ContainerStatus};
 
 /// Written by the reconciler, read by the admin API.
 #[derive(Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     state: Mutex<State>,
     pub(super) wake: Notify,
     pub(super) look_for_moves: Notify,
@@ -26,7 +26,7 @@ struct State {
     waits_for_a_person: Option<String>,
     no_frontend: bool,
     runtime_error: Option<String>,
-    containers: Vec<ContainerStatus>,
+    containers: BTreeMap<ModelId, Vec<ContainerStatus>>,
     foreign: Foreign,
     /// What there is to say of those.
     foreign_sentence: Option<String>,
@@ -37,7 +37,7 @@ struct State {
 
 /// What is known of one version's containers.
 #[derive(Clone, Debug, Default)]
-pub struct VersionReport {
+pub(crate) struct VersionReport {
     /// What it waits for, in words.
     pub progress: Option<String>,
     /// Containers that failed, or could not be started, since this frontend started.
@@ -53,18 +53,18 @@ pub struct VersionReport {
 impl Report {
     /// Whether this frontend acts as the cluster's control role. Only then it knows of failures, and of what
     /// containers wait for.
-    pub fn acting(&self) -> bool {
+    pub(crate) fn acting(&self) -> bool {
         self.state.lock().acting
     }
 
     /// What a person has to decide before anything is started or stopped, or written to the store: it lost
     /// something. In a sentence that names the remedy.
-    pub fn waits_for_a_person(&self) -> Option<String> {
+    pub(crate) fn waits_for_a_person(&self) -> Option<String> {
         self.state.lock().waits_for_a_person.clone()
     }
 
     /// What keeps containers from being started, other than the runtime; a sentence each.
-    pub fn problems(&self) -> Vec<String> {
+    pub(crate) fn problems(&self) -> Vec<String> {
         let state = self.state.lock();
         let no_frontend = state.no_frontend.then(|| {
             "no query frontend is alive: containers would have nothing to dial, so none is started".to_owned()
@@ -78,24 +78,19 @@ impl Report {
             .collect()
     }
 
-    /// The containers that were started for another store, as they were last seen.
-    pub fn foreign(&self) -> Foreign {
-        self.state.lock().foreign.clone()
-    }
-
     /// Why the runtime does not answer, if it does not.
-    pub fn runtime_error(&self) -> Option<String> {
+    pub(crate) fn runtime_error(&self) -> Option<String> {
         self.state.lock().runtime_error.clone()
     }
 
     /// What is known of one version.
-    pub fn version(&self, model: &ModelId) -> VersionReport {
+    pub(crate) fn version(&self, model: &ModelId) -> VersionReport {
         self.state.lock().versions.get(model).cloned().unwrap_or_default()
     }
 
     /// How many replicas the load of a version was last found to need, and why, in words; nothing if the number
     /// was chosen by hand, or another frontend acts.
-    pub fn autoscaling(&self, model: &ModelId) -> Option<String> {
+    pub(crate) fn autoscaling(&self, model: &ModelId) -> Option<String> {
         self.state.lock().autoscaling.get(model).cloned()
     }
 
@@ -105,28 +100,26 @@ impl Report {
     }
 
     /// The containers of one version.
-    pub fn containers(&self, model: &ModelId) -> Vec<Container> {
+    pub(crate) fn containers(&self, model: &ModelId) -> Vec<Container> {
         let state = self.state.lock();
         state
             .containers
-            .iter()
-            .filter(|found| found.model == *model)
+            .get(model)
+            .into_iter()
+            .flatten()
             .map(shown)
             .collect()
     }
 
     /// The container that runs a replica of a version.
-    pub fn container_of(&self, model: &ModelId, replica: &ReplicaId) -> Option<Container> {
+    pub(crate) fn container_of(&self, model: &ModelId, replica: &ReplicaId) -> Option<Container> {
         let state = self.state.lock();
-        state
-            .containers
-            .iter()
-            .find(|found| found.model == *model && found.replica == *replica)
-            .map(shown)
+        let mut containers = state.containers.get(model)?.iter();
+        containers.find(|found| found.replica == *replica).map(shown)
     }
 
     /// A person asked for this version anew: its failures no longer delay it.
-    pub fn forgive(&self, model: &ModelId) {
+    pub(crate) fn forgive(&self, model: &ModelId) {
         let mut state = self.state.lock();
         if let Some(version) = state.versions.get_mut(model) {
             let moved_on = version.moved_on.take();
@@ -153,7 +146,14 @@ impl Report {
     }
 
     pub(super) fn set_containers(&self, containers: &[ContainerStatus]) {
-        self.state.lock().containers = containers.to_vec();
+        let mut by_version = BTreeMap::<_, Vec<_>>::new();
+        for found in containers {
+            by_version
+                .entry(found.model.clone())
+                .or_default()
+                .push(found.clone());
+        }
+        self.state.lock().containers = by_version;
     }
 
     /// Returns whether containers of a store are among them that had none before.
@@ -200,13 +200,13 @@ impl Report {
     }
 
     /// Takes note of the versions whose replicas are all attached: their failures are over.
-    pub(super) fn recovered(&self, catalog: &Catalog, seen: &ClusterView) {
+    pub(super) fn recovered(&self, catalog: &Catalog, cluster: &ClusterView) {
         for (model, report) in &mut self.state.lock().versions {
             let deployment = catalog
                 .version(model)
                 .and_then(|version| version.spec.deployment.as_ref());
-            let replicas = deployment.map_or(0, |deployment| deployment.replicas as usize);
-            if seen.replicas_of(model) >= replicas {
+            let replicas = deployment.map_or(0, |deployment| deployment.replicas);
+            if cluster.attached(model) >= replicas {
                 report.failing = false;
             }
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skysail_core::catalog::Catalog;
-use skysail_core::cluster::FrontendView;
+use skysail_core::cluster::ClusterView;
 use skysail_core::reconcile::finished;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -24,11 +24,11 @@ const RETRY: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_secs(10);
 
 /// Ends rollouts once every query frontend has followed them.
-pub struct Rollouts {
+pub(crate) struct Rollouts {
     /// Where that is written.
     pub store: Arc<dyn CatalogStore>,
     /// What all live frontends see.
-    pub views: watch::Receiver<Arc<Vec<FrontendView>>>,
+    pub views: watch::Receiver<Arc<ClusterView>>,
     /// Whether this frontend is the one to write.
     pub leadership: Arc<Leadership>,
     /// Where it is told whether this frontend acts.
@@ -37,7 +37,7 @@ pub struct Rollouts {
 
 impl Rollouts {
     /// Runs until `shutdown`.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         let mut catalogs = self.store.watch();
         let mut acting = self.leadership.changes();
         loop {
@@ -56,13 +56,13 @@ impl Rollouts {
         }
     }
 
-    async fn pass(&self, catalog: Option<Arc<Catalog>>, views: &[FrontendView]) -> Duration {
+    async fn pass(&self, catalog: Option<Arc<Catalog>>, cluster: &ClusterView) -> Duration {
         let lease = self.leadership.acting();
         self.report.set_acting(lease.is_some());
         let (Some(lease), Some(catalog)) = (lease, catalog) else {
             return TICK;
         };
-        let changes = finished(&catalog, views);
+        let changes = finished(&catalog, cluster);
         if changes.is_empty() {
             return TICK;
         }
@@ -84,6 +84,7 @@ impl Rollouts {
 #[cfg(test)]
 mod tests {
     use skysail_core::catalog::{Change, Model, Rollout};
+    use skysail_core::cluster::FrontendView;
 
     use super::*;
     use crate::store::embedded::EmbeddedStore;
@@ -111,13 +112,14 @@ mod tests {
         let shutdown = CancellationToken::new();
         tokio::spawn(leadership.clone().run(shutdown.clone()));
 
-        let view = |serving: &str| FrontendView {
-            rpc_addr: Some("127.0.0.1:7000".into()),
+        let view = |id: &str, serving: &str| FrontendView {
+            id: id.into(),
+            rpc_addr: Some(format!("{id}:7000")),
             generation: generation.clone(),
             serving: [("m".parse().unwrap(), serving.parse().unwrap())].into(),
             ..FrontendView::default()
         };
-        let (views, seen) = watch::channel(Arc::new(vec![view("2"), view("1")]));
+        let (views, seen) = watch::channel(Arc::new(ClusterView::of([view("a", "2"), view("b", "1")])));
         let report = Arc::<Report>::default();
         let rollouts = Rollouts {
             store: store.clone(),
@@ -135,7 +137,7 @@ mod tests {
         assert!(catalogs.borrow().as_ref().unwrap().models["m"].rollout.is_some());
 
         tokio::spawn(rollouts.run(shutdown.clone()));
-        views.send_replace(Arc::new(vec![view("2"), view("2")]));
+        views.send_replace(Arc::new(ClusterView::of([view("a", "2"), view("b", "2")])));
         let ended = catalogs.wait_for(|catalog| {
             let catalog = catalog.as_ref().expect("it was read");
             catalog.models["m"].rollout.is_none()

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
 use skysail_core::catalog::{Change, Model, Secret, Settings};
-use skysail_core::cluster::ReplicaView;
+use skysail_core::cluster::{FrontendView, ReplicaView};
 use tokio::sync::Notify;
 
 use super::*;
@@ -119,7 +119,7 @@ impl ContainerRuntime for FakeRuntime {
 struct Bench {
     runtime: Arc<FakeRuntime>,
     store: Arc<EmbeddedStore>,
-    views: watch::Sender<Arc<Vec<FrontendView>>>,
+    views: watch::Sender<Arc<ClusterView>>,
     leadership: Arc<Leadership>,
     report: Arc<Report>,
     shutdown: CancellationToken,
@@ -133,7 +133,7 @@ impl Bench {
         let store = Arc::new(EmbeddedStore::open(folder.path().join("metadata.redb")).unwrap());
         let bench = Self {
             runtime: Arc::new(runtime),
-            views: watch::Sender::new(Arc::new(vec![view(vec![])])),
+            views: watch::Sender::new(Arc::new(ClusterView::of([view(vec![])]))),
             leadership: Arc::new(Leadership::new(store.clone(), "f".into())),
             report: Arc::default(),
             shutdown: CancellationToken::new(),
@@ -184,7 +184,7 @@ impl Bench {
             hung,
             ..view(present.map(attached).collect())
         };
-        self.views.send_replace(Arc::new(vec![view]));
+        self.views.send_replace(Arc::new(ClusterView::of([view])));
     }
 
     /// Waits until the report satisfies.

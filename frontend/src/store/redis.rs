@@ -55,7 +55,7 @@ mod pulse;
 mod session;
 mod setback;
 
-pub use self::endpoint::InvalidUrl;
+pub use self::endpoint::{InvalidUrl, host_of};
 pub use self::follower::Follower;
 
 /// Requests that wait for the follower, of each kind. When it is full callers wait to hand theirs in; not for

@@ -38,6 +38,7 @@ mod metrics;
 mod ops;
 mod orphans;
 mod overload;
+mod peers;
 mod queries;
 mod quickstart;
 mod restart;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         .area("access", access::CASES)
         .area("admin", admin::CASES)
         .area("metrics", metrics::CASES)
+        .area("peers", peers::CASES)
         .area("ops", ops::CASES)
         .area("failing_models", failing_models::CASES)
         .area("heals", heals::CASES)

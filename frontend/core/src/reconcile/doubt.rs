@@ -1,44 +1,55 @@
 //! Whether the catalog can be believed: a store that lost something must not tear a cluster down.
 
-use crate::catalog::Catalog;
-use crate::cluster::FrontendView;
+use crate::catalog::{Catalog, Generation};
+use crate::cluster::ClusterView;
 
-/// What a person can do about it.
-const REMEDY: &str = "decide what is right: `skysail cluster restore` writes the snapshot that a running \
-                      frontend holds back to the store, `skysail cluster accept-empty` goes by the store as it is";
+/// Why nothing is started or stopped on the word of a catalog: a frontend follows another one, or is further.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Doubt {
+    /// The frontend that still serves what the store held before.
+    pub frontend: String,
+    /// What became of the store, as it seems.
+    pub lost: Lost,
+}
 
-/// Why nothing is started or stopped on the word of a catalog, in a sentence: other frontends follow another one, or
-/// are further. For a moment that is a catalog on its way here; if it lasts, the store lost something, and a person
-/// has to decide.
+/// What a store seems to have lost.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Lost {
+    /// All: it was never written.
+    Everything,
+    /// Its last changes: it is in the same incarnation, at an earlier generation.
+    TheLatest,
+    /// It is another store, or was begun anew.
+    ItsIncarnation,
+}
+
+/// Whether a catalog can be believed. For a moment a difference is a catalog on its way here; if it lasts, the store
+/// lost something, and a person has to decide.
 ///
 /// A store that was never written needs no doubt: no container is its own.
-pub fn doubt(catalog: &Catalog, views: &[FrontendView]) -> Option<String> {
+pub fn doubt(catalog: &Catalog, cluster: &ClusterView) -> Option<Doubt> {
     let store = &catalog.generation;
-    let differs = |view: &&FrontendView| {
-        let theirs = &view.generation;
-        // A frontend that has read nothing yet says nothing against the store.
-        !theirs.incarnation.is_empty()
-            && (theirs.incarnation != store.incarnation || theirs.number > store.number)
-    };
-    let view = views.iter().find(differs)?;
+    // A frontend that has read nothing yet says nothing against the store.
+    let has_read = |generation: &Generation| !generation.incarnation.is_empty();
+    let mut views = cluster.frontends().iter();
+    let view = views.find(|view| has_read(&view.generation) && !store.has_reached(&view.generation))?;
     let lost = if store.incarnation.is_empty() {
-        "is empty"
+        Lost::Everything
     } else if view.generation.incarnation == store.incarnation {
-        "went back"
+        Lost::TheLatest
     } else {
-        "was begun anew or replaced"
+        Lost::ItsIncarnation
     };
-    Some(format!(
-        "the metadata store {lost}: frontend {} still serves what it held before, and nothing is started or \
-         stopped on its word: {REMEDY}",
-        view.id
-    ))
+    Some(Doubt {
+        frontend: view.id.clone(),
+        lost,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::Generation;
+    use crate::cluster::FrontendView;
 
     fn generation(incarnation: &str, number: u64) -> Generation {
         Generation {
@@ -47,36 +58,30 @@ mod tests {
         }
     }
 
-    fn doubts(store: Generation, views: &[Generation]) -> Option<String> {
+    fn doubts(store: Generation, views: &[Generation]) -> Option<Lost> {
         let catalog = Catalog {
             generation: store,
             ..Catalog::default()
         };
-        let views: Vec<_> = views
-            .iter()
-            .map(|generation| FrontendView {
-                id: "f".into(),
-                generation: generation.clone(),
-                ..FrontendView::default()
-            })
-            .collect();
-        doubt(&catalog, &views)
+        let views = views.iter().map(|generation| FrontendView {
+            id: "f".into(),
+            generation: generation.clone(),
+            ..FrontendView::default()
+        });
+        doubt(&catalog, &ClusterView::of(views)).map(|doubt| doubt.lost)
     }
 
     #[test]
     fn an_empty_store_is_not_believed_while_frontends_serve_what_it_lost() {
         assert_eq!(doubts(generation("", 0), &[generation("", 0)]), None);
-        let why = doubts(generation("", 0), &[generation("a", 4)]).unwrap();
-        assert!(
-            why.contains("is empty") && why.contains("skysail cluster restore"),
-            "{why}"
-        );
+        let found = doubts(generation("", 0), &[generation("a", 4)]);
+        assert_eq!(found, Some(Lost::Everything));
     }
 
     #[test]
     fn a_store_of_another_life_is_not_believed_while_frontends_serve_the_one_before() {
-        let why = doubts(generation("b", 9), &[generation("b", 9), generation("a", 4)]).unwrap();
-        assert!(why.contains("begun anew"), "{why}");
+        let found = doubts(generation("b", 9), &[generation("b", 9), generation("a", 4)]);
+        assert_eq!(found, Some(Lost::ItsIncarnation));
         // A frontend that has read nothing yet says nothing against it.
         assert_eq!(doubts(generation("b", 9), &[generation("", 0)]), None);
     }
@@ -85,7 +90,7 @@ mod tests {
     fn a_catalog_that_others_are_ahead_of_is_not_acted_on() {
         assert_eq!(doubts(generation("a", 5), &[generation("a", 4)]), None);
         assert_eq!(doubts(generation("a", 5), &[generation("a", 5)]), None);
-        let why = doubts(generation("a", 5), &[generation("a", 6)]).unwrap();
-        assert!(why.contains("went back"), "{why}");
+        let found = doubts(generation("a", 5), &[generation("a", 6)]);
+        assert_eq!(found, Some(Lost::TheLatest));
     }
 }

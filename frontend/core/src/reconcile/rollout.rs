@@ -1,7 +1,7 @@
 //! The end of a rollout: once every query frontend answers with the new version.
 
 use crate::catalog::{Catalog, Change, Model};
-use crate::cluster::FrontendView;
+use crate::cluster::ClusterView;
 
 /// Ends the rollouts that every live query frontend has followed to their end, and stops the other versions
 /// of those that asked for it.
@@ -9,13 +9,10 @@ use crate::cluster::FrontendView;
 /// A frontend that drains counts too: what waits in it may still be for the old version. One that follows an
 /// older catalog does not know of the rollout yet, whatever it answers with. Without a query frontend nobody
 /// has switched.
-pub fn finished(catalog: &Catalog, views: &[FrontendView]) -> Vec<Change> {
-    let frontends: Vec<&FrontendView> = views.iter().filter(|view| view.rpc_addr.is_some()).collect();
-    let up_to_date = |view: &&FrontendView| {
-        view.generation.incarnation == catalog.generation.incarnation
-            && view.generation.number >= catalog.generation.number
-    };
-    if frontends.is_empty() || !frontends.iter().all(up_to_date) {
+pub fn finished(catalog: &Catalog, cluster: &ClusterView) -> Vec<Change> {
+    let frontends: Vec<_> = cluster.query_frontends().collect();
+    let mut follows = frontends.iter();
+    if frontends.is_empty() || !follows.all(|view| view.generation.has_reached(&catalog.generation)) {
         return Vec::new();
     }
     let switched = |model: &Model| {
@@ -52,6 +49,17 @@ fn ended(model: &Model) -> Model {
 mod tests {
     use super::*;
     use crate::catalog::{Document, Generation, Rollout};
+    use crate::cluster::FrontendView;
+
+    /// Frontends at addresses of their own.
+    fn cluster(views: &[FrontendView]) -> ClusterView {
+        let views = views.iter().enumerate().map(|(index, view)| FrontendView {
+            id: index.to_string(),
+            rpc_addr: view.rpc_addr.as_ref().map(|_| format!("127.0.0.1:{index}")),
+            ..view.clone()
+        });
+        ClusterView::of(views)
+    }
 
     fn generation(number: u64) -> Generation {
         Generation {
@@ -99,7 +107,10 @@ mod tests {
         let control_only = FrontendView::default();
         let catalog = catalog(false);
         assert_eq!(
-            finished(&catalog, &[view("2", 7), view("2", 9), control_only.clone()]),
+            finished(
+                &catalog,
+                &cluster(&[view("2", 7), view("2", 9), control_only.clone()])
+            ),
             ended
         );
         let not_yet = [
@@ -120,13 +131,13 @@ mod tests {
             vec![],
         ];
         for views in not_yet {
-            assert_eq!(finished(&catalog, &views), [], "{views:?}");
+            assert_eq!(finished(&catalog, &cluster(&views)), [], "{views:?}");
         }
     }
 
     #[test]
     fn a_replacing_rollout_stops_the_other_versions_and_only_those() {
-        let changes = finished(&catalog(true), &[view("2", 7)]);
+        let changes = finished(&catalog(true), &cluster(&[view("2", 7)]));
         let [Change::Put(Document::Model(model))] = &changes[..] else {
             panic!("{changes:?}")
         };
@@ -142,6 +153,6 @@ mod tests {
     #[test]
     fn a_model_without_a_rollout_is_left_alone() {
         let catalog = Catalog::default().with(&[Change::put(model(None))], generation(7));
-        assert_eq!(finished(&catalog, &[view("2", 7)]), []);
+        assert_eq!(finished(&catalog, &cluster(&[view("2", 7)])), []);
     }
 }

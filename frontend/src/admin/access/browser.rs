@@ -17,7 +17,7 @@ const QUOTED_CHARS: usize = 200;
 
 /// Which pages may ask, and by which names this server is asked.
 #[derive(Clone, Debug)]
-pub struct Browsers {
+pub(crate) struct Browsers {
     /// Pages of these origins may ask.
     pub origins: AllowedOrigins,
     /// Names of this server beside `localhost`, in lower case.

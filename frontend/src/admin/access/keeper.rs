@@ -16,7 +16,7 @@ use crate::reconcile::Report;
 use crate::store::CatalogStore;
 
 /// Keeps the hash in the catalog, for as long as the frontend runs.
-pub struct TokenKeeper {
+pub(crate) struct TokenKeeper {
     /// What this frontend asks for.
     pub asks: Asks,
     /// Where the catalog is.
@@ -27,7 +27,7 @@ pub struct TokenKeeper {
 
 impl TokenKeeper {
     /// Runs until the store ends. To be dropped at any time.
-    pub async fn run(self) {
+    pub(crate) async fn run(self) {
         let Some(own) = self.asks.own_hash() else {
             return std::future::pending().await;
         };

@@ -84,7 +84,7 @@ fn make(path: &Path) -> io::Result<()> {
 
 /// Which token a frontend asks for.
 #[derive(Clone, Debug)]
-pub enum Asks {
+pub(crate) enum Asks {
     /// None.
     Nothing,
     /// For the one that it was given.
@@ -105,7 +105,7 @@ impl Asks {
 
 /// The token that is asked for now.
 #[derive(Clone)]
-pub struct AskedToken {
+pub(crate) struct AskedToken {
     asks: Arc<Asks>,
     own: Option<Secret>,
     catalogs: watch::Receiver<Option<Arc<Catalog>>>,
@@ -113,7 +113,7 @@ pub struct AskedToken {
 
 impl AskedToken {
     /// What is asked for by `asks`, in the cluster with these catalogs.
-    pub fn new(asks: Asks, catalogs: watch::Receiver<Option<Arc<Catalog>>>) -> Self {
+    pub(crate) fn new(asks: Asks, catalogs: watch::Receiver<Option<Arc<Catalog>>>) -> Self {
         Self {
             own: asks.own_hash(),
             asks: Arc::new(asks),
@@ -127,7 +127,7 @@ impl AskedToken {
 
     /// These changes, with the hash of this frontend's token if the catalog has none: a store is given one with
     /// the first change that a person asks for.
-    pub fn with_hash(&self, catalog: &Catalog, mut changes: Vec<Change>) -> Vec<Change> {
+    pub(crate) fn with_hash(&self, catalog: &Catalog, mut changes: Vec<Change>) -> Vec<Change> {
         if self.own.is_some() && catalog.settings.admin_token.is_none() {
             changes.push(Change::put(Settings {
                 admin_token: self.own.clone(),

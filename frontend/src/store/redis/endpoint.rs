@@ -114,6 +114,16 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// The host and port of a URL, where it names one.
+pub fn host_of(url: &str) -> Option<(String, u16)> {
+    match url.into_connection_info().ok()?.addr() {
+        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+            Some((host.clone(), *port))
+        }
+        _ => None,
+    }
+}
+
 impl Endpoint {
     /// `authority` is what to trust instead of the public certificate authorities, in PEM.
     pub(super) fn new(url: &str, cluster: &ClusterName, authority: Option<&str>) -> Result<Self, InvalidUrl> {

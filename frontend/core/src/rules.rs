@@ -1,78 +1,220 @@
-//! What may be changed: each rule looks at a catalog, and gives the changes that lead to the next one.
+//! What a request may change, given the catalog: each rule gives the changes that lead to the next one, or a
+//! [`Refusal`]. What a request may ask for whatever the catalog holds is in [`crate::limits`].
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use skysail_core::catalog::{Application, Catalog, Change, Model, Rollout, Version};
-use skysail_proto::admin::NewVersion;
+use skysail_proto::admin::{NewApplication, NewVersion, default_weight};
 use skysail_proto::deployment::Replicas;
-use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
+use skysail_proto::value::InputType;
 
-use super::observed::Observed;
-use super::{AdminError, conflict};
+use crate::catalog::{Application, Catalog, Change, Model, Rollout, Version};
+use crate::cluster::ClusterView;
 
 /// The changes that a request comes to, none if all is as it wishes; or why it is refused.
-pub(super) type Checked = Result<Vec<Change>, AdminError>;
+pub type Checked = Result<Vec<Change>, Refusal>;
 
-pub(super) fn link(catalog: &Catalog, name: &ApplicationName, model_name: &ModelName) -> Checked {
+/// Why a request is refused.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Refusal {
+    /// No application of this name is registered.
+    NoApplication(ApplicationName, Known),
+    /// No model of this name is registered.
+    NoModel(ModelName, Known),
+    /// The model has no such version.
+    NoVersion(ModelId, Known),
+    /// What an application is to be linked to is not there.
+    ToLink(Box<Refusal>),
+    /// An application of this name is registered.
+    ApplicationExists(ApplicationName),
+    /// The application is linked to another model.
+    LinkedAlready {
+        /// It.
+        application: ApplicationName,
+        /// The model that it is linked to.
+        model: ModelName,
+    },
+    /// The application is not linked to the model.
+    NotLinked {
+        /// The application.
+        application: ApplicationName,
+        /// The model.
+        model: ModelName,
+    },
+    /// The model that is to be linked takes another type of input than the application.
+    ModelTakesOther(Types),
+    /// The version that is to be registered takes another type of input than a linked application.
+    NewVersionTakesOther(Types),
+    /// The version that is to become current takes another type of input than a linked application.
+    VersionTakesOther(ModelVersion, Types),
+    /// The version is registered.
+    VersionExists(ModelId),
+    /// The version is the last one of a model that is linked.
+    LastLinked {
+        /// It.
+        version: ModelId,
+        /// An application that is linked to its model.
+        application: ApplicationName,
+    },
+    /// The version is the current one of its model.
+    IsCurrent(ModelId),
+    /// The version answers until the current one is ready.
+    StillAnswers {
+        /// It.
+        version: ModelId,
+        /// The current version.
+        current: ModelId,
+    },
+    /// The version was registered without an image, so nobody starts containers of it but a person.
+    WithoutImage(ModelId),
+}
+
+/// Two types of input that differ.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Types {
+    /// The model.
+    pub model: ModelName,
+    /// What it takes.
+    pub taken: InputType,
+    /// The application.
+    pub application: ApplicationName,
+    /// What it takes, and sends to the model.
+    pub sent: InputType,
+}
+
+/// Some of the names there are, for a person who mistyped one.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Known {
+    /// The first names.
+    pub first: Vec<String>,
+    /// How many there are in all.
+    pub count: usize,
+}
+
+impl Known {
+    /// How many names are shown.
+    const SHOWN: usize = 10;
+
+    fn of<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> Self {
+        Self {
+            count: names.len(),
+            first: names.take(Self::SHOWN).map(str::to_owned).collect(),
+        }
+    }
+}
+
+/// Numbers of an application that were checked, see [`crate::limits`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Objectives {
+    /// Its latency objective, in microseconds.
+    pub slo_micros: Option<u64>,
+    /// Its share of its model's capacity.
+    pub weight: Option<NonZeroU32>,
+}
+
+/// A new application, registered `now`, that is linked to nothing yet.
+pub fn register_application(
+    catalog: &Catalog,
+    new: &NewApplication,
+    slo_micros: u64,
+    weight: Option<NonZeroU32>,
+    now: Timestamp,
+) -> Checked {
+    if catalog.applications.contains_key(&new.name) {
+        return Err(Refusal::ApplicationExists(new.name.clone()));
+    }
+    Ok(vec![Change::put(Application {
+        name: new.name.clone(),
+        input_type: new.input_type,
+        default_output: new.default_output.clone(),
+        slo_micros,
+        weight: weight.unwrap_or(default_weight()),
+        linked_models: Vec::new(),
+        registered_at: now,
+    })])
+}
+
+/// Other objectives or another default output for an application. What is not given stays.
+pub fn update_application(
+    catalog: &Catalog,
+    name: &ApplicationName,
+    objectives: Objectives,
+    default_output: Option<&str>,
+) -> Checked {
     let mut application = Application::clone(application(catalog, name)?);
-    let model = model(catalog, model_name)
-        .map_err(|missing| conflict(format!("{}: deploy or register it first", missing.detail)))?;
+    application.slo_micros = objectives.slo_micros.unwrap_or(application.slo_micros);
+    application.weight = objectives.weight.unwrap_or(application.weight);
+    if let Some(default_output) = default_output {
+        default_output.clone_into(&mut application.default_output);
+    }
+    Ok(vec![Change::put(application)])
+}
+
+/// No application of this name any more.
+pub fn delete_application(catalog: &Catalog, name: &ApplicationName) -> Checked {
+    application(catalog, name)?;
+    Ok(vec![Change::delete(name)])
+}
+
+/// Links a model to an application. If it is linked, nothing changes.
+pub fn link(catalog: &Catalog, name: &ApplicationName, model_name: &ModelName) -> Checked {
+    let mut application = Application::clone(application(catalog, name)?);
+    let model = model(catalog, model_name).map_err(|missing| Refusal::ToLink(Box::new(missing)))?;
     if application.linked_models.contains(model_name) {
         return Ok(Vec::new());
     }
     if let Some(linked) = application.linked_models.first() {
-        let advice = format!("unlink it first (`skysail app unlink {name} {linked}`)");
-        return Err(conflict(format!(
-            "application `{name}` is already linked to model `{linked}`: {advice}"
-        )));
+        return Err(Refusal::LinkedAlready {
+            application: name.clone(),
+            model: linked.clone(),
+        });
     }
     if let Some(current) = model
         .current()
         .filter(|found| found.spec.input_type != application.input_type)
     {
-        return Err(conflict(format!(
-            "model `{model_name}` takes {}, application `{name}` takes {}: link a model of the same input type",
-            current.spec.input_type, application.input_type
-        )));
+        return Err(Refusal::ModelTakesOther(Types {
+            model: model_name.clone(),
+            taken: current.spec.input_type,
+            application: name.clone(),
+            sent: application.input_type,
+        }));
     }
     application.linked_models.push(model_name.clone());
     Ok(vec![Change::put(application)])
 }
 
-pub(super) fn unlink(catalog: &Catalog, name: &ApplicationName, model_name: &ModelName) -> Checked {
+/// Unlinks a model from an application.
+pub fn unlink(catalog: &Catalog, name: &ApplicationName, model_name: &ModelName) -> Checked {
     let mut application = Application::clone(application(catalog, name)?);
     if !application.linked_models.contains(model_name) {
-        let detail = format!("model `{model_name}` is not linked to application `{name}`");
-        return Err(AdminError::new(ErrorCode::NotFound, detail));
+        return Err(Refusal::NotLinked {
+            application: name.clone(),
+            model: model_name.clone(),
+        });
     }
     application.linked_models.retain(|linked| linked != model_name);
     Ok(vec![Change::put(application)])
 }
 
-/// A new version, which is to answer as soon as it is ready.
-pub(super) fn register_version(
+/// A new version, registered `now`, which is to answer as soon as it is ready.
+pub fn register_version(
     catalog: &Catalog,
     name: &ModelName,
     new: &NewVersion,
-    observed: &Observed,
+    cluster: &ClusterView,
+    now: Timestamp,
 ) -> Checked {
     let id = ModelId::new(name.clone(), new.version.clone());
     if catalog.version(&id).is_some() {
-        let advice = format!(
-            "deploy another version, scale this one (`skysail model scale {id} N`), or delete it first \
-             (`skysail model delete {id}`)"
-        );
-        return Err(conflict(format!(
-            "model `{name}` already has a version `{}`: {advice}",
-            new.version
-        )));
+        return Err(Refusal::VersionExists(id));
     }
     check_linked_types(catalog, name, new)?;
     let mut version = Version {
         spec: new.spec(),
-        registered_at: Timestamp::now(),
+        registered_at: now,
     };
     if let Some(before) = catalog.models.get(name).and_then(|model| model.current()) {
         start_as_large(&mut version, before);
@@ -87,7 +229,7 @@ pub(super) fn register_version(
         },
     };
     model.versions.insert(new.version.clone(), version);
-    turn_to(&mut model, &new.version, new.replace, observed);
+    turn_to(&mut model, &new.version, new.replace, cluster);
     Ok(vec![Change::put(model)])
 }
 
@@ -106,26 +248,29 @@ fn start_as_large(version: &mut Version, before: &Version) {
 }
 
 /// Another version, which is to answer as soon as it is ready.
-pub(super) fn set_current_version(
+pub fn set_current_version(
     catalog: &Catalog,
     name: &ModelName,
     version: &ModelVersion,
-    observed: &Observed,
+    cluster: &ClusterView,
 ) -> Checked {
     let mut model = Model::clone(model(catalog, name)?);
     let chosen = version_of(&model, version)?;
     for application in catalog.applications_of(name) {
         if application.input_type != chosen.spec.input_type {
-            return Err(conflict(format!(
-                "version `{version}` takes {}, but application `{}`, which is linked to model `{name}`, takes {}",
-                chosen.spec.input_type, application.name, application.input_type
-            )));
+            let types = Types {
+                model: name.clone(),
+                taken: chosen.spec.input_type,
+                application: application.name.clone(),
+                sent: application.input_type,
+            };
+            return Err(Refusal::VersionTakesOther(version.clone(), types));
         }
     }
     if model.current_version == *version {
         return Ok(Vec::new());
     }
-    turn_to(&mut model, version, false, observed);
+    turn_to(&mut model, version, false, cluster);
     Ok(vec![Change::put(model)])
 }
 
@@ -133,13 +278,13 @@ pub(super) fn set_current_version(
 ///
 /// Whatever was under way ends here, with its wish to replace: a version that was to replace others and
 /// never answered replaces nothing.
-fn turn_to(model: &mut Model, version: &ModelVersion, replace: bool, observed: &Observed) {
+fn turn_to(model: &mut Model, version: &ModelVersion, replace: bool, cluster: &ClusterView) {
     let before = std::mem::replace(&mut model.current_version, version.clone());
     if before == *version {
         // It is the first of its model.
         return;
     }
-    let answering = answering(model, before.clone(), observed);
+    let answering = answering(model, before.clone(), cluster);
     // Back to what answers still: who already went on to the version in between stays there meanwhile.
     let from = if answering == *version { before } else { answering };
     let input_type = |version| Some(model.versions.get(version)?.spec.input_type);
@@ -150,52 +295,38 @@ fn turn_to(model: &mut Model, version: &ModelVersion, replace: bool, observed: &
 
 /// The version that answers now: while a change to `current` is under way, the one it comes from, unless
 /// no frontend answers with that any more.
-fn answering(model: &Model, current: ModelVersion, observed: &Observed) -> ModelVersion {
+fn answering(model: &Model, current: ModelVersion, cluster: &ClusterView) -> ModelVersion {
     let Some(rollout) = &model.rollout else {
         return current;
     };
-    let all_switched = observed.taking_queries().next().is_some()
-        && observed
-            .taking_queries()
-            .all(|view| view.serving.get(&model.name) == Some(&current));
-    if all_switched || !model.versions.contains_key(&rollout.from) {
+    if cluster.all_answer_with(&model.name, &current) || !model.versions.contains_key(&rollout.from) {
         current
     } else {
         rollout.from.clone()
     }
 }
 
-pub(super) fn delete_version(catalog: &Catalog, id: &ModelId, observed: &Observed) -> Checked {
+/// No such version any more and, with the last one, no such model.
+pub fn delete_version(catalog: &Catalog, id: &ModelId, cluster: &ClusterView) -> Checked {
     let mut model = Model::clone(model(catalog, &id.name)?);
     let version = version_of(&model, &id.version)?;
     if model.versions.len() == 1 {
         if let Some(application) = catalog.applications_of(&id.name).next() {
-            let advice = format!(
-                "unlink it first (`skysail app unlink {} {}`)",
-                application.name, id.name
-            );
-            let linked = format!(
-                "`{id}` is the last version of a model that application `{}` is linked to",
-                application.name
-            );
-            return Err(conflict(format!("{linked}: {advice}")));
+            return Err(Refusal::LastLinked {
+                version: id.clone(),
+                application: application.name.clone(),
+            });
         }
         return Ok(vec![Change::delete(&id.name)]);
     }
     if model.current_version == id.version {
-        let advice = format!(
-            "choose another first (`skysail model set-version {}:VERSION`)",
-            id.name
-        );
-        return Err(conflict(format!("`{id}` is the current version: {advice}")));
+        return Err(Refusal::IsCurrent(id.clone()));
     }
-    if still_answers(&model, version, id, observed) {
-        let current = model.current_id();
-        return Err(conflict(format!(
-            "`{id}` answers until `{current}` is ready (`skysail model show {}` tells what that waits for): wait, \
-             or stop it first (`skysail model stop {id}`)",
-            id.name
-        )));
+    if still_answers(&model, version, id, cluster) {
+        return Err(Refusal::StillAnswers {
+            version: id.clone(),
+            current: model.current_id(),
+        });
     }
     model.rollout.take_if(|rollout| rollout.from == id.version);
     model.versions.remove(&id.version);
@@ -204,16 +335,20 @@ pub(super) fn delete_version(catalog: &Catalog, id: &ModelId, observed: &Observe
 
 /// Whether a version that is no longer current still answers, because the current one is not ready. One that
 /// was stopped answers nothing for long.
-fn still_answers(model: &Model, version: &Version, id: &ModelId, observed: &Observed) -> bool {
+fn still_answers(model: &Model, version: &Version, id: &ModelId, cluster: &ClusterView) -> bool {
     let stopped = version
         .spec
         .deployment
         .as_ref()
         .is_some_and(|deployment| deployment.replicas == 0);
-    model.rollout.is_some() && !stopped && observed.answers_with(id) && observed.attached(id) > 0
+    model.rollout.is_some()
+        && !stopped
+        && cluster.answering_with(&id.name, &id.version) > 0
+        && cluster.attached(id) > 0
 }
 
-pub(super) fn scale(catalog: &Catalog, id: &ModelId, wanted: Replicas) -> Checked {
+/// Another number of replicas of a version, or other bounds.
+pub fn scale(catalog: &Catalog, id: &ModelId, wanted: Replicas) -> Checked {
     let mut model = Model::clone(model(catalog, &id.name)?);
     version_of(&model, &id.version)?;
     let version = model
@@ -221,8 +356,7 @@ pub(super) fn scale(catalog: &Catalog, id: &ModelId, wanted: Replicas) -> Checke
         .get_mut(&id.version)
         .expect("looked up a line above; this is a bug");
     let Some(deployment) = &mut version.spec.deployment else {
-        let detail = format!("`{id}` was registered without an image: start or stop its containers yourself");
-        return Err(conflict(detail));
+        return Err(Refusal::WithoutImage(id.clone()));
     };
     match wanted {
         Replicas::Fixed(count) => {
@@ -238,77 +372,56 @@ pub(super) fn scale(catalog: &Catalog, id: &ModelId, wanted: Replicas) -> Checke
 }
 
 /// A version that becomes current must take what the linked applications send.
-fn check_linked_types(catalog: &Catalog, name: &ModelName, new: &NewVersion) -> Result<(), AdminError> {
+fn check_linked_types(catalog: &Catalog, name: &ModelName, new: &NewVersion) -> Result<(), Refusal> {
     let differs = |found: &&Arc<Application>| found.input_type != new.input_type;
     match catalog.applications_of(name).find(differs) {
         None => Ok(()),
-        Some(application) => Err(conflict(format!(
-            "model `{name}` is linked to application `{}`, which takes {}; the new version takes {}",
-            application.name, application.input_type, new.input_type
-        ))),
+        Some(application) => Err(Refusal::NewVersionTakesOther(Types {
+            model: name.clone(),
+            taken: new.input_type,
+            application: application.name.clone(),
+            sent: application.input_type,
+        })),
     }
 }
 
-pub(super) fn application<'a>(
+/// An application that is registered.
+pub fn application<'a>(
     catalog: &'a Catalog,
     name: &ApplicationName,
-) -> Result<&'a Arc<Application>, AdminError> {
+) -> Result<&'a Arc<Application>, Refusal> {
     catalog.applications.get(name).ok_or_else(|| {
-        let known = listed(
-            "applications",
-            catalog.applications.keys().map(ApplicationName::as_str),
-        );
-        AdminError::new(
-            ErrorCode::NotFound,
-            format!("no application `{name}` is registered ({known})"),
-        )
+        let known = catalog.applications.keys().map(ApplicationName::as_str);
+        Refusal::NoApplication(name.clone(), Known::of(known))
     })
 }
 
-pub(super) fn model<'a>(catalog: &'a Catalog, name: &ModelName) -> Result<&'a Arc<Model>, AdminError> {
+/// A model that is registered.
+pub fn model<'a>(catalog: &'a Catalog, name: &ModelName) -> Result<&'a Arc<Model>, Refusal> {
     catalog.models.get(name).ok_or_else(|| {
-        let known = listed("models", catalog.models.keys().map(ModelName::as_str));
-        AdminError::new(
-            ErrorCode::NotFound,
-            format!("no model `{name}` is registered ({known})"),
-        )
+        let known = catalog.models.keys().map(ModelName::as_str);
+        Refusal::NoModel(name.clone(), Known::of(known))
     })
 }
 
-pub(super) fn version_of<'a>(model: &'a Model, version: &ModelVersion) -> Result<&'a Version, AdminError> {
+/// A version that a model has.
+pub fn version_of<'a>(model: &'a Model, version: &ModelVersion) -> Result<&'a Version, Refusal> {
     model.versions.get(version).ok_or_else(|| {
-        let known = listed("versions", model.versions.keys().map(ModelVersion::as_str));
-        AdminError::new(
-            ErrorCode::NotFound,
-            format!("model `{}` has no version `{version}` ({known})", model.name),
-        )
+        let known = model.versions.keys().map(ModelVersion::as_str);
+        let id = ModelId::new(model.name.clone(), version.clone());
+        Refusal::NoVersion(id, Known::of(known))
     })
-}
-
-/// Some of the names there are, for a person who mistyped one.
-fn listed<'a>(what: &str, names: impl ExactSizeIterator<Item = &'a str>) -> String {
-    const SHOWN: usize = 10;
-    let count = names.len();
-    if count == 0 {
-        return format!("there are no {what}");
-    }
-    let shown = names.take(SHOWN).collect::<Vec<_>>().join(", ");
-    if count > SHOWN {
-        format!("{what}: {shown}, and {} more", count - SHOWN)
-    } else {
-        format!("{what}: {shown}")
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use skysail_core::catalog::Generation;
-    use skysail_core::cluster::FrontendView;
     use skysail_proto::deployment::{Autoscale, Deployment};
     use skysail_proto::value::InputType;
 
-    use super::super::observed::tests::{frontend, replica};
     use super::*;
+    use crate::catalog::Generation;
+    use crate::cluster::FrontendView;
+    use crate::cluster::testing::{frontend, replica};
 
     fn new_version(version: &str, replace: bool) -> NewVersion {
         let mut new = NewVersion::new(version.parse().unwrap(), InputType::Floats);
@@ -357,8 +470,8 @@ mod tests {
             self.views = views.collect();
         }
 
-        fn observed(&self) -> Observed {
-            Observed::of(self.views.clone())
+        fn observed(&self) -> ClusterView {
+            ClusterView::of(self.views.clone())
         }
 
         fn take(&mut self, checked: Checked) {
@@ -367,7 +480,13 @@ mod tests {
 
         fn deploy(&mut self, version: &str, replace: bool) {
             let new = new_version(version, replace);
-            self.take(register_version(&self.catalog, &name(), &new, &self.observed()));
+            self.take(register_version(
+                &self.catalog,
+                &name(),
+                &new,
+                &self.observed(),
+                Timestamp::UNIX_EPOCH,
+            ));
         }
 
         fn set_version(&mut self, version: &str) {
@@ -459,6 +578,7 @@ mod tests {
             &name(),
             &other,
             &world.observed(),
+            Timestamp::UNIX_EPOCH,
         ));
         assert_eq!(world.turn(), ("2".to_owned(), None));
     }
@@ -467,11 +587,11 @@ mod tests {
     fn what_still_answers_is_not_deleted_unless_it_was_stopped() {
         let mut world = World::with_version_1();
         world.deploy("2", false);
-        let refused = world.delete("m:1").unwrap_err();
-        assert_eq!(refused.code, ErrorCode::Conflict);
-        for part in ["`m:1` answers until `m:2` is ready", "skysail model stop m:1"] {
-            assert!(refused.detail.contains(part), "{}", refused.detail);
-        }
+        let still_answers = Refusal::StillAnswers {
+            version: "m:1".parse().unwrap(),
+            current: "m:2".parse().unwrap(),
+        };
+        assert_eq!(world.delete("m:1"), Err(still_answers));
         let id = "m:1".parse().unwrap();
         world.take(scale(&world.catalog, &id, Replicas::Fixed(0)));
         world.take(world.delete("m:1"));
@@ -510,7 +630,13 @@ mod tests {
         if let Some(deployment) = &mut new.deployment {
             deployment.autoscale = Some(Autoscale { min: 1, max: 4 });
         }
-        world.take(register_version(&world.catalog, &name(), &new, &world.observed()));
+        world.take(register_version(
+            &world.catalog,
+            &name(),
+            &new,
+            &world.observed(),
+            Timestamp::UNIX_EPOCH,
+        ));
         let version = world.catalog.version(&"m:2".parse().unwrap()).unwrap();
         assert_eq!(version.spec.deployment.as_ref().unwrap().replicas, 4);
     }
