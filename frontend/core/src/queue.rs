@@ -582,7 +582,7 @@ mod tests {
         }
         assert_eq!(admit(&mut queue, tight, 99, 10, 10), [3]);
         assert_eq!(admit(&mut queue, tight, 5, 10, 11), [2]);
-        // Both hold as much now. Whoever wants more gives way itself, by what is due last.
+        // Both hold equally much now. The application that asks for more gives way itself, by its latest deadline.
         assert_eq!(admit(&mut queue, tight, 4, 10, 12), [10]);
         assert_eq!(admit(&mut queue, tight, 6, 10, 13), [13]);
         assert_eq!(admit(&mut queue, loose, 62, 10, 14), [14]);
@@ -615,7 +615,7 @@ mod tests {
         assert_eq!(admit(&mut queue, small, 99, 30, 11), [11], "it would hold most");
         assert_eq!(admit(&mut queue, small, 98, 101, 12), [12], "it never fits");
         assert_eq!((queue.len(), queue.bytes()), (8, 100));
-        // What would be due after all of its own had to make room for it, too.
+        // The query of the same application that is due after the new one gives way, too.
         assert_eq!(admit(&mut queue, small, 98, 30, 13), [6, 10]);
     }
 

@@ -624,7 +624,7 @@ mod tests {
         queue
     }
 
-    /// What is let go to if no other replica has shown more.
+    /// The most inputs to send, if no other replica has proven a larger size.
     fn largest(latency: &LatencyModel) -> usize {
         let mut sizes = SizeLimit::default();
         sizes.answered(latency.largest());
@@ -687,7 +687,7 @@ mod tests {
 
     #[test]
     fn under_pressure_a_head_is_sacrificed_for_a_larger_batch() {
-        // With the first head a batch of one would do; 30 others wait, and one comes every millisecond.
+        // A batch of one would save the first query. 30 others wait, and one comes every millisecond.
         let due = std::iter::once(107).chain((0..30).map(|n| 140 + n / 2));
         let decision = decide(due, &known(), &[]);
         assert_eq!(decision.give_up, 1, "{decision:?}");
@@ -738,7 +738,7 @@ mod tests {
         saturate_with(latency, batches, cost)
     }
 
-    /// The same, with batches that take what they are told to.
+    /// Like [`saturate`], with the batch times that `cost` gives.
     fn saturate_with(
         latency: &mut LatencyModel,
         batches: usize,

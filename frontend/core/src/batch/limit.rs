@@ -204,13 +204,13 @@ mod tests {
             assert!(sizes.failed(size, at(0)));
         }
         assert_eq!((sizes.limit(at(9)), sizes.restraint(at(10))), (30, None));
-        // One that is answered well all the same proves that its size was not to blame.
+        // If a batch of that size is answered well all the same, its size was not to blame.
         sizes.answered(61);
         assert_eq!(sizes.limit(at(0)), usize::MAX);
     }
 
-    /// What a model that dies of more than so many inputs is sent within so many seconds, a batch each, if more wait
-    /// than it takes: the sizes that killed it, and the last that did not.
+    /// Sends ever larger batches, one a second, to a model that dies of more than `most` inputs. Returns the sizes
+    /// that killed it, and the last size that did not.
     fn search(most: usize, seconds: u64) -> (Vec<usize>, usize) {
         let mut sizes = SizeLimit::default();
         let (mut killed, mut last) = (Vec::new(), 0);

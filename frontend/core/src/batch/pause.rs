@@ -49,7 +49,8 @@ mod tests {
         Instant::from_nanos(millis * 1_000_000)
     }
 
-    /// After turns that come so many milliseconds after the batch before, or at once.
+    /// The expected pause after turns that came this many milliseconds after the batch before. `None`: the batch
+    /// before was still in the replica's hands.
     fn after(pauses: &[Option<u64>]) -> Duration {
         let mut pause = Pause::default();
         for &millis in pauses {

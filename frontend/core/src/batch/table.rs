@@ -373,7 +373,7 @@ mod tests {
         assert!(later(1000, false), "nothing asks for larger batches");
         assert!(later(MOST_AGE, true));
         assert!(!later(1, true));
-        // What is smaller and quicker than what was seen lately is kept.
+        // A smaller and quicker class is kept while a larger one was seen lately.
         table.observe(60, 0.06);
         (0..=MOST_AGE).for_each(|_| table.count(true));
         table.observe(60, 0.06);
