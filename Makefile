@@ -1,7 +1,7 @@
 # The front door to building and testing. What takes more than a line is a script under .ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help check fmt lint test bench bench-readme faults binaries images redis-image clean-images
+.PHONY: help check fmt lint test bench bench-docs faults binaries images redis-image clean-images
 .NOTPARALLEL:
 
 help: ## this list
@@ -25,8 +25,8 @@ test: ## get what the tests need (Redis, Docker, promtool, images), then run the
 bench: ## measure it on this machine, in some six minutes; ARGS=--quick takes one, ARGS=--help lists more
 	@.ci/bench $(ARGS)
 
-bench-readme: ## the same, and write tables and plot into the README
-	@.ci/bench --readme README.md --plot tests/bench/goodput.svg $(ARGS)
+bench-docs: ## the same, and write tables and plot into docs/benchmarks.md
+	@.ci/bench --page docs/benchmarks.md --plot docs/goodput.svg $(ARGS)
 
 faults: ## kill, stop, restart and cut parts of a cluster under load for ten minutes; ARGS=--report measures, ARGS=--help lists more
 	@.ci/faults $(ARGS)

@@ -1,21 +1,19 @@
-//! Which frontend gets the container's next slot, and when. Pure: it is told what happened and when.
+//! Which frontend gets the container's next credit, and when. Pure: the caller says what happened, and when.
 //!
-//! Slots belong to the container. One batch computes at a time; besides it there is at most one more batch
-//! waiting or one credit out. That second credit opens only once the batch in hand will end sooner than a
-//! credit needs to be turned into a batch (the round trip): the next batch is then decided as late as
-//! possible, by whichever frontend has the most urgent queries, and the model still never waits for it. For a
-//! model faster than the round trip that is at once.
+//! Slots belong to the container. One batch computes. Beside it there is at most one more batch that waits, or one
+//! set of credits that is out. A second credit opens only when the batch in hand will end within a round trip, the
+//! time that a credit takes to become a batch. So the next batch is decided as late as possible, and the model still
+//! never waits. If the model is faster than the round trip, the second credit opens at once.
 //!
-//! A lone frontend parks its credit until it has work, and announces no demand, which would change nothing. Of
-//! several, only those with demand are granted one; a credit that was parked before there were several is
-//! recalled when another has demand. A frontend that has not heard yet that it is no longer alone is taken to
-//! have demand, so that it is never forgotten: that costs at most one credit, which comes straight back and has
-//! told it.
+//! A lone frontend parks its credit until it has work. It announces no demand, which would change nothing. Of several
+//! frontends, only those with demand get a credit. A credit that was parked before is recalled when another frontend
+//! has demand. A frontend that still believes itself alone announces nothing, so it counts as having demand. That
+//! costs at most one credit, which comes straight back and has told the frontend that it is not alone.
 //!
-//! The credits of several frontends open together, and what is sent against them is one batch. Each frontend is
-//! told which share of the batch is its own, by what waits at each of them, and how many inputs it may send. The
-//! batch starts when all parts have come. A frontend that neither sends its part nor returns its credit holds the
-//! others up for no longer than `SHORT_MOMENT` or a few round trips, and not at all while the model computes.
+//! The credits of several frontends open together, and all that they send is one batch. Each frontend is told its
+//! share of the batch, by how much waits at each, and the most inputs that it may send. The batch starts when all
+//! parts have come. A frontend that neither sends its part nor returns its credit delays the others by
+//! `max(ROUND_TRIPS * rtt, SHORT_MOMENT)` at most, and not at all while the model computes.
 //!
 //! Times are durations since a moment of the caller's choice.
 
@@ -36,57 +34,56 @@ use crate::sample::BatchTimeSample;
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct StreamId(pub u64);
 
-/// The credits of one container.
+/// All credits of one container, and the batches that came for them.
 #[derive(Debug, Default)]
 pub struct Credits {
     streams: BTreeMap<StreamId, Stream>,
     /// Batches in the container, in the order in which the model takes them; the first is computing.
     held: VecDeque<Held>,
-    /// The credits that are out.
+    /// Credits that are out: granted, and neither used nor returned.
     granted: Vec<Granted>,
-    /// Those of them that are to be sent.
+    /// The part of `granted` that [`Credits::step`] has not yet handed to the caller.
     outgoing: Vec<Grant>,
-    /// What was sent against those that were out together with them.
+    /// Parts of the next batch, sent against credits that were out together.
     parts: Vec<Part>,
     batch_time: BatchTime,
     draining: bool,
 }
 
-/// One registered stream.
+/// One registered stream, to one frontend.
 #[derive(Debug, Default)]
 struct Stream {
-    /// Takes no more credits: the frontend drains, or the container leaves it.
+    /// It gets no more credits: its frontend drains, or the container leaves it.
     leaving: bool,
-    /// The earliest deadline of what waits there. Forgotten when a credit is granted and by nothing else:
-    /// word of demand that is out of date costs one credit that comes straight back, a word that got lost
-    /// would leave queries without an answer.
+    /// The earliest deadline of the queries that wait at the frontend. Only a grant clears it. Stale demand costs one
+    /// credit that comes straight back; lost demand would leave queries without an answer.
     demand: Option<Duration>,
-    /// How many queries waited when it last announced demand.
+    /// How many queries waited when the frontend last announced demand.
     queued: usize,
-    /// The same, on the average of the credits lately.
+    /// The mean of `queued` over recent credits.
     usually_queued: Mean,
-    /// The most inputs of a batch that holds some of its own, as it said last. Of one that never said, no batch is
-    /// merged with others'.
+    /// The most inputs of a batch that contains inputs of this frontend, as the frontend said last. It is 0 until the
+    /// frontend says it, and then its batches are not merged.
     most_inputs: usize,
-    /// How many inputs it sent lately against a credit.
+    /// The mean number of inputs that it sent lately against a credit.
     part: Mean,
-    /// The last it heard is that it is alone: it announces no demand.
+    /// The frontend was last told that it is alone, so it announces no demand.
     told_alone: bool,
-    /// The last sequence granted; counts up from 1.
+    /// The sequence of the last grant; the first has 1.
     last_sequence: u64,
-    /// The credit that may still arrive as a batch, and when it was granted.
+    /// The credit against which a batch may still arrive, and when it was granted.
     unused: Option<(u64, Duration)>,
     round_trip: RoundTrip,
 }
 
-/// A credit that is out.
+/// A credit that is out: granted, and neither used nor returned.
 #[derive(Debug)]
 struct Granted {
     stream: StreamId,
     sequence: u64,
     park: bool,
     recalled: bool,
-    /// Since when an answer to it is due; a parked one is kept for as long as nobody asks for it.
+    /// Since when an answer is due. A parked credit has none until it is recalled.
     due_since: Option<Duration>,
 }
 
@@ -95,65 +92,65 @@ struct Granted {
 struct Part {
     stream: StreamId,
     inputs: usize,
-    /// How long the frontend expects the model to take for the whole batch.
+    /// How long the frontend expects the model to take for the whole batch, the other frontends' parts included.
     predicted: Option<Duration>,
 }
 
-/// A batch in the container.
+/// A batch in the container: it computes, or waits for the model.
 #[derive(Debug)]
 struct Held {
     streams: Vec<StreamId>,
-    /// How long the model is expected to take; unknown before the first batch is done.
+    /// How long the model is expected to take. Unknown before the first batch is done.
     predicted: Option<Duration>,
-    /// When the model took it, or may be taken to have.
+    /// When the model took it. `None` while it waits behind another batch.
     started: Option<Duration>,
 }
 
-/// A batch that has arrived.
+/// A batch as it arrives on a stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
-    /// The credit it was sent against.
+    /// The sequence of the credit that it was sent against.
     pub credit: u64,
     /// How long the frontend held that credit.
     pub credit_held: Duration,
-    /// How many inputs it has.
+    /// The number of its inputs.
     pub inputs: usize,
     /// How long the frontend expects the model to take, if it knows.
     pub predicted: Option<Duration>,
 }
 
-/// What waits at a frontend.
+/// A frontend's word that queries wait there.
 #[derive(Clone, Copy, Debug)]
 pub struct Demand {
-    /// How many queries.
+    /// How many queries wait.
     pub queued: usize,
-    /// Time left until the earliest deadline.
+    /// Time left until the earliest of their deadlines.
     pub budget: Duration,
-    /// The most inputs that a batch with some of this frontend's may have; 0 and 1: it is merged with no others'.
+    /// The most inputs of a batch that contains inputs of this frontend. With 0 or 1 its batches are not merged.
     pub most_inputs: usize,
 }
 
-/// What becomes of a batch that arrived.
+/// How an arrived batch is given to the model.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Taken {
-    /// It is a part of the next batch, which starts when [`Credits::step`] says so.
+    /// As a part of the next batch, which starts when [`Credits::step`] says so.
     Part,
-    /// Its credit had been given up: it is a batch of its own, and the model takes it next.
+    /// As a batch of its own, because its credit had been given up. The model takes it next.
     Late,
 }
 
-/// A credit to be sent.
+/// A credit to send to a frontend.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Grant {
-    /// To this stream.
+    /// The stream to send it on.
     pub stream: StreamId,
-    /// With this sequence.
+    /// Its number on that stream.
     pub sequence: u64,
-    /// Whether it may be kept until there is work: only by the one frontend there is, which is told so.
+    /// Whether the frontend may keep it until it has work. Only a lone frontend may, and so learns that it is alone.
     pub park: bool,
-    /// What the frontend may send.
+    /// How much of the batch the frontend may send.
     pub share: Share,
-    /// When the batch is expected to start, from when the frontend has the credit on.
+    /// The time from the credit's arrival at the frontend to the expected start of the batch.
     pub starts_in: Duration,
 }
 
@@ -162,69 +159,67 @@ pub struct Grant {
 pub struct Share {
     /// The expected part of the batch's inputs, in millionths.
     pub millionths: u32,
-    /// The most inputs that it may send; none: as many as it likes.
+    /// The most inputs that the frontend may send. `None`: no limit.
     pub most_inputs: Option<usize>,
 }
 
 impl Share {
-    /// All of it.
+    /// The whole batch, without a limit: for a lone frontend.
     pub const WHOLE: Self = Self {
         millionths: 1_000_000,
         most_inputs: None,
     };
 }
 
-/// A batch was sent against no credit: a mistake of the frontend.
+/// A batch came without a valid credit: a mistake of the frontend.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("credit {0} was not granted, or was used before")]
 pub struct Uncredited(pub u64);
 
-/// What is to be done now.
+/// What the caller is to do now.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
     /// Send this credit, then ask again.
     Grant(Grant),
-    /// Give the model all parts that came since the last start, as one batch, then ask again.
+    /// Give the model all parts that came since the last start, as one batch. Then ask again.
     Start,
-    /// Ask for this credit back, then ask here again.
+    /// Ask the frontend to give this credit back. Then ask here again.
     Recall {
-        /// On this stream.
+        /// The stream of the credit.
         stream: StreamId,
-        /// The credit.
+        /// The credit's number on that stream.
         sequence: u64,
     },
-    /// Nothing before this time; ask again then, or when something happened.
+    /// Do nothing before this time. Ask again then, or when something happened.
     WaitUntil(Duration),
-    /// Nothing until something happens.
+    /// Do nothing until something happens.
     Wait,
 }
 
-/// A frontend's expectation counts as at most this many times what batches of that size have taken here, and
-/// at least that fraction of it: one that is wildly wrong neither starves the model nor makes the next batch
-/// wait long inside the container.
+/// A frontend's expectation is clamped to within this factor of the container's own, up and down. So a wildly wrong
+/// expectation neither starves the model nor makes the next batch wait long inside the container.
 const TRUST: u32 = 4;
 
-/// Timers fire up to this much late (tokio's count milliseconds), so credits that wait for one open this
-/// much early: a batch decided a little sooner costs less than a model that waits.
+/// Timers fire up to this late: tokio counts milliseconds. So credits that wait for a timer open this much early. A
+/// batch decided a little too soon costs less than a model that waits.
 const TIMER_SLACK: Duration = Duration::from_millis(1);
 
-/// A credit that is neither used nor sent back is waited for as long as this many round trips take, and at
-/// least so long, before another frontend gets one: a frontend may be busy.
+/// An unused credit is given up after `max(ROUND_TRIPS * rtt, LEAST_PATIENCE)`, and another frontend gets one.
+/// Shorter would punish a frontend that is merely busy.
 const ROUND_TRIPS: u32 = 8;
 const LEAST_PATIENCE: Duration = Duration::from_millis(50);
 
-/// While the model has nothing to do, parts that have come wait for the others as long as [`ROUND_TRIPS`], and at
-/// least so long.
+/// While the model is free, parts that have come wait for missing ones for `max(ROUND_TRIPS * rtt, SHORT_MOMENT)`.
 const SHORT_MOMENT: Duration = Duration::from_millis(2);
 
 impl Stream {
-    /// Whether it may get a credit: it takes more, and owes no answer to one that was given up.
+    /// Whether it may get a credit: it is not leaving, and has answered its last credit with a batch or returned it.
     fn may_be_granted(&self) -> bool {
         !self.leaving && self.unused.is_none()
     }
 
-    /// The earliest deadline of what waits there, as far as is known; the most urgent of all where nobody
-    /// would say.
+    /// The earliest deadline of the queries that wait there. Zero, the most urgent, for a frontend that believes
+    /// itself alone and so would not announce it.
     fn demand(&self) -> Option<Duration> {
         if self.told_alone {
             return Some(Duration::ZERO);
@@ -232,14 +227,15 @@ impl Stream {
         self.demand
     }
 
-    /// How many queries wait there now, roughly: what it announced, and as many as come from one batch to the next.
+    /// Roughly how many queries wait there now: the mean number announced, and the mean number sent against a credit,
+    /// which is about what arrives from one batch to the next.
     fn waiting(&self) -> f64 {
         self.usually_queued.get().max(1.0) + self.part.get()
     }
 }
 
 impl Share {
-    /// Such a part of the inputs, and of those `beyond_one` for each.
+    /// The fraction `part` of the inputs. It allows one input, and `part` of `beyond_one` more.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_precision_loss,
@@ -260,7 +256,7 @@ impl Credits {
         Self::default()
     }
 
-    /// Such a container, whose model is known to have taken so long.
+    /// A container whose model is known from these earlier batches.
     pub fn knowing(samples: &[BatchTimeSample]) -> Self {
         let mut credits = Self::new();
         for sample in samples {
@@ -269,7 +265,7 @@ impl Credits {
         credits
     }
 
-    /// A frontend registered this container.
+    /// A frontend has registered this container: from now on its stream may get credits.
     pub fn attach(&mut self, stream: StreamId) {
         let leaving = self.draining;
         self.streams.insert(
@@ -281,13 +277,13 @@ impl Credits {
         );
     }
 
-    /// A stream ended; its credit is free. Its batches stay in hand until the model has done them.
+    /// The stream has ended, and its credit is free. Its batches stay in hand until the model has done them.
     pub fn lose(&mut self, stream: StreamId) {
         self.streams.remove(&stream);
         self.free_credit_of(stream);
     }
 
-    /// A frontend has queries waiting.
+    /// The frontend announces that queries wait.
     pub fn demand(&mut self, stream: StreamId, demand: Demand, now: Duration) {
         if let Some(stream) = self.streams.get_mut(&stream) {
             stream.demand = Some(now.saturating_add(demand.budget));
@@ -296,7 +292,7 @@ impl Credits {
         }
     }
 
-    /// A batch arrived.
+    /// A batch has arrived. Fails if the stream holds no such credit.
     pub fn batch(&mut self, stream: StreamId, arrival: Arrival, now: Duration) -> Result<Taken, Uncredited> {
         let sender = self.streams.get_mut(&stream).ok_or(Uncredited(arrival.credit))?;
         let used = sender.unused.take_if(|(sequence, _)| *sequence == arrival.credit);
@@ -319,7 +315,7 @@ impl Credits {
         Ok(Taken::Late)
     }
 
-    /// The model takes a batch of these parts next.
+    /// Queues a batch of these parts for the model.
     fn hold(&mut self, parts: &[Part], now: Duration) {
         self.held.push_back(Held {
             streams: parts.iter().map(|part| part.stream).collect(),
@@ -328,8 +324,9 @@ impl Credits {
         });
     }
 
-    /// How long a batch of these parts is expected to take. Each frontend expects as much of the others as is usual,
-    /// the container knows what came: of several parts, what it has learned itself counts.
+    /// How long a batch of these parts is expected to take. A frontend only guesses the parts of the others; the
+    /// container knows them. So for several parts the container's own estimate counts, and for one part it bounds the
+    /// frontend's.
     fn predict(&self, parts: &[Part]) -> Option<Duration> {
         let said = parts.iter().filter_map(|part| part.predicted).max();
         let learned = self
@@ -343,7 +340,7 @@ impl Credits {
         }
     }
 
-    /// The model is done with the batch it had, which took what the sample says, if it answered it at all.
+    /// The model is done with its batch. The sample has its time, if the model answered it.
     pub fn finish(&mut self, sample: Option<BatchTimeSample>, now: Duration) {
         self.held.pop_front();
         if let Some(sample) = sample {
@@ -354,7 +351,7 @@ impl Credits {
         }
     }
 
-    /// A credit came back unused.
+    /// A credit came back unused. It may open anew for any frontend.
     pub fn returned(&mut self, stream: StreamId, sequence: u64) {
         let Some(giver) = self.streams.get_mut(&stream) else {
             return;
@@ -365,20 +362,20 @@ impl Credits {
         }
     }
 
-    /// The frontend drains: it sends no more batches. One that crossed this word is still taken.
+    /// The frontend drains and sends no more batches. A batch that is already on its way is still taken.
     pub fn frontend_drains(&mut self, stream: StreamId) {
         self.leave(stream);
         self.free_credit_of(stream);
     }
 
-    /// Grant this stream no more, and ask for what it has.
+    /// Grants this stream nothing more, and recalls its credit.
     pub fn leave(&mut self, stream: StreamId) {
         if let Some(stream) = self.streams.get_mut(&stream) {
             stream.leaving = true;
         }
     }
 
-    /// Leave every stream, also those that attach later.
+    /// Leaves every stream, and streams that attach later.
     pub fn drain(&mut self) {
         self.draining = true;
         for stream in self.streams.values_mut() {
@@ -386,14 +383,14 @@ impl Credits {
         }
     }
 
-    /// Whether nothing is owed to this stream and none of its credits is out.
+    /// Whether the container has no batch and no part of this stream, and the stream no credit.
     pub fn is_clear_of(&self, stream: StreamId) -> bool {
         let holds_credit = self.granted.iter().any(|granted| granted.stream == stream);
         let sent = self.parts.iter().any(|part| part.stream == stream);
         !holds_credit && !sent && self.held.iter().all(|held| !held.streams.contains(&stream))
     }
 
-    /// What to do now. A credit or recall it names counts as sent.
+    /// The next thing to do. A grant or a recall that is returned counts as sent.
     pub fn step(&mut self, now: Duration) -> Step {
         if let Some(grant) = self.outgoing.pop() {
             return Step::Grant(grant);
@@ -423,7 +420,7 @@ impl Credits {
         }
     }
 
-    /// Grants these streams a credit each, for parts of one batch.
+    /// Grants one credit to each of these streams, for parts of one batch.
     fn open(&mut self, streams: &[StreamId], park: bool, now: Duration) -> Step {
         for id in streams {
             if let Some(stream) = self.streams.get_mut(id) {
@@ -447,7 +444,7 @@ impl Credits {
                 now,
             );
         }
-        // The most urgent first.
+        // `step` pops from the end, so the most urgent stream must be last.
         self.outgoing.reverse();
         self.outgoing.pop().map_or(Step::Wait, Step::Grant)
     }
@@ -473,8 +470,8 @@ impl Credits {
         self.outgoing.push(Grant { sequence, ..grant });
     }
 
-    /// How the next batch is divided between these streams: each may send at least one input, and of the rest so much
-    /// as is its share of what waits.
+    /// Divides the next batch between these streams. Each may send one input. The rest is divided by how much waits
+    /// at each.
     fn shares(&self, streams: &[StreamId]) -> Vec<Share> {
         if streams.len() < 2 {
             return vec![Share::WHOLE; streams.len()];
@@ -485,7 +482,7 @@ impl Credits {
         let beyond_one = most.saturating_sub(streams().count());
         let share = |stream: &Stream| Share::of(stream.waiting() / all, beyond_one);
         let mut shares: Vec<_> = streams().map(share).collect();
-        // What rounding left is for the most urgent.
+        // Rounding down leaves some inputs: the most urgent streams get one more each.
         let given: usize = shares.iter().filter_map(|share| share.most_inputs).sum();
         for share in shares.iter_mut().take(most.saturating_sub(given)) {
             share.most_inputs = share.most_inputs.map(|inputs| inputs + 1);
@@ -493,7 +490,7 @@ impl Credits {
         shares
     }
 
-    /// When a batch whose credit opens now is expected to start, from when this stream's frontend has heard of it on.
+    /// The time from the credit's arrival at this stream's frontend to the expected start of its batch.
     fn starts_in(&self, stream: StreamId, now: Duration) -> Duration {
         let way = self
             .streams
@@ -504,9 +501,9 @@ impl Credits {
             .saturating_sub(now.saturating_add(way.unwrap_or_default()))
     }
 
-    /// When the credits that are out count for no more: a frontend that is stopped or cut off neither uses its own nor
-    /// sends it back, and others have work. Its stream gets no other before it has answered to this one, so a
-    /// batch sent against it is still taken, however late.
+    /// When the credits that are out stop counting. A frontend that is stopped or cut off neither uses nor returns
+    /// its credit, and others have work. It gets no other credit before it has answered this one, so a batch sent
+    /// against it is still taken, however late.
     fn given_up_at(&self) -> Option<Duration> {
         let has_parts = !self.parts.is_empty();
         let is_granted = |id| self.granted.iter().any(|granted| granted.stream == id);
@@ -528,7 +525,8 @@ impl Credits {
         self.granted.iter().map(given_up).max().flatten()
     }
 
-    /// Asks a credit that is out back, once, if its stream is being left or another has work for it.
+    /// Recalls a credit that is out, once, if its stream is leaving, or if it is parked and another frontend has
+    /// demand.
     fn recall(&mut self, now: Duration) -> Option<Step> {
         let streams = &self.streams;
         let leaving = |granted: &Granted| streams.get(&granted.stream).is_some_and(|stream| stream.leaving);
@@ -551,7 +549,7 @@ impl Credits {
         Some(Step::Recall { stream, sequence })
     }
 
-    /// The streams that get the next credits, the most urgent first, and whether that may be parked.
+    /// The streams that get the next credits, most urgent first, and whether the credit may be parked.
     fn most_urgent(&self) -> Option<(Vec<StreamId>, bool)> {
         let mut staying = self.streams.iter().filter(|(_, stream)| !stream.leaving);
         let first = staying.next()?;
@@ -576,7 +574,7 @@ impl Credits {
         (!chosen.is_empty()).then_some((chosen, false))
     }
 
-    /// When credits for these streams may open, or never while things are as they are.
+    /// When credits for these streams may open. `None`: not before something else happens.
     fn opens_at(&self, streams: &[StreamId], now: Duration) -> Option<Duration> {
         let computing = match self.held.len() {
             0 => return Some(now),
@@ -588,7 +586,7 @@ impl Credits {
         Some(computing.ends()?.saturating_sub(slowest + TIMER_SLACK))
     }
 
-    /// Whether this stream's credit was out.
+    /// Frees the credit of this stream. Returns whether one was out.
     fn free_credit_of(&mut self, stream: StreamId) -> bool {
         let before = self.granted.len();
         self.granted.retain(|granted| granted.stream != stream);

@@ -1,11 +1,11 @@
-//! How long a batch will take, learned from those that were done.
+//! How long a batch will take in this container, learned from earlier batches.
 
 use std::time::Duration;
 
-/// A line through (inputs, time), fitted by least squares in which the past fades.
+/// A line through (inputs, time), fitted by least squares in which older samples fade.
 ///
-/// Only good enough to open a credit in time where the frontend does not say how long it expects a batch to
-/// take. One slow batch does not spoil it: no sample counts for more than [`OUTLIER`] times what was expected.
+/// It need only be good enough to open a credit in time, where the frontend does not say how long it expects a batch
+/// to take. One slow batch does not spoil it: a sample counts for at most [`OUTLIER`] times its expected time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct BatchTime {
     /// Faded sums over the samples; times in microseconds.
@@ -16,13 +16,13 @@ pub(super) struct BatchTime {
     inputs_times_micros: f64,
 }
 
-/// What is left of a sample's weight after each later one: about the last thirty count.
+/// Each later sample multiplies a sample's weight by this: about the last thirty count.
 const FADE: f64 = 31.0 / 32.0;
 
-/// A longer time counts as this many times what was expected.
+/// A longer time counts as this many times the expected time.
 const OUTLIER: f64 = 4.0;
 
-/// Below one microsecond nothing is measured, so an expectation is never less when outliers are judged.
+/// The least expected time when outliers are judged, in microseconds: shorter times are not measurable.
 const LEAST_MICROS: f64 = 1.0;
 
 #[expect(
@@ -30,7 +30,7 @@ const LEAST_MICROS: f64 = 1.0;
     reason = "batches are far smaller than 2^52 inputs"
 )]
 impl BatchTime {
-    /// How long a batch of this many inputs will take; unknown before the first.
+    /// How long a batch of this many inputs will take. `None` before the first sample.
     pub(super) fn predict(&self, inputs: usize) -> Option<Duration> {
         self.micros_for(inputs as f64)
             .map(|micros| Duration::from_secs_f64(micros / 1e6))
@@ -58,7 +58,7 @@ impl BatchTime {
         let mean_micros = self.micros / self.weight;
         let variance = self.inputs_squared / self.weight - mean_inputs * mean_inputs;
         let covariance = self.inputs_times_micros / self.weight - mean_inputs * mean_micros;
-        // Where all batches were about the same size there is no slope to be seen.
+        // If all batches had about the same size, their times show no slope.
         let seen = if variance > 0.01 {
             covariance / variance
         } else {

@@ -1,15 +1,15 @@
-//! A number as it usually is lately.
+//! The recent mean of a number that varies from batch to batch.
 
-/// A mean in which the past fades.
+/// An exponentially fading mean.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Mean(Option<f64>);
 
-/// The newest sample counts for one in so many. What frontends send and have waiting varies from batch to batch, and
-/// a share that follows each of them is wrong for the next.
+/// The newest sample has a weight of `1 / NEWEST`. The numbers of inputs that a frontend sends and has waiting vary
+/// from batch to batch; a share that followed each of them would be wrong for the next.
 const NEWEST: f64 = 16.0;
 
 impl Mean {
-    /// Nothing before the first sample.
+    /// The mean; 0 before the first sample.
     pub(super) fn get(self) -> f64 {
         self.0.unwrap_or_default()
     }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 /// A smoothed round trip that follows shorter samples quickly and longer ones slowly.
 ///
-/// What makes a sample long (a busy frontend, a large batch, a scheduler's pause) is mostly not the way
-/// itself, and a round trip believed too long opens every credit too early.
+/// A sample is mostly long for another reason than the way itself: a busy frontend, a large batch, a scheduler's
+/// pause. And an overestimated round trip opens every credit too early.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RoundTrip(Option<Duration>);
 
-/// Taken as given before the first sample: more than a local network needs.
+/// Assumed before the first sample: more than a local network needs.
 const UNKNOWN: Duration = Duration::from_millis(1);
 
 impl RoundTrip {

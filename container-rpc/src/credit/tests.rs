@@ -21,7 +21,7 @@ fn arrival(credit: u64, predicted: Duration) -> Arrival {
     }
 }
 
-/// A batch of one input that took so long.
+/// The sample of a batch of one input that took `took`.
 fn took(took: Duration) -> Option<BatchTimeSample> {
     Some(BatchTimeSample { inputs: 1, took })
 }
@@ -45,7 +45,7 @@ fn due_in(budget: Duration) -> Demand {
     }
 }
 
-/// So many wait at a frontend that shares batches of up to so many inputs.
+/// `queued` queries wait at a frontend whose batches may be merged up to `most_inputs` inputs.
 fn sharing(queued: usize, most_inputs: usize) -> Demand {
     Demand {
         queued,
@@ -54,7 +54,7 @@ fn sharing(queued: usize, most_inputs: usize) -> Demand {
     }
 }
 
-/// The credits that are granted now, and what is to be done then.
+/// All credits that are granted now, and the step after them.
 fn granted(credits: &mut Credits, now: Duration) -> (Vec<Grant>, Step) {
     let mut grants = Vec::new();
     loop {
@@ -491,9 +491,9 @@ struct Frontend {
     draining: bool,
     queued: u32,
     held: Option<u64>,
-    /// The last it heard is that it is alone.
+    /// It was last told that it is alone.
     alone: bool,
-    /// Demand that was not announced for that.
+    /// It withheld demand because it believes itself alone.
     withheld: bool,
     incoming: VecDeque<ToFrontend>,
     outgoing: VecDeque<ToContainer>,
@@ -517,7 +517,7 @@ impl Frontend {
         }
     }
 
-    /// The most inputs of a batch with some of its own.
+    /// The most inputs of a batch that contains inputs of this frontend.
     fn most_inputs(&self) -> usize {
         [0, 2, 5, 64][self.id.0 as usize % 4]
     }
@@ -603,7 +603,8 @@ struct World {
     credits: Credits,
     frontends: Vec<Frontend>,
     attached: u64,
-    /// Parts of the next batch: how many inputs each has, and how many the batch may have by its frontend.
+    /// Parts of the next batch: the number of inputs of each, and the most that its frontend allows for the whole
+    /// batch.
     parts: Vec<(usize, usize)>,
     computing: usize,
     /// Batches that crossed a frontend's word of draining, or came against a credit that was given up, may come

@@ -1,4 +1,5 @@
-//! When queries came lately, and how long each was given: what a batch policy expects of the near future.
+//! Recent arrivals: when queries came, and the budget of each. A batch policy expects the near future to be like
+//! them.
 
 use std::time::Duration;
 
@@ -8,33 +9,33 @@ mod kinds;
 
 use kinds::Kinds;
 
-/// How many arrivals are remembered.
+/// The number of arrivals that are remembered.
 ///
-/// At capacity that is a few latency objectives: long enough for a steady rate, short enough to see a burst.
+/// At capacity these are a few latency objectives: long enough for a steady rate, short enough to see a burst.
 const REMEMBERED: usize = 256;
 
-/// With fewer arrivals than this, nothing is said of their rate.
+/// With fewer arrivals than this, the rate counts as 0.
 const FEW: usize = 8;
 
-/// Those of the last arrivals that were given about as long as each other.
+/// Recent arrivals with similar budgets. A budget is the time from a query's arrival to its deadline.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Class {
-    /// Their share of all.
+    /// Their share of all recent arrivals.
     pub share: f64,
-    /// What they were given on average, in seconds.
+    /// Their mean budget, in seconds.
     pub budget: f64,
 }
 
-/// The last arrivals at one version's queue. Recording one costs the same however many are remembered.
+/// The recent arrivals of one version's queue. Recording one costs the same however many are remembered.
 #[derive(Clone, Debug)]
 pub struct Arrivals {
-    /// A ring: the oldest is at `next` once it is full.
+    /// Arrivals and their budgets, in a ring. Once it is full, the oldest is at `next`.
     recent: Vec<(Instant, Duration)>,
     next: usize,
-    /// The sum of what they were given.
+    /// The sum of the budgets in `recent`.
     budgets: Duration,
     kinds: Kinds,
-    /// How many there ever were.
+    /// The number of arrivals ever recorded.
     total: u64,
 }
 
@@ -66,15 +67,15 @@ impl Arrivals {
         self.next = (self.next + 1) % REMEMBERED;
     }
 
-    /// How many there ever were.
+    /// The number of arrivals ever recorded.
     pub fn total(&self) -> u64 {
         self.total
     }
 
-    /// Arrivals per second; zero while too few came to tell.
+    /// Arrivals per second. 0 while too few came to tell.
     #[expect(clippy::cast_precision_loss, reason = "a few hundred at most")]
     pub fn per_second(&self, now: Instant) -> f64 {
-        /// Arrivals of one instant are no infinite rate.
+        /// The least span of time, in seconds: arrivals of one instant are no infinite rate.
         const LEAST_SECONDS: f64 = 1e-3;
         if self.recent.len() < FEW {
             return 0.0;
@@ -84,12 +85,12 @@ impl Arrivals {
         self.recent.len() as f64 / span.max(LEAST_SECONDS)
     }
 
-    /// Appends the classes of the last arrivals, at most `most`, the tightest first.
+    /// Appends the classes of recent arrivals, at most `most`, tightest budget first.
     pub fn classes(&self, most: usize, into: &mut Vec<Class>) {
         self.kinds.classes(most, into);
     }
 
-    /// The mean of what they were given.
+    /// The mean budget of recent arrivals.
     pub fn mean_budget(&self) -> Option<Duration> {
         let count = u32::try_from(self.recent.len()).ok().filter(|&count| count > 0)?;
         Some(self.budgets / count)

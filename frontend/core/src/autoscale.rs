@@ -1,13 +1,13 @@
-//! How many replicas a version needs so that its queries are answered within their latency objective.
+//! How many replicas a version needs to answer its queries within their latency objective.
 //!
-//! With λ arrivals a second, l(n) the time of a batch and n* the largest batch of which two fit into the
-//! objective (a query that just missed one is in time with the next), a replica answers n* / l(n*) queries a
-//! second at the most, and k = ⌈λ · l(n*) / (n* · ρ)⌉ replicas leave the part 1 − ρ of their time free for
-//! what comes in crowds.
+//! Let λ be the arrivals per second, l(n) the time of a batch of n, and n* the largest batch of which two fit into
+//! the objective: a query that just missed one batch is then in time with the next. A replica answers at most n* /
+//! l(n*) queries per second. k = ⌈λ · l(n*) / (n* · ρ)⌉ replicas are busy for the part ρ of their time, and 1 − ρ is
+//! left for bursts.
 //!
-//! Up at once, for whatever the last second asked for beyond chance: a query that is late is lost. Down only
-//! to the most that was needed within [`HOLD`], and with something to spare: what comes in crowds comes again,
-//! and a replica needs its time to start. So a steady load never makes the number swing.
+//! The number goes up at once, to the load of the last second as far as that is beyond chance: a late query is lost.
+//! It goes down only to the peak need of the last [`HOLD`], and with something to spare: bursts return, and a replica
+//! takes time to start. So a steady load never makes the number swing.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -19,38 +19,39 @@ use skysail_proto::deployment::Autoscale;
 use crate::cluster::ReplicaView;
 use crate::time::Instant;
 
-/// The part of its time that a replica is to be busy.
+/// ρ: the part of its time that a replica is meant to be busy.
 pub const TARGET_UTILISATION: f64 = 0.6;
 
-/// What was needed counts for so long.
+/// How long a need is remembered: the number goes down only to the peak need within this time.
 pub const HOLD: Duration = Duration::from_secs(60);
 
-/// What is left after a step down would have to do for so many times the most that was needed.
+/// Scale down only if the remaining replicas could carry `SPARE` times the peak need.
 const SPARE: f64 = 1.1;
 
-/// The rate of arrivals is smoothed over so many seconds; the last second counts beyond that only for what is
-/// no chance.
+/// The time constant of the smoothed arrival rate, in seconds. The rate of the last second counts only where it
+/// exceeds the smoothed rate by more than chance.
 const SMOOTHING_SECONDS: f64 = 10.0;
 
-/// What lies within so many standard deviations is chance.
+/// A deviation within this many standard deviations is taken for chance.
 const CHANCE: f64 = 2.0;
 
-/// However much longer than the line says batches have taken, it counts for no more: a stall is no speed.
+/// The most by which slow batches lengthen the line's times, as a factor. A larger factor would be a stall, not a
+/// speed.
 const MOST_TAIL: f64 = 2.0;
 
-/// What batches take, as learned from a version's replicas.
+/// How long batches take, on average over a version's replicas.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BatchTimes {
-    /// A batch of one input, in seconds.
+    /// The time of a batch of one input, in seconds.
     pub first: f64,
-    /// Each further input, in seconds.
+    /// The time that each further input adds, in seconds.
     pub further: f64,
-    /// The 99th percentile of the last batches, in seconds; 0 if unknown.
+    /// The 99th percentile of recent batch times, in seconds. 0 if unknown.
     pub p99: f64,
 }
 
 impl BatchTimes {
-    /// The means over the replicas that have done a batch; nothing if none has.
+    /// The means over the replicas that have done a batch. `None` if no replica has.
     #[expect(clippy::cast_precision_loss, reason = "microseconds, and a few replicas")]
     pub fn of<'a>(replicas: impl IntoIterator<Item = &'a ReplicaView>) -> Option<Self> {
         let is_known = |replica: &&ReplicaView| {
@@ -68,17 +69,17 @@ impl BatchTimes {
         (count > 0.0).then_some(Self { first, further, p99 })
     }
 
-    /// A batch of this size, in seconds.
+    /// The time of a batch of this size, in seconds.
     fn of_size(self, size: u32) -> f64 {
         self.first + self.further * f64::from(size.saturating_sub(1))
     }
 
-    /// The largest batch of which two fit into the objective, and what it takes, in seconds.
+    /// The largest batch of which two fit into the objective, and its time in seconds.
     fn best_batch(self, slo: Option<Duration>, max_batch: NonZeroU32) -> (u32, f64) {
         let longest = slo.map_or(f64::INFINITY, |slo| slo.as_secs_f64() / 2.0);
         let fitting = |tail: f64| self.fitting(longest / tail, max_batch.get());
         let size = fitting(1.0);
-        // Batches that take longer than even this one should are slower than the line says.
+        // If the 99th percentile exceeds even the time of this batch, replicas are slower than the line says.
         let tail = (self.p99 / self.of_size(size)).clamp(1.0, MOST_TAIL);
         let size = fitting(tail);
         (size, self.of_size(size))
@@ -90,7 +91,7 @@ impl BatchTimes {
         reason = "a float casts to the nearest integer there is, and what is not positive to 0"
     )]
     fn fitting(self, longest: f64, most: u32) -> u32 {
-        /// What rounding may take away.
+        /// Rounding errors may lose this much of an input.
         const SLACK: f64 = 1e-6;
         if self.further <= 0.0 {
             return if self.first <= longest { most } else { 1 };
@@ -100,85 +101,85 @@ impl BatchTimes {
     }
 }
 
-/// What is known of a version at one time.
+/// A version's load, as seen at one time.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation {
-    /// Now.
+    /// The time of the observation.
     pub now: Instant,
-    /// Queries that came a second, in about the last one, at all frontends together.
+    /// Queries that arrived in about the last second, per second, over all frontends.
     pub arrivals_per_second: f64,
-    /// Queries that wait, at all frontends together.
+    /// Queries that wait, over all frontends.
     pub queued: u64,
-    /// What batches take; nothing if no replica is attached that has done one.
+    /// How long batches take. `None` if no attached replica has done a batch.
     pub batch_times: Option<BatchTimes>,
-    /// The tightest latency objective.
+    /// The tightest latency objective of the version's applications.
     pub slo: Option<Duration>,
-    /// The largest batch.
+    /// The largest batch that may be sent.
     pub max_batch: NonZeroU32,
-    /// Replicas asked for.
+    /// Replicas that the catalog asks for.
     pub replicas: u32,
-    /// Replicas that take work.
+    /// Replicas that are attached and take work.
     pub attached: u32,
-    /// What the number is to stay within.
+    /// The least and the most replicas to decide for.
     pub bounds: Autoscale,
 }
 
-/// How many replicas there are to be, and why.
+/// A number of replicas, and the reason for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
-    /// So many.
+    /// The number of replicas.
     pub replicas: u32,
-    /// Replicas that the load of this moment asks for, in parts, bounds apart; nothing where nothing is known
-    /// to judge by.
+    /// The need of this moment, as a fraction and without the bounds. `None` if the load or the batch times are
+    /// unknown.
     pub need: Option<f64>,
-    /// What it was judged by.
+    /// The arrivals per second that the need was computed from.
     pub rate: f64,
-    /// Why.
+    /// The reason for the number.
     pub reason: Reason,
 }
 
-/// Why there are to be as many replicas as there are to be.
+/// Why a [`Decision`] has its number of replicas.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reason {
-    /// Nothing was learned of batch times yet, or the rate is none.
+    /// The batch times or the arrival rate are unknown, so the number stays.
     NothingKnown,
-    /// More come.
+    /// The arrivals need more replicas than there are.
     Load(Work),
-    /// More wait than the replicas have in hand.
+    /// More queries wait than the replicas have room for in one batch each, for the second time.
     Backlog {
-        /// So many.
+        /// Queries that wait.
         queued: u64,
-        /// What else there is.
+        /// What the arrivals alone need.
         work: Work,
     },
-    /// As many as needed.
+    /// There are as many replicas as the arrivals need.
     Enough(Work),
-    /// Fewer would do now, but more were needed lately.
+    /// Fewer replicas would do now, but more were needed within [`HOLD`].
     Hold {
-        /// Replicas that were needed at the most.
+        /// The peak need.
         most: f64,
-        /// What there is now.
+        /// What the arrivals need now.
         work: Work,
     },
-    /// Fewer have been enough for long.
+    /// Fewer replicas would have done for all of [`HOLD`].
     Quiet {
-        /// Replicas that were needed at the most.
+        /// The peak need.
         most: f64,
-        /// What there is now.
+        /// What the arrivals need now.
         work: Work,
     },
 }
 
-/// What a replica can do, and what is asked.
+/// What a replica can do, and how many replicas the arrivals need.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Work {
-    /// Queries a second.
+    /// Arrivals per second.
     pub rate: f64,
-    /// The batch that a replica answers most with, in time.
+    /// n*: the largest batch of which two fit into the objective.
     pub batch: u32,
-    /// What that takes, in seconds.
+    /// l(n*): the time of that batch, in seconds.
     pub batch_seconds: f64,
-    /// Replicas that asks for, in parts.
+    /// The replicas needed, as a fraction.
     pub need: f64,
 }
 
@@ -224,27 +225,27 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Decides for one version, again and again: about once a second.
+/// Decides about once a second for one version, and remembers recent needs.
 #[derive(Clone, Debug, Default)]
 pub struct Autoscaler {
-    /// The smoothed rate.
+    /// The smoothed arrival rate.
     mean_rate: f64,
     batch_times: Option<BatchTimes>,
     last: Option<Instant>,
-    /// Since when needs are known.
+    /// When the first need was recorded.
     since: Option<Instant>,
-    /// What was needed lately: of each time, only if nothing later needed as much.
+    /// Needs within [`HOLD`]. A need is dropped when a later one is as large, so the front is the peak.
     needs: VecDeque<(Instant, f64)>,
-    /// When more waited than the replicas had in hand.
+    /// When more queries last waited than the replicas have room for in one batch each.
     backlog: Option<Instant>,
 }
 
 impl Autoscaler {
-    /// Decides.
+    /// The number of replicas for this situation, within its bounds.
     pub fn decide(&mut self, situation: &Situation) -> Decision {
         let work = self.work(situation);
         let Autoscale { min, max } = situation.bounds;
-        // Bounds that contradict each other are refused where they come from; here the lower one decides.
+        // Contradictory bounds are refused where they are set. Here the lower bound wins.
         let bounded = |replicas: u32| replicas.min(max).max(min);
         let (replicas, reason) = match work {
             None => (situation.replicas, Reason::NothingKnown),
@@ -258,7 +259,7 @@ impl Autoscaler {
         }
     }
 
-    /// What is asked for; nothing if that is unknown.
+    /// What the arrivals need. `None` if the arrival rate or the batch times are unknown.
     fn work(&mut self, situation: &Situation) -> Option<Work> {
         self.batch_times = situation.batch_times.or(self.batch_times);
         let rate = situation.arrivals_per_second;
@@ -276,7 +277,8 @@ impl Autoscaler {
         })
     }
 
-    /// The smoothed rate, or what of the last second's is beyond chance if that is more.
+    /// `max(mean, rate - CHANCE * sqrt(rate))`: the smoothed rate, or the part of the last rate that chance does not
+    /// explain.
     fn beyond_chance(&mut self, rate: f64, now: Instant) -> f64 {
         let elapsed = self.last.map(|last| now.saturating_since(last).as_secs_f64());
         self.last = Some(now);
@@ -320,9 +322,9 @@ impl Autoscaler {
         (replicas, Reason::Enough(work))
     }
 
-    /// Replicas that a backlog asks for, where more wait than a batch for each replica for the second time
-    /// within [`HOLD`]: one more than there are. Once is a crowd that is over before a replica has started;
-    /// replicas that are on their way are waited for first.
+    /// The need because of a backlog, which is `attached + 1`. There is a backlog if more queries wait than one batch
+    /// for each replica, for the second time within [`HOLD`]. A single time is a burst that would be over before a
+    /// new replica started. Replicas that are still starting are waited for first.
     fn backlog(&mut self, situation: &Situation, work: Work) -> Option<f64> {
         let Situation {
             now,
@@ -356,14 +358,14 @@ impl Autoscaler {
     }
 }
 
-/// So many whole replicas.
+/// Rounds a need up to whole replicas.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "a float casts to the nearest integer there is, and needs are not negative"
 )]
 fn whole(replicas: f64) -> u32 {
-    /// What rounding may add.
+    /// Rounding errors may add this much of a replica.
     const SLACK: f64 = 1e-9;
     (replicas - SLACK).ceil() as u32
 }

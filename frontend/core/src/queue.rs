@@ -1,7 +1,7 @@
-//! Queries waiting for a replica, ordered by deadline, bounded by count and by bytes.
+//! The queue of one model version: tasks that wait for a replica, ordered by deadline, bounded by count and by bytes.
 //!
-//! A full queue makes room for a more urgent query: the application that holds most of it loses its query with the
-//! latest deadline.
+//! A full queue makes room for a more urgent query. The application that holds most of the queue loses the query of
+//! its own that has the latest deadline.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -16,33 +16,33 @@ pub(crate) use holdings::by_weight;
 use holdings::{Holdings, Measure};
 use ranks::Ranks;
 
-/// For whom a query waits.
+/// The application that a query waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Claim {
-    /// The application, by a number of the caller's choice.
+    /// Its number, of the caller's choice.
     pub application: u64,
-    /// Its weight beside the others'.
+    /// Its weight: its share beside other applications is in proportion to this.
     pub weight: NonZeroU32,
 }
 
 impl Claim {
-    /// That of the only application there is.
+    /// The claim of a queue with a single application.
     pub const SOLE: Self = Self {
         application: 0,
         weight: NonZeroU32::MIN,
     };
 }
 
-/// How much may wait.
+/// The most that may wait in a queue.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Bounds {
-    /// Queries.
+    /// The most queries.
     pub count: usize,
-    /// Bytes of their inputs.
+    /// The most bytes of their inputs, together.
     pub bytes: usize,
 }
 
-/// A place in the queue: deadlines first, arrival order among equals.
+/// A place in the queue. Places are ordered by deadline, and by arrival among equal deadlines.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Place {
     deadline: Instant,
@@ -55,40 +55,40 @@ impl Place {
         self.deadline
     }
 
-    /// The first place there could be at a deadline.
+    /// The first place that a task with this deadline could have.
     pub(crate) fn first_at(deadline: Instant) -> Self {
         Self { deadline, arrival: 0 }
     }
 
-    /// The place of the same task at another deadline.
+    /// The place that the same task has with another deadline.
     pub(crate) fn moved_to(self, deadline: Instant) -> Self {
         Self { deadline, ..self }
     }
 }
 
-/// The queue is full; gives back what was to wait.
+/// The queue is full. Gives back the task that was not let in.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Full<T>(pub T);
 
-/// A task outside of the queue, and the place it was taken from.
+/// A task that was taken out of the queue, and the place that it had.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Placed<T> {
     place: Place,
     claim: Claim,
     bytes: usize,
-    /// Whether a replica was lost with it before.
+    /// Whether a replica was lost while it had this task.
     pub(crate) lost_before: bool,
-    /// What was to wait.
+    /// The task itself.
     pub task: T,
 }
 
 impl<T> Placed<T> {
-    /// For whom it waits.
+    /// The application that it waits for.
     pub fn claim(&self) -> Claim {
         self.claim
     }
 
-    /// Where it waited.
+    /// The place that it had in the queue.
     pub fn place(&self) -> Place {
         self.place
     }
@@ -103,7 +103,7 @@ impl<T> Placed<T> {
         self.bytes
     }
 
-    /// The same task at another deadline.
+    /// The same task with another deadline.
     #[must_use]
     pub(crate) fn moved_to(self, deadline: Instant) -> Self {
         let place = self.place.moved_to(deadline);
@@ -111,14 +111,14 @@ impl<T> Placed<T> {
     }
 }
 
-/// What is taken out of the queue at a time.
+/// A run of consecutive tasks at the front of the queue, to be taken out together.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Section {
-    /// This many of the first stay.
+    /// The number of tasks at the very front to leave in the queue.
     pub(crate) leave: usize,
-    /// At most this many of those behind them are taken.
+    /// The most tasks to take after those.
     pub(crate) take: usize,
-    /// At most this many bytes of them; one task always goes.
+    /// The most bytes to take. The first task is taken whatever its size.
     pub(crate) max_bytes: usize,
 }
 
@@ -148,53 +148,54 @@ impl<T> Waiting<T> {
     }
 }
 
-/// What a batch policy sees of a queue.
+/// The part of a queue that a batch policy sees: deadlines by rank. The earliest deadline has rank 0.
 pub trait Deadlines {
-    /// How many wait.
+    /// How many queries wait.
     fn len(&self) -> usize;
 
-    /// Whether none waits.
+    /// Whether no query waits.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many are due before `at`.
+    /// How many queries are due before `at`.
     fn before(&self, at: Instant) -> usize;
 
-    /// When the one of this rank is due; the earliest has rank 0.
+    /// The deadline of this rank.
     fn nth(&self, rank: usize) -> Option<Instant>;
 
-    /// Appends when those of the ranks `from`, `from + every` and so on are due.
+    /// Appends the deadlines of the ranks `from`, `from + every`, `from + 2 * every` and so on.
     fn sample(&self, from: usize, every: usize, into: &mut Vec<Instant>);
 
-    /// How many deadlines have passed at `now`.
+    /// How many deadlines are at or before `now`.
     fn expired(&self, now: Instant) -> usize {
         self.before(now + Duration::from_nanos(1))
     }
 }
 
-/// A query that is to wait.
+/// A query that asks to be let into the queue.
 #[derive(Debug)]
 pub struct Entrant<T> {
     /// When its answer is due.
     pub deadline: Instant,
-    /// For whom it waits.
+    /// The application that it is for.
     pub claim: Claim,
     /// Bytes of its input.
     pub bytes: usize,
-    /// What is to wait.
+    /// The task to queue.
     pub task: T,
 }
 
-/// The queue. What comes or leaves costs a logarithm of its length, what is asked of ranks a step for each few hundred.
+/// Tasks in the order of their deadlines. Adding and removing cost O(log n). A question about ranks costs one step
+/// for each few hundred tasks.
 #[derive(Debug)]
 pub struct DeadlineQueue<T> {
     waiting: BTreeMap<Place, Waiting<T>>,
-    /// The same deadlines.
+    /// The deadlines of `waiting`, by rank.
     ranks: Ranks,
-    /// What each application has waiting; kept once there was a second one.
+    /// The tasks of each application. Kept from the second application on.
     holdings: Option<Holdings>,
-    /// The application of all queries so far, while there was no second one.
+    /// The application of all tasks so far, while there is only one.
     only: Option<u64>,
     bounds: Bounds,
     bytes: usize,
@@ -215,7 +216,7 @@ impl<T> DeadlineQueue<T> {
         }
     }
 
-    /// Adds a query of the only application there is; returns its place, or the task if the queue is full.
+    /// Adds a task of the sole application. Returns its place, or the task if the queue is full.
     pub fn push(&mut self, deadline: Instant, bytes: usize, task: T) -> Result<Place, Full<T>> {
         let entrant = Entrant {
             deadline,
@@ -226,10 +227,10 @@ impl<T> DeadlineQueue<T> {
         self.admit(entrant, &mut Vec::new())
     }
 
-    /// Adds a query; returns its place, or the task if the queue is full and there is nothing that had better give
-    /// way. What gives way goes to `displaced`.
+    /// Adds a task. Returns its place, or the task if the queue is full and no other task should give way. Tasks that
+    /// gave way are appended to `displaced`.
     ///
-    /// A task larger than the byte bound is taken when the queue is empty: it would otherwise never be.
+    /// A task larger than the byte bound is let into an empty queue: otherwise it would never be served.
     pub(crate) fn admit(
         &mut self,
         entrant: Entrant<T>,
@@ -260,7 +261,7 @@ impl<T> DeadlineQueue<T> {
         Ok(place)
     }
 
-    /// Begins to keep account of what each application has waiting when a second one comes.
+    /// Starts to account for each application once a second one appears.
     fn meet(&mut self, claim: Claim) {
         if self.holdings.is_some() || *self.only.get_or_insert(claim.application) == claim.application {
             return;
@@ -272,8 +273,8 @@ impl<T> DeadlineQueue<T> {
         self.holdings = Some(holdings);
     }
 
-    /// Makes room for a query, if there is none, at the cost of whoever then holds most of what is full; says whether
-    /// there is. Nobody gives way if that does not suffice.
+    /// Makes room for a task in a full queue, and returns whether there is room. The application that would hold most
+    /// gives way, task by task. If that does not make enough room, nothing is displaced.
     fn make_room(
         &mut self,
         deadline: Instant,
@@ -303,8 +304,8 @@ impl<T> DeadlineQueue<T> {
         is_too_large.then_some(Measure::Bytes)
     }
 
-    /// The query with the latest deadline of the application that would hold most, by weight, with this one let in;
-    /// none if this one is that.
+    /// The task that gives way to the new one: the latest of the application that would hold most by weight. `None`
+    /// if the new task itself should give way.
     fn latest_of_largest(
         &self,
         measure: Measure,
@@ -322,7 +323,7 @@ impl<T> DeadlineQueue<T> {
         latest.filter(|latest| !is_own || latest.deadline > deadline)
     }
 
-    /// Returns a task to the place it was taken from, bounds or not: it was accepted and may not be lost.
+    /// Returns a task to its place, even beyond the bounds: an accepted task may not be lost.
     pub fn put_back(&mut self, placed: Placed<T>) {
         let Placed {
             place,
@@ -345,13 +346,13 @@ impl<T> DeadlineQueue<T> {
         self.ranks.insert(place.deadline);
     }
 
-    /// Takes the task with the earliest deadline.
+    /// Takes out the task with the earliest deadline.
     pub fn pop(&mut self) -> Option<Placed<T>> {
         let (place, waiting) = self.waiting.pop_first()?;
         Some(self.taken(place, waiting))
     }
 
-    /// A task that does not wait any more.
+    /// Accounts for a task that has left `waiting`.
     fn taken(&mut self, place: Place, waiting: Waiting<T>) -> Placed<T> {
         self.ranks.remove(place.deadline);
         self.bytes -= waiting.bytes;
@@ -361,7 +362,7 @@ impl<T> DeadlineQueue<T> {
         waiting.at(place)
     }
 
-    /// Takes a section out.
+    /// Takes out the tasks of a section.
     pub(crate) fn cut(&mut self, section: Section) -> Vec<Placed<T>> {
         let left: Vec<_> = std::iter::from_fn(|| self.waiting.pop_first())
             .take(section.leave)
@@ -383,7 +384,8 @@ impl<T> DeadlineQueue<T> {
         batch
     }
 
-    /// Takes the tasks at these places, which are in order, out; at most so many bytes of them, but one task always.
+    /// Takes out the tasks at these places, which must be in order. Stops at `max_bytes`, but takes one task at
+    /// least.
     pub(crate) fn pick(&mut self, places: &[Place], max_bytes: usize) -> Vec<Placed<T>> {
         let mut batch = Vec::with_capacity(places.len());
         let mut bytes: usize = 0;
@@ -398,20 +400,21 @@ impl<T> DeadlineQueue<T> {
         batch
     }
 
-    /// The deadlines and bytes of those that wait, in their order.
+    /// The deadline and the bytes of each waiting task, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Instant, usize)> + '_ {
         self.waiting
             .iter()
             .map(|(place, waiting)| (place.deadline, waiting.bytes))
     }
 
-    /// Takes the task at a place, if it still waits.
+    /// Takes out the task at a place, if it still waits there.
     pub fn remove(&mut self, place: Place) -> Option<Placed<T>> {
         let waiting = self.waiting.remove(&place)?;
         Some(self.taken(place, waiting))
     }
 
-    /// Lets a query wait for another application, too: it counts as one of whichever holds less, by weight.
+    /// Lets another application wait for the same task. The task then counts for the one of the two that holds less
+    /// by weight.
     pub(crate) fn share(&mut self, place: Place, claim: Claim) {
         self.meet(claim);
         let (Some(holdings), Some(waiting)) = (&self.holdings, self.waiting.get(&place)) else {
@@ -428,12 +431,12 @@ impl<T> DeadlineQueue<T> {
         }
     }
 
-    /// What each application has waiting, by its number; nothing while there was no second one.
+    /// The tasks of each application. `None` while there is only one application.
     pub(crate) fn holdings(&self) -> Option<&Holdings> {
         self.holdings.as_ref()
     }
 
-    /// Whether a replica was lost with the task at a place, if it still waits.
+    /// Whether a replica was lost with the task at this place. `None` if it does not wait there.
     pub(crate) fn lost_before(&self, place: Place) -> Option<bool> {
         self.waiting.get(&place).map(|waiting| waiting.lost_before)
     }
@@ -448,12 +451,12 @@ impl<T> DeadlineQueue<T> {
         self.first().map(Place::deadline)
     }
 
-    /// Bytes of all inputs that wait.
+    /// Bytes of all waiting inputs.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The task at a place, if it still waits.
+    /// The task at a place, if it still waits there.
     pub fn get(&self, place: Place) -> Option<&T> {
         self.waiting.get(&place).map(|waiting| &waiting.task)
     }
@@ -574,7 +577,7 @@ mod tests {
         }
         assert_eq!(admit(&mut queue, tight, 99, 10, 10), [3]);
         assert_eq!(admit(&mut queue, tight, 5, 10, 11), [2]);
-        // Both hold as much now. Whoever wants more gives way itself, by what is due last.
+        // Both hold equally much now. The application that asks for more gives way itself, by its latest deadline.
         assert_eq!(admit(&mut queue, tight, 4, 10, 12), [10]);
         assert_eq!(admit(&mut queue, tight, 6, 10, 13), [13]);
         assert_eq!(admit(&mut queue, loose, 62, 10, 14), [14]);
@@ -607,7 +610,7 @@ mod tests {
         assert_eq!(admit(&mut queue, small, 99, 30, 11), [11], "it would hold most");
         assert_eq!(admit(&mut queue, small, 98, 101, 12), [12], "it never fits");
         assert_eq!((queue.len(), queue.bytes()), (8, 100));
-        // What would be due after all of its own had to make room for it, too.
+        // The query of the same application that is due after the new one gives way, too.
         assert_eq!(admit(&mut queue, small, 98, 30, 13), [6, 10]);
     }
 

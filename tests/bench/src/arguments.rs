@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     pub(crate) plot: Option<PathBuf>,
     /// Replace the part of this file between the markers `<!-- benchmarks:begin -->` and `<!-- benchmarks:end -->`
     #[arg(long, value_name = "FILE", requires = "plot", conflicts_with_all = ["only", "smoke"])]
-    pub(crate) readme: Option<PathBuf>,
+    pub(crate) page: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 }
@@ -213,15 +213,15 @@ mod tests {
     }
 
     #[test]
-    fn a_readme_is_written_only_from_a_whole_run_and_with_its_plot() {
+    fn a_page_is_written_only_from_a_whole_run_and_with_its_plot() {
         for (line, accepted) in [
-            (&["--readme", "R.md", "--plot", "p.svg"][..], true),
-            (&["--readme", "R.md"], false),
+            (&["--page", "P.md", "--plot", "p.svg"][..], true),
+            (&["--page", "P.md"], false),
             (
-                &["--readme", "R.md", "--plot", "p.svg", "--only", "overload"],
+                &["--page", "P.md", "--plot", "p.svg", "--only", "overload"],
                 false,
             ),
-            (&["--readme", "R.md", "--plot", "p.svg", "--smoke"], false),
+            (&["--page", "P.md", "--plot", "p.svg", "--smoke"], false),
         ] {
             let parsed = Arguments::try_parse_from([&["benchmarks"], line].concat());
             assert_eq!(parsed.is_ok(), accepted, "{line:?}");

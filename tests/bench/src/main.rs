@@ -10,7 +10,7 @@
 //! - [`overload`]: memory and answers at ten times the capacity.
 //! - [`process`], [`machine`]: what the kernel says of processes and of the machine.
 //! - [`spread`]: median and range.
-//! - [`report`]: all of it as tables and as JSON; [`plot`] draws, [`readme`] puts it where it is read.
+//! - [`report`]: all of it as tables and as JSON; [`plot`] draws, [`page`] puts it where it is read.
 
 use std::process::ExitCode;
 
@@ -29,9 +29,9 @@ mod echo;
 mod goodput;
 mod machine;
 mod overload;
+mod page;
 mod plot;
 mod process;
-mod readme;
 mod report;
 mod spread;
 

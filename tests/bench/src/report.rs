@@ -12,7 +12,7 @@ use crate::closed_loop::{Program, Row};
 use crate::goodput::{Cell, Goodput, Policy};
 use crate::machine::Machine;
 use crate::overload::{self, Overload};
-use crate::{plot, readme};
+use crate::{page, plot};
 
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
 
@@ -69,9 +69,9 @@ impl Report {
             write_file(path, &plot::draw(goodput, &self.place()))?;
             eprintln!("the plot is in {}", path.display());
         }
-        if let (Some(page), Some(plot)) = (&arguments.readme, &arguments.plot) {
-            readme::write(page, &self.section(&readme::link(page, plot)))?;
-            eprintln!("the tables are in {}", page.display());
+        if let (Some(path), Some(plot)) = (&arguments.page, &arguments.plot) {
+            page::write(path, &self.section(&page::link(path, plot)))?;
+            eprintln!("the tables are in {}", path.display());
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ mod cli;
 mod cluster;
 mod connections;
 mod docker;
+mod documented;
 mod failing_models;
 mod faults;
 mod frontends;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         .area("benchmarks", benchmarks::CASES)
         .area("cluster", cluster::CASES)
         .area("docker", docker::CASES)
+        .area("documented", documented::CASES)
         .area("identity", identity::CASES)
         .area("isolation", isolation::CASES)
         .area("overload", overload::CASES)

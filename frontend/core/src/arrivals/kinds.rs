@@ -1,13 +1,13 @@
-//! How many of the last arrivals were given how long, by half octaves.
+//! The distribution of recent budgets, in half octaves: how many arrivals had a budget of about each length.
 
 use std::time::Duration;
 
 use super::Class;
 
-/// A duration has 64 bits of nanoseconds, and each power of two two halves.
+/// A duration is 64 bits of nanoseconds, and each power of two is split in two halves.
 const HALF_OCTAVES: usize = 128;
 
-/// Neighbours whose means differ by less than this factor are one class.
+/// Neighbouring kinds whose mean budgets differ by less than this factor become one class.
 const ALIKE: f64 = 1.2;
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,11 +22,11 @@ impl Kind {
     }
 }
 
-/// Budgets, counted.
+/// The number and the sum of budgets in each half octave.
 #[derive(Clone, Debug)]
 pub(super) struct Kinds {
     kinds: [Kind; HALF_OCTAVES],
-    /// A bit for each that has any.
+    /// A bit for each half octave that has a budget.
     present: u128,
     total: u32,
 }
@@ -51,7 +51,7 @@ impl Kinds {
         self.total += 1;
     }
 
-    /// One that was added.
+    /// Removes a budget that was added before.
     pub(super) fn remove(&mut self, budget: Duration) {
         let nanos = nanos(budget);
         let index = half_octave(nanos);
@@ -63,8 +63,7 @@ impl Kinds {
         self.total -= 1;
     }
 
-    /// Appends at most `most` classes, the tightest first. If there are more, those that are nearest to each other
-    /// become one.
+    /// Appends at most `most` classes, tightest budget first. If there are more, the nearest neighbours are merged.
     pub(super) fn classes(&self, most: usize, into: &mut Vec<Class>) {
         let mut left = self.present;
         while left != 0 {
@@ -88,7 +87,7 @@ impl Kinds {
     }
 }
 
-/// The first of the two neighbours with the smallest ratio of budgets, and that ratio.
+/// The index of the lower of the two neighbours whose budgets have the smallest ratio, and that ratio.
 fn nearest(classes: &[Class]) -> Option<(usize, f64)> {
     let ratios = classes
         .windows(2)
@@ -96,7 +95,7 @@ fn nearest(classes: &[Class]) -> Option<(usize, f64)> {
     ratios.enumerate().min_by(|(_, a), (_, b)| a.total_cmp(b))
 }
 
-/// A year at most, so that sums of a few hundred do not overflow.
+/// The budget in nanoseconds, about a year at most, so that sums of a few hundred do not overflow.
 fn nanos(budget: Duration) -> u64 {
     u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX).min(1 << 55)
 }
@@ -113,7 +112,7 @@ mod tests {
 
     fn classes(millis: &[u64], most: usize) -> Vec<Class> {
         let mut kinds = Kinds::default();
-        // What is gone again leaves no trace.
+        // A budget that is removed again leaves no trace.
         kinds.add(Duration::from_secs(77));
         for &millis in millis {
             kinds.add(Duration::from_millis(millis));

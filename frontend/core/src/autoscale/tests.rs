@@ -13,7 +13,7 @@ fn at(seconds: u64) -> Instant {
     Instant::from_nanos(seconds * 1_000_000_000)
 }
 
-/// What replicas that are busy for the part they are to be answer.
+/// The arrivals per second that keep this many replicas busy for [`TARGET_UTILISATION`] of their time.
 fn rate_of(replicas: f64) -> f64 {
     replicas * 800.0 * TARGET_UTILISATION
 }
@@ -32,7 +32,7 @@ fn situation(second: u64, rate: f64, replicas: u32) -> Situation {
     }
 }
 
-/// The numbers of replicas under these rates, one a second, where what is asked for is there at once.
+/// The numbers of replicas under these rates, one a second, if each wanted replica is there at once.
 fn follow(rates: impl IntoIterator<Item = f64>, mut replicas: u32) -> Vec<u32> {
     let mut autoscaler = Autoscaler::default();
     let decide = |(second, rate)| {
@@ -106,7 +106,7 @@ fn what_was_needed_is_kept_for_the_hold_and_let_go_after_it() {
         replicas[..hold].iter().all(|&replicas| replicas == 5),
         "{replicas:?}"
     );
-    // The smoothed rate faded meanwhile, and so does what is left.
+    // The smoothed rate faded meanwhile, and the remembered need with it.
     assert_eq!(replicas[hold + 3], 4, "{replicas:?}");
     assert_eq!(replicas.last(), Some(&1), "{replicas:?}");
 }
@@ -135,7 +135,7 @@ fn a_backlog_asks_for_one_more_the_second_time_once_all_are_there() {
         "{}",
         decision.reason
     );
-    // The same long after is another first time.
+    // A backlog long after the first counts as a first one again.
     let mut later = Autoscaler::default();
     later.decide(&pressed(0, 2));
     assert_eq!(later.decide(&pressed(100, 2)).replicas, 2);
@@ -155,7 +155,7 @@ fn where_nothing_is_known_the_number_stays_but_for_the_bounds() {
             (expected, Reason::NothingKnown)
         );
     }
-    // What was learned once is not forgotten with the last replica.
+    // Batch times that were learned once are kept when the last replica goes.
     autoscaler.decide(&situation(1, 0.0, 1));
     assert_eq!(autoscaler.decide(&unknown(1, rate_of(5.0))).replicas, 5);
 }
@@ -260,7 +260,7 @@ proptest! {
     ) {
         let rates = jitter.iter().map(|part| rate_of(replicas) * (1.0 + part));
         let numbers = follow(rates, first);
-        // Once it was looked for long enough, it never goes up and down again.
+        // After enough time the number no longer goes up and down.
         let settled = &numbers[HOLD.as_secs() as usize..];
         let changes = settled.windows(2).filter(|pair| pair[0] != pair[1]).count();
         prop_assert!(changes <= 1, "{:?}", numbers);

@@ -1,5 +1,7 @@
-//! Clipper's policy (NSDI '17, section 4.3.1): one larger after each full batch in time, a tenth smaller
-//! after one that took longer than the latency objective. Gives up only what has already expired.
+//! Clipper's policy (NSDI '17, section 4.3.1): additive increase, multiplicative decrease.
+//!
+//! The batch size grows by one after each full batch in time, and shrinks by a tenth after a batch that took longer
+//! than the latency objective. Only queries whose deadline has passed are given up.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -7,10 +9,10 @@ use std::time::Duration;
 use super::{BatchPolicy, Decision, Situation};
 use crate::queue::Deadlines;
 
-/// What is left of the largest batch after one was too slow.
+/// The largest size is multiplied by this after a batch that was too slow.
 const BACKOFF: f64 = 0.9;
 
-/// The policy.
+/// The policy, with the largest size that it sends now.
 #[derive(Clone, Copy, Debug)]
 pub struct Aimd {
     size: f64,

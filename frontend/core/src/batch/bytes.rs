@@ -1,47 +1,48 @@
-//! What the bytes of a batch's inputs say of its time, beside their number.
+//! How the bytes of a batch's inputs change its time, beside the number of inputs.
 //!
-//! An input of more bytes may cost more: a longer text, a larger image. A batch whose inputs have `excess` bytes more than
-//! as many average ones takes `per_byte` × `excess` longer. That is a least-squares fit of what the number leaves
-//! open, in which the past fades. It is used where it explains much of it.
+//! An input of more bytes may cost more: a longer text, a larger image. Let `excess` be the batch's bytes beyond
+//! those of as many average inputs. The batch takes `per_byte * excess` longer. `per_byte` is a least-squares fit of
+//! the times that the number of inputs leaves unexplained, in which older batches fade. It is used only if it
+//! explains much of them.
 
 use super::fit::{FADE, FEW, MOST_ERROR};
 
-/// Bytes are used once the error with them is below this part of the error without.
+/// Bytes are used once the error with them is below this fraction of the error without.
 const CLEARLY_BETTER: f64 = 0.8;
 
-/// They are no longer used once it is above this part.
+/// Bytes are no longer used once the error with them is above this fraction of the error without.
 const NO_BETTER: f64 = 0.95;
 
-/// By bytes, no batch is expected to take less than this part of what its number of inputs says.
+/// A batch of small inputs is expected to take at least this fraction of the time for average inputs.
 const LEAST_PART: f64 = 0.1;
 
-/// See the module.
+/// The fit, its errors, and whether it is used.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Bytes {
     batches: u32,
-    /// Faded sums, of which the weights are the inverse squares of what was expected.
+    /// Faded sums. Each batch has the weight 1 ÷ expected².
     inputs: f64,
     bytes: f64,
     excess_squared: f64,
     excess_times_rest: f64,
-    /// Faded means of |ln(actual ÷ expected)|.
+    /// Faded means of |ln(actual ÷ expected)|, without and with bytes.
     error_without: f64,
     error_with: f64,
     is_used: bool,
 }
 
 impl Bytes {
-    /// Whether batch times are expected by bytes, too.
+    /// Whether expected times take bytes into account.
     pub(super) fn is_used(self) -> bool {
         self.is_used
     }
 
-    /// How far batches are from what is expected of them by bytes.
+    /// The mean error of the times expected with bytes.
     pub(super) fn error(self) -> f64 {
         self.error_with
     }
 
-    /// Seconds for a batch of so many bytes, if as many average inputs take `seconds`.
+    /// The time of a batch of these bytes, if as many average inputs take `seconds`.
     pub(super) fn adjust(self, seconds: f64, inputs: f64, bytes: f64) -> f64 {
         match self.is_used {
             true => self.with(seconds, inputs, bytes),
@@ -49,7 +50,7 @@ impl Bytes {
         }
     }
 
-    /// What as many average inputs would have taken.
+    /// The time that as many average inputs would have taken. The inverse of [`Self::adjust`].
     pub(super) fn of_average(self, seconds: f64, inputs: f64, bytes: f64) -> f64 {
         match self.is_used {
             true => (seconds - self.per_byte() * self.excess(inputs, bytes)).max(LEAST_PART * seconds),
@@ -75,7 +76,7 @@ impl Bytes {
         }
     }
 
-    /// A batch took so many seconds, and as many average inputs were expected to take `expected`.
+    /// A batch took `seconds`; as many average inputs were expected to take `expected`.
     pub(super) fn observe(&mut self, seconds: f64, expected: f64, inputs: f64, bytes: f64) {
         self.batches = self.batches.saturating_add(1);
         let part = (1.0 / f64::from(self.batches)).max(1.0 - FADE);
@@ -87,7 +88,7 @@ impl Bytes {
             false => self.batches >= FEW && self.error_with < CLEARLY_BETTER * self.error_without,
         };
         let excess = self.excess(inputs, bytes);
-        // A stall says nothing of bytes.
+        // A stall says nothing about bytes, so the unexplained time is bounded.
         let rest = (seconds - expected).clamp(-expected, expected);
         let weight = expected.powi(-2);
         let fade = |sum: &mut f64, sample: f64| *sum = *sum * FADE + sample;
@@ -97,9 +98,9 @@ impl Bytes {
         fade(&mut self.bytes, bytes);
     }
 
-    /// Everything takes `factor` times as long from now on.
+    /// The replica changed its speed: everything takes `factor` times as long from now on.
     pub(super) fn scale(&mut self, factor: f64) {
-        // The weights are divided by its square, and what is left open is multiplied by it.
+        // The weights are 1 ÷ expected², and the unexplained time in `excess_times_rest` grows by `factor`.
         self.excess_squared /= factor * factor;
         self.excess_times_rest /= factor;
     }

@@ -1,27 +1,27 @@
-//! Whether a line or a table says better what the next batch takes.
+//! Whether the line or the table predicts batch times better.
 
 use skysail_proto::admin::{TimesBy, TimesFit};
 
-/// What is left of an error's weight after each later batch: about the last hundred count.
+/// Each later batch multiplies an error's weight by this: about the last hundred count.
 pub(super) const FADE: f64 = 0.99;
 
-/// Before so many batches there is no telling.
+/// The table and the bytes are not used before this many batches.
 pub(super) const FEW: u32 = 20;
 
-/// The table is used once its error is below this part of the line's. Where batch times are noisy, a line that is right
-/// has the smaller error: it has two numbers to learn, and the table dozens.
+/// The table is used once its error is below this fraction of the line's. Where times are noisy, a line that is right
+/// errs less: it has two numbers to learn, the table has dozens.
 const CLEARLY_BETTER: f64 = 0.8;
 
-/// It is left once its error is above this many times the line's.
+/// The table is no longer used once its error is above this multiple of the line's.
 const WORSE: f64 = 1.02;
 
-/// A line that is closer than this is good enough.
+/// A line with a smaller error than this is good enough.
 const GOOD: f64 = 0.02;
 
-/// No batch counts for a larger error: a stall says nothing of either.
+/// The most that one batch counts as an error. A stall says nothing about either.
 pub(super) const MOST_ERROR: f64 = 1.0;
 
-/// Which of the two is used, and how well both fit.
+/// The choice between line and table, and the errors of both.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Fit {
     batches: u32,
@@ -32,12 +32,12 @@ pub(super) struct Fit {
 }
 
 impl Fit {
-    /// Whether the table is used.
+    /// Whether the table is used, not the line.
     pub(super) fn uses_table(self) -> bool {
         self.uses_table
     }
 
-    /// The same for people.
+    /// The choice and its error, as the admin API shows them.
     pub(super) fn told(self) -> TimesFit {
         let (uses, error) = match self.uses_table {
             true => (TimesBy::Table, self.table),
@@ -46,10 +46,10 @@ impl Fit {
         TimesFit { uses, error }
     }
 
-    /// A batch took so many times what the line and what the table expected.
+    /// A batch took `line` times what the line expected, and `table` times what the table expected.
     pub(super) fn observe(&mut self, line: f64, table: f64) {
         self.batches = self.batches.saturating_add(1);
-        // While there are few, each counts alike.
+        // The first batches count alike.
         let part = (1.0 / f64::from(self.batches)).max(1.0 - FADE);
         let error = |ratio: f64| ratio.ln().abs().min(MOST_ERROR);
         self.line += part * (error(line) - self.line);

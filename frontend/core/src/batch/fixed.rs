@@ -1,4 +1,5 @@
-//! Takes what is there, up to a fixed size; gives up only what has already expired.
+//! The policy with a fixed largest size. It sends the waiting queries, up to that size, and gives up only queries
+//! whose deadline has passed.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -6,7 +7,7 @@ use std::time::Duration;
 use super::{BatchPolicy, Decision, Situation};
 use crate::queue::Deadlines;
 
-/// The policy; it never waits for a batch to fill.
+/// The policy. It never waits for a batch to fill.
 #[derive(Clone, Copy, Debug)]
 pub struct FixedSize {
     size: usize,

@@ -1,11 +1,13 @@
-//! How long a replica's next batch will take, learned from those it has done.
+//! How long a replica's next batch will take, learned from the batches that it has done.
 //!
-//! A line in the batch size says what is typical, or a table of sizes ([`super::table`]) where that is clearly closer
-//! ([`super::fit`]). The last ratios of actual to typical say how far off a batch may be. A replica that changes its speed (a noisy neighbour came or went) changes it for all sizes:
-//! that shows in the median of a few batches, and the line is scaled at once instead of being learned anew.
-//! One slow batch is not a change of speed.
+//! The typical time comes from a line in the batch size, or from a table of sizes ([`super::table`]) where that is
+//! clearly closer ([`super::fit`]). The last ratios of actual to typical time say how far off a batch may be.
 //!
-//! Times are seconds, as numbers: they are multiplied far more often than shown.
+//! A replica that changes its speed, because a noisy neighbour came or went, changes it for all sizes. That shows in
+//! the median of a few batches. The line is then scaled at once, and not learned anew. One slow batch is no change of
+//! speed.
+//!
+//! Times are seconds as `f64`, because they are multiplied far more often than shown.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,54 +20,54 @@ use super::line::{LEAST_SECONDS, Line};
 use super::ratios::{POINTS, Ratios};
 use super::table::Table;
 
-/// The share of batches that a cautious expectation holds for.
+/// A cautious estimate holds for this share of batches.
 const CAUTION: f64 = 0.9;
 
-/// A change of speed is looked for in so many of the last batches.
+/// A change of speed is looked for in this many of the last batches.
 const JUMP_BATCHES: usize = 7;
 
-/// It is one when their median is this many times what was expected, or this many times less.
+/// It is a change if the median ratio of those batches leaves 1 ÷ `JUMP` to `JUMP`.
 const JUMP: f64 = 1.4;
 
-/// One batch counts for at most this many times what was expected, and at least one such part: a stall of
-/// seconds says nothing of the batch after it.
+/// The line learns from one batch at most this multiple of its expected time, and at least 1 ÷ `OUTLIER` of it. A
+/// stall of seconds says nothing about the next batch.
 const OUTLIER: f64 = 4.0;
 
-/// No batch is believed to take longer: a clock that jumped is no batch time.
+/// The longest time of a batch, in seconds. A longer one is a clock that jumped.
 const LONGEST_SECONDS: f64 = 1e5;
 
-/// What is known of a replica's batch times.
+/// Everything learned about a replica's batch times.
 #[derive(Clone, Debug, Default)]
 pub struct LatencyModel {
     line: Option<Line>,
-    /// Ratios of actual times to those of the line.
+    /// Ratios of actual times to the line's.
     line_ratios: Ratios,
-    /// Times by size, beside the line. It takes batches in once they are no longer among the last: so a change of speed
-    /// is told from what the table says.
+    /// Times by size, beside the line. A batch enters the table only when it leaves `recent`, so that a change of
+    /// speed can be told from the table.
     table: Table,
-    /// Ratios of actual times to those of the table.
+    /// Ratios of actual times to the table's.
     table_ratios: Ratios,
-    /// Which of the two is used.
+    /// Whether the line or the table is used.
     fit: Fit,
-    /// The last batches.
+    /// The last [`JUMP_BATCHES`] batches.
     recent: VecDeque<Sample>,
-    /// Batches since the line was scaled.
+    /// Batches since the line was last scaled.
     since_jump: usize,
-    /// Batches since the table was.
+    /// Batches since the table was last scaled.
     since_table_jump: usize,
     largest: usize,
-    /// What the bytes of the inputs say beside.
+    /// The correction of the typical time by the bytes of the inputs.
     bytes: Bytes,
-    /// How many inputs of others a batch holds for each of this frontend's.
+    /// Inputs of other frontends in a batch, for each input of this one.
     others: f64,
 }
 
-/// A batch, and what it took.
+/// The size of a batch, and its time in seconds.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     size: usize,
     seconds: f64,
-    /// Whether the table knows of it already: it had nothing to say of such a size.
+    /// Whether it is in the table already: batches of a size class that the table does not know enter at once.
     in_table: bool,
 }
 
@@ -75,18 +77,18 @@ impl LatencyModel {
         self.line.is_some()
     }
 
-    /// The largest batch seen.
+    /// The largest batch seen so far.
     pub fn largest(&self) -> usize {
         self.largest
     }
 
-    /// From now on sizes in questions are those of one frontend's part of a batch, of which `share` is its own. What is
-    /// observed is always whole batches.
+    /// From now on the sizes in questions are those of this frontend's part of a batch, which is `share` of the
+    /// whole. Sizes in observations are always those of whole batches.
     pub fn see_through(&mut self, share: f64) {
         self.others = (1.0 / share - 1.0).max(0.0);
     }
 
-    /// Seconds that a batch of this size typically takes; nothing while nothing is known.
+    /// The typical time of a batch of this size, in seconds. 0 while nothing is known.
     pub fn typical(&self, size: usize) -> f64 {
         match self.fit.uses_table() {
             true => self.table.at(self.whole(size)),
@@ -94,7 +96,7 @@ impl LatencyModel {
         }
     }
 
-    /// Seconds that a whole batch of `size` inputs typically takes, those of other frontends among them.
+    /// The typical time of a whole batch of `size` inputs, which include those of other frontends.
     fn typical_whole(&self, size: usize) -> f64 {
         match self.fit.uses_table() {
             true => self.table.at(size),
@@ -102,7 +104,7 @@ impl LatencyModel {
         }
     }
 
-    /// The size of the whole batch of which this frontend's part has `size` inputs.
+    /// The size of the whole batch, if this frontend's part has `size` inputs.
     fn whole(&self, size: usize) -> usize {
         match self.others > 0.0 {
             true => (as_number(size) * (1.0 + self.others)).round() as usize,
@@ -110,13 +112,13 @@ impl LatencyModel {
         }
     }
 
-    /// Seconds that a batch of one input and none of others typically takes; nothing while nothing is known.
+    /// The typical time of a batch of a single input, in seconds. 0 while nothing is known.
     pub fn alone(&self) -> f64 {
         self.typical_whole(1)
     }
 
-    /// Seconds that a batch of this size takes by the line through all sizes, also where the table is used; nothing
-    /// while nothing is known. It says what one input more costs on the whole, which a step hides.
+    /// The time of a batch of this size by the line, even where the table is used. 0 while nothing is known. The line
+    /// says how much one more input costs on average, which a step of the table hides.
     pub fn on_the_line(&self, size: usize) -> f64 {
         self.line
             .map_or(0.0, |line| line.at(as_number(size) * (1.0 + self.others)))
@@ -127,8 +129,8 @@ impl LatencyModel {
         self.line.map_or(0.0, |line| line.at(2.0) - line.at(1.0))
     }
 
-    /// The largest size that takes less than this one, where times are no line: sizes just above the end of a step
-    /// waste most of a wave.
+    /// The largest size of the step below this size, where the table is used. A size just above the end of a step
+    /// wastes most of a wave.
     pub(crate) fn step_below(&self, size: usize) -> Option<usize> {
         self.table
             .step_below(size)
@@ -142,7 +144,7 @@ impl LatencyModel {
         }
     }
 
-    /// What is used, the line or the table, with or without bytes, and how well it fits; nothing while nothing is known.
+    /// Which of line, table and bytes is used, and how well it fits. `None` while nothing is known.
     pub fn fit(&self) -> Option<TimesFit> {
         let by_bytes = TimesFit {
             uses: TimesBy::Bytes,
@@ -154,51 +156,51 @@ impl LatencyModel {
         })
     }
 
-    /// Whether the bytes of inputs say what they cost.
+    /// Whether the bytes of the inputs are used in expected times.
     pub(crate) fn knows_bytes(&self) -> bool {
         self.bytes.is_used()
     }
 
-    /// Seconds that a batch of so many inputs, of so many bytes together, typically takes.
+    /// The typical time of a batch of `size` inputs with `bytes` bytes together, in seconds.
     pub(crate) fn typical_of(&self, size: usize, bytes: usize) -> f64 {
         self.bytes
             .adjust(self.typical(size), as_number(size), as_number(bytes))
     }
 
-    /// How long such a batch typically takes, if there is anything to go by.
+    /// The typical time of such a batch as a `Duration`. `None` while nothing is known.
     pub(crate) fn predict_of(&self, size: usize, bytes: usize) -> Option<Duration> {
         self.is_known()
             .then(|| Duration::from_secs_f64(self.typical_of(size, bytes).min(LONGEST_SECONDS)))
     }
 
-    /// What to multiply typical times by to be cautious: nine of ten batches take no longer.
+    /// The factor on typical times that nine of ten batches stay within.
     pub fn caution(&self) -> f64 {
         self.ratios().quantile(CAUTION)
     }
 
-    /// What to multiply typical times by if about every other batch may take longer.
+    /// The factor on typical times that about half of the batches stay within.
     pub fn even_odds(&self) -> f64 {
         self.ratios().points()[POINTS / 2 - 1]
     }
 
-    /// What to multiply typical times by if four of five batches may take longer.
+    /// The factor on typical times that about one of five batches stays within.
     pub fn long_odds(&self) -> f64 {
         self.ratios().points()[POINTS / 4 - 1]
     }
 
-    /// What to multiply typical times by at the least: hardly a batch is faster.
+    /// The factor on typical times that hardly any batch is below. At most 1.
     pub fn least_ratio(&self) -> f64 {
         self.ratios().points()[0].min(1.0)
     }
 
-    /// The largest batch that typically takes at most so many seconds.
+    /// The largest batch that typically takes at most `seconds`.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a float casts to the nearest integer there is, and what is not positive to 0"
     )]
     pub fn size_within(&self, seconds: f64) -> usize {
-        /// What rounding may take away.
+        /// Rounding errors may lose this much of an input.
         const SLACK: f64 = 1e-9;
         let size = match self.fit.uses_table() {
             true => self.table.size_within(seconds),
@@ -207,23 +209,23 @@ impl LatencyModel {
         (size / (1.0 + self.others) + SLACK) as usize
     }
 
-    /// Ratios of actual to typical time, each as likely as the others.
+    /// Ratios of actual to typical time, each equally likely.
     pub fn spread(&self) -> [f64; POINTS] {
         self.ratios().points()
     }
 
-    /// The mean of actual to typical time.
+    /// The mean ratio of actual to typical time.
     pub fn mean_ratio(&self) -> f64 {
         self.ratios().mean()
     }
 
-    /// How long a batch of this size typically takes, if there is anything to go by.
+    /// The typical time of a batch of this size. `None` while nothing is known.
     pub fn predict(&self, size: usize) -> Option<Duration> {
         self.is_known()
             .then(|| Duration::from_secs_f64(self.typical(size).min(LONGEST_SECONDS)))
     }
 
-    /// Queries per second with the best size of up to `max_batch` that takes no longer than `within`; nothing
+    /// The queries per second with the best size up to `max_batch` whose cautious time is within `within`. `None`
     /// while nothing is known.
     #[expect(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]
     pub fn throughput(&self, max_batch: usize, within: Duration) -> Option<f64> {
@@ -234,25 +236,26 @@ impl LatencyModel {
         Some((1..=max_batch).take_while(fits).map(rate).fold(0.0, f64::max))
     }
 
-    /// Whether a batch of `size` that took this long is of the speed that is expected.
+    /// Whether a batch of `size` with this time fits the expected speed, within a factor of `JUMP`.
     pub fn agrees(&self, size: usize, took: Duration) -> bool {
         (1.0 / JUMP..=JUMP).contains(&(took.as_secs_f64() / self.typical_whole(size)))
     }
 
-    /// A batch of `size` took this long inside the model. `pressed`: queries were left waiting or given up when it was sized.
+    /// A batch of `size` inputs took this long inside the model. `pressed`: queries were left waiting or given up
+    /// when it was sized.
     pub fn observe(&mut self, size: usize, took: Duration, pressed: bool) {
         let seconds = took.as_secs_f64().clamp(LEAST_SECONDS, LONGEST_SECONDS);
         self.observe_average(size, size, seconds, pressed);
     }
 
-    /// The same for a batch that was expected to have `planned` inputs, with those of other frontends. How far off that
-    /// was is a part of how far off expectations are.
+    /// Like [`Self::observe`], for a batch that was planned with `planned` inputs, those of other frontends included.
+    /// A batch that turned out larger or smaller widens the scatter of the ratios.
     pub fn observe_planned(&mut self, size: usize, planned: usize, took: Duration, pressed: bool) {
         let seconds = took.as_secs_f64().clamp(LEAST_SECONDS, LONGEST_SECONDS);
         self.observe_average(size, planned, seconds, pressed);
     }
 
-    /// The same as [`Self::observe`], for inputs of so many bytes together.
+    /// Like [`Self::observe`], for inputs of `bytes` bytes together.
     pub(crate) fn observe_of(&mut self, size: usize, bytes: usize, took: Duration, pressed: bool) {
         let seconds = took.as_secs_f64().clamp(LEAST_SECONDS, LONGEST_SECONDS);
         let (inputs, bytes) = (as_number(size), as_number(bytes));
@@ -264,7 +267,7 @@ impl LatencyModel {
         self.observe_average(size, size, average, pressed);
     }
 
-    /// A batch of `size` average inputs takes `seconds`. It was expected to have `planned` inputs.
+    /// A batch of `size` average inputs took `seconds`, and was planned with `planned` inputs.
     fn observe_average(&mut self, size: usize, planned: usize, seconds: f64, pressed: bool) {
         if size == 0 {
             return;
@@ -278,7 +281,7 @@ impl LatencyModel {
         self.take_in(size, planned, seconds, pressed);
     }
 
-    /// Adds to the last batches. One that leaves them is for the table.
+    /// Adds a batch to the last ones. The batch that leaves them enters the table.
     fn remember(&mut self, size: usize, seconds: f64) {
         let in_table = !self.table.knows(size);
         if in_table {
@@ -297,7 +300,7 @@ impl LatencyModel {
         }
     }
 
-    /// Learns from a batch, and how well it was expected.
+    /// Adds a batch to the line, and its ratio to the ratios.
     fn take_in(&mut self, size: usize, planned: usize, seconds: f64, pressed: bool) {
         let inputs = as_number(size);
         let line = self.line.get_or_insert_with(|| Line::through(inputs, seconds));
@@ -313,8 +316,8 @@ impl LatencyModel {
         }
     }
 
-    /// Begins anew with this batch if the first ones took far longer: many models load, compile or fill their
-    /// caches with the first call, and what that took says nothing of those to come.
+    /// Starts anew with this batch if the first batches took far longer. Many models load, compile or fill their
+    /// caches in the first call, whose time says nothing about later ones.
     fn forget_slow_start(&mut self, size: usize, seconds: f64) {
         let is_start = self.recent.len() < JUMP_BATCHES && self.since_jump < JUMP_BATCHES;
         let is_far_quicker = |line: Line| seconds * OUTLIER < line.at(as_number(size));
@@ -344,7 +347,7 @@ impl LatencyModel {
         }
     }
 
-    /// Scales the table if the last batches, which it has not taken in, agree on another speed.
+    /// Scales the table if the last batches agree on another speed. None of them is in the table yet.
     fn follow_table_jump(&mut self) {
         self.since_table_jump += 1;
         if self.since_table_jump < JUMP_BATCHES || self.recent.iter().any(|sample| sample.in_table) {
@@ -358,7 +361,7 @@ impl LatencyModel {
     }
 }
 
-/// How many times as long as expected the last batches took, if that is a change of speed.
+/// The median ratio of the last batches to their expected times, if it is a change of speed.
 fn jump(recent: &VecDeque<Sample>, expected: impl Fn(usize) -> f64) -> Option<f64> {
     if recent.len() < JUMP_BATCHES {
         return None;

@@ -1,14 +1,14 @@
 //! The default policy: batches as large as deadlines allow, from learned batch times.
 //!
-//! While every query can be answered in time with one batch, that batch is taken at once. Otherwise, taking
-//! only as many as the head's deadline allows is a trap: under pressure the head is always nearly late,
-//! batches shrink to one, and throughput collapses. So heads are sacrificed where that buys a larger batch
-//! that saves more queries than it loses. Which and how many is decided by forecasts ([`super::outlook`]):
-//! some dozens of batches are tried in thought, each followed by batches of about one size, and the one with
-//! the most queries answered in time within one latency objective is taken.
+//! If one batch can answer all waiting queries in time, it is sent at once. Otherwise it is a trap to take only as
+//! many queries as the most urgent one allows. Under pressure the most urgent is always nearly late; batches shrink
+//! to one, and throughput collapses. So urgent queries are given up where that allows a larger batch, which saves
+//! more queries than it loses. Forecasts decide which and how many ([`super::outlook`]). Some dozens of batches are
+//! tried in thought, each followed by batches of about one size. The batch with the most answers in time within one
+//! latency objective is sent.
 //!
-//! Measured against other rules in `frontend/scheduling-sim`; the idea of planned batches and early drops is
-//! that of Nexus (SOSP '19), the rollout that of model-predictive control.
+//! `frontend/scheduling-sim` compares it with other rules. Planned batches and early drops are the idea of Nexus
+//! (SOSP '19); a forecast by simulated steps is that of model-predictive control.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -21,19 +21,20 @@ use crate::arrivals::Class;
 use crate::queue::Deadlines;
 use crate::time::Instant;
 
-/// Of those that wait at most so many are looked at, evenly spread.
+/// The most waiting queries that are looked at, evenly spread over the queue.
 const MOST_LOOKED_AT: usize = 256;
 
-/// Who has so many times as long as the tightest class of arrivals may be able to wait for it.
+/// A query is loose if its budget is at least this many times the tightest class's. It may be able to wait for that
+/// class.
 const LOOSE: f64 = 4.0;
 
-/// Where loose queries are in no danger, forecasts look ahead for this many budgets of the urgent ones.
+/// If some loose queries are safe, the horizon of forecasts is this many times the mean budget of the urgent ones.
 const URGENT_BUDGETS: f64 = 2.0;
 
-/// Replicas keep up with arrivals that take at most this part of what they can do.
+/// Replicas keep up with arrivals that use at most this fraction of their throughput.
 const SUSTAINED: f64 = 0.95;
 
-/// The policy.
+/// The policy of one replica, with its buffers.
 #[derive(Clone, Debug)]
 pub struct Learned {
     max_batch: usize,
@@ -43,33 +44,34 @@ pub struct Learned {
     classes: Vec<Class>,
 }
 
-/// When a query is tried that is late for sure.
+/// When to send a query that is surely late, to learn whether the replica became faster.
 #[derive(Clone, Copy, Debug, Default)]
 struct Probe {
     /// When the last batch started.
     last_batch: Option<Instant>,
-    /// What that was to take at least, in seconds, if it was such a query.
+    /// The typical time of that batch in seconds, if it was a probe.
     tried: Option<f64>,
 }
 
 impl Probe {
-    /// Batches say what batches take, so one that was done a short while ago makes another needless.
+    /// The least time between a batch and a probe, in seconds: a recent batch already shows how long batches take.
     const LEAST_INTERVAL: f64 = 1.0;
-    /// No more than such a part of the time goes into probes.
+    /// The least time between probes, in times of a probe: probes take at most 1 ÷ `LEAST_TIMES` of the replica's
+    /// time.
     const LEAST_TIMES: f64 = 20.0;
-    /// What takes for ever is asked about this often all the same.
+    /// The most time between probes, in seconds, however long a probe takes.
     const MOST_INTERVAL: f64 = 10.0;
-    /// A probe that takes less than such a part of what was expected is followed by the next at once.
+    /// After a probe that takes less than this fraction of its expected time, the next probe is sent at once.
     const QUICK: f64 = 0.7;
 
-    /// Whether it is time for one that takes so many seconds.
+    /// Whether a probe is due that takes `alone` seconds.
     fn is_due(self, start: Instant, alone: f64) -> bool {
         let interval = (Self::LEAST_TIMES * alone).clamp(Self::LEAST_INTERVAL, Self::MOST_INTERVAL);
         self.last_batch
             .is_none_or(|last| start.seconds_after(last) >= interval)
     }
 
-    /// A batch starts; as a probe it takes so many seconds.
+    /// A batch starts. `tried` is its expected time in seconds if it is a probe.
     fn batch_starts(&mut self, start: Instant, tried: Option<f64>) {
         self.last_batch = Some(start);
         self.tried = tried;
@@ -87,7 +89,7 @@ impl Probe {
 }
 
 impl Learned {
-    /// Knows nothing yet, and never sends more than `max_batch`.
+    /// A policy that knows nothing yet and never sends more than `max_batch` inputs.
     pub fn new(max_batch: NonZeroU32) -> Self {
         Self {
             max_batch: max_batch.get() as usize,
@@ -98,7 +100,7 @@ impl Learned {
         }
     }
 
-    /// Looks at those that wait, but for the first `skipped`.
+    /// Samples the deadlines of the waiting queries after the first `skipped`.
     fn look_at(&mut self, queue: &dyn Deadlines, skipped: usize, start: Instant) {
         let waiting = queue.len() - skipped;
         let every = waiting.div_ceil(MOST_LOOKED_AT).next_power_of_two();
@@ -144,8 +146,8 @@ impl Learned {
         self.spare_the_urgent(latency);
     }
 
-    /// Finds the deadline from which on waiting queries are safe: they are in time even if everything more urgent comes
-    /// first. If some are safe, forecasts look ahead for [`URGENT_BUDGETS`] of the others.
+    /// Finds the deadline from which waiting queries are safe: they are in time even if all more urgent ones come
+    /// first. If some are safe, the horizon becomes [`URGENT_BUDGETS`] mean budgets of the others.
     #[expect(
         clippy::cast_precision_loss,
         reason = "sizes are 32-bit numbers, and there is a handful of replicas"
@@ -160,7 +162,7 @@ impl Learned {
         if outlook.expected.last() < loose {
             return;
         }
-        // Who can wait can wait for large batches.
+        // Loose queries can wait, so batches of them may be large.
         let size = outlook
             .fitting(latency, loose, usize::MAX, latency.caution())
             .max(1);
@@ -182,8 +184,8 @@ impl Learned {
         }
     }
 
-    /// The largest batch after which a query of the tightest class is still in time if it came just after the batch
-    /// started; nothing if the queries that are in danger come faster than such batches serve them.
+    /// The largest batch that keeps the tightest class in time, even for a query that comes just after the batch
+    /// started. `None` if endangered queries arrive faster than such batches serve them.
     #[expect(
         clippy::cast_precision_loss,
         reason = "sizes are 32-bit numbers, and there is a handful of replicas"
@@ -202,7 +204,8 @@ impl Learned {
         (size > 0 && arriving <= SUSTAINED * replicas * served).then_some(size)
     }
 
-    /// Whether a batch would keep urgent queries that may come waiting for the sake of others that can wait.
+    /// Whether a batch that takes `took` seconds would make urgent arrivals late, while its own last query could
+    /// wait.
     fn keeps_the_urgent_waiting(&self, last: Option<Instant>, took: f64, situation: &Situation<'_>) -> bool {
         let is_loose =
             |tightest: f64| last.is_some_and(|last| last.seconds_after(situation.start) >= LOOSE * tightest);
@@ -211,7 +214,7 @@ impl Learned {
             .is_some_and(|class| took > class.budget / 2.0 && is_loose(class.budget))
     }
 
-    /// The next batch, with a forecast only where one is needed.
+    /// The next batch. Forecasts are made only where they are needed.
     fn cut(&mut self, situation: &Situation<'_>) -> Cut {
         let latency = situation.latency;
         let careful = self.careful_size(latency, situation.arrivals.per_second(situation.start));
@@ -231,12 +234,13 @@ impl Learned {
         self.best_cut(latency)
     }
 
-    /// The batch with the best outlook.
+    /// The batch with the most answers in its forecast.
     ///
-    /// Batches differ in the size that they and those after them aim for, and in which heads are passed over for it:
-    /// those that would be late in one of ten cases, in every other, or in four of five, or none. Where a query costs
-    /// little beside the batch, even a head with a small chance is worth its place. First the size is found, by a
-    /// coarse look at all and a finer one around the best; then what to pass over for it, or for a size near it.
+    /// Candidates differ in the size that they and later batches aim for, and in how cautiously they pass over urgent
+    /// queries: those that would be late in one of ten cases, in every other, in four of five, or none. Where a query
+    /// costs little beside the batch, even one with a small chance is worth its place. First the size is found, by a
+    /// coarse search over all and a finer one around the best. Then the caution is varied for that size and for sizes
+    /// near it.
     fn best_cut(&mut self, latency: &LatencyModel) -> Cut {
         let (outlook, even_odds) = (&mut self.outlook, latency.even_odds());
         let longest = outlook.expected.last().max(outlook.horizon);
@@ -321,14 +325,14 @@ impl Learned {
             take: taken,
         };
         if situation.others.is_empty() {
-            // Nobody else will come for them.
+            // No other replica will come for them.
             decision.give_up += std::mem::take(&mut decision.leave);
         }
         decision
     }
 
-    /// What is hopeless is given up or left. If that is all there is, and the replica has long done nothing else, the
-    /// one with the most time left is tried all the same: that is how a replica that has become faster is noticed.
+    /// Gives up or leaves the hopeless queries. If all are hopeless and a probe is due, the one with the most time
+    /// left is sent as a probe.
     fn give_up_or_probe(
         &mut self,
         queue: &dyn Deadlines,
@@ -352,23 +356,23 @@ impl Learned {
     }
 }
 
-/// Sizes that are compared, from one to the largest, each the same factor larger than the one before.
+/// Candidate sizes, from 1 to the largest. Each is the same factor larger than the one before.
 struct Steps {
     factor: f64,
 }
 
-/// How many steps lead from the smallest size to the largest.
+/// The number of steps from the smallest size to the largest.
 const STEPS: usize = 20;
 
-/// At first each so many steps a size is tried.
+/// The coarse search tries every `COARSE`-th step.
 const COARSE: usize = 4;
 
-/// How many steps away from the best size others are tried with other heads passed over.
+/// The steps, relative to the best, for which other cautions are tried.
 const ASIDE: [isize; 4] = [-2, -1, 0, 2];
 
 impl Steps {
-    /// The most queries per second that a batch of one of the sizes answers, or one that ends a wave below it. By a line
-    /// the largest batches answer most; where batch times are no line, others may.
+    /// The most queries per second that a batch answers, over all sizes and over the ends of the steps below them. By
+    /// a line the largest batch answers most; by a table a smaller one may.
     #[expect(clippy::cast_precision_loss, reason = "sizes are 32-bit numbers")]
     fn most_per_second(&self, latency: &LatencyModel) -> f64 {
         let rate = |size: usize| size as f64 / (latency.typical(size) * latency.mean_ratio());
@@ -394,7 +398,7 @@ impl Steps {
     }
 }
 
-/// The best batch so far.
+/// The best candidate so far, and those already tried.
 struct Best<'a> {
     outlook: &'a Outlook,
     latency: &'a LatencyModel,
@@ -402,7 +406,7 @@ struct Best<'a> {
     aim: Aim,
     step: usize,
     answered: f64,
-    /// What was tried.
+    /// Candidates that were already tried.
     tried: Vec<(Cut, Aim)>,
 }
 
@@ -422,14 +426,14 @@ impl<'a> Best<'a> {
         }
     }
 
-    /// The batch that this aim asks for.
+    /// Tries the batch that is cut for this aim.
     fn try_aim(&mut self, aim: Aim, step: usize) {
         if self.try_cut(self.outlook.first_cut(self.latency, aim), aim) {
             self.step = step;
         }
     }
 
-    /// The same batch, cut at the ends of the next steps below, where batch times have steps.
+    /// Tries the best batch cut at the ends of the next steps below, where the table is used.
     fn try_whole_steps(&mut self) {
         let (Cut { passed, taken }, aim) = (self.cut, self.aim);
         for taken in steps_below(self.latency, taken).take(STEPS_BELOW) {
@@ -437,7 +441,7 @@ impl<'a> Best<'a> {
         }
     }
 
-    /// Whether it is the best so far. Of equals it is the largest: the one that most is learned from.
+    /// Tries a candidate and returns whether it is the best so far. Among equals the largest wins: it teaches most.
     fn try_cut(&mut self, cut: Cut, aim: Aim) -> bool {
         if self.tried.contains(&(cut, aim)) {
             return false;
@@ -455,17 +459,17 @@ impl<'a> Best<'a> {
     }
 }
 
-/// A batch is also tried as it is at the ends of so many steps below.
+/// The number of lower steps at whose ends the best batch is tried.
 const STEPS_BELOW: usize = 3;
 
-/// The ends of the steps below a size, from the largest on; none where batch times are a line.
+/// The ends of the steps below a size, largest first. Empty where the line is used.
 fn steps_below(latency: &LatencyModel, size: usize) -> impl Iterator<Item = usize> + '_ {
     std::iter::successors(latency.step_below(size), |&below| latency.step_below(below))
 }
 
-/// How many of a batch to send first: all, unless they take no longer as two batches. Then those sent first are answered
-/// sooner and nobody later, and those left may be joined by others. Of such parts it is the one with the most per
-/// second, and of equals the largest.
+/// How many queries of a batch to send first. It is all of them, unless they take no longer as two batches. Then the
+/// first part is answered sooner, nothing is later, and arrivals may join the second part. The part with the most
+/// queries per second is chosen; among equals the largest.
 #[expect(clippy::cast_precision_loss, reason = "sizes are 32-bit numbers")]
 fn whole_steps(latency: &LatencyModel, taken: usize) -> usize {
     let at_once = latency.typical(taken);
@@ -481,17 +485,17 @@ fn whole_steps(latency: &LatencyModel, taken: usize) -> usize {
     })
 }
 
-/// Learned times that differ by no more than this part may be of the same step.
+/// Learned times within this fraction of each other may be of the same step.
 const SAME_TIME: f64 = 0.02;
 
-/// Forecasts that differ by no more are equal.
+/// Forecasts within this of each other count as equal.
 const ROUNDING: f64 = 1e-9;
 
-/// Queries at the head of the queue that would be late even as a batch of one.
+/// Queries at the front of the queue that would be late even as a batch of one.
 struct Hopeless {
-    /// With every replica.
+    /// Queries that are late at every replica.
     anywhere: usize,
-    /// Of those behind them, with this replica.
+    /// Of the queries behind those, the ones that are late at this replica.
     here: usize,
 }
 
@@ -512,7 +516,7 @@ impl Hopeless {
     }
 }
 
-/// Before anything is known, a batch of one finds out.
+/// While nothing is known, a batch of one finds out.
 fn first_batch(queue: &dyn Deadlines, start: Instant) -> Decision {
     let give_up = queue.expired(start);
     Decision {
@@ -522,7 +526,7 @@ fn first_batch(queue: &dyn Deadlines, start: Instant) -> Decision {
     }
 }
 
-/// The first that wait.
+/// The decision to take the first `take` queries.
 fn taking(take: usize) -> Decision {
     Decision {
         give_up: 0,
@@ -531,7 +535,7 @@ fn taking(take: usize) -> Decision {
     }
 }
 
-/// As a span; what is too long for one is the longest.
+/// A `Duration` of this many seconds; the longest one if it does not fit.
 fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
@@ -552,7 +556,7 @@ impl BatchPolicy for Learned {
         }
     }
 
-    /// All that is learned of batch times is in the latency model.
+    /// Batch times are learned by the latency model. Only the probe needs them here.
     fn observe(&mut self, _size: usize, took: Duration) {
         self.probe.took(took.as_secs_f64());
     }
@@ -620,7 +624,7 @@ mod tests {
         queue
     }
 
-    /// What is let go to if no other replica has shown more.
+    /// The most inputs to send, if no other replica has proven a larger size.
     fn largest(latency: &LatencyModel) -> usize {
         let mut sizes = SizeLimit::default();
         sizes.answered(latency.largest());
@@ -683,7 +687,7 @@ mod tests {
 
     #[test]
     fn under_pressure_a_head_is_sacrificed_for_a_larger_batch() {
-        // With the first head a batch of one would do; 30 others wait, and one comes every millisecond.
+        // A batch of one would save the first query. 30 others wait, and one comes every millisecond.
         let due = std::iter::once(107).chain((0..30).map(|n| 140 + n / 2));
         let decision = decide(due, &known(), &[]);
         assert_eq!(decision.give_up, 1, "{decision:?}");
@@ -734,7 +738,7 @@ mod tests {
         saturate_with(latency, batches, cost)
     }
 
-    /// The same, with batches that take what they are told to.
+    /// Like [`saturate`], with the batch times that `cost` gives.
     fn saturate_with(
         latency: &mut LatencyModel,
         batches: usize,

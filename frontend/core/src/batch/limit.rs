@@ -1,35 +1,35 @@
-//! How large the batches of a version may be, by what its replicas have shown.
+//! How large the batches of a version may be, by the sizes that its replicas have proven.
 //!
-//! A batch is at most a few times the largest that was answered well: more is not known to be in time, or to fit
-//! into memory. If a batch of a new size fails as a whole, or its replica is lost with it, half of it is the limit
-//! for a while. Then the size that failed is approached again from below, and once as large a batch was answered
-//! well it is forgotten: no history keeps batches small.
+//! A batch is at most a few times the largest that was answered well. A larger one might be late, or not fit into
+//! memory. If a batch of a new size fails as a whole, or its replica is lost with it, half of that size is the limit
+//! for a while. Then the size that failed is approached again from below. Once a batch of that size is answered well,
+//! the failure is forgotten, so no history keeps batches small.
 
 use std::time::Duration;
 
 use crate::time::Instant;
 
-/// Up to batches of [`FEW`] inputs, the next is at most this many times the largest so far: the first
-/// batches of a replica decide whether those that wait meanwhile are answered in time.
+/// Growth up to [`FEW`] inputs: the next batch is at most this many times the largest so far. It is quick, because
+/// the first batches of a replica decide whether the queries that wait meanwhile are in time.
 const QUICK_GROWTH: usize = 8;
 
-/// See [`QUICK_GROWTH`].
+/// The size up to which [`QUICK_GROWTH`] holds.
 const FEW: usize = 64;
 
-/// Beyond, the next batch is at most this many times the largest so far. A model that runs out of memory loses a
-/// replica for each step that is too large, and the smaller the step, the fewer they are.
+/// Growth beyond [`FEW`] inputs: the next batch is at most this many times the largest so far. A model that runs out
+/// of memory loses a replica at each step that is too large; small steps lose fewer.
 const GROWTH: usize = 2;
 
-/// How long the limit stands after the first failure. It doubles with each that follows.
+/// How long the limit holds after the first failure. Each further failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 
-/// It stands for no longer than this.
+/// The longest that the limit holds.
 const MOST_PAUSE: Duration = Duration::from_secs(600);
 
-/// Once batches came as near to the size that failed as this part of it, they may go beyond.
+/// Batches may exceed the size that failed once they have come within 1 ÷ `NEAR` of it.
 const NEAR: usize = 8;
 
-/// How large a batch may be if the largest that was answered well had `proven` inputs.
+/// The largest batch to try, if the largest that was answered well had `proven` inputs.
 pub(super) fn grown(proven: usize) -> usize {
     let quick = proven.max(1).saturating_mul(QUICK_GROWTH).min(FEW);
     match proven {
@@ -38,7 +38,7 @@ pub(super) fn grown(proven: usize) -> usize {
     }
 }
 
-/// What the sizes of a version's batches are limited by.
+/// The limit of a version's batch sizes, learned from batches that were answered and that failed.
 #[derive(Clone, Debug, Default)]
 pub struct SizeLimit {
     /// The largest batch that was answered well.
@@ -46,26 +46,26 @@ pub struct SizeLimit {
     failure: Option<FailedSize>,
 }
 
-/// The size that failed, and what follows from it.
+/// A size that failed, and the limit because of it.
 #[derive(Clone, Copy, Debug)]
 struct FailedSize {
     size: usize,
     since: Instant,
-    /// The limit stands until then.
+    /// When the limit ends.
     until: Instant,
-    /// For how long, from the last failure on.
+    /// How long the limit holds after a failure.
     pause: Duration,
     limit: usize,
 }
 
-/// A limit that stands because a batch failed.
+/// A limit that holds now because a batch failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Restraint {
-    /// Batches are of at most so many inputs.
+    /// The most inputs of a batch.
     pub limit: usize,
     /// The size that failed.
     pub failed: usize,
-    /// When it failed.
+    /// When that size failed.
     pub since: Instant,
 }
 
@@ -76,15 +76,16 @@ impl SizeLimit {
         self.failure.take_if(|failure| failure.size <= size);
     }
 
-    /// A batch of this size failed as a whole, or its replica was lost with it. Says whether its size may be to blame:
-    /// then its inputs are worth another try, in smaller batches. It is not if as large a batch was answered well.
+    /// A batch of this size failed as a whole, or its replica was lost with it. Returns whether the size may be to
+    /// blame: then the inputs are worth another try, in smaller batches. A size that was answered well before is not
+    /// to blame.
     pub fn failed(&mut self, size: usize, now: Instant) -> bool {
         if size <= self.safe() {
             return false;
         }
         let limit = (size / 2).max(self.safe());
         match &mut self.failure {
-            // It was sent before the limit was known.
+            // This batch was sent before the limit was known.
             Some(failure) if now < failure.until && size > failure.limit => {
                 failure.size = failure.size.min(size);
                 failure.limit = failure.limit.min(limit);
@@ -103,17 +104,17 @@ impl SizeLimit {
         true
     }
 
-    /// How large a batch may be of which nothing is new: what was answered well, and one input always.
+    /// The largest size that is proven; at least 1.
     pub fn safe(&self) -> usize {
         self.proven.max(1)
     }
 
-    /// The most inputs of the next batch: a few times the largest that was answered well, within the limit.
+    /// The most inputs of the next batch: a few times the proven size, within the limit.
     pub fn largest(&self, now: Instant) -> usize {
         grown(self.proven).min(self.limit(now))
     }
 
-    /// The most inputs of a batch whatever was answered well before, by what failed.
+    /// The most inputs that the failures allow, whatever is proven.
     pub fn limit(&self, now: Instant) -> usize {
         let Some(failure) = &self.failure else {
             return usize::MAX;
@@ -127,7 +128,7 @@ impl SizeLimit {
         }
     }
 
-    /// The limit that stands because a batch failed, if one does.
+    /// The limit that holds now because a batch failed, if any.
     pub fn restraint(&self, now: Instant) -> Option<Restraint> {
         let failure = self.failure.as_ref().filter(|failure| now < failure.until)?;
         Some(Restraint {
@@ -203,13 +204,13 @@ mod tests {
             assert!(sizes.failed(size, at(0)));
         }
         assert_eq!((sizes.limit(at(9)), sizes.restraint(at(10))), (30, None));
-        // One that is answered well all the same proves that its size was not to blame.
+        // If a batch of that size is answered well all the same, its size was not to blame.
         sizes.answered(61);
         assert_eq!(sizes.limit(at(0)), usize::MAX);
     }
 
-    /// What a model that dies of more than so many inputs is sent within so many seconds, a batch each, if more wait
-    /// than it takes: the sizes that killed it, and the last that did not.
+    /// Sends ever larger batches, one a second, to a model that dies of more than `most` inputs. Returns the sizes
+    /// that killed it, and the last size that did not.
     fn search(most: usize, seconds: u64) -> (Vec<usize>, usize) {
         let mut sizes = SizeLimit::default();
         let (mut killed, mut last) = (Vec::new(), 0);

@@ -1,34 +1,34 @@
-//! A line through (batch size, seconds), fitted by least squares in which the past fades.
+//! A line through (batch size, seconds), fitted by least squares in which older samples fade.
 
-/// What is left of a sample's weight after each later one: about the last sixty count.
+/// Each later sample multiplies a sample's weight by this: about the last sixty count.
 const FADE: f64 = 0.985;
 
-/// Holds the slope where it was while batches are all of one size and so say nothing of it. As a share of
-/// the samples' own weight.
+/// The weight that holds the slope at its last value, as a fraction of the samples' own weight. It matters only while
+/// all batches have one size, and so show no slope.
 const RIDGE: f64 = 1e-3;
 
-/// Under pressure a slope that the samples say nothing of is believed this much less after each batch, until
-/// larger batches are tried: one that is believed too steep would otherwise never be put to the test.
+/// Under pressure, each batch multiplies a slope that the samples do not show by this, until larger batches are
+/// tried. Otherwise a slope that is believed too steep would never be tested.
 const DOUBT: f64 = 0.97;
 
-/// All the samples before weigh no more than this many of the one that comes. Batches that were once believed
-/// to take next to nothing would otherwise outweigh thousands of later ones.
+/// The most that all earlier samples weigh, in units of the new sample. Otherwise batches that were once believed to
+/// take next to nothing would outweigh thousands of later ones.
 const MOST_HISTORY: f64 = 200.0;
 
-/// No batch is believed to take less than this, in seconds: clocks count microseconds.
+/// The least time of a batch, in seconds: clocks count microseconds.
 pub(super) const LEAST_SECONDS: f64 = 1e-7;
 
-/// Of a first sample, so much is taken to grow with the size. Too little costs one batch that is too large,
-/// too much could keep batches small.
+/// The fraction of the first sample's time that is taken to grow with the size. Too little costs one batch that is
+/// too large. Too much could keep batches small.
 const FIRST_SLOPE: f64 = 0.2;
 
-/// Seconds for a batch of a given size.
+/// The line: `fixed + each * size` seconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Line {
     fixed: f64,
     each: f64,
-    /// Faded sums over the samples, each weighted by the inverse square of what was expected of it: a tenth
-    /// more of a small batch weighs what a tenth more of a large one does.
+    /// Faded sums over the samples. Each has the weight 1 ÷ expected², so relative errors count alike for small and
+    /// large batches.
     sums: Sums,
 }
 
@@ -42,7 +42,7 @@ struct Sums {
 }
 
 impl Line {
-    /// Goes through a first sample.
+    /// A line through a first sample.
     pub(super) fn through(size: f64, seconds: f64) -> Self {
         let slope = FIRST_SLOPE * seconds / size;
         Self {
@@ -52,22 +52,22 @@ impl Line {
         }
     }
 
-    /// Seconds for a batch of this size.
+    /// The time of a batch of this size, in seconds.
     pub(super) fn at(&self, size: f64) -> f64 {
         (self.fixed + self.each * size).max(LEAST_SECONDS)
     }
 
-    /// Seconds that each input adds.
+    /// The time that each input adds, in seconds.
     pub(super) fn each(self) -> f64 {
         self.each
     }
 
-    /// The largest size, as a fraction, that takes at most so many seconds; negative if none does.
+    /// The largest size, as a fraction, that takes at most `seconds`. Negative if no size does.
     pub(super) fn size_within(&self, seconds: f64) -> f64 {
         (seconds - self.fixed) / self.each
     }
 
-    /// Takes a sample in. `pressed`: queries were left waiting or given up when its size was chosen.
+    /// Adds a sample. `pressed`: queries were left waiting or given up when its size was chosen.
     pub(super) fn observe(&mut self, size: f64, seconds: f64, pressed: bool) {
         self.sums.add(size, seconds, self.at(size).powi(-2));
         let slope_to_hold = self.each * if pressed { DOUBT } else { 1.0 };
@@ -82,13 +82,14 @@ impl Line {
         let determinant = weight * (size_squared + ridge) - size * size;
         let slope = (weight * (size_times_seconds + ridge * slope_to_hold) - size * seconds) / determinant;
         let mean = seconds / size;
-        // A batch neither shrinks with its size nor starts below nothing; and a slope of exactly nothing
-        // would make every size fit.
+        // A batch takes no less for being larger, and no negative time when empty. A slope of exactly 0 would make
+        // every size fit.
         self.each = slope.clamp(1e-6 * mean, mean);
         self.fixed = ((seconds - self.each * size) / weight).max(0.0);
     }
 
-    /// Everything takes `factor` times as long from now on, and is taken to always have.
+    /// The replica changed its speed: earlier samples are rescaled as if everything had always taken `factor` times
+    /// as long.
     pub(super) fn scale(&mut self, factor: f64) {
         self.fixed *= factor;
         self.each *= factor;
@@ -101,7 +102,7 @@ impl Line {
 }
 
 impl Sums {
-    /// Makes all that was seen before weigh no more than this, the line through it staying as it is.
+    /// Reduces the weight of all samples to at most this. The line through them stays.
     fn shrink_to(&mut self, weight: f64) {
         if self.weight <= weight {
             return;

@@ -1,7 +1,7 @@
-//! How many waiting queries the next batch takes, and which are given up.
+//! Batch policies: how many waiting queries the next batch takes, and which are given up.
 //!
-//! A [`BatchPolicy`] belongs to one replica, and so does a [`LatencyModel`]. The policy is asked when the
-//! replica can take a batch, as late as possible; both are told what each batch took.
+//! Each replica has a [`BatchPolicy`] and a [`LatencyModel`]. The policy is asked as late as possible, when the
+//! replica can take a batch. Both are told how long each batch took.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -32,70 +32,71 @@ pub use limit::{Restraint, SizeLimit};
 pub use patience::{Overhead, Patience};
 pub use pause::Pause;
 
-/// What to do with the head of the queue: first give up, then take.
+/// What to do with the queries at the front of the queue. The three numbers count consecutive queries, in this order.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Decision {
-    /// This many of the earliest are answered with their default now.
+    /// Queries to answer with their default now.
     pub give_up: usize,
-    /// This many behind those are left for another replica.
+    /// Queries to leave for another replica.
     pub leave: usize,
-    /// This many of those behind them are sent.
+    /// Queries to send as the next batch.
     pub take: usize,
 }
 
-/// What a policy is shown beside the queue.
+/// What a policy is shown besides the queue.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation<'a> {
     /// When the batch would start: now, or when the batch in the replica's hands is expected to end.
     pub start: Instant,
-    /// When queries came lately.
+    /// The arrivals of the recent past.
     pub arrivals: &'a Arrivals,
-    /// What is known of this replica's batch times.
+    /// The batch times of this replica.
     pub latency: &'a LatencyModel,
-    /// The other replicas that share the queue.
+    /// The other replicas that take from the same queue.
     pub others: &'a [Other],
-    /// The most inputs that a policy which chooses sizes may go to, by what the version's replicas have shown and by
-    /// the credit.
+    /// The most inputs that a policy may choose: by the sizes that the version's replicas have proven, and by the
+    /// credit.
     pub largest: usize,
-    /// How long other frontends' batches keep the replica between two of this queue's.
+    /// The time that batches of other frontends keep the replica between two batches of this queue.
     pub pause: Duration,
 }
 
-/// What a policy is told of another replica.
+/// What a policy knows of another replica.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Other {
     /// When it is expected to be free.
     pub free: Instant,
-    /// What a batch of one typically takes there; nothing if that is not known.
+    /// The typical time of a batch of one input there. Zero if unknown.
     pub alone: Duration,
 }
 
 /// Sizes the batches of one replica.
 pub trait BatchPolicy: Send {
-    /// Decides over the queue as it is.
+    /// Decides on the queries of this queue.
     fn decide(&mut self, queue: &dyn Deadlines, situation: &Situation<'_>) -> Decision;
 
-    /// A batch of `size` took this long inside the model.
+    /// A batch of `size` inputs took this long inside the model.
     fn observe(&mut self, size: usize, took: Duration);
 
-    /// When a batch of `size` is cautiously expected to end: what is due by then may be late with it.
+    /// When a batch of `size` inputs ends, by a cautious estimate. Queries that are due by then may be late with it.
     fn ends(&self, _size: usize, situation: &Situation<'_>) -> Instant {
         situation.start
     }
 
-    /// The most inputs of a batch that it shares with other frontends' policies; 0: it shares none. One that does not
-    /// count on batch times does better with whole batches in turn.
+    /// The most inputs of a batch that is merged with batches of other frontends. With 0 none is merged: a policy
+    /// that does not count on batch times does better with whole batches in turn.
     fn most_shared(&self) -> usize {
         0
     }
 
-    /// Whether it counts on batch times. One that does not gives up what has expired by now, and no more.
+    /// Whether the policy counts on batch times. Other policies give up only queries whose deadline has passed.
     fn counts_on_times(&self) -> bool {
         false
     }
 }
 
-/// The policy for a version's batch size.
+/// The policy for a version's [`BatchSize`](skysail_proto::deployment::BatchSize), with batches of at most
+/// `max_batch`.
 pub fn policy_for(
     batch_size: skysail_proto::deployment::BatchSize,
     max_batch: NonZeroU32,

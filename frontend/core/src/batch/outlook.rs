@@ -1,11 +1,12 @@
-//! What becomes of the queue in the near future if the next batch is this one: a forecast in which the
-//! queries that wait, and those expected to come, are served by this replica and the others.
+//! Forecasts: what becomes of the queue in the near future if the next batch is this one. This replica and the others
+//! serve the queries that wait and the ones that are expected.
 //!
-//! A forecast costs the same however many wait and come. It follows no single query: those that wait are known by
-//! a sample of their deadlines, those expected by their rates, and both are lanes ([`lanes`]) in which a batch is a
-//! section. Beyond [`MOST_BATCHES`] batches the replicas are expected to answer as many queries a second as before.
+//! The cost of a forecast does not depend on how many queries wait or come, because no single query is followed.
+//! Waiting queries are known by a sample of their deadlines, expected ones by their rates. Both are lanes
+//! ([`lanes`]), of which a batch is a section. After [`MOST_BATCHES`] batches the replicas are expected to answer
+//! queries at the rate that they had.
 //!
-//! Times are seconds from when the batch in question would start.
+//! Times are seconds from the start of the batch in question.
 
 use super::latency::LatencyModel;
 use super::ratios::POINTS;
@@ -13,66 +14,67 @@ use lanes::{Expected, Lanes, Section};
 
 pub(super) mod lanes;
 
-/// How many batches a forecast follows one by one.
+/// The number of batches that a forecast follows one by one.
 const MOST_BATCHES: usize = 8;
 
-/// How often a size is guessed if there are too few for the size aimed for.
+/// How many sizes are tried in the search for a smaller batch with all its queries in time.
 const GUESSES: usize = 4;
 
-/// An answer that would be in time later, too, counts for so much of another.
+/// The value of an answer to a query that is safe, relative to one that is in danger: it would be in time later, too.
 const OF_THE_SAFE: f64 = 0.1;
 
-/// The most other replicas a forecast follows.
+/// The most other replicas that a forecast follows.
 pub(super) const MOST_OTHERS: usize = 7;
 
-/// A batch: so many of the first are passed over, so many behind them taken.
+/// A batch: `passed` queries at the front are passed over, and the `taken` behind them are sent.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct Cut {
     pub(super) passed: usize,
     pub(super) taken: usize,
 }
 
-/// What batches are cut for.
+/// The rule by which batches are cut from the queue.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Aim {
-    /// So many queries.
+    /// The size of a batch to aim for.
     pub(super) size: usize,
-    /// Those that would be late if the batch took so many times what is typical are passed over.
+    /// Skip queries that would be late if the batch took `caution` times its typical time.
     pub(super) caution: f64,
 }
 
-/// A replica.
+/// A replica, as a forecast sees it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Server {
     /// When it is free.
     pub(super) free: f64,
-    /// How much longer a batch takes there.
+    /// The time of a batch there, relative to this replica.
     pub(super) pace: f64,
 }
 
-/// What forecasts are made from. Its buffers are used again for the next decision.
+/// The data of all forecasts of one decision. Its buffers are kept for the next decision.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Outlook {
-    /// The queries that wait and those that are to come.
+    /// Queries that wait, and arrivals that are expected.
     pub(super) expected: Expected,
-    /// The other replicas.
+    /// The other replicas of the queue.
     pub(super) others: Vec<Server>,
-    /// How long it is others' turn between two batches of this queue.
+    /// The time that other frontends keep a replica between two batches of this queue.
     pub(super) pause: f64,
-    /// How far is looked ahead.
+    /// How far forecasts look ahead.
     pub(super) horizon: f64,
-    /// The largest batch.
+    /// The most inputs of a batch.
     pub(super) largest: usize,
-    /// Those that are due from here on are in no danger.
+    /// Queries that are due at this time or later are safe: they are in time even if all more urgent ones come first.
+    /// Infinite if none are.
     pub(super) safe_from: f64,
-    /// The most queries per second that a replica of pace 1 can answer.
+    /// The most queries per second that this replica can answer.
     pub(super) most_per_second: f64,
     mean_ratio: f64,
     spread: [f64; POINTS],
 }
 
 impl Outlook {
-    /// Takes over what is known of batch times.
+    /// Copies the scatter of batch times from the model.
     pub(super) fn expect_batches(&mut self, model: &LatencyModel) {
         self.mean_ratio = model.mean_ratio();
         self.spread = model.spread();
@@ -82,8 +84,8 @@ impl Outlook {
         self.safe_from < f64::INFINITY
     }
 
-    /// Whether all waiting queries that are in danger are in time, even if batches are slow, when the next batch takes the
-    /// first `taken` and later ones `size` each.
+    /// Whether all endangered queries are in time by a cautious estimate, if the next batch takes the first `taken`
+    /// queries and later batches take `size` each.
     #[expect(
         clippy::cast_precision_loss,
         reason = "sizes are 32-bit numbers, and there is a handful of replicas"
@@ -107,13 +109,13 @@ impl Outlook {
             })
     }
 
-    /// The largest batch whose head, due then, is expected to be in time even if it takes so many times what
-    /// is typical.
+    /// The largest batch whose most urgent query, due at `due`, is in time if the batch takes `caution` times its
+    /// typical time.
     pub(super) fn fitting(&self, model: &LatencyModel, due: f64, waiting: usize, caution: f64) -> usize {
         model.size_within(due / caution).min(waiting).min(self.largest)
     }
 
-    /// The batch that is cut from what waits now, as later ones are.
+    /// The batch that this aim cuts from the queue as it is now.
     pub(super) fn first_cut(&self, model: &LatencyModel, aim: Aim) -> Cut {
         let lanes = Lanes::new(&self.expected);
         let section = self.cut(model, &lanes, 0.0, aim);
@@ -123,8 +125,9 @@ impl Outlook {
         }
     }
 
-    /// Passes over those that would be late with a batch of the size aimed for, and takes that many, or more
-    /// if those left allow it. If too few are left for that size, it is about the largest batch with all in time.
+    /// Skips queries that would be late with a batch of the aimed size, and takes that many, or more if the rest
+    /// allows it. If too few are left for the aimed size, the batch is about the largest one with all its queries in
+    /// time.
     fn cut(&self, model: &LatencyModel, lanes: &Lanes<'_>, now: f64, aim: Aim) -> Section {
         let waiting = lanes.waiting();
         let in_time_for = |size: usize| waiting - lanes.before(now + aim.caution * model.typical(size));
@@ -149,7 +152,7 @@ impl Outlook {
         };
         let left = waiting - passed.iter().sum::<usize>();
         let taken = self.fitting(model, lanes.due_behind(&passed) - now, left, aim.caution);
-        // Where some can wait, a batch is no larger than it aims for: who comes meanwhile may not be able to.
+        // If some queries are safe, a batch is no larger than aimed for: queries that arrive meanwhile may be urgent.
         let most = match self.some_are_safe() {
             true => aim.size,
             false => usize::MAX,
@@ -157,8 +160,9 @@ impl Outlook {
         lanes.section(passed, taken.clamp(1, most.max(1)))
     }
 
-    /// How many queries are expected to be answered in time within the horizon if the next batch is `first`
-    /// and later ones have this aim. A forecast that cannot reach `enough` any more ends early, with a number below it.
+    /// How many queries are answered in time within the horizon, if the next batch is `first` and later ones follow
+    /// `aim`. Safe queries count for less. A forecast that can no longer reach `enough` ends early, with a smaller
+    /// number.
     pub(super) fn answered(&self, model: &LatencyModel, first: Cut, aim: Aim, enough: f64) -> f64 {
         let mut forecast = Forecast {
             outlook: self,
@@ -184,15 +188,16 @@ impl Outlook {
             }
             batch = self.cut(model, &forecast.lanes, forecast.now, aim);
         }
-        // What is left of the replicas' time answers as much as it did in the second half. Measured in their time and not
-        // in the clock's, because several replicas may start their batches at nearly the same moment.
+        // The rest of the replicas' time is extrapolated from the second half of the batches. It is measured in
+        // replica time, not in clock time, because several replicas may start their batches at nearly the same
+        // moment.
         let left = forecast.seconds_left();
         let rate = (forecast.answered - halfway.1) / (halfway.0 - left).max(f64::MIN_POSITIVE);
         forecast.answered + rate * left
     }
 }
 
-/// One possible future.
+/// One forecast under way.
 struct Forecast<'a> {
     outlook: &'a Outlook,
     model: &'a LatencyModel,
@@ -203,13 +208,13 @@ struct Forecast<'a> {
 }
 
 impl Forecast<'_> {
-    /// The replica whose turn it is does this batch.
+    /// The replica at turn serves this batch.
     fn serve(&mut self, batch: &Section) {
         let server = &mut self.servers.all[self.servers.turn];
         let typical = self.model.typical(batch.taken) * server.pace;
         let took = typical * self.outlook.mean_ratio;
         server.free = self.now + took + self.outlook.pause;
-        // A batch that ends beyond the horizon counts for its part within.
+        // A batch that ends beyond the horizon counts for the part within it.
         let within = ((self.outlook.horizon - self.now) / took).clamp(0.0, 1.0);
         self.answered += within * self.in_time(batch, typical);
         match self.outlook.others.is_empty() {
@@ -218,12 +223,12 @@ impl Forecast<'_> {
         }
     }
 
-    /// How many of a batch are expected to be in time, of those in danger.
+    /// The expected number of queries of a batch that are in time, with safe ones at a lower value.
     fn in_time(&self, batch: &Section, typical: f64) -> f64 {
         let mut late = 0;
         for ratio in self.outlook.spread.iter().rev() {
             match self.lanes.before_within(batch, self.now + ratio * typical) {
-                // If it is quicker, all the more.
+                // No query is late at this ratio, so none is at a smaller one.
                 0 => break,
                 more => late += more,
             }
@@ -236,12 +241,12 @@ impl Forecast<'_> {
         in_danger as f64 + OF_THE_SAFE * safe as f64 - late as f64 / POINTS as f64
     }
 
-    /// How many seconds of work the servers can do until the horizon, counted at pace 1.
+    /// Seconds of work that the replicas can do until the horizon, in units of this replica's pace.
     fn seconds_left(&self) -> f64 {
         self.servers.seconds_until(self.outlook.horizon, self.now)
     }
 
-    /// Goes on to when the next batch starts; whether there is one within the horizon.
+    /// Advances to the start of the next batch. Returns whether that is within the horizon.
     fn proceed(&mut self) -> bool {
         self.now = self.now.max(self.servers.next());
         self.lanes.advance(self.now);
@@ -259,11 +264,11 @@ impl Forecast<'_> {
     }
 }
 
-/// All replicas.
+/// All replicas that a forecast follows. The last is the one that decides.
 struct Servers {
     all: [Server; MOST_OTHERS + 1],
     count: usize,
-    /// Whose turn it is.
+    /// The index of the replica that serves next.
     turn: usize,
 }
 
@@ -280,7 +285,7 @@ impl Servers {
         }
     }
 
-    /// How many seconds of work the servers can do until `end`, counted at pace 1.
+    /// Seconds of work that the replicas can do from `now` until `end`, in units of this replica's pace.
     fn seconds_until(&self, end: f64, now: f64) -> f64 {
         let servers = self.all[..self.count].iter();
         servers
@@ -288,7 +293,7 @@ impl Servers {
             .sum()
     }
 
-    /// Turns to the one that is free first; returns when that is.
+    /// Gives the turn to the replica that is free first, and returns when that is.
     fn next(&mut self) -> f64 {
         self.turn = 0;
         for server in 1..self.count {

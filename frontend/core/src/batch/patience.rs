@@ -4,34 +4,34 @@ use std::time::Duration;
 
 use super::latency::LatencyModel;
 
-/// A batch that takes this many times what was cautiously expected is no longer counted on.
+/// A batch is overdue after `OVERDUE * cautious + OVERDUE_SLACK`, where `cautious` is its cautiously expected time.
 const OVERDUE: f64 = 4.0;
 
-/// On top of it: schedulers and networks pause now and then without anything being wrong.
+/// The slack of [`OVERDUE`]: schedulers and networks pause now and then without anything being wrong.
 const OVERDUE_SLACK: Duration = Duration::from_millis(50);
 
-/// A replica whose batch takes this many times what was cautiously expected is given up, but not before
-/// [`LEAST_BEFORE_CLOSE`]: models stall, and attaching again has its price.
+/// A replica is hung after `HUNG * cautious`, at least [`LEAST_BEFORE_CLOSE`]: models stall, and attaching again has
+/// its price.
 const HUNG: f64 = 20.0;
 
-/// See [`HUNG`].
+/// The least time before a replica counts as hung.
 const LEAST_BEFORE_CLOSE: Duration = Duration::from_secs(10);
 
-/// No batch is waited for longer, also of a replica of which nothing is known: some load their model with
-/// the first batch.
+/// The longest that any batch is waited for. It holds for a replica whose times are unknown, too: some load their
+/// model with the first batch.
 const MOST_BEFORE_CLOSE: Duration = Duration::from_secs(300);
 
-/// How long a batch is waited for, from when the replica was expected to start on it.
+/// How long a batch is waited for. Both times count from when the replica was expected to start on it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Patience {
-    /// Then its queries are handed to another replica, if there is one.
+    /// After this the batch's queries are handed to another replica, if one can be counted on.
     pub overdue: Duration,
-    /// Then the replica is given up.
+    /// After this the replica is given up.
     pub hung: Duration,
 }
 
 impl Patience {
-    /// For a batch of this size.
+    /// The patience with a batch of this size.
     pub fn with(latency: &LatencyModel, size: usize) -> Self {
         if !latency.is_known() {
             return Self {
@@ -49,7 +49,8 @@ impl Patience {
         }
     }
 
-    /// The same for the first batch of a replica, whose times are those of others: it may load its model with it.
+    /// The patience with a replica's first batch, while only the times of other replicas are known: the replica may
+    /// load its model with that batch.
     #[must_use]
     pub fn with_a_first_batch(self) -> Self {
         let hung = MOST_BEFORE_CLOSE;
@@ -57,9 +58,9 @@ impl Patience {
     }
 }
 
-/// What a query's answer takes beside the model: the way to the replica and back, and to the client.
+/// The time of a query's answer beside the model: the way to the replica and back, and to the client.
 ///
-/// Smoothed as round trips are in TCP (RFC 6298): the mean, and the mean deviation from it.
+/// Smoothed as TCP smooths round trips (RFC 6298): a mean, and a mean deviation from it.
 #[derive(Clone, Copy, Debug)]
 pub struct Overhead {
     mean: Duration,
@@ -67,7 +68,7 @@ pub struct Overhead {
 }
 
 impl Default for Overhead {
-    /// What a loopback connection takes on a busy machine.
+    /// The overhead of a loopback connection on a busy machine.
     fn default() -> Self {
         Self {
             mean: Duration::from_micros(400),
@@ -77,20 +78,20 @@ impl Default for Overhead {
 }
 
 impl Overhead {
-    /// That of a replica right beside the queue.
+    /// The overhead of a replica that is reached without any way, as in a simulation.
     pub const NONE: Self = Self {
         mean: Duration::ZERO,
         deviation: Duration::ZERO,
     };
 
-    /// A batch took this long in all, and so much of it inside the container.
+    /// A batch took `in_all` from sending to answer, and `inside` of it was in the container.
     pub fn observe(&mut self, in_all: Duration, inside: Duration) {
         let sample = in_all.saturating_sub(inside);
         self.deviation = (self.deviation * 3 + self.mean.abs_diff(sample)) / 4;
         self.mean = (self.mean * 7 + sample) / 8;
     }
 
-    /// What to allow for.
+    /// The time to allow for: the mean and two deviations.
     pub fn allowance(&self) -> Duration {
         self.mean + 2 * self.deviation
     }

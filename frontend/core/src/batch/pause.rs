@@ -1,40 +1,40 @@
-//! How long a replica is others' between two batches of one frontend.
+//! How long other frontends keep a replica between two batches of this one.
 
 use std::time::Duration;
 
 use crate::time::Instant;
 
-/// The newest pause counts for one part in so many.
+/// The newest pause has a weight of 1 ÷ `NEWEST`.
 const NEWEST: u32 = 4;
 
-/// What a frontend learned of the pauses: while its queries wait, a replica that other frontends use too does
-/// their batches first. A frontend that did not expect them would hope for many small batches, lose its heads
-/// and with them the throughput of all.
+/// The mean pause of one replica. While a frontend's queries wait, a replica that other frontends use does their
+/// batches first. A frontend that ignored this would plan for many small batches. It would give up its most urgent
+/// queries for them, and all frontends would lose throughput.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pause {
     mean: Duration,
-    /// When the last batch in the replica's hands ended, with queries waiting for the next.
+    /// When this frontend's last batch in the replica ended, if queries waited for the next.
     since: Option<Instant>,
 }
 
 impl Pause {
-    /// What to expect after a batch.
+    /// The pause to expect after a batch.
     pub fn expected(self) -> Duration {
         self.mean
     }
 
-    /// The replica has none of this frontend's batches in its hands any more. Where no query `waits`, the time
-    /// until the next batch says nothing of others.
+    /// The replica has no more batches of this frontend. If no query `waits`, the time until the next batch says
+    /// nothing about other frontends.
     pub fn begins(&mut self, now: Instant, waits: bool) {
         self.since = waits.then_some(now);
     }
 
-    /// This frontend had a turn and did not take it: what waits is left to other replicas.
+    /// This frontend had its turn and did not use it: its queries are left to other replicas.
     pub fn passes(&mut self) {
         self.since = None;
     }
 
-    /// A batch is sent; if the one before is still in the replica's hands, nobody else had a turn.
+    /// A batch is sent. If the batch before it is still in the replica's hands, the pause was zero.
     pub fn ends(&mut self, now: Instant) {
         let pause = self.since.take().map(|since| now.saturating_since(since));
         self.mean = (self.mean * (NEWEST - 1) + pause.unwrap_or_default()) / NEWEST;
@@ -49,7 +49,8 @@ mod tests {
         Instant::from_nanos(millis * 1_000_000)
     }
 
-    /// After turns that come so many milliseconds after the batch before, or at once.
+    /// The expected pause after turns that came this many milliseconds after the batch before. `None`: the batch
+    /// before was still in the replica's hands.
     fn after(pauses: &[Option<u64>]) -> Duration {
         let mut pause = Pause::default();
         for &millis in pauses {

@@ -1,20 +1,20 @@
-//! How far batches were from what was expected of them: the last ratios of actual to expected time.
+//! How far batch times scatter: the last ratios of actual to expected time.
 
 use std::collections::VecDeque;
 
-/// How many are remembered.
+/// The number of ratios that are remembered.
 const REMEMBERED: usize = 64;
 
-/// With fewer than this, [`UNKNOWN_TAIL`] stands for what is not known.
+/// With fewer ratios than this, [`UNKNOWN_TAIL`] is assumed.
 const FEW: usize = 8;
 
-/// A cautious ratio while there are too few to tell.
+/// A cautious ratio, while there are too few to tell.
 const UNKNOWN_TAIL: f64 = 1.3;
 
-/// Points that stand for the whole distribution.
+/// The number of points that stand for the whole distribution.
 pub(super) const POINTS: usize = 8;
 
-/// A window of ratios, also kept sorted.
+/// A window of the last ratios, kept in order of arrival and sorted.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ratios {
     recent: VecDeque<f64>,
@@ -34,7 +34,7 @@ impl Ratios {
         self.sorted.insert(at, ratio);
     }
 
-    /// Divides the last `count` ratios: they were taken against another expectation.
+    /// Divides the last `count` ratios by `by`, because the expectation that they were taken against has changed.
     pub(super) fn divide_last(&mut self, count: usize, by: f64) {
         let kept = self.recent.len().saturating_sub(count);
         self.recent.iter_mut().skip(kept).for_each(|ratio| *ratio /= by);
@@ -43,7 +43,7 @@ impl Ratios {
         self.sorted.sort_unstable_by(f64::total_cmp);
     }
 
-    /// The ratio that this share of them stays below; never below 1.
+    /// The ratio that `share` of the ratios stay below. Never below 1.
     pub(super) fn quantile(&self, share: f64) -> f64 {
         if self.sorted.len() < FEW {
             return UNKNOWN_TAIL;
@@ -51,7 +51,7 @@ impl Ratios {
         self.sorted[index(share, self.sorted.len())].max(1.0)
     }
 
-    /// As many quantiles as there are [`POINTS`], each standing for an equal share.
+    /// [`POINTS`] quantiles, each of which stands for an equal share of the ratios.
     #[expect(clippy::cast_precision_loss, reason = "a handful of points")]
     pub(super) fn points(&self) -> [f64; POINTS] {
         if self.sorted.len() < FEW {
@@ -62,7 +62,7 @@ impl Ratios {
         })
     }
 
-    /// Their mean; 1 while there is none.
+    /// The mean ratio; 1 without any.
     #[expect(clippy::cast_precision_loss, reason = "at most 64 ratios")]
     pub(super) fn mean(&self) -> f64 {
         if self.sorted.is_empty() {
@@ -72,7 +72,7 @@ impl Ratios {
     }
 }
 
-/// The index that a share of `len` sorted values stays below.
+/// The index in `len` sorted values that `share` of them stay below.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,

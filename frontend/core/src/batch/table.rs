@@ -1,43 +1,43 @@
 //! Batch times by size, for models whose time is no line: GPUs work in waves, frameworks pad to powers of two.
 //!
-//! Sizes are in classes: each has its own up to [`OWN_CLASS`], and further ones are 1/16 to 1/32 of the size wide, with
-//! powers of two and multiples of 32 (up to 1024) at their upper edges. Each class knows the mean of the logarithms of its last times.
-//! Larger batches take no less than smaller ones: an isotonic regression (pool adjacent violators) makes the means
-//! so. Between classes that were seen, times are interpolated. Beyond them they grow as the line does, and by less with
-//! each batch under pressure: that is how larger batches come to be tried.
+//! Sizes fall into classes. Each size up to [`OWN_CLASS`] has its own class. Further classes are 1/16 to 1/32 of the
+//! size wide; powers of two, and multiples of 32 up to 1024, are at their upper edges. A class keeps the mean
+//! logarithm of its last times. An isotonic regression (pool adjacent violators) makes the means grow with the size.
+//! Between seen classes, times are interpolated. Beyond them, times grow as the line does, and by less with each
+//! batch under pressure. So larger batches get tried.
 //!
-//! A class that was not seen while queries waited for the last [`MOST_AGE`] batches is forgotten, unless a larger one that
-//! was seen takes longer. Otherwise a size that was once slow would never be tried again.
+//! A class is forgotten if it was not seen in the last [`MOST_AGE`] batches under pressure, unless a larger class
+//! that was seen takes longer. Otherwise a size that was once slow would never be tried again.
 
 use super::line::Line;
 
-/// Sizes up to this have a class each.
+/// Each size up to this has a class of its own.
 const OWN_CLASS: usize = 2 * PER_OCTAVE;
 
-/// Beyond, from one power of two to the next there are so many.
+/// The number of classes from one power of two to the next, beyond [`OWN_CLASS`].
 const PER_OCTAVE: usize = 16;
 
-/// What was seen before weighs no more than so many batches of a class.
+/// The most that earlier batches of a class weigh, the new one included, in batches.
 const MOST_WEIGHT: f64 = 16.0;
 
-/// A batch that takes this many times what its class says, or this many times less, takes half of the weight from what
-/// was seen before: classes are corrected quickly.
+/// A batch that leaves the mean of its class by more than this factor halves the weight of earlier batches, so that
+/// classes are corrected quickly.
 const FAR: f64 = 1.4;
 
-/// A class is forgotten if it was not seen in so many batches under pressure.
+/// A class is forgotten if it was not seen in this many batches under pressure.
 const MOST_AGE: u64 = 128;
 
-/// Under pressure the growth beyond the classes that were seen is believed this much less after each batch, until a
-/// larger one is tried.
+/// Each batch under pressure multiplies the belief in the growth beyond the seen classes by this, until a larger size
+/// is seen.
 const DOUBT: f64 = 0.9;
 
-/// It is believed at least this much: without any growth every size would fit.
+/// The least belief in that growth: without growth every size would fit.
 const LEAST_BELIEF: f64 = 1e-3;
 
-/// What logarithms and back may cost.
+/// Relative error of taking logarithms and back.
 const ROUNDING: f64 = 1e-9;
 
-/// The class of a size.
+/// The class that a size belongs to.
 fn class_of(size: usize) -> usize {
     let below = size.max(1) - 1;
     if below < OWN_CLASS {
@@ -61,18 +61,18 @@ fn edge_size(class: usize) -> f64 {
     edge(class) as f64
 }
 
-/// What was seen of a class.
+/// The times seen for one class of sizes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Class {
-    /// How many batches; 0 if nothing is known.
+    /// The number of batches, bounded by [`MOST_WEIGHT`]. 0 if the class is unknown.
     weight: f64,
-    /// The mean of the logarithms of their seconds.
+    /// The mean logarithm of their seconds.
     log: f64,
-    /// How many batches there had been under pressure when it was last seen.
+    /// The value of `Table::pressed` when a batch of the class last came.
     seen: u64,
 }
 
-/// Classes whose times were in the wrong order, and have one mean.
+/// Neighbouring classes that were out of order and now share one mean.
 #[derive(Clone, Copy, Debug)]
 struct Pool {
     weight: f64,
@@ -80,19 +80,19 @@ struct Pool {
     last: usize,
 }
 
-/// Seconds for a batch of a given size.
+/// The table: seconds by class, and the classes that they are made from.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
     classes: Vec<Class>,
-    /// How many batches there were under pressure.
+    /// The number of batches under pressure so far.
     pressed: u64,
-    /// The answers, up to the largest class that was seen.
+    /// Seconds by class, up to the largest class that was seen.
     seconds: Vec<f64>,
-    /// What each input beyond adds.
+    /// The seconds that each input beyond the largest class adds.
     each: f64,
-    /// What part of the line's growth is believed there.
+    /// The fraction of the line's growth that is believed beyond the largest class.
     belief: f64,
-    /// Scratch.
+    /// A buffer for [`Table::pool`], kept to save allocations.
     pools: Vec<Pool>,
 }
 
@@ -104,7 +104,7 @@ impl Table {
             .is_some_and(|class| class.weight > 0.0)
     }
 
-    /// Seconds for a batch of this size; nothing before [`Self::settle`].
+    /// The time of a batch of this size, in seconds. 0 before the first [`Self::settle`].
     #[expect(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]
     pub(super) fn at(&self, size: usize) -> f64 {
         let class = class_of(size);
@@ -115,7 +115,7 @@ impl Table {
         }
     }
 
-    /// The largest size, as a fraction, that takes at most so many seconds; 0 if none does.
+    /// The largest size, as a fraction, that takes at most `seconds`. 0 if no size does.
     pub(super) fn size_within(&self, seconds: f64) -> f64 {
         let within = self
             .seconds
@@ -130,7 +130,7 @@ impl Table {
         edge_size(class) + beyond
     }
 
-    /// The largest size that takes less than this one: the last of the step below.
+    /// The largest size that takes less time than this one: the end of the step below.
     pub(super) fn step_below(&self, size: usize) -> Option<usize> {
         let class = class_of(size).min(self.seconds.len().checked_sub(1)?);
         let own = self.seconds[class];
@@ -140,7 +140,7 @@ impl Table {
         lower.checked_sub(1).map(edge)
     }
 
-    /// Counts a batch; under pressure, classes grow older.
+    /// Counts a batch. Under pressure it ages the classes and lessens the belief.
     pub(super) fn count(&mut self, pressed: bool) {
         self.pressed += u64::from(pressed);
         if pressed {
@@ -148,7 +148,7 @@ impl Table {
         }
     }
 
-    /// Takes a sample in.
+    /// Adds a sample to its class. [`Self::settle`] then updates the times.
     pub(super) fn observe(&mut self, size: usize, seconds: f64) {
         let index = class_of(size);
         if self.classes.len() <= index {
@@ -167,15 +167,14 @@ impl Table {
         class.seen = self.pressed;
     }
 
-    /// Everything takes `factor` times as long from now on, and is taken to always have.
+    /// The replica changed its speed: all classes now take `factor` times as long.
     pub(super) fn scale(&mut self, factor: f64) {
         for class in &mut self.classes {
             class.log += factor.ln();
         }
     }
 
-    /// Forgets what is old, and makes the answers from what is left; the line says what is known of sizes that were
-    /// not seen.
+    /// Forgets old classes, and computes the times anew. The line fills in sizes that were not seen.
     pub(super) fn settle(&mut self, line: &Line) {
         self.forget();
         self.pool();
@@ -203,8 +202,8 @@ impl Table {
         self.each = line.each() * self.belief.max(LEAST_BELIEF);
     }
 
-    /// Forgets classes that are old, but for those that a larger one, seen lately, shows not to be too slow: smaller
-    /// batches are not tried again by themselves as larger ones are.
+    /// Forgets old classes. An old class is kept if a larger class, seen lately, takes at least as long: it is then
+    /// not too slow, and smaller batches are not tried again by themselves as larger ones are.
     fn forget(&mut self) {
         let mut least_above = f64::NEG_INFINITY;
         for class in self.classes.iter_mut().rev().filter(|class| class.weight > 0.0) {
@@ -219,7 +218,7 @@ impl Table {
         }
     }
 
-    /// Pools neighbours until the means grow with the size.
+    /// Pools neighbouring classes until the means grow with the size.
     fn pool(&mut self) {
         self.pools.clear();
         for (index, class) in self.classes.iter().enumerate() {
@@ -241,7 +240,7 @@ impl Table {
     }
 }
 
-/// Appends the answers behind a class that was seen, up to the next that was.
+/// Appends the times after the last seen class, `before`, up to the next one.
 fn fill(answers: &mut Vec<f64>, before: Option<(usize, f64)>, (index, seconds): (usize, f64), line: &Line) {
     let at_edge = edge_size(index);
     for class in answers.len()..index {
@@ -374,7 +373,7 @@ mod tests {
         assert!(later(1000, false), "nothing asks for larger batches");
         assert!(later(MOST_AGE, true));
         assert!(!later(1, true));
-        // What is smaller and quicker than what was seen lately is kept.
+        // A smaller and quicker class is kept while a larger one was seen lately.
         table.observe(60, 0.06);
         (0..=MOST_AGE).for_each(|_| table.count(true));
         table.observe(60, 0.06);

@@ -1,4 +1,4 @@
-//! What each application has waiting in a queue.
+//! How much of a queue each application holds: the places and the bytes of its waiting tasks.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,23 +6,23 @@ use std::num::NonZeroU32;
 
 use super::{Claim, Place};
 
-/// What is full.
+/// Which bound of a queue is reached.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Measure {
     Count,
     Bytes,
 }
 
-/// What one application has waiting.
+/// The waiting tasks of one application.
 #[derive(Clone, Debug)]
 pub(crate) struct Holding {
-    /// Its weight, as its latest query had it.
+    /// The weight of its latest task.
     pub(crate) weight: NonZeroU32,
     bytes: usize,
     places: BTreeSet<Place>,
 }
 
-/// What all have waiting, by their applications. Those that have nothing are not in it.
+/// The holdings by application. An application without a waiting task has no entry.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Holdings(BTreeMap<u64, Holding>);
 
@@ -35,17 +35,17 @@ impl Holding {
         }
     }
 
-    /// How many wait.
+    /// How many of its tasks wait.
     pub(crate) fn len(&self) -> usize {
         self.places.len()
     }
 
-    /// Where they wait, earliest deadline first.
+    /// The places of its tasks, earliest deadline first.
     pub(crate) fn places(&self) -> impl DoubleEndedIterator<Item = Place> + '_ {
         self.places.iter().copied()
     }
 
-    /// Those from this place on.
+    /// Its places from `first` on.
     pub(crate) fn places_from(&self, first: Place) -> impl Iterator<Item = Place> + '_ {
         self.places.range(first..).copied()
     }
@@ -82,15 +82,15 @@ impl Holdings {
         self.0.get(&application)
     }
 
-    /// All, by their applications.
+    /// All holdings, each with its application.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &Holding)> {
         self.0
             .iter()
             .map(|(&application, holding)| (application, holding))
     }
 
-    /// The application that would hold most, by its weight, with one more query of this claim; of equals the claim's,
-    /// so that two that hold as much do not displace each other's in turn.
+    /// The application that would hold most by weight if one more task of this claim came. Among equals it is the
+    /// claim's own application, so that two equal holders do not displace each other in turn.
     pub(super) fn largest(&self, measure: Measure, claim: Claim, bytes: usize) -> u64 {
         let own = self.get(claim.application).map_or(0, |own| own.amount(measure));
         let one_more = match measure {
@@ -111,7 +111,7 @@ impl Holdings {
     }
 }
 
-/// Compares amounts that are divided by weights.
+/// Compares `amount / weight` of two applications.
 pub(crate) fn by_weight(a: (usize, NonZeroU32), b: (usize, NonZeroU32)) -> Ordering {
     let scaled = |amount: usize, weight: NonZeroU32| amount as u128 * u128::from(weight.get());
     scaled(a.0, b.1).cmp(&scaled(b.0, a.1))

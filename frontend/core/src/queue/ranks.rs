@@ -1,24 +1,24 @@
-//! The deadlines of a queue in order, found by rank.
+//! The deadlines of a queue by rank: which is the thousandth, and how many are before a given one.
 //!
-//! A map cannot tell the thousandth of its keys, or how many are before one. So the deadlines stand a second time
-//! in runs of some hundred: whoever asks skips whole runs, and most that come are due last.
+//! A `BTreeMap` cannot answer that. So the deadlines are kept a second time, in sorted runs of some hundred. A
+//! look-up skips whole runs. An insertion mostly appends to the last run, because new queries tend to be due last.
 
 use std::collections::VecDeque;
 
 use crate::time::Instant;
 
-/// A run that is longer is split into two.
+/// The most deadlines of a run. A longer run is split in two.
 const LONGEST_RUN: usize = 512;
 
-/// Deadlines, some of them perhaps equal.
+/// A sorted multiset of deadlines.
 #[derive(Debug, Default)]
 pub(super) struct Ranks {
-    /// Each in order, none empty, and all of one before those of the next.
+    /// Each run is sorted and not empty, and all its deadlines are at or before those of the next run.
     runs: VecDeque<VecDeque<Instant>>,
 }
 
 impl Ranks {
-    /// One more.
+    /// Adds a deadline.
     pub(super) fn insert(&mut self, deadline: Instant) {
         let index = self.run_of(deadline).min(self.runs.len().saturating_sub(1));
         let Some(run) = self.runs.get_mut(index) else {
@@ -35,7 +35,7 @@ impl Ranks {
         }
     }
 
-    /// One less, which is among them.
+    /// Removes a deadline, which must be there. Of equal ones it removes one.
     pub(super) fn remove(&mut self, deadline: Instant) {
         let index = self.run_of(deadline);
         let Some(run) = self.runs.get_mut(index) else {
@@ -48,7 +48,7 @@ impl Ranks {
         }
     }
 
-    /// How many are before `at`.
+    /// How many deadlines are before `at`.
     pub(super) fn before(&self, at: Instant) -> usize {
         let index = self.run_of(at);
         let skipped: usize = self.runs.range(..index).map(VecDeque::len).sum();
@@ -56,7 +56,7 @@ impl Ranks {
         skipped + found.map_or(0, |run| run.partition_point(|&known| known < at))
     }
 
-    /// The one of this rank.
+    /// The deadline of this rank; the earliest has rank 0.
     pub(super) fn nth(&self, rank: usize) -> Option<Instant> {
         let mut left = rank;
         for run in &self.runs {
@@ -68,7 +68,7 @@ impl Ranks {
         None
     }
 
-    /// Appends those of the ranks `from`, `from + every` and so on.
+    /// Appends the deadlines of the ranks `from`, `from + every`, `from + 2 * every` and so on.
     pub(super) fn sample(&self, from: usize, every: usize, into: &mut Vec<Instant>) {
         let mut left = from;
         for run in &self.runs {
@@ -80,7 +80,7 @@ impl Ranks {
         }
     }
 
-    /// The first run that has a deadline at or after `at`; their number if there is none.
+    /// The index of the first run with a deadline at or after `at`. Without such a run it is the number of runs.
     fn run_of(&self, at: Instant) -> usize {
         self.runs
             .partition_point(|run| run.back().is_some_and(|&last| last < at))

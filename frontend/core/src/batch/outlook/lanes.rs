@@ -1,23 +1,24 @@
-//! The queries of a forecast, in lanes: those that wait, and for each class of arrivals those that are expected.
+//! The queries of a forecast, in lanes: one for the waiting queries, and one for each class of expected arrivals.
 //!
-//! In a lane the first to come is the first that is due. So what has become of a lane is told by a few numbers, and
-//! what is asked of it is found by arithmetic or in the sample, however many queries it stands for.
+//! Within a lane queries come in the order in which they are due. So a few numbers tell the state of a lane.
+//! Questions about it are answered by arithmetic, or from the sample, whatever the number of queries.
 
 use crate::arrivals::Class;
 
-/// The most classes of arrivals.
+/// The most classes of arrivals that are told apart.
 pub(in crate::batch) const MOST_CLASSES: usize = 3;
 
 const MOST_LANES: usize = 1 + MOST_CLASSES;
 
-/// What rounding may take away from a number of queries.
+/// Rounding errors may lose this much of a query.
 const SLACK: f64 = 1e-9;
 
-/// Queries of one class that come at a steady rate.
+/// The arrivals of one class, at a steady rate.
 #[derive(Clone, Copy, Debug)]
 struct Stream {
     per_second: f64,
-    /// Seconds from one query to the next: multiplied with where a division would cost.
+    /// Seconds from one query to the next: 1 ÷ `per_second`, kept because a multiplication is cheaper than a
+    /// division.
     apart: f64,
     budget: f64,
 }
@@ -32,7 +33,7 @@ impl Stream {
         }
     }
 
-    /// When the query at a place comes.
+    /// When the query at a place arrives.
     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
     fn comes(&self, place: usize) -> f64 {
         (place as f64 + 0.5) * self.apart
@@ -42,29 +43,29 @@ impl Stream {
 /// All queries of a forecast: the waiting ones and the expected ones.
 #[derive(Clone, Debug, Default)]
 pub(in crate::batch) struct Expected {
-    /// A sample of the waiting queries, by deadline. Its last is the last of all.
+    /// A sample of the waiting queries, by deadline. It ends with the last of all.
     sample: Vec<Sampled>,
-    /// Finds a deadline in the sample.
+    /// Finds deadlines in `sample`.
     index: Index,
-    /// The rank of a sampled query is this power of two above that of the one before.
+    /// Sampled queries are `2^doublings` ranks apart.
     doublings: u32,
-    /// How many queries wait.
+    /// The number of waiting queries.
     waiting: usize,
     streams: Vec<Stream>,
 }
 
-/// A waiting query, and those behind it up to the next sampled one.
+/// A sampled query, and the unsampled ones up to the next sampled one. Their deadlines are taken to be evenly spread.
 #[derive(Clone, Copy, Debug)]
 struct Sampled {
     due: f64,
-    /// How many of those behind it are due per second, if their deadlines are evenly spread.
+    /// How many of the unsampled ones are due per second.
     per_second: f64,
-    /// Seconds from one of those behind it to the next.
+    /// Seconds from one of them to the next.
     apart: f64,
 }
 
 impl Expected {
-    /// `waiting` queries wait. Each `2^doublings`-th of them, and the last, is due then.
+    /// Sets the waiting queries. `due` has the deadline of each `2^doublings`-th of them, and of the last.
     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
     pub(in crate::batch) fn wait(&mut self, waiting: usize, doublings: u32, due: impl Iterator<Item = f64>) {
         self.waiting = waiting;
@@ -85,7 +86,7 @@ impl Expected {
         self.index.build(&self.sample);
     }
 
-    /// Arrivals come at a steady rate per second, of these classes.
+    /// Sets the expected arrivals: `per_second` in all, divided among these classes.
     pub(in crate::batch) fn expect_arrivals(&mut self, per_second: f64, classes: &[Class]) {
         self.streams.clear();
         if per_second > 0.0 {
@@ -94,23 +95,24 @@ impl Expected {
         }
     }
 
-    /// How many wait.
+    /// The number of waiting queries.
     pub(in crate::batch) fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// When the first of those that wait is due.
+    /// When the first waiting query is due.
     pub(in crate::batch) fn first(&self) -> f64 {
         self.sample.first().map_or(0.0, |first| first.due)
     }
 
-    /// When the last of those that wait is due.
+    /// When the last waiting query is due.
     pub(in crate::batch) fn last(&self) -> f64 {
         self.sample.last().map_or(0.0, |last| last.due)
     }
 
-    /// The earliest deadline, not before `loose`, from which on all that wait are in time if so many are answered per
-    /// second, in the order of their deadlines, with those that come.
+    /// The earliest deadline at or after `loose` from which all waiting queries are in time. Queries, arrivals
+    /// included, are answered in the order of their deadlines, `per_second` of them each second. Infinite if there is
+    /// none.
     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
     pub(in crate::batch) fn safe_from(&self, loose: f64, per_second: f64) -> f64 {
         let come_before = |due: f64| -> f64 {
@@ -131,7 +133,7 @@ impl Expected {
             .map_or(f64::INFINITY, |index| self.sample[index].due)
     }
 
-    /// Whether each waiting query that is due before `safe_from` is due when it is `done`, or later.
+    /// Whether each waiting query that is due before `safe_from` is due no earlier than `done(rank)`.
     pub(in crate::batch) fn all_due_after(&self, safe_from: f64, done: impl Fn(usize) -> f64) -> bool {
         let in_danger = self.sample.iter().take_while(|sampled| sampled.due < safe_from);
         in_danger
@@ -139,7 +141,7 @@ impl Expected {
             .all(|(index, sampled)| sampled.due >= done(self.rank(index)))
     }
 
-    /// How many of a lane are due before `due`.
+    /// How many queries of a lane are due before `due`, counted from the first query of the lane.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -160,7 +162,7 @@ impl Expected {
         self.rank(next - 1) + 1 + ((due - earlier.due) * earlier.per_second) as usize
     }
 
-    /// When the one at a place of a lane is due.
+    /// When the query at a place of a lane is due.
     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
     fn due(&self, lane: usize, place: usize) -> f64 {
         if let Some(stream) = lane.checked_sub(1).map(|stream| self.streams[stream]) {
@@ -171,13 +173,13 @@ impl Expected {
         sampled.due + (place - self.rank(index)) as f64 * sampled.apart
     }
 
-    /// The rank of one in the sample.
+    /// The rank in the queue of a query of the sample.
     fn rank(&self, index: usize) -> usize {
         (index << self.doublings).min(self.waiting - 1)
     }
 }
 
-/// The next integer that is no smaller. `f64::ceil` is a call of a function on processors without SSE 4.1.
+/// Rounds up. `f64::ceil` is a function call on processors without SSE 4.1.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
@@ -191,23 +193,23 @@ fn rounded_up(number: f64) -> usize {
 
 /// Finds deadlines in a sorted sample without a binary search over all of it.
 ///
-/// The range of deadlines is divided into cells that grow with the deadline: each doubling has [`CELLS_PER_DOUBLING`].
-/// So near deadlines are told apart as well as late ones are.
+/// Deadlines fall into cells whose width grows with the deadline: [`CELLS_PER_DOUBLING`] cells for each doubling. So
+/// near deadlines are told apart as well as late ones.
 #[derive(Clone, Debug, Default)]
 struct Index {
     /// The number of the first cell.
     first_cell: usize,
-    /// For each cell, how many of the sample are in cells before it; one entry more than there are cells.
+    /// For each cell, the number of sampled queries in cells before it. There is one entry more than there are cells.
     before: Vec<u16>,
 }
 
 const CELLS_PER_DOUBLING: usize = 16;
 
-/// Deadlines earlier than the last one by so many doublings are in the first cell.
+/// Deadlines below the last one ÷ 2^`DOUBLINGS` share the first cell.
 const DOUBLINGS: usize = 12;
 
 impl Index {
-    /// The cell of a deadline is the exponent and the first bits of the mantissa of the floating-point number.
+    /// A cell is the exponent and the first bits of the mantissa of the floating-point number.
     #[expect(clippy::cast_possible_truncation, reason = "12 + 4 bits are left")]
     fn cell(due: f64) -> usize {
         (due.max(0.0).to_bits() >> (f64::MANTISSA_DIGITS - 1 - CELLS_PER_DOUBLING.ilog2())) as usize
@@ -227,7 +229,7 @@ impl Index {
         self.before.push(all);
     }
 
-    /// The place in the sample of the first that is due at `due` or later.
+    /// The index in the sample of the first query that is due at `due` or later.
     fn first_at_least(&self, due: f64, sample: &[Sampled]) -> usize {
         let cell = Self::cell(due).max(self.first_cell) - self.first_cell;
         let Some(&[from, to]) = self.before.get(cell..cell + 2).and_then(|two| two.first_chunk()) else {
@@ -238,14 +240,14 @@ impl Index {
     }
 }
 
-/// What has become of a lane. Places count from its first query.
+/// The state of a lane. A place is the position of a query, counted from the first one of the lane.
 #[derive(Clone, Copy, Debug, Default)]
 struct Lane {
-    /// Those before were taken or given up.
+    /// Queries before this place were taken or given up.
     head: usize,
-    /// Those from here on have not come yet.
+    /// Queries from this place on have not arrived yet.
     tail: usize,
-    /// Those between were taken, too, while some at the head were left for another replica.
+    /// Queries between these places were taken, while some before them were left for another replica.
     hole: (usize, usize),
 }
 
@@ -254,7 +256,7 @@ impl Lane {
         self.tail - self.head - (self.hole.1 - self.hole.0)
     }
 
-    /// The place of the `nth` that waits.
+    /// The place of the `nth` query that waits.
     fn place(&self, nth: usize) -> usize {
         let place = self.head + nth;
         if place < self.hole.0 {
@@ -263,14 +265,14 @@ impl Lane {
         place + self.hole.1 - self.hole.0
     }
 
-    /// How many wait before a place.
+    /// How many queries wait before a place.
     fn waiting_before(&self, place: usize) -> usize {
         let place = place.clamp(self.head, self.tail);
         let taken = place.clamp(self.hole.0, self.hole.1) - self.hole.0;
         place - self.head - taken
     }
 
-    /// All before a place are gone.
+    /// Takes out all queries before a place.
     fn drop_before(&mut self, place: usize) {
         self.head = self.head.max(place.min(self.tail));
         if self.head >= self.hole.0 {
@@ -279,7 +281,8 @@ impl Lane {
         }
     }
 
-    /// Takes those between two places. There is one hole: of what was left before it or behind it nobody hears again.
+    /// Takes out the queries between two places. A lane has one hole only. When a second one opens behind it, queries
+    /// in front of the first are dropped; otherwise the two become one.
     fn take(&mut self, from: usize, to: usize) {
         if self.waiting_before(from) == 0 {
             return self.drop_before(to);
@@ -296,10 +299,10 @@ impl Lane {
     }
 }
 
-/// How many of each lane.
+/// A number of queries for each lane.
 pub(super) type Counts = [usize; MOST_LANES];
 
-/// Of those that wait a batch: for each lane, how many are passed over and where the batch ends.
+/// A batch of waiting queries: for each lane, how many are skipped, and how many are skipped or taken.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Section {
     from: Counts,
@@ -308,13 +311,13 @@ pub(super) struct Section {
 }
 
 impl Section {
-    /// How many are passed over.
+    /// How many queries are skipped, over all lanes.
     pub(super) fn passed(&self) -> usize {
         self.from.iter().sum()
     }
 }
 
-/// The lanes of one forecast.
+/// The lanes of one forecast. Copied for each forecast, while `expected` is shared.
 #[derive(Clone, Copy)]
 pub(super) struct Lanes<'a> {
     expected: &'a Expected,
@@ -332,17 +335,17 @@ impl<'a> Lanes<'a> {
         1 + self.expected.streams.len()
     }
 
-    /// How many wait.
+    /// How many queries wait, over all lanes.
     pub(super) fn waiting(&self) -> usize {
         self.lanes.iter().map(Lane::waiting).sum()
     }
 
-    /// How many of those that wait are due before `due`.
+    /// How many waiting queries are due before `due`, over all lanes.
     pub(super) fn before(&self, due: f64) -> usize {
         (0..self.used()).map(|lane| self.before_in(lane, due)).sum()
     }
 
-    /// The same, lane by lane.
+    /// How many waiting queries of each lane are due before `due`.
     pub(super) fn counts_before(&self, due: f64) -> Counts {
         let mut counts = [0; MOST_LANES];
         for (lane, count) in counts.iter_mut().enumerate().take(self.used()) {
@@ -359,35 +362,35 @@ impl<'a> Lanes<'a> {
         of.waiting_before(self.expected.before(lane, due))
     }
 
-    /// When the `nth` that waits in a lane is due.
+    /// When the `nth` waiting query of a lane is due.
     fn due_in(&self, lane: usize, nth: usize) -> Option<f64> {
         let of = &self.lanes[lane];
         (nth < of.waiting()).then(|| self.expected.due(lane, of.place(nth)))
     }
 
-    /// When the one behind these is due.
+    /// When the first query after these counts is due.
     pub(super) fn due_behind(&self, counts: &Counts) -> f64 {
         let heads = (0..self.used()).filter_map(|lane| self.due_in(lane, counts[lane]));
         heads.fold(f64::INFINITY, f64::min)
     }
 
-    /// All but the one that is due last.
+    /// The counts of all waiting queries but the one that is due last.
     pub(super) fn all_but_last(&self) -> Counts {
         self.first([0; MOST_LANES], self.waiting() - 1)
     }
 
-    /// The batch of so many behind the first `passed`.
+    /// The batch of `taken` queries after the first `passed`.
     pub(super) fn behind(&self, passed: usize, taken: usize) -> Section {
         self.section(self.first([0; MOST_LANES], passed), taken)
     }
 
-    /// The batch of so many behind these.
+    /// The batch of `taken` queries after these counts.
     pub(super) fn section(&self, from: Counts, taken: usize) -> Section {
         let to = self.first(from, taken);
         Section { from, to, taken }
     }
 
-    /// These and the `count` behind them.
+    /// Adds the next `count` queries by deadline to these counts.
     fn first(&self, mut counts: Counts, count: usize) -> Counts {
         if counts.iter().sum::<usize>() + count == self.waiting() {
             return self.lanes.map(|lane| lane.waiting());
@@ -415,7 +418,7 @@ impl<'a> Lanes<'a> {
         counts
     }
 
-    /// The lane of the one behind these, and when the next is due that is in another.
+    /// The lane of the next query after these counts, and when the next query of any other lane is due.
     fn next_run(&self, counts: &Counts) -> Option<(usize, f64)> {
         let (mut lane, mut first, mut second) = (None, f64::INFINITY, f64::INFINITY);
         for (other, &count) in counts.iter().enumerate().take(self.used()) {
@@ -431,7 +434,7 @@ impl<'a> Lanes<'a> {
         lane.map(|lane| (lane, second))
     }
 
-    /// Goes on by the deadline that nearly as many are due before as are left to be found.
+    /// Adds most of the `left` queries at once: searches for a deadline before which nearly that many more are due.
     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
     fn skip(&self, counts: &mut Counts, left: &mut usize) {
         let found: usize = counts.iter().sum();
@@ -459,7 +462,7 @@ impl<'a> Lanes<'a> {
         *left = wanted.saturating_sub(counts.iter().sum());
     }
 
-    /// How many of a section are due before `due`.
+    /// How many queries of a section are due before `due`.
     pub(super) fn before_within(&self, section: &Section, due: f64) -> usize {
         let lanes = (0..self.used()).filter(|&lane| section.from[lane] < section.to[lane]);
         let late = lanes.map(|lane| {
@@ -469,14 +472,14 @@ impl<'a> Lanes<'a> {
         late.sum()
     }
 
-    /// A section is gone, and all before it.
+    /// Takes out a section, and all queries before it.
     pub(super) fn drop_through(&mut self, section: &Section) {
         for (lane, &to) in self.lanes.iter_mut().zip(&section.to) {
             lane.drop_before(lane.head + to);
         }
     }
 
-    /// A section is gone. What is before it stays.
+    /// Takes out a section. Queries before it stay.
     pub(super) fn take(&mut self, section: &Section) {
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             let (from, to) = (section.from[index], section.to[index]);
@@ -486,7 +489,7 @@ impl<'a> Lanes<'a> {
         }
     }
 
-    /// All that are due before are gone.
+    /// Takes out all queries that are due before `due`.
     pub(super) fn drop_before(&mut self, due: f64) {
         for lane in 0..self.used() {
             let place = self.expected.before(lane, due);
@@ -494,7 +497,7 @@ impl<'a> Lanes<'a> {
         }
     }
 
-    /// What comes until `now` waits.
+    /// Lets the queries that arrive until `now` wait.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -506,7 +509,7 @@ impl<'a> Lanes<'a> {
         }
     }
 
-    /// When the next comes.
+    /// When the next query arrives.
     pub(super) fn next_arrival(&self) -> Option<f64> {
         let lanes = self.lanes[1..].iter().zip(&self.expected.streams);
         lanes
@@ -515,8 +518,8 @@ impl<'a> Lanes<'a> {
     }
 }
 
-/// After so many runs of queries of one lane the rest is found by deadlines.
+/// After this many runs, each of queries of one lane, the rest is found by a search over deadlines.
 const LONG: usize = 4;
 
-/// How often a deadline is guessed.
+/// How often that search guesses a deadline.
 const GUESSES: usize = 5;

@@ -66,7 +66,8 @@ mod tests {
     #[test]
     fn a_link_starts_at_the_page() {
         for (page, file, expected) in [
-            ("README.md", "tests/bench/goodput.svg", "tests/bench/goodput.svg"),
+            ("docs/benchmarks.md", "docs/goodput.svg", "goodput.svg"),
+            ("README.md", "docs/goodput.svg", "docs/goodput.svg"),
             ("/a/README.md", "/a/b/goodput.svg", "b/goodput.svg"),
         ] {
             assert_eq!(link(Path::new(page), Path::new(file)), expected);
