@@ -25,14 +25,14 @@ local time = now()
 if holder ~= asker and holder ~= '' and expiry > time then
   return { 'held', holder, whole(number), whole(expiry) }
 end
--- A lease that another had is gone, or is one of before: Redis lost it, and whoever had it may not know yet. One
--- that was given back, or ran out, has left its number here.
+-- The lease that the asker saw is gone, or an older one is here: Redis lost it, and its holder may not know
+-- yet. A lease that was given back, or ran out, would have left its number here.
 local seen_number, seen_expiry = tonumber(ARGV[5]), tonumber(ARGV[6])
 if seen_number and (number < seen_number
     or (number == seen_number and holder ~= '' and expiry < seen_expiry)) then
   return { 'lost' }
 end
--- A Redis that lost its data must not give a number once more.
+-- A Redis that lost its data must not give a number a second time.
 number = math.max(number, tonumber(ARGV[4]))
 if holder ~= asker then
   number = number + 1

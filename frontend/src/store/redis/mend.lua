@@ -1,4 +1,6 @@
--- Takes back the word that a generation is broken: what was missing is there again.
+-- Removes the mark that a generation is broken: the missing documents are there again. 3-4
+-- KEYS: the hash of the newest generation held back.
+-- ARGV: the incarnation and number that are whole, the channel.
 --
 -- KEYS: the hash of the newest generation held back.
 -- ARGV: the incarnation and number that were found whole, the channel.
