@@ -118,7 +118,7 @@ pub enum Leased {
 /// How to settle a store that lost something.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Settle {
-    /// Write the newest snapshot that any frontend holds back to the store.
+    /// Write back the newest snapshot that a frontend holds.
     Restore,
     /// Follow the store's content as it is.
     Accept,

@@ -1,11 +1,4 @@
--- Writes all changes or none, if the catalog is whole and its generation still is the expected one. 3-9
--- KEYS: the hashes of the generation, of the documents, of the control role's lease and of the newest generation
---       held back.
--- ARGV: expected incarnation, expected number, incarnation to use if the store has none, layout, channel,
---       holder ('' for none) and number of the lease that the write is made under, the digest that the writer
---       knows ('' if it knows none), then for each change: the document's key (kind/name), the document ('' removes
---       it), and the hash of the document before ('' for none).
--- Returns the outcome, with details that depend on it.
+-- Writes all changes or none, if the catalog is whole and its generation still is the expected one.
 --
 -- KEYS: the hashes of the generation, of the documents, of the control role's lease and of the newest generation
 --       held back.
@@ -13,7 +6,7 @@
 --       holder ('' for none) and number of the lease that the write is made under, the digest that the writer
 --       knows ('' if it knows none), then for each change: the document's key (kind/name), the document ('' removes
 --       it), and the hash of the document before ('' for none).
--- Returns what happened, with details that depend on it.
+-- Returns the outcome, with details that depend on it.
 --
 -- Redis keeps the writes that a script made before an error. So everything that can fail is tried before
 -- anything is written: types, permissions, memory, a read-only replica.

@@ -412,7 +412,7 @@ impl Follower {
             .is_some_and(|held| setback.ours && held.generation == setback.newest);
         let stored = &setback.stored.generation;
         let unsaid = newest && seen.held_back.as_ref() != Some(&setback.newest);
-        // A missing generation needs no mark: `commit.lua` refuses a store without it.
+        // A missing generation needs no mark: `commit.lua` refuses documents without one.
         let unmarked = setback.damage.is_some() && !seen.broken && !stored.incarnation.is_empty();
         if unsaid || unmarked {
             let held = unsaid.then_some(&setback.newest);

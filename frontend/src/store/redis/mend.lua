@@ -1,9 +1,7 @@
--- Removes the mark that a generation is broken: the missing documents are there again. 3-4
--- KEYS: the hash of the newest generation held back.
--- ARGV: the incarnation and number that are whole, the channel.
+-- Removes the mark that a generation is broken: the missing documents are there again.
 --
 -- KEYS: the hash of the newest generation held back.
--- ARGV: the incarnation and number that were found whole, the channel.
+-- ARGV: the incarnation and number that are whole, the channel.
 
 if redis.call('HGET', KEYS[1], 'broken') ~= ARGV[1] .. ' ' .. ARGV[2] then
   return 0
