@@ -56,26 +56,26 @@ use parts::{Part, Stage, Thread};
 
 pub use listeners::Addresses;
 
-/// Connections to admin REST that may be open at once. They are counted by themselves, so that whoever
-/// operates a frontend gets in however many ask it.
+/// The limit of open connections to admin REST. It is separate from the limit for queries, so that operators
+/// get in however many clients query.
 const ADMIN_CONNECTIONS: usize = 1000;
 
-/// How long a container may take to end when it is asked to.
+/// The grace of a container that is asked to end.
 const CONTAINER_GRACE: Duration = Duration::from_secs(10);
 
 /// Why a frontend cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// A port cannot be had.
+    /// A port cannot be bound.
     #[error("{what} cannot listen on {addr}: {}", listen_advice(.cause, .flag))]
     Listen {
-        /// Which of the servers.
+        /// The name of the server.
         what: &'static str,
-        /// Where.
+        /// The address.
         addr: SocketAddr,
-        /// The flag that changes it.
+        /// The flag that changes the address.
         flag: &'static str,
-        /// What the system said: part of the message already.
+        /// The system's error; part of the message already.
         cause: std::io::Error,
     },
     /// The store cannot be opened.
@@ -84,12 +84,12 @@ pub enum BuildError {
     /// The thread of the control plane cannot be started.
     #[error("the control plane's thread cannot be started")]
     ControlThread(#[source] std::io::Error),
-    /// Admin REST needs a token, and none can be made.
+    /// Admin REST needs a token, and no token file can be made.
     #[error("an admin token cannot be kept in {}: {cause}; give one with --admin-token-file FILE", .path.display())]
     AdminToken {
-        /// Where it would be.
+        /// The path of the token file.
         path: PathBuf,
-        /// What the system said: part of the message already.
+        /// The system's error; part of the message already.
         cause: std::io::Error,
     },
     /// The runtime cannot be used.
@@ -97,7 +97,7 @@ pub enum BuildError {
     Runtime(#[from] RuntimeError),
 }
 
-/// A frontend that is built, bound and not yet running.
+/// A frontend that is built and bound but does not run yet.
 pub struct App {
     addresses: Addresses,
     queries: Arc<QueryService>,
@@ -108,7 +108,7 @@ pub struct App {
 }
 
 impl App {
-    /// Opens the store, binds every address, and wires the parts. Nothing is served yet.
+    /// Opens the store, binds every address, and wires the parts. Serves nothing yet.
     pub async fn build(mut config: Config) -> Result<Self, BuildError> {
         config.max_connections = open_files::make_room(config.max_connections, ADMIN_CONNECTIONS);
         let control = ControlThread::start().map_err(BuildError::ControlThread)?;
@@ -176,22 +176,22 @@ impl App {
         })
     }
 
-    /// Where it listens.
+    /// The addresses that the frontend listens on.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }
 
-    /// A record of each query that is answered from now on, for as long as the receiver is kept. No query waits for
-    /// whoever reads: of more than `capacity` unread records those that come are dropped, and counted as
-    /// `skysail_query_records_dropped_total`.
+    /// A record of each query that is answered from now on, until the receiver is dropped. Queries do not wait
+    /// for the reader: while `capacity` records are unread, new records are dropped.
+    /// `skysail_query_records_dropped_total` counts them.
     pub fn answered_queries(&self, capacity: usize) -> mpsc::Receiver<Arc<QueryRecord>> {
         self.queries.listen(capacity)
     }
 
-    /// Serves until `shutdown`, then ends gracefully: no new connections, every accepted query answered,
-    /// containers told; within the configured grace.
+    /// Serves until `shutdown`, then ends within the configured grace: accepts no new connections, answers
+    /// every accepted query, and tells the containers.
     ///
-    /// Ends gracefully as well, with an error, should a part end that never does.
+    /// If a part ends while the frontend serves, the frontend ends in the same way, with an error.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), PartEnded> {
         self.log_addresses();
         for part in self.parts {
@@ -224,7 +224,7 @@ impl App {
     }
 }
 
-/// What the parts are made of, while they are wired.
+/// The inputs of the parts while they are wired.
 struct Wiring {
     config: Config,
     asks: Asks,
@@ -237,14 +237,14 @@ struct Wiring {
     queries: Arc<QueryService>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
-    /// What a frontend that has begun waits for, which the membership follower knows.
+    /// What a starting frontend still waits for. The membership follower sets it.
     settling: watch::Sender<Settling>,
     clock: Clock,
     closing: Closing,
     parts: Vec<Part>,
 }
 
-/// What the admin API shows of the cluster.
+/// The parts of the cluster's state that the admin API shows.
 struct Shown {
     cluster: Arc<ClusterWatch>,
     report: Arc<Report>,
@@ -252,7 +252,7 @@ struct Shown {
 }
 
 impl Wiring {
-    /// Makes every part, and what ends them.
+    /// Makes every part, and the `Ending` that ends them.
     fn connect(mut self, listeners: Listeners) -> (Vec<Part>, Ending) {
         let ending = Ending::new(
             self.config.grace,
@@ -301,13 +301,13 @@ impl Wiring {
         self.parts.push(Part::new(name, stage, thread, task));
     }
 
-    /// A part that runs until the background closes, beside the queries.
+    /// Adds a part that runs until the background closes, on the thread of the queries.
     fn add_background(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let task = until(&self.closing.background, task);
         self.add(name, Stage::Background, Thread::Query, task);
     }
 
-    /// The same, on the control plane's thread.
+    /// Adds a part that runs until the background closes, on the control plane's thread.
     fn add_control_background(
         &mut self,
         name: &'static str,
@@ -328,7 +328,7 @@ impl Wiring {
             replicas: self.models.replicas().changed(),
             followed,
         };
-        // To resolve thousands of routes takes milliseconds, in which queries would have to wait.
+        // Resolving thousands of routes takes milliseconds, and queries on the same thread would wait.
         self.add_control_background("route follower", follower.run());
         let (ids, store) = (self.queries.ids().clone(), self.store.clone());
         self.add_background("query-id fetcher", async move {
@@ -346,7 +346,7 @@ impl Wiring {
         follows
     }
 
-    /// The tasks that tell the cluster's frontends of each other; returns the view of all.
+    /// The tasks that exchange announcements with the cluster's frontends; returns the view of all frontends.
     fn join_membership(&mut self, followed: watch::Receiver<Generation>) -> Arc<ClusterWatch> {
         let observer = Observer::new(
             self.identity.clone(),
@@ -384,7 +384,7 @@ impl Wiring {
         cluster
     }
 
-    /// The tasks of the control role: who acts, what runs, and the end of rollouts.
+    /// The tasks of the control role: leadership, the reconciler, and the end of rollouts.
     fn take_control(&mut self, cluster: &ClusterWatch) -> Arc<Report> {
         let report = Arc::<Report>::default();
         if !self.config.roles.control {
@@ -397,7 +397,7 @@ impl Wiring {
             None => leadership.yielding(cluster.subscribe()),
             Some(_) => leadership,
         });
-        // No longer than admin REST is bound: the next frontend that binds it is the holder then.
+        // Leadership ends with admin REST: the next frontend that binds this address becomes the holder.
         let lead = leadership.clone().run(self.closing.admin.clone());
         self.add("leadership", Stage::Leadership, Thread::Query, lead);
         let rollouts = Rollouts {
@@ -444,7 +444,8 @@ impl Wiring {
                 stop_grace: CONTAINER_GRACE,
                 report: report.clone(),
             });
-            // Beside the logs, which it reads: an engine's answer is handled by the thread that asked.
+            // On the thread that reads the containers' logs: an engine's answer is handled by the thread that
+            // asked.
             let reconcile = reconciler.run(closing);
             self.add("reconciler", Stage::Background, Thread::Control, reconcile);
         }
@@ -498,7 +499,7 @@ impl Wiring {
         let limits = Limits {
             connections: ADMIN_CONNECTIONS,
             timeouts: self.config.timeouts,
-            // Models have nothing to ask here.
+            // Models do not need the operations server.
             refused: self.config.model_networks.clone(),
         };
         let peer = PeerDoor {
@@ -578,12 +579,12 @@ impl Wiring {
     }
 }
 
-/// A task that lives as long as the frontend has ended before it: a defect of ours.
+/// A part that must run as long as the frontend ended before it; this is a bug.
 #[derive(Debug, thiserror::Error)]
 #[error("the {0} ended while the frontend was serving; this is a bug, see the log")]
 pub struct PartEnded(&'static str);
 
-/// A store that several frontends share has to be followed by a task.
+/// Opens the store. A store that several frontends share comes with the part that follows it.
 async fn open_store(config: &Config) -> Result<(Arc<dyn MetadataStore>, Option<Part>), BuildError> {
     match &config.store {
         StoreLocation::Embedded(path) => {
@@ -605,7 +606,7 @@ async fn open_store(config: &Config) -> Result<(Arc<dyn MetadataStore>, Option<P
     }
 }
 
-/// What readiness is made of.
+/// The inputs of readiness.
 fn health(
     closing: &Closing,
     queries: &Arc<QueryService>,
@@ -621,7 +622,7 @@ fn health(
     }
 }
 
-/// The host and port of a store that other frontends share.
+/// The host and port of a store that several frontends share.
 fn store_host(store: &StoreLocation) -> Option<(String, u16)> {
     match store {
         StoreLocation::Embedded(_) => None,
@@ -629,7 +630,7 @@ fn store_host(store: &StoreLocation) -> Option<(String, u16)> {
     }
 }
 
-/// Runs a task until it ends, or is told to.
+/// Runs a task until it ends or `closing` is cancelled.
 fn until(
     closing: &CancellationToken,
     task: impl Future<Output = ()> + Send + 'static,

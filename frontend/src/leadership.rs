@@ -1,12 +1,13 @@
-//! Who acts as the control role: one frontend of a cluster at a time, by a lease in the metadata store.
+//! Decides which frontend of a cluster acts as the control role: one at a time, by a lease in the metadata
+//! store.
 //!
-//! The lease has to be renewed, and whoever has it counts the time itself, from before it asked: a frontend
-//! that was paused, or that the store does not answer, stops acting before another can begin. That alone would
-//! do if nothing took time between a look at the clock and an action; so the store is asked once more before
-//! each action ([`Leadership::confirm`]), and refuses writes under a lease that is not the newest.
+//! The lease has to be renewed. The holder measures its duration itself, from before the request. So a frontend
+//! that was paused, or gets no answer from the store, stops acting before another can begin. That would suffice
+//! if no time passed between a look at the clock and an action. So the store is asked again before each action
+//! ([`Leadership::confirm`]), and refuses writes under any lease but the newest.
 //!
-//! A frontend without a runtime cannot replace a container that ends. It leaves the lease to a frontend that can, as
-//! long as one lives ([`Leadership::yielding`]).
+//! A frontend without a runtime cannot replace a container that ends. While a frontend with a runtime lives, it
+//! leaves the lease to that one ([`Leadership::yielding`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,46 +27,46 @@ mod place;
 
 pub(crate) use place::holder;
 
-/// How long a lease holds unless it is renewed. With [`RENEWAL`] it bounds how long nobody acts after the
-/// frontend that did is killed.
+/// How long a lease lasts unless it is renewed. If the acting frontend is killed, the next one begins after
+/// about `TTL + RENEWAL` at most.
 const TTL: Duration = Duration::from_secs(3);
 
-/// How often it is renewed, and how often others ask for it.
+/// The time between renewals, and between the requests of the other frontends.
 const RENEWAL: Duration = Duration::from_secs(1);
 
-/// How soon the frontend that acted asks again when the store did not answer. The store comes back with the
-/// lease free: who has containers running should be first.
+/// How soon the frontend that acted last asks again when the store did not answer. The store comes back with
+/// the lease free, and the frontend with running containers should be first.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// How much sooner than the store this frontend takes its lease to have ended: clocks run differently fast.
+/// This frontend takes its lease to end this much earlier than the store does: clocks run at different speeds.
 const MARGIN: Duration = Duration::from_millis(500);
 
-/// How long the store may take to answer: a lease whose answer takes longer has run out by then.
+/// The longest wait for the store's answer. A lease whose answer takes longer has run out by then.
 const ANSWER: Duration = Duration::from_millis(2500);
 
-/// A store that has not answered for so long is asked once more meanwhile, so that a lease is kept for as long
-/// as an answer comes before it runs out.
+/// A store that has not answered for this long is asked again meanwhile. So the lease is kept if any answer
+/// comes before it runs out.
 const OVERLAP: Duration = Duration::from_millis(500);
 
-/// This frontend's part in who acts.
+/// This frontend's lease of the control role, and its requests for it.
 pub(crate) struct Leadership {
     store: Arc<dyn LeaseStore>,
     holder: String,
     term: watch::Sender<Option<Term>>,
-    /// Whether it was this frontend that acted last, as far as it knows.
+    /// Whether this frontend was the last to act, as far as it knows.
     acted_last: AtomicBool,
-    /// All live frontends, if this one leaves the lease to those that start containers.
+    /// The views of all live frontends, if this frontend yields to those that start containers.
     yields_to: Option<watch::Receiver<Arc<ClusterView>>>,
 }
 
-/// A lease, and until when it holds by this frontend's own clock.
+/// A lease, and until when it lasts by this frontend's own clock.
 #[derive(Clone, Debug)]
 pub(crate) struct Term {
     lease: Lease,
     until: Instant,
 }
 
-/// What came of asking for the lease.
+/// The outcome of a request for the lease.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Asked {
     Held,
@@ -74,7 +75,7 @@ enum Asked {
 }
 
 impl Leadership {
-    /// That of `holder`, which does not act before [`Self::run`]. See [`holder()`].
+    /// The leadership of `holder`, which does not act before [`Self::run`]. See [`holder()`].
     pub(crate) fn new(store: Arc<dyn LeaseStore>, holder: String) -> Self {
         Self {
             store,
@@ -85,20 +86,21 @@ impl Leadership {
         }
     }
 
-    /// The same for a frontend that starts no containers: while `views` show one that does, this one does not act.
+    /// Makes a frontend that starts no containers yield: it does not act while `views` show a frontend that
+    /// starts them.
     pub(crate) fn yielding(mut self, views: watch::Receiver<Arc<ClusterView>>) -> Self {
         self.yields_to = Some(views);
         self
     }
 
-    /// The lease under which this frontend acts now, if it does. Asks its clock only.
+    /// The lease under which this frontend acts now; `None` if it does not. Reads only the local clock.
     pub(crate) fn acting(&self) -> Option<Lease> {
         let term = self.term.borrow();
         let term = term.as_ref().filter(|term| Instant::now() < term.until)?;
         Some(term.lease.clone())
     }
 
-    /// The same, once the store has confirmed it: to be asked before each action. Renews the lease.
+    /// Like [`Self::acting`], but the store confirms and renews the lease. Call it before each action.
     pub(crate) async fn confirm(&self) -> Option<Lease> {
         self.acting()?;
         match self.ask().await {
@@ -107,14 +109,14 @@ impl Leadership {
         }
     }
 
-    /// Changes whenever this frontend begins or ceases to act. A frontend that was paused may cease without a
-    /// change: [`Self::acting`] says so.
+    /// Changes whenever this frontend begins or ceases to act. A paused frontend may cease without a change
+    /// here; [`Self::acting`] then returns `None`.
     pub(crate) fn changes(&self) -> watch::Receiver<Option<Term>> {
         self.term.subscribe()
     }
 
-    /// Takes the lease whenever it is free and keeps it until `shutdown`; gives it back then, so that another
-    /// acts at once.
+    /// Takes the lease whenever it is free, and keeps it until `shutdown`. Gives it back then, so that another
+    /// frontend acts at once.
     pub(crate) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         {
             let mut asks = FuturesUnordered::new();
@@ -129,14 +131,13 @@ impl Leadership {
         self.resign().await;
     }
 
-    /// Waits for what was asked, and until it is time to ask again. Asks that are not answered yet are left
-    /// to the next round.
+    /// Waits for answers until it is time to ask again. Unanswered requests stay for the next round.
     async fn round(&self, asks: &mut FuturesUnordered<impl Future<Output = Asked>>) {
         let asked = Instant::now();
         let answer = timeout(OVERLAP, asks.next()).await;
         let pause = match answer {
             Ok(Some(Asked::NoAnswer)) if self.acted_last.load(Ordering::Relaxed) => RETRY,
-            // Frontends that were started together need not ask together for ever.
+            // The random part keeps frontends that started together from always asking together.
             _ if asks.is_empty() => RENEWAL.mul_f64(0.8 + 0.2 * fastrand::f64()),
             _ => OVERLAP,
         };
@@ -153,7 +154,8 @@ impl Leadership {
         }
     }
 
-    /// Whether the lease is another's to take. One that drains is about to give it back.
+    /// Whether to leave the lease to another frontend. A draining frontend does not count: it is about to give
+    /// it back.
     fn yields(&self) -> bool {
         self.yields_to.as_ref().is_some_and(|views| {
             let views = views.borrow();
@@ -195,7 +197,7 @@ impl Leadership {
         self.acted_last.store(true, Ordering::Relaxed);
         self.term.send_if_modified(|term| {
             let same = term.as_ref().filter(|term| term.lease == lease);
-            // Answers may overtake each other.
+            // Answers may overtake each other, so `until` never decreases within a lease.
             let until = same.map_or(until, |term| term.until.max(until));
             let news = same.is_none();
             if news {

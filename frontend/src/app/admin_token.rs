@@ -1,4 +1,4 @@
-//! Which token admin REST asks for, by the configuration.
+//! The token that admin REST asks for, according to the configuration.
 
 use tracing::{info, warn};
 
@@ -6,7 +6,8 @@ use super::BuildError;
 use crate::admin::access::token::{Asks, TokenFile};
 use crate::config::Config;
 
-/// For the one that was given; beyond loopback for the cluster's; otherwise for none.
+/// The configured token if there is one; the cluster's token if admin REST is exposed beyond loopback;
+/// otherwise none.
 pub(super) fn asks(config: &Config) -> Result<Asks, BuildError> {
     if !config.roles.control {
         return Ok(Asks::Nothing);
@@ -23,7 +24,7 @@ pub(super) fn asks(config: &Config) -> Result<Asks, BuildError> {
         .map_err(|cause| BuildError::AdminToken { path, cause })
 }
 
-/// Says where the token is.
+/// Logs the path of the token.
 pub(super) fn log(asks: &Asks) {
     let (Asks::Given(file) | Asks::Clusters(file)) = asks else {
         return;

@@ -13,10 +13,10 @@ use crate::model::ModelTable;
 use crate::runtime::ContainerRuntime;
 use crate::store::Announced;
 
-/// The most of the grace that is kept for telling containers and ending processes.
+/// The largest part of the grace that is kept for telling containers and ending processes.
 const CONTAINER_RESERVE: Duration = Duration::from_secs(3);
 
-/// What is told to close, in this order.
+/// The tokens that close parts, in the order in which they are cancelled.
 #[derive(Clone, Default)]
 pub(super) struct Closing {
     pub(super) queries: CancellationToken,
@@ -24,8 +24,7 @@ pub(super) struct Closing {
     pub(super) background: CancellationToken,
 }
 
-/// The end of a frontend, in stages that share the grace between them: however slow one is, containers are
-/// told.
+/// The end of a frontend, in stages that share the grace. However slow a stage is, containers are told.
 pub(super) struct Ending {
     grace: Duration,
     ended: Ended,
@@ -39,22 +38,22 @@ pub(super) struct Ending {
     store: Running,
 }
 
-/// What is told that the frontend ends.
+/// The parts that are told of the frontend's end.
 pub(super) struct Ended {
     pub(super) models: Arc<ModelTable>,
     pub(super) runtime: Option<Arc<dyn ContainerRuntime>>,
 }
 
-/// The frontends of the cluster.
+/// The other frontends of the cluster.
 pub(super) struct Neighbours {
     /// This frontend's id.
     pub(super) own_id: String,
-    /// What the live frontends announced last.
+    /// The latest announcements of the live frontends.
     pub(super) announced: watch::Receiver<Announced>,
 }
 
 impl Neighbours {
-    /// Whether no other frontend is left.
+    /// Whether no other frontend lives.
     fn are_gone(&self) -> bool {
         self.announced.borrow().keys().all(|id| *id == self.own_id)
     }
@@ -88,7 +87,7 @@ impl Ending {
         }
     }
 
-    /// Waits until a part has ended, and names it. No part ends while the frontend serves.
+    /// Waits until any part has ended, and returns its name. No part should end while the frontend serves.
     pub(super) async fn part_ended(&mut self) -> &'static str {
         tokio::select! {
             part = self.query_server.ended() => part,
@@ -105,7 +104,7 @@ impl Ending {
         let end = Instant::now() + self.grace;
         let reserve = (self.grace / 4).min(CONTAINER_RESERVE);
 
-        // Readiness says so from here on, too.
+        // Readiness fails from here on.
         self.closing.queries.cancel();
         if timeout_at(end - reserve, self.query_server.all_ended())
             .await
@@ -113,7 +112,7 @@ impl Ending {
         {
             warn!(grace = ?self.grace, "the grace period ended before every query was answered");
         }
-        // The admin API stays until then, so that its /readyz can say what is going on.
+        // The admin API has stayed open until here, so that its /readyz reports the draining.
         self.closing.admin.cancel();
         if timeout_at(end - reserve, self.leadership.all_ended())
             .await
@@ -139,7 +138,7 @@ impl Ending {
         info!("drained");
     }
 
-    /// Ends the runtime after everything that uses it, or without waiting for that any longer.
+    /// Ends the runtime after all parts that use it, or when the wait for them times out.
     async fn shut_runtime_down(&mut self, end: Instant, reserve: Duration) {
         let Some(runtime) = &self.ended.runtime else {
             return;

@@ -1,4 +1,4 @@
-//! What follows the catalog: the query path's routes.
+//! Follows the catalog, and updates the query path's routes.
 
 use std::sync::Arc;
 
@@ -9,13 +9,13 @@ use crate::metrics::Metrics;
 use crate::model::ModelTable;
 use crate::query::{QueryService, Routes};
 
-/// Keeps the query path in line with the catalog.
+/// Applies each new catalog to the query path.
 pub(super) struct Follower {
     pub(super) catalogs: watch::Receiver<Option<Arc<Catalog>>>,
     pub(super) queries: Arc<QueryService>,
     pub(super) models: Arc<ModelTable>,
     pub(super) metrics: Arc<Metrics>,
-    /// Changes with the attached replicas.
+    /// Changes when replicas attach or detach.
     pub(super) replicas: watch::Receiver<()>,
     pub(super) followed: watch::Sender<Generation>,
 }
@@ -29,7 +29,7 @@ impl Follower {
                 self.follow(&before, &catalog);
                 before = catalog;
             }
-            // Which version of a model answers depends on its replicas only while one relieves another.
+            // Which version answers depends on the replicas only during a rollout.
             let is_rolling = before.models.values().any(|model| model.rollout.is_some());
             tokio::select! {
                 changed = self.catalogs.changed() => if changed.is_err() { return },
@@ -42,7 +42,7 @@ impl Follower {
         let (versions, gone) = self.models.follow(catalog);
         let routes = Routes::resolve(&self.queries.routes(), catalog, &versions, &self.metrics);
         self.queries.set_routes(routes);
-        // Only now that no query is routed there any more.
+        // Closed only after the new routes are set, so that no query is routed there.
         self.models.close(gone);
         for name in before
             .applications

@@ -1,4 +1,4 @@
-//! The addresses a frontend binds, and those it tells others.
+//! The addresses that a frontend binds, and those that it tells others.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,7 +12,7 @@ use crate::config::{Config, DEFAULT_OPS_ADDR, RuntimeKind};
 use crate::control_thread::ControlThread;
 use crate::runtime::{ContainerRuntime, RuntimeError};
 
-/// Where a frontend listens.
+/// The addresses that a frontend listens on.
 #[derive(Clone, Debug)]
 pub struct Addresses {
     /// Query REST, with the query role.
@@ -23,17 +23,17 @@ pub struct Addresses {
     pub ops: SocketAddr,
     /// Container RPC.
     pub rpc: Vec<SocketAddr>,
-    /// What containers are told to dial.
+    /// The address that containers are told to dial.
     pub advertised: String,
 }
 
 impl Addresses {
-    /// Whether container RPC can be reached from this machine only.
+    /// Whether container RPC can be reached only from this machine.
     pub(super) fn rpc_is_local(&self) -> bool {
         self.rpc.iter().all(|addr| addr.ip().to_canonical().is_loopback())
     }
 
-    /// A frontend at these addresses, beginning now.
+    /// The identity of a frontend that starts now at these addresses.
     pub(super) fn identity(&self, config: &Config) -> Identity {
         let shown = |addr: &SocketAddr| addr.to_string();
         Identity {
@@ -49,13 +49,13 @@ impl Addresses {
     }
 }
 
-/// What is bound. Each server takes its own.
+/// The bound sockets. Each server takes its own.
 pub(super) struct Listeners {
     pub(super) query: Option<TcpListener>,
     pub(super) admin: Option<TcpListener>,
     pub(super) ops: TcpListener,
     pub(super) rpc: Vec<TcpListener>,
-    /// Where containers reach container RPC, if that is not the configured address.
+    /// The address at which containers reach container RPC, if it is not the configured one.
     gateway: Option<SocketAddr>,
 }
 
@@ -101,7 +101,7 @@ impl Listeners {
     pub(super) fn addresses(&self, config: &Config) -> Addresses {
         let bound = |listener: &TcpListener| listener.local_addr().ok();
         let rpc: Vec<SocketAddr> = self.rpc.iter().filter_map(bound).collect();
-        // The gateway, if there is one, is all that containers can reach.
+        // Containers reach only the gateway, if there is one.
         let dialled = self.gateway.or(rpc.first().copied()).unwrap_or(config.rpc_addr);
         Addresses {
             query: self.query.as_ref().and_then(bound),
@@ -116,7 +116,7 @@ impl Listeners {
     }
 }
 
-/// The address at which containers reach this host, where they cannot reach the configured one.
+/// The address at which containers reach this host, if they cannot reach the configured one.
 async fn gateway_of(
     config: &Config,
     runtime: Option<&dyn ContainerRuntime>,
@@ -129,8 +129,8 @@ async fn gateway_of(
     }
 }
 
-/// The port of a second frontend on this machine is a free one, unless an address was given: two frontends that need no
-/// operations address of their own can be started without one.
+/// Binds the operations port. A second frontend on this machine gets a free port, unless an address was given.
+/// So two frontends can be started without configuring it.
 fn listen_for_operations(config: &Config) -> Result<TcpListener, BuildError> {
     let listen_on = |addr| listen("the operations listener", addr, "--ops-addr");
     let Some(addr) = config.ops_addr else {
@@ -151,10 +151,10 @@ fn listen(what: &'static str, addr: SocketAddr, flag: &'static str) -> Result<Tc
     })
 }
 
-/// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`).
+/// The number of connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`).
 ///
-/// When clients come by the hundred in one instant, one that finds no room tries again after a second, long
-/// after its query was due.
+/// When clients come by the hundred at once, a refused client tries again after a second, long after its query
+/// was due.
 const BACKLOG: u32 = 8192;
 
 fn bound(addr: SocketAddr) -> std::io::Result<TcpListener> {
@@ -162,13 +162,13 @@ fn bound(addr: SocketAddr) -> std::io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // A port of this server's last life may be taken at once.
+    // Allows binding a port of a previous run at once.
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     socket.listen(BACKLOG)
 }
 
-/// An address to dial for one that is bound: all interfaces include loopback.
+/// An address to dial for a bound one: an unspecified address becomes loopback.
 fn reachable(addr: SocketAddr) -> SocketAddr {
     match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::from(([127, 0, 0, 1], addr.port())),
@@ -179,7 +179,7 @@ fn reachable(addr: SocketAddr) -> SocketAddr {
     }
 }
 
-/// What to do about an address that cannot be had.
+/// The advice for an address that cannot be bound.
 pub(super) fn listen_advice(cause: &std::io::Error, flag: &str) -> String {
     match cause.kind() {
         std::io::ErrorKind::AddrInUse => {
@@ -197,7 +197,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_second_frontend_without_an_operations_address_takes_a_free_port() {
-        // Whoever has the port, it is taken.
+        // The port is taken, by this test or by another process.
         let holder = std::net::TcpListener::bind(DEFAULT_OPS_ADDR);
         let listener = listen_for_operations(&Config::default()).unwrap_or_else(|error| panic!("{error}"));
         let addr = listener.local_addr().unwrap();

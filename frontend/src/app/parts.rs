@@ -1,4 +1,4 @@
-//! The tasks of a frontend that live as long as it does, by name.
+//! The named tasks of a frontend that live as long as it does.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use tokio::task::{Id, JoinSet};
 
 /// A task that runs as long as the frontend serves.
 pub(super) struct Part {
-    /// How messages call it.
+    /// The name in messages.
     pub(super) name: &'static str,
     pub(super) stage: Stage,
     pub(super) thread: Thread,
@@ -32,7 +32,7 @@ impl Part {
     }
 }
 
-/// When a part ends: each stage of the frontend's end waits for its own parts.
+/// The stage of the frontend's end in which a part ends. Each stage waits for its own parts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Stage {
     /// Answers queries.
@@ -41,20 +41,20 @@ pub(super) enum Stage {
     AdminServers,
     /// Gives the control role's lease back when admin REST closes.
     Leadership,
-    /// Everything that is not waited for.
+    /// All other parts; no stage waits for them.
     Background,
-    /// Takes the frontend's announcement back when the background closes.
+    /// Withdraws the frontend's announcement when the background closes.
     Announcer,
-    /// Serves the store to all others, and is dropped after them.
+    /// Serves the store to all other parts, and is dropped after them.
     Store,
 }
 
-/// Where a part runs.
+/// The thread that a part runs on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Thread {
-    /// Beside the queries.
+    /// The thread of the queries.
     Query,
-    /// On the control plane's thread.
+    /// The control plane's thread.
     Control,
 }
 
@@ -74,7 +74,7 @@ impl Running {
         self.names.insert(task.id(), part.name);
     }
 
-    /// The name of a part that has ended; waits until there is one, for ever if nothing runs.
+    /// Waits until any part has ended, and returns its name. Waits for ever if no part runs.
     pub(super) async fn ended(&mut self) -> &'static str {
         let id = match self.tasks.join_next_with_id().await {
             Some(Ok((id, ()))) => id,
@@ -84,7 +84,7 @@ impl Running {
         self.names.remove(&id).unwrap_or("a part without a name")
     }
 
-    /// Waits until all have ended.
+    /// Waits until all parts have ended.
     pub(super) async fn all_ended(&mut self) {
         while self.tasks.join_next().await.is_some() {}
     }

@@ -1,4 +1,4 @@
-//! The container runtime that a configuration asks for, with the tasks that it needs.
+//! Opens the configured container runtime, and makes the tasks that it needs.
 
 use std::sync::Arc;
 
@@ -12,16 +12,17 @@ use crate::runtime::docker::DockerRuntime;
 use crate::runtime::process::ProcessRuntime;
 use crate::runtime::{ContainerRuntime, RuntimeError};
 
-/// A runtime that is ready to be used once its tasks run.
+/// A runtime that can be used once its tasks run.
 pub(super) struct Opened {
-    /// None without the control role, or where containers are started by others.
+    /// `None` without the control role, or if containers are started by other means.
     pub(super) runtime: Option<Arc<dyn ContainerRuntime>>,
     pub(super) parts: Vec<Part>,
-    /// Takes back what was made for a frontend that cannot start.
+    /// Removes everything that was made here, for a frontend that cannot start.
     pub(super) undo: BoxFuture<'static, ()>,
 }
 
-/// Must be called within the control thread's runtime: what containers print is read there, and what an engine tells.
+/// Opens the runtime. Must be called within the control thread's runtime, which reads the containers' output
+/// and the engine's events.
 pub(super) fn open(config: &Config) -> Result<Opened, RuntimeError> {
     let kind = match config.roles.control {
         true => config.runtime,
@@ -64,19 +65,20 @@ fn docker(config: &Config) -> Opened {
         Thread::Control,
         events,
     );
-    // The frontend has no children of its own.
+    // The frontend has no child processes of its own.
     let reaper = reaper(|| async { orphans::reap(|_| false) });
     Opened {
         runtime: Some(runtime),
         parts: [events].into_iter().chain(reaper).collect(),
         undo: Box::pin(async move {
-            // What is said is why the frontend cannot start; a network that is left is removed by the next life's end.
+            // The reason why the frontend cannot start matters more than this error. The next run removes a
+            // leftover network when it ends.
             let _ = made.leave_made().await;
         }),
     }
 }
 
-/// The task that reaps orphans, where they come to this process.
+/// The task that reaps orphans, if they become children of this process.
 fn reaper<R>(reap: impl Fn() -> R + Send + Sync + 'static) -> Option<Part>
 where
     R: Future<Output = ()> + Send,

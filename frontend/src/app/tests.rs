@@ -8,10 +8,10 @@ use tokio::time::timeout;
 use super::*;
 use crate::config::Roles;
 
-/// What a frontend takes to end is far below it.
+/// A bound far above the time that a frontend takes to end.
 const BOUND: Duration = Duration::from_secs(60);
 
-/// A frontend with both roles that has nothing to do, at ports of its own.
+/// An idle frontend with both roles, at ports of its own.
 async fn app(folder: &TempDir) -> App {
     app_on(StoreLocation::Embedded(folder.path().join("metadata.redb"))).await
 }
@@ -35,7 +35,7 @@ fn names(app: &App) -> Vec<&'static str> {
     app.parts.iter().map(|part| part.name).collect()
 }
 
-/// Runs a frontend in which one part does something else; says how it ended.
+/// Runs a frontend in which the part `name` runs `instead`; returns how the frontend ended.
 async fn run_with(name: &str, instead: impl Future<Output = ()> + Send + 'static) -> Result<(), PartEnded> {
     let folder = tempfile::tempdir().unwrap();
     ended_with(app(&folder).await, name, instead).await
@@ -71,7 +71,7 @@ async fn every_part_that_ends_takes_the_frontend_down_and_is_named() {
     }
 }
 
-/// A Redis that is away: the first port is nobody's.
+/// A Redis that is away: nothing listens on port 1.
 fn redis() -> StoreLocation {
     StoreLocation::Redis("redis://127.0.0.1:1/0".into())
 }

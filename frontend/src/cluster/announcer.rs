@@ -1,4 +1,4 @@
-//! Tells the other frontends what this one is and sees.
+//! Announces this frontend's view to the other frontends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,47 +13,48 @@ use super::watch::{ClusterWatch, changed};
 use crate::peer::PeerAddress;
 use crate::store::AnnouncementStore;
 
-/// A frontend that announces nothing for as long is taken to be gone.
+/// A frontend without an announcement for this long counts as gone.
 const TIME_TO_LIVE: Duration = Duration::from_secs(5);
 
-/// How often to announce what has not changed.
+/// How often to announce an unchanged view.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What changes within as long is announced together.
+/// Changes within this time are announced together.
 const SETTLING: Duration = Duration::from_millis(50);
 
-/// No store is waited for longer: the announcement would be forgotten before the next one.
+/// The longest wait for the store: after this, the previous announcement would expire before the next one.
 const STORE_PATIENCE: Duration = Duration::from_secs(3);
 
-/// So long for one that is told of the end: who ends has little time.
+/// The longest wait for the withdrawal: a frontend that ends has little time.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Announces this frontend's view.
 pub(crate) struct Announcer {
     /// This frontend's id.
     pub id: String,
-    /// How other frontends reach this one.
+    /// How to find the address at which other frontends reach this one.
     pub peer: PeerAddress,
-    /// Has the view.
+    /// Has this frontend's view.
     pub cluster: Arc<ClusterWatch>,
-    /// Where it is announced.
+    /// Receives the announcements.
     pub store: Arc<dyn AnnouncementStore>,
     /// Changes when queries are routed anew.
     pub followed: watch::Receiver<Generation>,
-    /// Changes with the attached replicas.
+    /// Changes when replicas attach or detach.
     pub replicas: watch::Receiver<()>,
     /// Cancelled when this frontend drains.
     pub draining: CancellationToken,
 }
 
 impl Announcer {
-    /// Announces until `closing`, then takes the announcement back.
+    /// Announces until `closing`, then withdraws the announcement.
     pub(crate) async fn run(mut self, closing: CancellationToken) {
         let mut is_away = false;
         let mut drains = false;
         let mut has_address = false;
         loop {
-            // The name of the store's host may not be known before the store is there. The end waits for no name.
+            // The store's host name may not resolve before the store exists. A draining frontend does not wait
+            // for that.
             if !has_address
                 && !drains
                 && let Some(addr) = self.peer.find().await
@@ -68,7 +69,7 @@ impl Announcer {
                 () = closing.cancelled() => break,
                 () = self.draining.cancelled(), if !drains => {}
                 () = changed(&mut self.followed, &mut self.replicas) => {
-                    // The end is not to wait for what settles.
+                    // The end does not wait for further changes.
                     let _ = timeout(SETTLING, closing.cancelled()).await;
                 }
                 () = sleep(INTERVAL) => {}
@@ -77,7 +78,7 @@ impl Announcer {
         self.withdraw().await;
     }
 
-    /// Returns whether the store is away, which is told once.
+    /// Returns whether the store is away. Only the first failure in a row is a warning.
     async fn announce(&self, was_away: bool) -> bool {
         let cluster = self.cluster.look();
         let document =

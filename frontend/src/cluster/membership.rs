@@ -1,4 +1,4 @@
-//! Who is there: the views of all live frontends.
+//! The live frontends of the cluster, by their announcements.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::metrics::Metrics;
 use crate::model::ModelTable;
 use crate::store::Announced;
 
-/// The newest catalog; none until the first was read.
+/// The newest catalog; `None` until the first was read.
 pub(crate) type Catalogs = watch::Receiver<Option<Arc<Catalog>>>;
 
-/// Follows what frontends announce, and tells containers where the query frontends are.
+/// Reads the frontends' announcements, and tells containers the addresses of the query frontends.
 pub(crate) struct Membership {
     announced: watch::Receiver<Announced>,
     catalogs: Catalogs,
@@ -28,16 +28,17 @@ pub(crate) struct Membership {
     settling: watch::Sender<Settling>,
     models: Arc<ModelTable>,
     metrics: Arc<Metrics>,
-    /// Since when there has been a catalog.
+    /// When the first catalog was read.
     began: Option<Instant>,
-    /// What other frontends announced last, and what it says; nothing if it cannot be read, which is told once.
+    /// The other frontends' latest announcements: the text, and the view in it. The view is `None` if the text
+    /// cannot be read, which is logged once.
     read: BTreeMap<String, (String, Option<Arc<FrontendView>>)>,
-    /// The ids of the frontends that were there when changes were last told.
+    /// The other frontends at the last log of changes: id → address of container RPC.
     known: BTreeMap<String, Option<String>>,
 }
 
 impl Membership {
-    /// Of what `store` has announced, into `cluster`.
+    /// Follows the announcements and catalogs of `store`, and updates `cluster`.
     pub(crate) fn new(
         store: (watch::Receiver<Announced>, Catalogs),
         cluster: Arc<ClusterWatch>,
@@ -60,7 +61,7 @@ impl Membership {
         }
     }
 
-    /// Follows until nobody announces any more.
+    /// Follows until all three watched channels are closed.
     pub(crate) async fn run(mut self) {
         loop {
             self.follow();
@@ -81,7 +82,7 @@ impl Membership {
         let cluster = self.views.borrow_and_update().clone();
         self.tell_changes(&cluster);
         if self.settling.borrow().is_some() {
-            // What others announced is known once this frontend's own announcement has been taken.
+            // The others' announcements are known once the store shows this frontend's own.
             let own = cluster.own();
             let knows_others = own.is_some_and(|own| announced.contains_key(&own.id));
             self.settle(knows_others, &cluster);
@@ -90,7 +91,7 @@ impl Membership {
         self.models.name_frontends(cluster.containers().addresses.clone());
     }
 
-    /// Reads what was announced anew.
+    /// Parses new and changed announcements.
     fn read_others(&mut self, announced: &BTreeMap<String, String>) {
         self.read.retain(|id, _| announced.contains_key(id));
         for (id, document) in announced {
@@ -110,7 +111,8 @@ impl Membership {
         }
     }
 
-    /// A frontend that has begun is not ready before the replicas that it needs have come to it.
+    /// Updates what a starting frontend waits for: it is not ready before the replicas that it needs have
+    /// attached.
     fn settle(&mut self, knows_others: bool, cluster: &ClusterView) {
         let Some(catalog) = self.catalogs.borrow_and_update().clone() else {
             return;
@@ -171,7 +173,7 @@ mod tests {
         serde_json::to_string(view).unwrap()
     }
 
-    /// A frontend `own`, and what its store announces.
+    /// A membership of the frontend `own`, and the channel of its store's announcements.
     fn membership(announced: BTreeMap<String, String>) -> (Membership, watch::Sender<Announced>) {
         let announced = watch::Sender::new(Arc::new(announced));
         let clock = Clock::start();

@@ -1,13 +1,13 @@
-//! How fast a counter counts.
+//! The rate at which a counter increases.
 
 use std::time::Duration;
 
 use skysail_core::time::Instant;
 
-/// A rate is taken over at least as long.
+/// The shortest span that a rate is taken over.
 const LEAST_SPAN: Duration = Duration::from_secs(1);
 
-/// A counter that is looked at now and then.
+/// The rate of a counter that is read at irregular times.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rate {
     count: u64,
@@ -16,7 +16,7 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    /// One that stood at `count` when it was first looked at.
+    /// The rate of a counter that stood at `count` at the first reading.
     pub(super) fn from(count: u64, now: Instant) -> Self {
         Self {
             count,
@@ -25,7 +25,7 @@ impl Rate {
         }
     }
 
-    /// Counts a second over the last second or, where nobody looked for longer, since then.
+    /// The increase per second since the last rate was taken, over at least [`LEAST_SPAN`].
     #[expect(
         clippy::cast_precision_loss,
         reason = "what is counted in seconds is far below 2^52"
@@ -60,7 +60,7 @@ mod tests {
         assert_eq!(rate.per_second(105, at(1000)), 100.0);
         assert_eq!(rate.per_second(1000, at(1050)), 100.0);
         assert_eq!(rate.per_second(205, at(3000)), 50.0);
-        // A counter that began anew.
+        // The counter started anew.
         assert_eq!(rate.per_second(1, at(4000)), 0.0);
     }
 }

@@ -1,4 +1,4 @@
-//! What this frontend is and sees.
+//! This frontend's identity, and its view of itself.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -21,29 +21,29 @@ use crate::model::queue::Load;
 use crate::model::replica::Replica;
 use crate::query::{QueryService, Routes};
 
-/// What does not change while a frontend runs.
+/// The facts that do not change while a frontend runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
-    /// Unique to this run.
+    /// Unique to this run of the frontend.
     pub id: String,
-    /// Since when it runs.
+    /// When this run began.
     pub started_at: Timestamp,
-    /// Query REST, with the query role.
+    /// The address of query REST, with the query role.
     pub query_addr: Option<String>,
-    /// Admin REST, with the control role.
+    /// The address of admin REST, with the control role.
     pub admin_addr: Option<String>,
-    /// Probes and metrics.
+    /// The address of probes and metrics.
     pub ops_addr: String,
-    /// Container RPC as containers dial it, with the query role.
+    /// The address of container RPC as containers dial it, with the query role.
     pub rpc_addr: Option<String>,
-    /// Whether its container RPC can be reached from its own machine only.
+    /// Whether its container RPC can be reached only from its own machine.
     pub rpc_is_local: bool,
     /// Whether it can start containers: it has the control role and a runtime.
     pub starts_containers: bool,
 }
 
 impl Identity {
-    /// What is known before anything was looked at.
+    /// The view before the first look.
     pub(crate) fn first_view(&self) -> FrontendView {
         FrontendView {
             id: self.id.clone(),
@@ -60,7 +60,7 @@ impl Identity {
     }
 }
 
-/// Looks at this frontend.
+/// Builds this frontend's view of itself.
 pub(crate) struct Observer {
     identity: Identity,
     queries: Arc<QueryService>,
@@ -68,27 +68,27 @@ pub(crate) struct Observer {
     catalogs: watch::Receiver<Option<Arc<Catalog>>>,
     clock: Clock,
     draining: CancellationToken,
-    /// Inputs answered by replica, by their streams.
+    /// The rate of answered inputs of each replica, by its stream.
     answered: HashMap<u64, Rate>,
-    /// Queries asked of each version.
+    /// The rate of queries for each version.
     arrived: HashMap<ModelId, Rate>,
-    /// The version of each model that was said to answer, and since when it does not any more.
+    /// The announced answering version of each model.
     said: BTreeMap<ModelName, Said>,
-    /// Where other frontends reach this one, once it is known.
+    /// The address at which other frontends reach this one; `None` until it is known.
     peer_addr: Option<SocketAddr>,
 }
 
-/// A version that was said to answer.
+/// A version that was announced as answering, and when it was relieved.
 struct Said {
     version: ModelVersion,
     left_since: Option<Instant>,
 }
 
-/// A version is said to answer for at most as long after queries are routed to another.
+/// The longest time that a relieved version is still announced.
 const LINGER: Duration = Duration::from_secs(10);
 
 impl Observer {
-    /// An observer of these.
+    /// An observer of these parts.
     pub(crate) fn new(
         identity: Identity,
         queries: Arc<QueryService>,
@@ -110,17 +110,17 @@ impl Observer {
         }
     }
 
-    /// The same, of a frontend that drains once this is cancelled.
+    /// Sets the token that is cancelled when this frontend drains.
     pub(crate) fn ending_with(self, draining: CancellationToken) -> Self {
         Self { draining, ..self }
     }
 
-    /// Where other frontends reach this one; nothing while that is not known.
+    /// The address at which other frontends reach this one; `None` until it is known.
     pub(crate) fn peer_addr(&mut self) -> &mut Option<SocketAddr> {
         &mut self.peer_addr
     }
 
-    /// What it sees now.
+    /// This frontend's view now.
     pub(crate) fn look(&mut self) -> FrontendView {
         let now = self.clock.now();
         let routes = self.queries.routes();
@@ -139,10 +139,10 @@ impl Observer {
         }
     }
 
-    /// The version of each model that answers.
+    /// The answering version of each model.
     ///
-    /// One that has been relieved is still said to while queries wait for it: once no frontend says so any
-    /// more, its replicas may be stopped.
+    /// A relieved version stays announced while queries wait for it, for at most [`LINGER`]. Once no frontend
+    /// announces it, its replicas may be stopped.
     fn serving(
         &mut self,
         routes: &Routes,
@@ -190,7 +190,7 @@ impl Observer {
         views.collect()
     }
 
-    /// What is asked of each version that has a replica, or is asked.
+    /// The load of each version that has a replica or gets queries.
     fn load(&mut self, loads: &[(ModelId, Load)], replicas: &[Arc<Replica>], now: Instant) -> Vec<LoadView> {
         let objectives = self.objectives();
         let limits = self.models.batch_limits();
@@ -220,7 +220,7 @@ impl Observer {
         views
     }
 
-    /// The tightest latency objective of the applications that each model is linked to, in microseconds.
+    /// The tightest latency objective among the applications that use each model, in microseconds.
     fn objectives(&self) -> HashMap<ModelName, u64> {
         let catalog = self.catalogs.borrow().clone().unwrap_or_default();
         let mut objectives = HashMap::new();
@@ -269,7 +269,7 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    /// A model `m` of two versions, the second of which relieves the first, behind an application.
+    /// A model `m` whose second version relieves the first, behind an application.
     fn catalog() -> Catalog {
         let spec = serde_json::json!({ "input_type": "doubles", "registered_at": "2026-01-01T00:00:00Z" });
         let mut model: skysail_core::catalog::Model = serde_json::from_value(serde_json::json!({

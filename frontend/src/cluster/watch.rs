@@ -1,4 +1,4 @@
-//! The one view of the cluster: rebuilt when something in it changes, and read by everybody.
+//! The one view of the cluster. It is rebuilt when something in it changes, and all parts read it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::view::Observer;
 
-/// How often this frontend looks at itself even if nothing seems to have changed: its figures have.
+/// How often this frontend's own view is rebuilt even without a signal: its figures change.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Builds the [`ClusterView`] and publishes it.
@@ -21,7 +21,7 @@ pub(crate) struct ClusterWatch {
     views: watch::Sender<Arc<ClusterView>>,
 }
 
-/// What the view is built of.
+/// The inputs of the view.
 struct Parts {
     observer: Observer,
     own: Arc<FrontendView>,
@@ -29,7 +29,7 @@ struct Parts {
 }
 
 impl ClusterWatch {
-    /// A view of this frontend alone, by a first look.
+    /// A view of this frontend alone, from a first look.
     pub(crate) fn new(mut observer: Observer) -> Self {
         let own = Arc::new(observer.look());
         let view = ClusterView::seen_by(own.clone(), []);
@@ -43,13 +43,13 @@ impl ClusterWatch {
         }
     }
 
-    /// The view, and its changes.
+    /// The view and its changes.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<ClusterView>> {
         self.views.subscribe()
     }
 
-    /// Looks at this frontend, and publishes the view if that changed it. An answer that follows a change must
-    /// already show it, so the admin API looks before it answers.
+    /// Rebuilds this frontend's own view, and publishes the whole view if that changed. An answer that follows
+    /// a change must already show it, so the admin API calls this before it answers.
     pub(crate) fn look(&self) -> Arc<ClusterView> {
         let mut parts = self.parts.lock();
         let own = parts.observer.look();
@@ -60,12 +60,12 @@ impl ClusterWatch {
         self.views.borrow().clone()
     }
 
-    /// Takes note of where other frontends reach this one.
+    /// Sets the address at which other frontends reach this one.
     pub(crate) fn set_peer_addr(&self, addr: SocketAddr) {
         *self.parts.lock().observer.peer_addr() = Some(addr);
     }
 
-    /// Takes note of what the other frontends announced.
+    /// Sets the views that the other frontends announced.
     pub(crate) fn set_others(&self, others: Vec<Arc<FrontendView>>) {
         let mut parts = self.parts.lock();
         if others != parts.others {
@@ -74,13 +74,13 @@ impl ClusterWatch {
         }
     }
 
-    /// The lock is held meanwhile, so that no view replaces a newer one.
+    /// `parts` is locked meanwhile, so that no view replaces a newer one.
     fn publish(&self, parts: &Parts) {
         let view = ClusterView::seen_by(parts.own.clone(), parts.others.iter().cloned());
         self.views.send_replace(Arc::new(view));
     }
 
-    /// Looks whenever queries are routed anew or replicas come or go, and every second.
+    /// Looks whenever queries are routed anew, when replicas attach or detach, and every [`INTERVAL`].
     pub(crate) async fn run(
         self: Arc<Self>,
         mut followed: watch::Receiver<Generation>,
@@ -96,7 +96,8 @@ impl ClusterWatch {
     }
 }
 
-/// Completes when either changes. The senders live as long as the frontend: one that is gone is waited for.
+/// Completes when either changes. The senders live as long as the frontend. If a sender is gone, the other one
+/// is awaited.
 pub(super) async fn changed(followed: &mut watch::Receiver<Generation>, replicas: &mut watch::Receiver<()>) {
     tokio::select! {
         Ok(()) = followed.changed() => {}
@@ -169,7 +170,7 @@ mod tests {
         let (_replica, _orders) = models.replicas().attach(registration, "start".to_owned(), None);
         assert_eq!(cluster.look().attached(&id), 1);
         assert_eq!(seen.borrow_and_update().attached(&id), 1);
-        // Nothing changed since, so nobody is woken.
+        // Nothing changed since, so no receiver is woken.
         cluster.look();
         assert!(!seen.has_changed().unwrap());
     }

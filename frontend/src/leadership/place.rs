@@ -1,15 +1,15 @@
-//! Where a control role acts, as the holder of the lease.
+//! The name of the lease's holder, made from the address at which a control role acts.
 
 use std::fs;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::net::SocketAddr;
 
-/// The holder that a control role takes the lease as: the address it has bound, and which network of which
-/// machine that is an address of.
+/// The holder that a control role takes the lease as: its bound admin address, and a number for the machine and
+/// network that the address belongs to.
 ///
-/// Nobody else can be bound there, so a lease of the same holder is that of an earlier life, which has ended:
-/// a server that was killed acts again as soon as it is started again, and need not wait until the lease runs
-/// out. Where the machine does not tell, `id` makes a holder that nobody was before.
+/// No other process can be bound there. So a lease of the same holder belongs to an earlier run, which has
+/// ended. A restarted server therefore acts at once, and need not wait until that lease runs out. On a machine
+/// without such a number, the holder is made from `id`, and is always new.
 pub(crate) fn holder(admin_addr: Option<SocketAddr>, id: &str) -> String {
     match admin_addr.and_then(|addr| Some((addr, network()?))) {
         Some((addr, network)) => format!("{addr}@{network:08x}"),

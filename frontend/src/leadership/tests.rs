@@ -10,11 +10,11 @@ use skysail_core::cluster::FrontendView;
 use super::*;
 use crate::store::StoreError;
 
-/// A store of nothing but a lease.
+/// A store that holds only a lease.
 #[derive(Default)]
 struct OneLease {
     away: AtomicBool,
-    /// How long a question takes to come, and an answer.
+    /// How long a request takes to arrive, and its answer to return.
     trip: Mutex<Duration>,
     lease: Mutex<Option<(Lease, Instant)>>,
 }
@@ -71,7 +71,7 @@ fn frontend(store: &Arc<OneLease>, id: &str) -> Arc<Leadership> {
     Arc::new(Leadership::new(store.clone(), id.into()))
 }
 
-/// Runs one in the background until its token is cancelled, or the task aborted as by a kill.
+/// Runs a frontend in the background. Cancel the token to end it; abort the task to kill it.
 fn run(frontend: &Arc<Leadership>) -> (JoinHandle<()>, CancellationToken) {
     let shutdown = CancellationToken::new();
     (tokio::spawn(frontend.clone().run(shutdown.clone())), shutdown)
@@ -127,7 +127,7 @@ async fn one_without_a_runtime_acts_only_while_nobody_with_one_lives() {
     };
     views.send_replace(Arc::new(ClusterView::of([FrontendView::default(), view.clone()])));
     assert!(without.confirm().await.is_none());
-    // The lease is free at once, and stays so.
+    // The lease is free at once, and stays free.
     tokio::time::sleep(TTL).await;
     assert!(without.acting().is_none());
     assert_eq!(with.ask().await, Asked::Held);
@@ -152,7 +152,7 @@ async fn one_that_was_paused_knows_by_its_own_clock_that_it_acts_no_longer() {
     advance(Duration::from_millis(1)).await;
     assert!(first.acting().is_none());
     assert!(first.confirm().await.is_none());
-    // All that before the store would let another act.
+    // All that happens before the store would let another frontend act.
     assert_eq!(second.ask().await, Asked::HeldByAnother);
     advance(MARGIN).await;
     assert_eq!(second.ask().await, Asked::Held);
@@ -164,7 +164,7 @@ async fn nothing_is_confirmed_once_another_has_the_lease() {
     let store: Arc<OneLease> = Arc::default();
     let (first, second) = (frontend(&store, "first"), frontend(&store, "second"));
     assert_eq!(first.ask().await, Asked::Held);
-    // Its clock says that it acts, but the store has forgotten.
+    // By its clock it still acts, but the store has forgotten the lease.
     *store.lease.lock() = None;
     assert_eq!(second.ask().await, Asked::Held);
     assert!(first.acting().is_some());

@@ -1,4 +1,4 @@
-//! Applies one action; nothing is left to choose.
+//! Applies one action of a plan. All decisions were made before.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,36 +16,37 @@ use crate::leadership::Leadership;
 use crate::runtime::{ContainerRuntime, ContainerState, ContainerStatus, ReplicaSpec, RuntimeError};
 use crate::store::CatalogStore;
 
-/// Log lines kept of a container that failed.
+/// How many log lines of a failed container are kept.
 const LAST_LINES: usize = 20;
 
-/// How long to wait for those lines: the container has ended, they are there or they are not.
+/// How long to wait for the log lines: the container has ended, so they are there already or lost.
 const LOG_TIME: Duration = Duration::from_secs(3);
 
-/// How long a container may take to end that nobody is served by: nothing in it is worth waiting for.
+/// The grace of a container that serves nobody: nothing in it is worth waiting for.
 const SHORT_GRACE: Duration = Duration::from_secs(1);
 
-/// How long a container is left alone with which nothing could be done.
+/// How long a container is left alone after an action on it failed.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 
-/// Said where the catalog has no key; the admin API writes one with the first change of anything.
+/// The error when the catalog has no key. The admin API writes a key with the first change.
 const NO_KEY: &str = "the metadata store holds no key to make the container's token with: change anything \
                       (`skysail app update`, `skysail model scale`), which writes one";
 
-/// What came of an action.
+/// The outcome of an action.
 pub(super) enum Applied {
-    /// It is done, or was left: this frontend does not act any more.
+    /// The action is done, or was left because this frontend no longer acts.
     Done,
-    /// A container of this version failed, or could not be started: pause before the next.
+    /// A container of this version failed, or could not be started: pause before the next start.
     Failed(ModelId),
 }
 
-/// Has what actions need.
+/// Everything that actions need.
 pub(super) struct Applier {
     pub(super) runtime: Arc<dyn ContainerRuntime>,
-    /// Where it is written what names mean, and which has the key that tokens are made with.
+    /// Receives the meaning of names ([`CatalogStore::commit_under`]), and has the key that tokens are made
+    /// with.
     pub(super) store: Arc<dyn CatalogStore>,
-    /// Asked before each thing that the runtime is told to do.
+    /// Asked before each command to the runtime.
     pub(super) leadership: Arc<Leadership>,
     pub(super) report: Arc<Report>,
     pub(super) stop_grace: Duration,
@@ -85,7 +86,7 @@ impl Applier {
         let progress = move |words: &str| report.set_progress(&model, Some(words));
         let started = self.runtime.start(&spec, &progress).await;
         self.report.set_progress(&spec.model, None);
-        // Whoever looks now, because a container was started, wants to know of it now.
+        // Moved names are looked for at once: an operator who checks on the started container should see them.
         self.report.look_for_moves();
         match started {
             Ok(()) => Applied::Done,
@@ -95,7 +96,7 @@ impl Applier {
 
     pub(super) fn not_started(&self, spec: ReplicaSpec, error: &RuntimeError) -> Applied {
         if matches!(error, RuntimeError::NameTaken(_)) {
-            // No failure of the version: two servers chose one name in one moment.
+            // Not a failure of the version: two servers chose one name in the same moment.
             info!(container = spec.container, %error, "container not started");
             return Applied::Done;
         }
@@ -169,8 +170,8 @@ impl Applier {
         Applied::Failed(model)
     }
 
-    /// Whether this frontend still acts as the control role; asked before each thing the runtime is told to
-    /// do, and after whatever takes time.
+    /// Whether this frontend still acts as the control role. Asked before each command to the runtime, and
+    /// after each step that takes time.
     pub(super) async fn may_act(&self) -> bool {
         let acts = self.leadership.confirm().await.is_some();
         if !acts {
@@ -199,7 +200,7 @@ impl Applier {
     }
 }
 
-/// What is wrong with a container that is stopped for this reason, if anything.
+/// The problem of a container that is stopped for this reason, if it has one.
 fn failing(reason: StopReason) -> Option<&'static str> {
     match reason {
         StopReason::NotWanted | StopReason::Outdated => None,
@@ -213,7 +214,7 @@ fn failing(reason: StopReason) -> Option<&'static str> {
     }
 }
 
-/// Unique, and no secret.
+/// A random id of a start, 32 hex digits; unique, not secret.
 fn fresh_start() -> String {
     format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
 }

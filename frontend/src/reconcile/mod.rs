@@ -1,11 +1,11 @@
 //! Reconcile: a loop that observes, plans and applies, woken by changes and by a tick.
 //!
-//! A pass takes no input, so a crash between any two steps is repaired by the next. At most one action is
-//! at work on a container at a time; those of different containers do not wait for each other, so that an
-//! image that takes minutes to pull delays nobody else.
+//! A pass takes no input, so a crash between any two steps is repaired by the next pass. At most one action
+//! works on a container at a time. Actions on different containers do not wait for each other: an image that
+//! takes minutes to pull delays only its own containers.
 //!
-//! Several frontends may run it: all observe, so that another can go on where one ends, and only the one that
-//! acts as the control role ([`Leadership`]) does anything.
+//! Several frontends may run this loop. All of them observe, so that another can continue when one ends. Only
+//! the frontend that acts as the control role ([`Leadership`]) starts and stops containers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,14 +43,14 @@ pub(crate) use moves::Moves;
 pub(crate) use report::Report;
 pub(crate) use rollout::Rollouts;
 
-/// How often to look even if nothing seems to have changed.
+/// How often to look even without a change.
 const TICK: Duration = Duration::from_secs(10);
 
-/// How soon to look again after the runtime could not be asked, or the catalog not be believed.
+/// How soon to look again when the runtime did not answer, or the catalog was in doubt.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How long frontends may follow different catalogs until a person is told: a catalog takes a moment to reach
-/// them all, and the view of a frontend that was killed a few seconds to be forgotten.
+/// How long frontends may follow different catalogs before an operator is told. A catalog takes a moment to
+/// reach all frontends, and the view of a killed frontend is forgotten after a few seconds.
 const DIFFERENCE: Duration = Duration::from_secs(10);
 
 /// Keeps desired replicas running.
@@ -62,33 +62,33 @@ pub(crate) struct Reconciler {
     catalog: watch::Receiver<Option<Arc<Catalog>>>,
     /// The catalog of the last pass.
     before: Option<Arc<Catalog>>,
-    /// Since when frontends follow different catalogs.
+    /// When frontends began to follow different catalogs.
     differs_since: Option<Instant>,
 }
 
-/// What a reconciler is made of.
+/// The parts that a reconciler is made of.
 pub(crate) struct Parts {
     /// Starts and stops containers.
     pub runtime: Arc<dyn ContainerRuntime>,
-    /// Where desired state is written that the control role finds out: what names mean.
+    /// Receives the part of the desired state that the control role finds out: the meaning of names.
     pub store: Arc<dyn CatalogStore>,
-    /// What all live frontends see, this one included.
+    /// The views of all live frontends, this one included.
     pub views: watch::Receiver<Arc<ClusterView>>,
-    /// Whether this frontend is the one to act.
+    /// Whether this frontend acts.
     pub leadership: Arc<Leadership>,
     /// The cluster that containers belong to.
     pub cluster: ClusterName,
-    /// How long things may take.
+    /// The times allowed for starts, streams and pauses.
     pub patience: Patience,
     /// The time.
     pub clock: Clock,
-    /// How long a container may take to end when asked.
+    /// The grace of a container that is asked to end.
     pub stop_grace: Duration,
-    /// Where it is told what there is.
+    /// Receives the observed state for the admin API.
     pub report: Arc<Report>,
 }
 
-/// The actions at work, and what they are at work on.
+/// The running actions, and the containers or versions that they work on.
 #[derive(Default)]
 struct Actions {
     running: JoinSet<(String, Applied)>,
@@ -108,7 +108,7 @@ impl Reconciler {
         }
     }
 
-    /// Runs until `shutdown`; actions at work are then let go (they are idempotent).
+    /// Runs until `shutdown`. Actions that still run are dropped then; they are idempotent.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         let mut actions = Actions::default();
         let mut acting = self.parts.leadership.changes();
@@ -130,7 +130,7 @@ impl Reconciler {
         }
     }
 
-    /// Observes, plans, and sets the actions to work; returns how soon to look again.
+    /// Observes, plans and starts the actions; returns how soon to look again.
     async fn pass(&mut self, cluster: &ClusterView, actions: &mut Actions) -> Duration {
         let seen = cluster.containers();
         let Some(catalog) = self.catalog.borrow_and_update().clone() else {
@@ -180,7 +180,8 @@ impl Reconciler {
             .map_or(TICK, |then| then.saturating_since(now).min(TICK))
     }
 
-    /// Whether this catalog is not to be acted on. A difference between frontends is told of once it lasts.
+    /// Whether this catalog must not be acted on. A difference between frontends is reported once it lasts
+    /// [`DIFFERENCE`].
     fn is_doubted(&mut self, catalog: &Catalog, cluster: &ClusterView, now: Instant) -> bool {
         let found = doubt(catalog, cluster);
         let doubted = found.is_some();
@@ -197,7 +198,7 @@ impl Reconciler {
         doubted
     }
 
-    /// Containers of others are told of in the log when those of another store come to be seen.
+    /// Logs foreign containers when a new incarnation appears among them.
     fn tell_foreign(&self, foreign: &Foreign) {
         let sentence = foreign.sentence(&self.parts.cluster);
         if self.report.set_foreign(foreign.clone(), sentence.clone())
@@ -260,7 +261,8 @@ impl Reconciler {
         let (container, outcome) = match done {
             Ok(done) => done,
             Err(error) => {
-                // Its container stays at work, which is safer than acting on it again: a restart repairs it.
+                // The container stays marked as at work, which is safer than acting on it again. A restart
+                // repairs it.
                 error!(%error, "an action on a container ended in a panic; this is a bug");
                 return;
             }
@@ -272,7 +274,7 @@ impl Reconciler {
     }
 }
 
-/// Why the store is not believed, and what a person can do.
+/// Why the store is in doubt, and what an operator can do.
 fn told(doubt: &Doubt) -> String {
     let lost = match doubt.lost {
         Lost::Everything => "is empty",
@@ -287,7 +289,7 @@ fn told(doubt: &Doubt) -> String {
     )
 }
 
-/// Waits until frontends together see something else of containers than `seen`: figures that change are no news here.
+/// Waits until the frontends' containers differ from `seen`; changed figures do not count.
 async fn news(
     views: &mut watch::Receiver<Arc<ClusterView>>,
     seen: &ContainersView,
@@ -300,7 +302,7 @@ async fn news(
     }
 }
 
-/// What an action is at work on, by name: a container, or a version as a whole.
+/// The name under which an action is at work: a container's, or a version's as a whole.
 fn work_of(action: &Action) -> (String, AtWork) {
     let of = |found: &ContainerStatus, work| {
         let replica = Some(found.replica.clone());
@@ -332,7 +334,7 @@ fn wants_containers(catalog: &Catalog) -> bool {
     catalog.versions().any(|(_, version)| replicas_of(version) > 0)
 }
 
-/// The versions that a person registered anew or scaled, at whichever frontend: they want it tried now.
+/// The versions that an operator registered again or scaled, at any frontend: they are tried again at once.
 fn asked_for_anew(before: &Catalog, catalog: &Catalog) -> Vec<ModelId> {
     let follows_the_load = |version: &Version| {
         let deployment = version.spec.deployment.as_ref();

@@ -1,6 +1,7 @@
-//! Names that mean something else by now: told of, and never followed.
+//! Names whose meaning has changed since they were resolved. They are reported, and never followed.
 //!
-//! Looked for by the frontend that acts, every few seconds and after each start: nothing tells when a file is replaced.
+//! The frontend that acts looks every few seconds and after each start: nothing signals that a file was
+//! replaced.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,20 +16,20 @@ use crate::leadership::Leadership;
 use crate::runtime::{ContainerRuntime, ReplicaSpec};
 use crate::store::CatalogStore;
 
-/// How often is looked.
+/// The time between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Looks for names that mean something else by now.
+/// Looks for names whose meaning has changed.
 pub(crate) struct Moves {
-    /// Knows what names mean.
+    /// Resolves names.
     pub runtime: Arc<dyn ContainerRuntime>,
-    /// Has the versions.
+    /// Has the registered versions.
     pub store: Arc<dyn CatalogStore>,
-    /// Whether this frontend is the one to look.
+    /// Whether this frontend looks.
     pub leadership: Arc<Leadership>,
     /// The cluster.
     pub cluster: ClusterName,
-    /// Where it is told.
+    /// Receives the findings.
     pub report: Arc<Report>,
 }
 

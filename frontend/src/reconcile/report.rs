@@ -1,4 +1,4 @@
-//! What the reconciler sees, for those who ask: the admin API.
+//! The reconciler's findings, as the admin API shows them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,42 +28,42 @@ struct State {
     runtime_error: Option<String>,
     containers: BTreeMap<ModelId, Vec<ContainerStatus>>,
     foreign: Foreign,
-    /// What there is to say of those.
+    /// The sentence about the foreign containers.
     foreign_sentence: Option<String>,
     versions: BTreeMap<ModelId, VersionReport>,
     autoscaling: BTreeMap<ModelId, String>,
     forgiven: BTreeSet<ModelId>,
 }
 
-/// What is known of one version's containers.
+/// The state of one version's containers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct VersionReport {
-    /// What it waits for, in words.
+    /// What the version waits for, in words.
     pub progress: Option<String>,
     /// Containers that failed, or could not be started, since this frontend started.
     pub restarts: u64,
-    /// That its names mean something else by now than what runs, in a sentence.
+    /// In a sentence: the version's names mean something else now than when its containers were started.
     pub moved_on: Option<String>,
-    /// Whether it has failed since all its replicas were last attached.
+    /// Whether a container of the version failed since all its replicas were last attached.
     pub failing: bool,
     /// The last failure.
     pub last_failure: Option<Failure>,
 }
 
 impl Report {
-    /// Whether this frontend acts as the cluster's control role. Only then it knows of failures, and of what
-    /// containers wait for.
+    /// Whether this frontend acts as the cluster's control role. Only the acting frontend knows failures and
+    /// progress.
     pub(crate) fn acting(&self) -> bool {
         self.state.lock().acting
     }
 
-    /// What a person has to decide before anything is started or stopped, or written to the store: it lost
-    /// something. In a sentence that names the remedy.
+    /// The decision that an operator has to make because the store lost something. Until then no container is
+    /// started or stopped, and nothing is written. The sentence names the remedy.
     pub(crate) fn waits_for_a_person(&self) -> Option<String> {
         self.state.lock().waits_for_a_person.clone()
     }
 
-    /// What keeps containers from being started, other than the runtime; a sentence each.
+    /// The reasons, other than the runtime, why containers cannot be started; a sentence each.
     pub(crate) fn problems(&self) -> Vec<String> {
         let state = self.state.lock();
         let no_frontend = state.no_frontend.then(|| {
@@ -83,18 +83,18 @@ impl Report {
         self.state.lock().runtime_error.clone()
     }
 
-    /// What is known of one version.
+    /// The state of one version.
     pub(crate) fn version(&self, model: &ModelId) -> VersionReport {
         self.state.lock().versions.get(model).cloned().unwrap_or_default()
     }
 
-    /// How many replicas the load of a version was last found to need, and why, in words; nothing if the number
-    /// was chosen by hand, or another frontend acts.
+    /// How many replicas the load of a version was last found to need, and why, in words. `None` if an operator
+    /// chose the number, or another frontend acts.
     pub(crate) fn autoscaling(&self, model: &ModelId) -> Option<String> {
         self.state.lock().autoscaling.get(model).cloned()
     }
 
-    /// Takes note of all such decisions.
+    /// Replaces the autoscaling decisions of all versions.
     pub(crate) fn set_autoscaling(&self, decisions: BTreeMap<ModelId, String>) {
         self.state.lock().autoscaling = decisions;
     }
@@ -118,7 +118,7 @@ impl Report {
         containers.find(|found| found.replica == *replica).map(shown)
     }
 
-    /// A person asked for this version anew: its failures no longer delay it.
+    /// Forgets the failures of a version that an operator asked for again: they no longer delay it.
     pub(crate) fn forgive(&self, model: &ModelId) {
         let mut state = self.state.lock();
         if let Some(version) = state.versions.get_mut(model) {
@@ -137,7 +137,7 @@ impl Report {
         std::mem::take(&mut self.state.lock().forgiven)
     }
 
-    /// Returns whether this is news.
+    /// Returns whether the error has changed.
     pub(super) fn set_runtime_error(&self, error: Option<String>) -> bool {
         let mut state = self.state.lock();
         let news = state.runtime_error.is_some() != error.is_some();
@@ -156,7 +156,7 @@ impl Report {
         self.state.lock().containers = by_version;
     }
 
-    /// Returns whether containers of a store are among them that had none before.
+    /// Returns whether a new incarnation appeared among the foreign containers.
     pub(super) fn set_foreign(&self, foreign: Foreign, sentence: Option<String>) -> bool {
         let mut state = self.state.lock();
         let news = !foreign.incarnations.is_subset(&state.foreign.incarnations);
@@ -165,7 +165,7 @@ impl Report {
         news
     }
 
-    /// Takes note of whether a version's names mean something else by now. Returns whether that is news.
+    /// Records whether a version's names mean something else now. Returns whether that has changed.
     pub(super) fn set_moved_on(&self, model: &ModelId, moved_on: Option<String>) -> bool {
         let mut state = self.state.lock();
         match (state.versions.get_mut(model), moved_on) {
@@ -186,7 +186,7 @@ impl Report {
         }
     }
 
-    /// Wakes whoever looks for names that mean something else.
+    /// Wakes [`Moves`](super::Moves).
     pub(super) fn look_for_moves(&self) {
         self.look_for_moves.notify_one();
     }
@@ -199,7 +199,7 @@ impl Report {
             .retain(|model, _| catalog.version(model).is_some());
     }
 
-    /// Takes note of the versions whose replicas are all attached: their failures are over.
+    /// Ends the failures of versions whose replicas are all attached.
     pub(super) fn recovered(&self, catalog: &Catalog, cluster: &ClusterView) {
         for (model, report) in &mut self.state.lock().versions {
             let deployment = catalog
@@ -216,7 +216,7 @@ impl Report {
         self.state.lock().acting = acting;
     }
 
-    /// Returns whether this is news.
+    /// Returns whether the reason has changed.
     pub(super) fn set_waits_for_a_person(&self, why: Option<String>) -> bool {
         let mut state = self.state.lock();
         let news = state.waits_for_a_person.is_some() != why.is_some();

@@ -1,7 +1,7 @@
-//! What a version's names mean, found out before its first start and written to the catalog.
+//! Resolves a version's names before its first start, and writes the result to the catalog.
 //!
-//! A tag can be moved and a file replaced: were each replica started by the name alone, two replicas of one version
-//! could be two models. So the first word is written down, under the lease, and every start goes by it.
+//! A tag can be moved and a file replaced. If each replica were started by the name alone, two replicas of one
+//! version could be two models. So the first resolution is written under the lease, and every start uses it.
 
 use jiff::Timestamp;
 use skysail_core::reconcile::{Resolution, resolved};
@@ -12,12 +12,12 @@ use super::apply::{Applied, Applier, RETRY};
 use crate::runtime::ReplicaSpec;
 use crate::store::StoreError;
 
-/// How often the write is tried anew because somebody else wrote meanwhile. The next pass would resolve again, too,
-/// but that may take longer than a write.
+/// How often the write is repeated because of conflicts. The next pass would resolve again too, but that may
+/// take longer than a write.
 const ATTEMPTS: usize = 20;
 
 impl Applier {
-    /// Finds out what a version's names mean, and writes it down unless somebody has.
+    /// Resolves a version's names, and writes the result unless another frontend has.
     pub(super) async fn resolve(&self, spec: ReplicaSpec, registered_at: Timestamp) -> Applied {
         if !self.may_act().await {
             return Applied::Done;

@@ -1,6 +1,6 @@
-//! The end of rollouts: written by the control role that acts, under its lease.
+//! Ends rollouts. The control role that acts writes the end, under its lease.
 //!
-//! Apart from the reconciler, because versions whose containers attach by themselves are rolled out too,
+//! Separate from the reconciler, because versions whose containers attach by themselves are rolled out too,
 //! without a runtime.
 
 use std::sync::Arc;
@@ -17,21 +17,21 @@ use super::report::Report;
 use crate::leadership::Leadership;
 use crate::store::{CatalogStore, StoreError};
 
-/// How soon to try again what the store refused.
+/// How soon to repeat a write that the store refused.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How often to look even if nothing seems to have changed.
+/// How often to look even without a change.
 const TICK: Duration = Duration::from_secs(10);
 
 /// Ends rollouts once every query frontend has followed them.
 pub(crate) struct Rollouts {
-    /// Where that is written.
+    /// Receives the ended rollouts.
     pub store: Arc<dyn CatalogStore>,
-    /// What all live frontends see.
+    /// The views of all live frontends.
     pub views: watch::Receiver<Arc<ClusterView>>,
-    /// Whether this frontend is the one to write.
+    /// Whether this frontend writes.
     pub leadership: Arc<Leadership>,
-    /// Where it is told whether this frontend acts.
+    /// Receives whether this frontend acts.
     pub report: Arc<Report>,
 }
 
@@ -45,7 +45,7 @@ impl Rollouts {
             let views = self.views.borrow_and_update().clone();
             acting.mark_unchanged();
             let look_again = self.pass(catalog, &views).await;
-            // None of these ends before the frontend does.
+            // None of these channels closes before the frontend ends.
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 Ok(()) = catalogs.changed() => {}
@@ -73,7 +73,7 @@ impl Rollouts {
             .await;
         match written {
             Ok(_) => info!(count, "rollouts ended"),
-            // The catalog that is on its way here decides.
+            // The newer catalog is on its way here, and wakes the next pass.
             Err(StoreError::Conflict { .. }) => {}
             Err(error) => warn!(%error, "the end of a rollout was not written; trying again"),
         }

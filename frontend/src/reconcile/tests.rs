@@ -1,4 +1,4 @@
-//! The whole loop, over a runtime and views that the tests hold in their hands.
+//! The whole loop, with a runtime and views that the tests control.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,13 +13,13 @@ use crate::runtime::{ContainerState, ContainerStatus, Progress, ReplicaSpec, Res
 use crate::store::CatalogStore;
 use crate::store::embedded::EmbeddedStore;
 
-/// A runtime of lists. Nothing in it happens by itself.
+/// A runtime of lists, in which nothing happens by itself.
 #[derive(Default)]
 struct FakeRuntime {
     away: AtomicBool,
     containers: Mutex<Vec<ContainerStatus>>,
     changes: Arc<Notify>,
-    /// Changes with everything that the reconciler does to it.
+    /// All commands of the reconciler to this runtime.
     done: watch::Sender<Vec<String>>,
 }
 
@@ -42,7 +42,7 @@ impl FakeRuntime {
         found.expect("it is there").start.clone()
     }
 
-    /// Waits until this was done to it.
+    /// Waits until the reconciler gave this command.
     async fn has_done(&self, what: &str) {
         let mut done = self.done.subscribe();
         let found = done.wait_for(|done| done.iter().any(|step| step == what));
@@ -115,7 +115,7 @@ impl ContainerRuntime for FakeRuntime {
     }
 }
 
-/// A reconciler that runs, and all it looks at.
+/// A running reconciler and its inputs.
 struct Bench {
     runtime: Arc<FakeRuntime>,
     store: Arc<EmbeddedStore>,
@@ -127,7 +127,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// With a live query frontend to which nothing is attached. Nobody acts yet.
+    /// With one live query frontend and no attached replica. No frontend acts yet.
     fn new(runtime: FakeRuntime) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(EmbeddedStore::open(folder.path().join("metadata.redb")).unwrap());
@@ -174,7 +174,7 @@ impl Bench {
         self.store.commit(put, &catalog.generation).await.unwrap();
     }
 
-    /// All that runs attaches to the query frontend, but for those.
+    /// Attaches the replicas of all running containers except `absent` to the query frontend.
     fn attach_all_but(&self, absent: &[&str], hung: Vec<String>) {
         let containers = self.runtime.containers.lock();
         let present = containers
@@ -187,7 +187,7 @@ impl Bench {
         self.views.send_replace(Arc::new(ClusterView::of([view])));
     }
 
-    /// Waits until the report satisfies.
+    /// Waits until the report satisfies `wanted`.
     async fn reports(&self, wanted: impl Fn(&Report) -> bool) {
         within(async {
             while !wanted(&self.report) {
@@ -222,7 +222,7 @@ fn attached(container: &ContainerStatus) -> ReplicaView {
     serde_json::from_value(view).unwrap()
 }
 
-/// Fails a test that waits for something that does not come.
+/// Waits for a future that must complete; panics after a minute.
 async fn within<T>(wanted: impl Future<Output = T>) -> T {
     let bound = Duration::from_secs(60);
     tokio::time::timeout(bound, wanted)
@@ -252,7 +252,7 @@ async fn a_frontend_that_does_not_act_observes_and_goes_on_once_it_does() {
     bench.reports(Report::acting).await;
 }
 
-/// A container of this cluster that no catalog asks for.
+/// A container of this cluster that no catalog wants.
 fn foreign() -> ContainerStatus {
     let model: ModelId = "gone:1".parse().unwrap();
     ContainerStatus {
@@ -285,7 +285,7 @@ async fn a_container_that_hangs_is_stopped_with_a_short_grace_and_replaced() {
     assert!(failure.reason.starts_with("it hung"), "{failure:?}");
     assert_eq!(failure.log, ["the last line"]);
 
-    // What took its place is another, and stays.
+    // The replacement is another start, and stays.
     bench.attach_all_but(&[], vec![]);
     bench.reports(|report| !report.version(&model()).failing).await;
     assert_eq!(bench.runtime.done.borrow().len(), 4);
@@ -301,7 +301,7 @@ async fn a_runtime_that_goes_away_is_told_of_and_used_again_when_it_is_back() {
     bench.runtime.set_away(true);
     bench.reports(|report| report.runtime_error().is_some()).await;
 
-    // What is asked for meanwhile is done afterwards.
+    // The catalog change is carried out afterwards.
     bench.deploy(2).await;
     bench.runtime.set_away(false);
     bench.runtime.has_done("start test_m_1_1").await;
@@ -321,7 +321,7 @@ async fn a_store_that_was_never_written_stops_nothing_and_a_person_is_asked() {
     assert!(problems[0].contains("skysail cluster restore"), "{problems:?}");
     assert!(bench.runtime.done.borrow().is_empty());
 
-    // Once it was written, it is believed.
+    // Once the store was written, the catalog is trusted.
     bench.deploy(0).await;
     bench.runtime.has_done("stop test_gone_1_0 10s").await;
     assert!(bench.report.problems().is_empty());

@@ -1,11 +1,11 @@
-//! Documents as a store holds them: texts by keys, of whatever kind.
+//! Documents as a store holds them: texts by key, of any kind.
 
 use std::collections::BTreeMap;
 
 use skysail_core::catalog::{Catalog, Change, Generation, UnreadableDocument};
 
-/// All documents of a store: what is written, by keys of the form `kind/name`. Keys and texts are as they were
-/// found, so that damage can be told of whatever it is.
+/// All documents of a store, by keys of the form `kind/name`. Keys and texts are kept as they were found, so
+/// that damage to any of them can be reported.
 pub(super) type Documents = BTreeMap<String, Vec<u8>>;
 
 /// Reads all documents, or says which one cannot be read and why.
@@ -19,7 +19,7 @@ pub(super) fn read(documents: &Documents, generation: Generation) -> Result<Cata
 /// One change, as a store writes it.
 pub(super) struct Edit {
     pub(super) key: String,
-    /// The new document; `None` removes the one there is, if any.
+    /// The new document; `None` removes the present one, if any.
     pub(super) document: Option<String>,
 }
 

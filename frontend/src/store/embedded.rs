@@ -1,12 +1,12 @@
 //! The embedded store: one redb file, for one frontend.
 //!
-//! Readers never touch the file: every snapshot is in memory, in the watch. Writers do, one at a time, on
-//! tokio's threads for blocking work, and a write is on the disk before it is acknowledged. The file is
-//! small (a document per application and per model), so it is read and checked whole when it is opened.
+//! Readers never touch the file: every snapshot is in memory, in the watch channel. Writers take turns on
+//! tokio's threads for blocking work. A write is on the disk before it is acknowledged. The file is small (a
+//! document per application and per model), so it is read and checked whole when it is opened.
 //!
-//! A file that is removed stays open, and what is written to it is gone with the process. So before and after
-//! each write, and at each announcement (every second), it is looked whether the path still names the file that
-//! is open. While it does not, nothing is written, until the file is back or a person decides.
+//! A removed file stays open, but later writes to it are lost with the process. So the store checks that the
+//! path still names the open file: before and after each write, and at each announcement (every second). While
+//! it does not, nothing is written until the file is back or an operator decides.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -40,7 +40,7 @@ mod tables;
 /// Why a store file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process (or another store of this one) has it.
+    /// Another process, or another store of this process, holds the file's lock.
     #[error(
         "the store file {} is in use by another process: stop that one, give this one a file of its own \
          (--store embedded:PATH), or let both share a Redis (--store redis://HOST:PORT/DB)",
@@ -50,7 +50,7 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
-    /// It is not a store file, or was never one of Skysail's.
+    /// The file is not a store file, or another program's.
     #[error(
         "{} is a file, but not a Skysail store: give another path (--store embedded:PATH)",
         .path.display()
@@ -59,7 +59,7 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
-    /// It was a store, and its content no longer makes sense.
+    /// The file was a store, and its content is inconsistent.
     #[error(
         "the store file {} is damaged: {reason}; restore it from a backup, or move it away to start empty",
         .path.display()
@@ -67,15 +67,15 @@ pub enum OpenError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What does not make sense.
+        /// What is inconsistent.
         reason: String,
     },
-    /// A version that writes stores in another way wrote it.
+    /// A version with another format of stores wrote the file.
     #[error("the store file {} cannot be opened: {reason}", .path.display())]
     OtherVersion {
         /// The file.
         path: PathBuf,
-        /// What this version does not know of it, and what to do.
+        /// What this version cannot read, and what to do.
         reason: String,
     },
     /// The operating system refused.
@@ -83,59 +83,59 @@ pub enum OpenError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What it said.
+        /// The operating system's error.
         source: io::Error,
     },
 }
 
-/// A store in one file. Clones are handles on the same one.
+/// A store in one file. Clones share the file.
 #[derive(Clone)]
 pub struct EmbeddedStore {
     file: Arc<StoreFile>,
 }
 
-/// The file, and what its readers see of it.
+/// The file, and its readers' snapshot.
 struct StoreFile {
     path: PathBuf,
-    /// Held by one writer at a time, never across an await.
+    /// One writer at a time holds it, never across an await.
     open: Mutex<OpenFile>,
     catalog: watch::Sender<Option<Arc<Catalog>>>,
     health: watch::Sender<StoreHealth>,
-    /// What the last settlement has set aside.
+    /// The file that the last settlement set aside.
     set_aside: Mutex<Option<PathBuf>>,
-    /// What one process tells itself.
+    /// Announcements and the lease of this process.
     local: Local,
 }
 
-/// What a writer needs.
+/// A writer's state.
 struct OpenFile {
-    /// `None` after the disk failed: redb refuses everything from then on, so the next writer opens the file
+    /// `None` after the disk failed: redb then refuses all further work, so the next writer opens the file
     /// anew.
     database: Option<Database>,
-    /// Which file it is.
+    /// The device, inode and length of the open file.
     identity: Identity,
-    /// Why it is not what was written any more, although it is there.
+    /// Why the content is no longer as it was written, although the file is there.
     unreadable: Option<String>,
-    /// The documents of the snapshot.
+    /// The hashes of the snapshot's documents.
     inventory: Inventory,
 }
 
-/// What tells a file from another one under its name.
+/// Tells the open file from another file at the same path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Identity {
     device: u64,
     inode: u64,
-    /// How long it was after the last write.
+    /// The length in bytes after the last write.
     length: u64,
 }
 
-/// A file that was opened, and what was read from it.
+/// An opened file, and its content.
 struct Opened {
     file: OpenFile,
     catalog: Catalog,
 }
 
-/// Whether a file that is not there is made.
+/// Whether to create a missing file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Missing {
     Create,
@@ -143,9 +143,9 @@ enum Missing {
 }
 
 impl EmbeddedStore {
-    /// Opens a store file, or creates it together with the folders it is in.
+    /// Opens a store file, or creates it and its folders.
     ///
-    /// It blocks for some milliseconds. The snapshot is there when it returns.
+    /// Blocks for some milliseconds. The snapshot is there when this returns.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         let path = path.as_ref().to_path_buf();
         let Opened { file, catalog } = open_file(&path, Missing::Create)?;
@@ -161,7 +161,7 @@ impl EmbeddedStore {
         Ok(Self { file: Arc::new(file) })
     }
 
-    /// Runs blocking work on the file, to its end also if nobody waits for it any more.
+    /// Runs blocking work on the file. The work runs to its end even if the caller gave up.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&StoreFile) -> Result<T, StoreError> + Send + 'static,
@@ -182,7 +182,7 @@ impl CatalogStore for EmbeddedStore {
         changes: Vec<Change>,
         expected: &Generation,
     ) -> Result<Arc<Catalog>, StoreError> {
-        // One process has the file, and with it the lease.
+        // One process has the file, and with it the lease: no need to check `lease`.
         let expected = expected.clone();
         self.blocking(move |file| file.commit(&changes, expected)).await
     }
@@ -196,8 +196,8 @@ impl CatalogStore for EmbeddedStore {
     }
 
     async fn settle(&self, how: Settle) -> Result<Arc<Catalog>, StoreError> {
-        // A file that lost a part is refused when it is opened, and nobody else holds what it lost: only one that
-        // is no longer there, or was never written, can be meant.
+        // A file that lost a part is refused when it is opened, and no other frontend holds that part. So there
+        // is something to settle only if the file was displaced or never written.
         if let Some(settled) = self.blocking(move |file| file.settle(how)).await? {
             return Ok(settled);
         }
@@ -223,7 +223,7 @@ impl AnnouncementStore for EmbeddedStore {
     async fn announce(&self, id: &str, document: String, _ttl: Duration) -> Result<(), StoreError> {
         self.file.local.announce(id, document);
         self.blocking(|file| {
-            // What is wrong is told by the health; the announcement itself needs no file.
+            // The health tells what is wrong; the announcement itself needs no file.
             file.look(&file.open.lock());
             Ok(())
         })
@@ -281,8 +281,8 @@ impl StoreFile {
         };
         self.with_database(&mut open, |database| write.done_to(database))?;
         open.inventory = inventory;
-        // Published by the writer and not by its caller: a caller that gave up must not leave a
-        // snapshot behind that is older than the file.
+        // The writer publishes, not its caller: a caller that gave up must not leave a snapshot that is older
+        // than the file.
         Ok(self.publish(current.with(changes, write.generation)))
     }
 
@@ -320,7 +320,8 @@ impl StoreFile {
         snapshot.expect("an open store has a snapshot; this is a bug")
     }
 
-    /// Looks whether the path still names the open file; tells what is wrong with it, and that it is over.
+    /// Checks that the path still names the open file. Updates the health when that changes, and returns the
+    /// problem.
     fn look(&self, open: &OpenFile) -> Option<String> {
         let unreadable = || {
             let why = open.unreadable.as_ref()?;
@@ -354,9 +355,9 @@ impl StoreFile {
         displaced
     }
 
-    /// Makes sure that there is a file to write to.
+    /// Makes sure that there is an open file to write to.
     fn ready(&self, open: &mut OpenFile) -> Result<(), StoreError> {
-        // One that could not be read may have been put right.
+        // An unreadable file may have been repaired.
         let may_be_right = open.unreadable.is_some() && open.identity.displaced(&self.path).is_none();
         if !may_be_right && let Some(displaced) = self.look(open) {
             return Err(StoreError::HeldBack(displaced));
@@ -367,7 +368,7 @@ impl StoreFile {
         Ok(())
     }
 
-    /// Does one write.
+    /// Does one write, and checks afterwards that the file is still at its path.
     fn with_database<T>(
         &self,
         open: &mut OpenFile,
@@ -381,7 +382,7 @@ impl StoreFile {
                 {
                     open.identity = written;
                 }
-                // It may have been removed meanwhile. If it comes back, what was written is the truth.
+                // The file may have been removed meanwhile. If it comes back, it contains this write.
                 if let Some(displaced) = self.look(open) {
                     return Err(StoreError::HeldBack(displaced));
                 }
@@ -398,7 +399,7 @@ impl StoreFile {
         }
     }
 
-    /// Opens the file again. What a failed write left there is the truth now: all of it, or nothing.
+    /// Opens the file again. A failed write left either all of its changes there or none; the file is right.
     fn reopen(&self, open: &mut OpenFile) -> Result<(), StoreError> {
         let held = self.snapshot();
         let opened = match self.opened(Missing::Refuse) {
@@ -435,7 +436,7 @@ impl StoreFile {
         })
     }
 
-    /// Decides what to do about a file that is no longer the one that was opened; nothing if it is.
+    /// Settles a file that is no longer the one that was opened; `None` if it still is.
     fn settle(&self, how: Settle) -> Result<Option<Arc<Catalog>>, StoreError> {
         let mut open = self.open.lock();
         if self.look(&open).is_none() {
@@ -463,13 +464,13 @@ impl StoreFile {
             .iter()
             .map(Edit::from)
             .for_each(|edit| inventory.apply(&edit));
-        // Above both, so that whoever compares sees that something is new.
+        // Greater than both numbers, so that every comparison of generations shows a change.
         let newest = base.generation.number.max(catalog.generation.number);
         let generation = generation_after(&Generation {
             number: newest,
             ..base.generation.clone()
         });
-        // What runs was started for what is held.
+        // The running containers were started for the held snapshot's lives.
         let lives = [&held.generation.incarnation].into_iter().chain(&held.replaces);
         let lives = lives
             .chain(&catalog.replaces)
@@ -492,13 +493,13 @@ impl StoreFile {
 }
 
 impl StoreFile {
-    /// The file is there, and is not what was written.
+    /// Marks the file as unreadable: it is there, but its content is not what was written.
     fn lose(&self, open: &mut OpenFile, reason: String) -> StoreError {
         open.unreadable = Some(reason.clone());
         StoreError::HeldBack(self.look(open).unwrap_or(reason))
     }
 
-    /// Opens what is there, or a new file. To write what is held, what cannot be read is set aside.
+    /// Opens the file at the path, or a new one. `Settle::Restore` sets an unreadable file aside.
     fn opened_to_settle(&self, open: &mut OpenFile, how: Settle) -> Result<Opened, StoreError> {
         if let Ok(found) = fs::metadata(&self.path)
             && !found.is_file()
@@ -508,7 +509,7 @@ impl StoreFile {
         if let Ok(found) = Identity::of(&self.path)
             && found.is_same_file(&open.identity)
         {
-            // It was cut short. Nothing is left of an empty one.
+            // The open file was cut short. An empty file holds nothing to keep.
             if how == Settle::Restore || found.length == 0 {
                 self.move_aside()?;
             } else {
@@ -549,7 +550,7 @@ impl StoreFile {
         )
     }
 
-    /// Gives the file at the path another name, under which it can be looked at.
+    /// Renames the file at the path, so that it can be examined later.
     fn move_aside(&self) -> Result<(), StoreError> {
         let since = Timestamp::now().as_millisecond();
         let mut aside = self.path.clone().into_os_string();
@@ -569,7 +570,7 @@ impl StoreFile {
 }
 
 impl OpenError {
-    /// Whether the file could be read, but not be written to: redb writes when it opens one.
+    /// Whether the disk refuses writes to a readable file: redb writes when it opens one.
     fn is_of_the_disk(&self) -> bool {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
         matches!(
@@ -579,7 +580,7 @@ impl OpenError {
         )
     }
 
-    /// Whether it is what the file holds that cannot be used.
+    /// Whether the file's content is the reason.
     fn is_of_the_content(&self) -> bool {
         matches!(
             self,
@@ -602,7 +603,7 @@ impl Identity {
         (self.device, self.inode) == (other.device, other.inode)
     }
 
-    /// What became of this file at `path`, if it is no longer there as it was.
+    /// What happened to this file at `path`, if it is no longer there unchanged.
     fn displaced(&self, path: &Path) -> Option<String> {
         let found = match Self::of(path) {
             Ok(found) => found,
@@ -649,7 +650,7 @@ fn open_file(path: &Path, missing: Missing) -> Result<Opened, OpenError> {
              file from a backup"
         );
     }
-    // Readable by its owner only: the environment of a deployment may carry secrets.
+    // Readable by the owner only: the environment of a deployment may carry secrets.
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -660,7 +661,7 @@ fn open_file(path: &Path, missing: Missing) -> Result<Opened, OpenError> {
         .map_err(io_error)?;
     let (database, catalog, inventory) = open_database(file).map_err(|error| refusal(path, error))?;
     if is_new {
-        // The file's own content is synced by redb; that it exists is in its folder.
+        // redb syncs the file's content; the file's name is part of the folder, which is synced here.
         File::open(folder)
             .and_then(|folder| folder.sync_all())
             .map_err(io_error)?;
@@ -681,7 +682,7 @@ fn refusal(path: &Path, refused: Refused) -> OpenError {
         Refused::OtherVersion(reason) => OpenError::OtherVersion { path, reason },
         Refused::Unreadable(reason) => OpenError::Damaged { path, reason },
         Refused::Redb(redb::Error::DatabaseAlreadyOpen) => OpenError::InUse { path },
-        // redb's way to say that the file does not begin as its files do.
+        // redb returns `InvalidData` if the file does not begin as its files do.
         Refused::Redb(redb::Error::Io(source)) if source.kind() == io::ErrorKind::InvalidData => {
             OpenError::Foreign { path }
         }

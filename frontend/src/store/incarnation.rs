@@ -1,4 +1,4 @@
-//! The lives of a store: how generations follow each other, and which other lives one takes the place of.
+//! The incarnations ("lives") of a store: how generations follow each other, and which lives a store replaces.
 
 use skysail_core::catalog::Generation;
 
@@ -15,11 +15,11 @@ pub(super) fn generation_after(current: &Generation) -> Generation {
     }
 }
 
-/// How many lives a store remembers to have replaced. A frontend would have to be away for as many decisions
-/// to be asked once more.
+/// How many replaced lives a store remembers. A frontend that was away for more settlements than that finds a
+/// life that does not replace its own, and asks an operator once more.
 const REMEMBERED: usize = 16;
 
-/// The lives whose place a store takes: the newest first, each once, and no more than are remembered.
+/// The lives that a store replaces: newest first, each once, at most [`REMEMBERED`].
 pub(super) fn remembered_lives(lives: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut remembered = Vec::new();
     for life in lives {
@@ -31,7 +31,7 @@ pub(super) fn remembered_lives(lives: impl IntoIterator<Item = String>) -> Vec<S
     remembered
 }
 
-/// A name for a store's life that no other life has.
+/// A random name for a store's life, 16 hex digits.
 pub(super) fn fresh_incarnation() -> String {
     format!("{:016x}", fastrand::u64(..))
 }

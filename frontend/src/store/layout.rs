@@ -1,12 +1,13 @@
-//! Which layout of a store this version reads and writes.
+//! The layout of a store that this version reads and writes.
 
-/// It grows when an older version could not read what this one writes, or this one not what an older one wrote.
-/// A store of any other layout is left alone. 3: documents of all kinds are in one place, by `kind/name`.
+/// It grows when an older version could not read this version's documents, or this version could not read older
+/// ones. A store of any other layout is left alone. Layout 3: documents of all kinds in one place, by
+/// `kind/name`.
 ///
-/// A new kind of document is no new layout: a version that does not know the kind says so.
+/// A new kind of document needs no new layout: a version that does not know the kind says so.
 pub(super) const LAYOUT: u32 = 3;
 
-/// Whether a store of this layout can be used; says what to do about it otherwise.
+/// Whether a store of this layout can be used; the error says what to do about it.
 pub(super) fn check_layout(found: &str) -> Result<(), String> {
     let (age, remedy) = match found.parse::<u32>() {
         Ok(LAYOUT) => return Ok(()),

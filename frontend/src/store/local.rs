@@ -1,4 +1,4 @@
-//! Announcements and the lease of a cluster of one process.
+//! Announcements and the lease of a cluster that is one process.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use tokio::sync::watch;
 
 use super::{Announced, Leased};
 
-/// What one process tells itself. It lives as long as its announcements, so they need no time to live, and
-/// has nobody to share the lease with.
+/// Announcements and the lease of the only process. It lives as long as its announcements, so they do not
+/// expire. It shares the lease with nobody.
 #[derive(Default)]
 pub(super) struct Local {
     announced: watch::Sender<Announced>,

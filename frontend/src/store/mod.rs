@@ -1,7 +1,7 @@
 //! The metadata store: where desired state lives.
 //!
-//! Four small traits, two implementations of each, one list of promises that both are held to (`conformance`,
-//! compiled for tests only). How documents are written down is shared by both (`document`).
+//! Four small traits with two implementations each. Both implementations pass one list of promises
+//! (`conformance`, compiled for tests only) and share the format of documents (`document`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -24,7 +24,8 @@ mod proof;
 mod query_block;
 pub mod redis;
 
-/// Desired state, shared by all frontends of a cluster: the catalog, and what a person decides about it.
+/// The desired state that all frontends of a cluster share: the catalog and the operator's decisions about the
+/// store.
 #[async_trait]
 pub trait CatalogStore: Send + Sync + 'static {
     /// Writes all of `changes` or none, if the store's generation still is `expected`.
@@ -35,8 +36,8 @@ pub trait CatalogStore: Send + Sync + 'static {
         self.commit_under(None, changes, expected).await
     }
 
-    /// The same; with a lease, only while that lease is the newest: what a control role decides is worth
-    /// nothing once another acts.
+    /// Like [`Self::commit`]. With a lease, the write succeeds only while that lease is the newest: a decision
+    /// of an earlier control role must not take effect once another control role acts.
     async fn commit_under(
         &self,
         lease: Option<&Lease>,
@@ -44,118 +45,118 @@ pub trait CatalogStore: Send + Sync + 'static {
         expected: &Generation,
     ) -> Result<Arc<Catalog>, StoreError>;
 
-    /// The newest snapshot, and every one after it; `None` until the first was read.
+    /// The newest snapshot and all later ones; `None` until the first snapshot was read.
     fn watch(&self) -> watch::Receiver<Option<Arc<Catalog>>>;
 
-    /// Whether the store can be reached, and why not.
+    /// Whether the store can be reached; if not, why.
     fn health(&self) -> watch::Receiver<StoreHealth>;
 
-    /// Decides what to do about a store that lost something ([`StoreHealth::WentBack`]), for all frontends;
-    /// accepting one that was never written makes it one that was. Returns the snapshot that is followed now.
+    /// Settles a store that lost something ([`StoreHealth::WentBack`]), for all frontends. Accepting a store
+    /// that was never written starts its first incarnation. Returns the snapshot that is followed now.
     async fn settle(&self, how: Settle) -> Result<Arc<Catalog>, StoreError>;
 
-    /// Where the last [`Self::settle`] moved a file that it could not read.
+    /// The path to which the last [`Self::settle`] moved an unreadable store file.
     fn set_aside(&self) -> Option<PathBuf> {
         None
     }
 
-    /// Takes the place of these other incarnations of the cluster's store as well: what was started for them is this
-    /// one's from then on ([`Catalog::owns`]). Returns the snapshot that says so.
+    /// Makes this store the successor of these other incarnations of the cluster's store. Containers started
+    /// for them belong to this store from then on ([`Catalog::owns`]). Returns the snapshot that records it.
     async fn adopt(&self, incarnations: BTreeSet<String>) -> Result<Arc<Catalog>, StoreError>;
 }
 
 /// What the frontends of a cluster tell each other.
 #[async_trait]
 pub trait AnnouncementStore: Send + Sync + 'static {
-    /// Tells the cluster's frontends what frontend `id` sees; forgotten after `ttl` unless told again.
-    /// [`Self::announced`] shows it when this returns.
+    /// Tells the cluster's frontends what frontend `id` sees. The store forgets the announcement after `ttl`
+    /// unless it is repeated. [`Self::announced`] shows it when this returns.
     async fn announce(&self, id: &str, document: String, ttl: Duration) -> Result<(), StoreError>;
 
-    /// Takes an announcement back: its frontend is going.
+    /// Removes the announcement of frontend `id`, which is shutting down.
     async fn withdraw(&self, id: &str) -> Result<(), StoreError>;
 
-    /// The newest announcements, by frontend. While the store cannot be reached they stay as they were, and
-    /// for some seconds after it came back, until all had the time to announce themselves again.
+    /// The newest announcements, by frontend. They stay unchanged while the store cannot be reached, and for
+    /// some seconds afterwards, so that all frontends have time to announce themselves again.
     fn announced(&self) -> watch::Receiver<Announced>;
 }
 
-/// The control role's lease: one frontend of a cluster has it at a time.
+/// The control role's lease: one frontend of a cluster holds it at a time.
 #[async_trait]
 pub trait LeaseStore: Send + Sync + 'static {
-    /// Takes the lease for `ttl`, or renews it; tells who has it if it is another's. While the store lost
-    /// something or refuses writes it is renewed only.
+    /// Takes or renews the lease for `ttl`, or tells which other frontend holds it. A store that lost something
+    /// or refuses writes only renews the lease.
     async fn take_lease(&self, holder: &str, ttl: Duration) -> Result<Leased, StoreError>;
 
-    /// Gives a lease back before its time. One that is another's by now is left alone.
+    /// Gives a lease back before it ends. If another frontend holds it by now, nothing changes.
     async fn release_lease(&self, lease: &Lease) -> Result<(), StoreError>;
 }
 
 /// The cluster's counter of query-id blocks.
 #[async_trait]
 pub trait QueryBlockStore: Send + Sync + 'static {
-    /// Takes the next number of the counter; none is ever given twice.
+    /// Takes the next number of the counter. No number is ever given twice.
     async fn next_query_block(&self) -> Result<u64, StoreError>;
 }
 
-/// All four in one place, as a store is opened. Consumers name the trait that they use.
+/// All four traits together, as a store is opened. Consumers name the trait that they use.
 pub trait MetadataStore: CatalogStore + AnnouncementStore + LeaseStore + QueryBlockStore {}
 
 impl<S: CatalogStore + AnnouncementStore + LeaseStore + QueryBlockStore> MetadataStore for S {}
 
-/// What frontends announced, by their ids.
+/// The frontends' announcements, by frontend id.
 pub type Announced = Arc<BTreeMap<String, String>>;
 
-/// The answer to a wish for the control role's lease.
+/// The answer to a request for the control role's lease.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Leased {
-    /// It is the asker's.
+    /// The caller holds the lease.
     Held(Lease),
-    /// It is another's.
+    /// The frontend of this id holds the lease.
     HeldBy(String),
 }
 
-/// What to do about a store that lost something.
+/// How to settle a store that lost something.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Settle {
-    /// Write the newest snapshot that a frontend holds back to it.
+    /// Write back the newest snapshot that a frontend holds.
     Restore,
-    /// Follow it as it is.
+    /// Follow the store's content as it is.
     Accept,
 }
 
-/// Why the store did not do as asked.
+/// Why the store did not carry out a request.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Somebody else wrote first: read again, check again, write again.
+    /// Another writer was first: read, check and write again.
     #[error("the catalog changed meanwhile: it is at generation {}, not {}", .actual.number, .expected.number)]
     Conflict {
-        /// What the writer had read.
+        /// The generation that the writer had read.
         expected: Generation,
-        /// What the store holds.
+        /// The generation that the store is at.
         actual: Generation,
     },
-    /// It cannot be reached; nothing was written as far as is known.
+    /// The store cannot be reached; as far as is known, nothing was written.
     #[error("the metadata store cannot be reached: {0}")]
     Unavailable(String),
-    /// It answers, and does not take the write; in its own words. Nothing was written.
+    /// The store answers but refuses the write; the text is its own. Nothing was written.
     #[error("the metadata store refuses writes: {0}")]
     Refuses(String),
-    /// It was sent a write and did not answer.
+    /// The store was sent a write and did not answer.
     #[error(
         "the metadata store did not answer, so the change may have been carried out: look (`skysail status`, \
          `skysail model show NAME`) before you ask again: {0}"
     )]
     Unanswered(String),
-    /// The lease that the write was made under is the writer's no more; says whose it is.
+    /// The writer no longer holds the lease of this write; the text says who does.
     #[error("the control role's lease {0}: nothing was written")]
     Fenced(String),
-    /// It lost something, and a person has to decide.
+    /// The store lost something, and an operator has to settle it.
     #[error("{0}")]
     HeldBack(String),
-    /// It lost nothing.
+    /// The store lost nothing.
     #[error("the metadata store has lost nothing: there is nothing to settle")]
     NothingToSettle,
-    /// What it holds cannot be understood.
+    /// The store's content cannot be read.
     #[error("the metadata store holds something this version cannot read: {0}")]
     Corrupt(String),
 }
@@ -163,28 +164,30 @@ pub enum StoreError {
 /// Whether the store can be reached.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum StoreHealth {
-    /// It was not asked yet.
+    /// The store was not asked yet.
     Connecting,
-    /// It answers.
+    /// The store answers.
     Up,
-    /// It does all that is asked, but takes long; in a sentence.
+    /// The store works but answers slowly; the text is a sentence.
     Slow(String),
-    /// It is read, but does not take writes: nobody can act as the control role; in its own words.
+    /// The store can be read but refuses writes, so no frontend can act as the control role. The text is the
+    /// store's own.
     RefusesWrites(String),
-    /// It does not; queries go on from the last snapshot.
+    /// The store does not answer; queries continue with the last snapshot.
     Down(String),
-    /// It answers, but it lost something that the snapshot held here has: it is empty, or of before. It is
-    /// not followed until a person decides ([`CatalogStore::settle`]); in a sentence.
+    /// The store answers, but it lost something that this frontend's snapshot has: it is empty, or at an older
+    /// generation. It is not followed until an operator settles it ([`CatalogStore::settle`]). The text is a
+    /// sentence.
     WentBack(String),
 }
 
 impl StoreHealth {
-    /// Whether it does all that is asked of it.
+    /// Whether the store carries out all requests.
     pub fn is_up(&self) -> bool {
         matches!(self, Self::Up | Self::Slow(_))
     }
 
-    /// What is wrong with it, in a sentence that names it.
+    /// The store's problem, in a sentence that names the store.
     pub fn problem(&self) -> Option<String> {
         match self {
             Self::Connecting | Self::Up => None,
@@ -194,7 +197,7 @@ impl StoreHealth {
                  role, wait until it takes them, and what runs goes on: {why}"
             )),
             Self::Down(why) => Some(format!("the metadata store is away: {why}")),
-            // It says so itself.
+            // The sentence names the store already.
             Self::WentBack(sentence) => Some(sentence.clone()),
         }
     }

@@ -1,11 +1,11 @@
-//! What proves that a store holds the whole catalog and not a part of it.
+//! The proof that a store holds the whole catalog.
 //!
-//! A store can lose documents and keep its generation: Redis under an LRU policy evicts exactly what is
-//! seldom touched. So each commit also writes how many documents there are and a digest, the sum of their
-//! hashes modulo 2⁴⁸: a commit adds and subtracts the hashes of what it changes and reads nothing else. A
-//! hash is the first 48 bits of a SHA-1, which Redis' scripts can compute too, and whose sums a double (a
-//! number of Lua) holds exactly. It is proof against accidents and not against forgers, who could write
-//! another digest just as well.
+//! A store can lose documents and keep its generation: Redis under an LRU policy evicts exactly the documents
+//! that are seldom touched. So each commit also writes the number of documents and a digest, the sum of their
+//! hashes modulo 2⁴⁸. A commit adds and subtracts the hashes of the documents it changes and reads no others. A
+//! hash is the first 48 bits of a SHA-1. Redis' scripts can compute it too, and a double (a number of Lua)
+//! holds the sums exactly. The digest detects accidents, not forgery: a forger could write a matching digest as
+//! well.
 
 use std::collections::BTreeMap;
 
@@ -17,17 +17,17 @@ use super::document::{Documents, Edit};
 /// Digests are sums modulo this.
 const MODULUS: u64 = 1 << 48;
 
-/// How many names are spelled out before the rest is counted.
+/// How many names are spelled out; the rest is counted.
 const NAMED: usize = 5;
 
-/// How many documents a catalog has, and the sum of their hashes.
+/// The number of documents of a catalog, and the sum of their hashes modulo [`MODULUS`].
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Proof {
     pub(super) count: u64,
     pub(super) digest: u64,
 }
 
-/// The hash of each document of a store, as it is written down, by its key.
+/// Document key → hash of the stored document.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Inventory {
     hashes: BTreeMap<String, u64>,
@@ -43,7 +43,7 @@ impl Inventory {
         inventory
     }
 
-    /// What a store of these documents has to have written beside them.
+    /// The proof that a store with these documents has to hold.
     pub(super) fn proof(&self) -> Proof {
         Proof {
             count: self.hashes.len() as u64,
@@ -51,12 +51,12 @@ impl Inventory {
         }
     }
 
-    /// The hash of a document, if it is there.
+    /// The hash of the document under `key`, if there is one.
     pub(super) fn hash_of(&self, key: &str) -> Option<u64> {
         self.hashes.get(key).copied()
     }
 
-    /// Keeps up with a commit.
+    /// Applies one change of a commit.
     pub(super) fn apply(&mut self, edit: &Edit) {
         match &edit.document {
             Some(document) => self.put(&edit.key, hash(&edit.key, document.as_bytes())),
@@ -77,8 +77,7 @@ impl Inventory {
         self.digest = (self.digest + MODULUS - hash.unwrap_or_default()) % MODULUS;
     }
 
-    /// What is wrong with the documents that were `found`, beside what is held here, in words; nothing if they
-    /// are the same.
+    /// How the `found` documents differ from these, in words; `None` if they are the same.
     pub(super) fn damage(&self, found: &Self) -> Option<String> {
         let missing = self.hashes.keys().filter(|key| !found.hashes.contains_key(*key));
         let added = found.hashes.keys().filter(|key| !self.hashes.contains_key(*key));
@@ -94,7 +93,7 @@ impl Inventory {
         (!parts.is_empty()).then(|| parts.join(", "))
     }
 
-    /// How many documents there are of each kind, in words. Kinds that have none are left out.
+    /// The number of documents of each kind, in words. Kinds without documents are left out.
     pub(super) fn counted(&self) -> String {
         let kind_of = |key: &String| Key::parse(key).map(|key| key.kind);
         let of = |kind| self.hashes.keys().filter(|key| kind_of(key) == kind).count();
@@ -118,7 +117,7 @@ impl Inventory {
     }
 }
 
-/// As in "application `a` and model `b` are missing"; nothing where there is nothing.
+/// As in "application `a` and model `b` are missing"; `None` if there are no `keys`.
 fn named<'a>(keys: impl Iterator<Item = &'a String>, what: &str) -> Option<String> {
     let mut plural = 0;
     let mut names: Vec<String> = keys
@@ -228,7 +227,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is done in whatever order, the running sum is the sum of what is there.
+        /// After any commits in any order, the running sum equals the sum over the documents.
         #[test]
         fn a_running_digest_is_that_of_the_documents_there_are(
             edits in prop::collection::vec((any::<bool>(), "[a-c]", prop::option::of("[xy]{0,2}")), 0..40),

@@ -5,11 +5,11 @@ use jiff::Timestamp;
 /// 2026-01-01T00:00:00Z, in seconds since the Unix epoch.
 const EPOCH_SECONDS: i64 = 1_767_225_600;
 
-/// What the counter of query-id blocks starts from where there is none: the minutes since 2026-01-01.
+/// The first number of a new counter of query-id blocks: the minutes since 2026-01-01.
 ///
-/// A store that lost its data would otherwise hand out its first blocks again, and query ids would repeat.
-/// Blocks are taken by the start of a frontend and then once in very many queries, so a counter that
-/// started so stays behind the clock, and one that starts anew starts above it.
+/// A store that lost its data would otherwise hand out its first blocks again, and query ids would repeat. A
+/// frontend takes a block when it starts and then once per very many queries. So a counter that began at the
+/// clock stays behind it, and a counter that begins anew begins above all earlier blocks.
 pub(super) fn first_query_block(now: Timestamp) -> u64 {
     let seconds = now.as_second() - EPOCH_SECONDS;
     u64::try_from(seconds / 60).unwrap_or(0)

@@ -1,31 +1,31 @@
 //! The Redis store: one Redis (6 or later, Valkey, or a managed one) for all frontends of a cluster.
 //!
-//! Everything of a cluster is under one hash tag, so that it lives on one node of a Redis cluster, and can
-//! be read by a person:
+//! All keys of a cluster share one hash tag, so they live on one node of a Redis cluster. A person can read
+//! them:
 //!
-//! | key | is |
+//! | key | content |
 //! |---|---|
-//! | `{skysail:CLUSTER}:generation` | a hash: `incarnation`, `number`, `schema` (the layout's number); `count` and `digest` prove it whole |
+//! | `{skysail:CLUSTER}:generation` | a hash: `incarnation`, `number`, `schema` (the layout's number); `count` and `digest` prove the catalog whole |
 //! | `{skysail:CLUSTER}:documents` | a hash: `kind/name` → JSON. `settings/cluster` holds secrets |
 //! | `{skysail:CLUSTER}:query-block` | the last block of query ids that was handed out |
-//! | `{skysail:CLUSTER}:frontends` | a hash: frontend → what it announced, as JSON |
-//! | `{skysail:CLUSTER}:frontend-expiries` | a sorted set: frontend → when that expires |
-//! | `{skysail:CLUSTER}:lease` | a hash: `holder`, `number`, `until`: the control role that acts |
-//! | `{skysail:CLUSTER}:held-back` | a hash: the newest generation that a frontend holds and Redis lost; `broken`: one that is not whole |
-//! | `{skysail:CLUSTER}:restore` | there for some seconds: the wish that it be written back |
-//! | `{skysail:CLUSTER}:changes` | a channel: says after each change that there was one |
+//! | `{skysail:CLUSTER}:frontends` | a hash: frontend → its announcement, as JSON |
+//! | `{skysail:CLUSTER}:frontend-expiries` | a sorted set: frontend → when its announcement expires |
+//! | `{skysail:CLUSTER}:lease` | a hash: `holder`, `number`, `until` of the control role's lease |
+//! | `{skysail:CLUSTER}:held-back` | a hash: the newest generation that a frontend holds and Redis lost; `broken`: a stored generation that is not whole |
+//! | `{skysail:CLUSTER}:restore` | exists for some seconds: the request to write the lost generation back |
+//! | `{skysail:CLUSTER}:changes` | a channel: a message after each change |
 //!
-//! Times are of the server's clock, in milliseconds since the Unix epoch. A user needs no more than
+//! Times are the server's, in milliseconds since the Unix epoch. A user needs no more than
 //! `~{skysail:CLUSTER}:* &{skysail:CLUSTER}:* +@read +@write +@connection +@transaction +eval +time +publish
 //! +subscribe`.
 //!
-//! One task, the [`Follower`], owns the connection and the snapshot; whoever opens the store runs it. (Documents that
-//! are edited by hand are not as they were written, so nothing is acted on until `skysail cluster accept-empty` says
-//! that what is there is right.)
+//! One task, the [`Follower`], owns the connection and the snapshot; the code that opens the store runs it.
+//! Documents that are edited by hand do not match their digest. So nothing acts on them until
+//! `skysail cluster accept-empty` confirms them.
 //!
-//! While Redis is away or hangs, requests are answered with the reason at once, readers keep the last
-//! snapshot, and the follower tries again by itself. A Redis that lost something is not followed until a
-//! person decides (`setback`).
+//! While Redis is away or hangs, requests are answered with the reason at once, readers keep the last snapshot,
+//! and the follower keeps trying. A Redis that lost something is not followed until an operator decides
+//! (`setback`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -58,8 +58,9 @@ mod setback;
 pub use self::endpoint::{InvalidUrl, host_of};
 pub use self::follower::Follower;
 
-/// Requests that wait for the follower, of each kind. When it is full callers wait to hand theirs in; not for
-/// long, since the follower answers each within Redis' response timeout, and all at once when Redis is away.
+/// Capacity of each queue of requests to the follower. When a queue is full, callers wait to enqueue. They do
+/// not wait long: the follower answers each request within Redis' response timeout, and all at once when Redis
+/// is away.
 const REQUESTS: usize = 64;
 
 /// A store in Redis.
@@ -68,17 +69,17 @@ pub struct RedisStore {
     beats: mpsc::Sender<Announcement>,
     lease: LeaseDesk,
     pulse: Arc<Pulse>,
-    /// What the follower shows. The store keeps these open, so that nobody who watches them ends because the follower
-    /// did: the follower is named then, and nobody else.
+    /// The follower's outputs. The store keeps these senders open, so that tasks which watch them do not end
+    /// with the follower: an ended follower is then reported by its own name only.
     catalog: watch::Sender<Option<Arc<Catalog>>>,
     announced: watch::Sender<Announced>,
 }
 
 impl RedisStore {
-    /// The store at `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]`, and the task that follows it. With `rediss://` by
-    /// TLS, to a server whose certificate a public authority signed.
+    /// The store at `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]`, and the task that follows it. `rediss://`
+    /// uses TLS and expects a certificate that a public authority signed.
     ///
-    /// Nothing is asked of Redis before the follower runs. Once it is dropped, requests are refused.
+    /// Nothing is sent to Redis before the follower runs. Once the follower is dropped, requests are refused.
     pub fn at(url: &str, cluster: &ClusterName) -> Result<(Self, Follower), InvalidUrl> {
         Ok(Self::with_follower(Endpoint::new(url, cluster, None)?))
     }
@@ -139,7 +140,7 @@ impl RedisStore {
         answer.await.map_err(|_| closed())?
     }
 
-    /// Waits until the frontend that was asked to has written back what it holds.
+    /// Waits until some frontend has written its snapshot back, as it was asked to.
     async fn restored(&self) -> Result<Arc<Catalog>, StoreError> {
         let mut health = self.pulse.watch();
         let followed =

@@ -1,5 +1,5 @@
-//! Containers of the cluster's name that were started for another metadata store: another server's, or those of a
-//! store that is gone. Nobody but a person can tell which, so they are left alone and told of.
+//! Containers of the cluster's name that were started for another metadata store: another server's, or a store
+//! that is gone. Only an operator can tell which, so they are left alone and reported.
 
 use std::collections::BTreeSet;
 
@@ -8,24 +8,24 @@ use skysail_proto::ids::{ClusterName, ReplicaId};
 use super::ContainerStatus;
 use crate::catalog::Catalog;
 
-/// Names of containers that are told; there may be hundreds.
+/// How many containers the sentence names; there may be hundreds.
 const TOLD: usize = 10;
 
-/// The containers that are not this store's.
+/// The containers that were started for another store.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Foreign {
     /// Their names.
     pub containers: BTreeSet<String>,
-    /// Their replicas: no other container can be in their places.
+    /// Their replicas. No other container can take their places.
     pub replicas: BTreeSet<ReplicaId>,
-    /// The incarnations of the stores they were started for.
+    /// The incarnations of the stores that they were started for.
     pub incarnations: BTreeSet<String>,
-    /// Whether the store that does not know them was never written.
+    /// Whether this store was never written.
     store_is_empty: bool,
 }
 
 impl Foreign {
-    /// Parts the containers that a runtime has into the store's own and the others.
+    /// Splits a runtime's containers into the store's own and the others.
     pub fn part(containers: Vec<ContainerStatus>, catalog: &Catalog) -> (Vec<ContainerStatus>, Self) {
         let is_written = !catalog.generation.incarnation.is_empty();
         let (own, others): (Vec<_>, Vec<_>) =
@@ -44,7 +44,7 @@ impl Foreign {
         (own, foreign)
     }
 
-    /// What there is to say of them: what was found, and what can be done. Nothing if there are none.
+    /// The sentence about these containers: which were found, and what can be done. `None` if there are none.
     pub fn sentence(&self, cluster: &ClusterName) -> Option<String> {
         if self.containers.is_empty() {
             return None;

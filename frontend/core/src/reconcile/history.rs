@@ -1,4 +1,4 @@
-//! What no single observation shows: failures and their pauses, and streams that are missing.
+//! State that no single observation shows: failures and their pauses, and missing streams.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,16 +10,16 @@ use crate::backoff::Backoff;
 use crate::catalog::Catalog;
 use crate::time::Instant;
 
-/// How long things may take before something is done about them.
+/// The times after which something is done about a container.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Patience {
-    /// From a container's start until its replica first attaches (a large model may be loading).
+    /// From a container's start until its replica first attaches; a large model may take long to load.
     pub startup: Duration,
     /// From a lost stream until the container is replaced.
     pub reattach: Duration,
     /// The pause after a model's first failure.
     pub first_pause: Duration,
-    /// The longest pause between tries.
+    /// The longest pause between attempts.
     pub longest_pause: Duration,
 }
 
@@ -38,51 +38,51 @@ impl Default for Patience {
     }
 }
 
-/// Failures of one model version.
+/// The failures of one model version.
 #[derive(Clone, Debug)]
 struct Failures {
     backoff: Backoff,
-    /// No container of it is started before this.
+    /// No container of the version is started before this time.
     not_before: Instant,
-    /// The pause that ended there.
+    /// The length of the pause that ends at `not_before`.
     pause: Duration,
 }
 
-/// The largest batches that containers warm up with after one ended before it attached, and after another did: its
-/// warm-up may have been too much for its memory, and nobody but itself knew how far it was.
+/// The largest warm-up batches after the first and after each later container that ended before it attached.
+/// The warm-up may have needed too much memory, and only the container knew how far it was.
 const CAREFUL_WARM_UPS: [u32; 2] = [64, 1];
 
 /// A running container without a stream.
 #[derive(Clone, Copy, Debug)]
 struct Missing {
     since: Instant,
-    /// It had a stream, or was there before this frontend: it has nothing left to load.
+    /// The container had a stream, or ran before this frontend started: it has nothing left to load.
     was_attached: bool,
 }
 
-/// One start of a container: a name alone is another container's by and by.
+/// Names are reused, so a start is a name plus a start id.
 type Start = (String, String);
 
 fn start_of(container: &ContainerStatus) -> Start {
     (container.container.clone(), container.start.clone())
 }
 
-/// Remembered from pass to pass; forgotten with the process, at no harm.
+/// Remembered between passes. Losing it with the process does no harm.
 #[derive(Clone, Debug)]
 pub struct History {
     patience: Patience,
     failures: BTreeMap<ModelId, Failures>,
     missing: BTreeMap<Start, Missing>,
     known: BTreeMap<Start, bool>,
-    /// Versions of which a container ended before it attached, since the last failure that counted.
+    /// Versions with a container that ended before it attached, since the last failure that counted.
     ended_early: BTreeSet<ModelId>,
-    /// How often that happened.
+    /// How many failures of a version counted with such an early end.
     early_ends: BTreeMap<ModelId, usize>,
     passes: u64,
 }
 
 impl History {
-    /// Nothing remembered.
+    /// An empty history.
     pub fn new(patience: Patience) -> Self {
         Self {
             patience,
@@ -95,17 +95,17 @@ impl History {
         }
     }
 
-    /// Takes note of what is attached; call it once a pass, before planning.
+    /// Records the attached containers; call it once per pass, before planning.
     ///
-    /// A container already running at the first pass was started by an earlier life of the frontend: it
-    /// has to find its way back, not to load. While no query frontend lives, nobody's patience wears out.
+    /// A container that already runs at the first pass was started before this frontend: it has to reconnect,
+    /// not to load. While no query frontend lives, the patience with every container starts over.
     pub fn observe(&mut self, observed: &Observed, placement: &Placement, now: Instant) {
         let first_pass = self.passes == 0;
         self.passes += 1;
         let unseen = placement.frontends.is_empty();
         let running = |container: &&ContainerStatus| container.state == ContainerState::Running;
         for ended in observed.containers.iter().filter(|found| !running(found)) {
-            // What runs is known; an end is seen once.
+            // `known` holds the containers that ran at the last pass, so each end counts once.
             if self.known.get(&start_of(ended)) == Some(&false) {
                 self.ended_early.insert(ended.model.clone());
             }
@@ -127,11 +127,10 @@ impl History {
         self.known = known;
     }
 
-    /// A container of `model` failed or could not be started.
+    /// Records that a container of `model` failed or could not be started.
     ///
-    /// Failures during a pause belong to the one that began it: three replicas that fall over together
-    /// are one failure. After a quiet time as long as the last pause and ten seconds more, pauses start
-    /// over.
+    /// Failures during a pause belong to the failure that began it: three replicas that fail together are one
+    /// failure. The pauses start over once the last pause plus ten seconds have passed without a failure.
     pub fn failed(&mut self, model: &ModelId, now: Instant) {
         let patience = self.patience;
         let failures = self.failures.entry(model.clone()).or_insert_with(|| Failures {
@@ -152,7 +151,7 @@ impl History {
         }
     }
 
-    /// The largest batch that a container of `model` is to warm up with, if that was too much for one before.
+    /// The largest batch for the warm-up of `model`'s containers; `None` if no container ended early.
     pub(super) fn careful_warm_up(&self, model: &ModelId) -> Option<u32> {
         let ends = *self.early_ends.get(model)?;
         let [.., least] = CAREFUL_WARM_UPS;
@@ -167,17 +166,17 @@ impl History {
         self.ended_early.retain(|model| catalog.version(model).is_some());
     }
 
-    /// Forgets a model's failures: it was deployed anew or scaled by a person, who wants it tried now.
+    /// Forgets a model's failures: an operator deployed it again or scaled it, and wants an attempt now.
     pub fn forgive(&mut self, model: &ModelId) {
         self.failures.remove(model);
     }
 
-    /// Before when no container of `model` may be started.
+    /// No container of `model` may be started before this time.
     pub(super) fn not_before(&self, model: &ModelId) -> Option<Instant> {
         self.failures.get(model).map(|failures| failures.not_before)
     }
 
-    /// When the patience with a running container ends, if it is without a stream.
+    /// When the patience with a running container ends; `None` if it has a stream.
     pub(super) fn given_up_at(&self, container: &ContainerStatus) -> Option<Instant> {
         let missing = self.missing.get(&start_of(container))?;
         let patience = if missing.was_attached {
@@ -188,7 +187,7 @@ impl History {
         Some(missing.since + patience)
     }
 
-    /// Whether a running container ever had a stream, as far as is known.
+    /// Whether this start of a container is known to have had a stream.
     pub(super) fn was_attached(&self, container: &ContainerStatus) -> bool {
         self.known.get(&start_of(container)).copied().unwrap_or(false)
     }

@@ -1,10 +1,10 @@
 //! Reconcile: from desired and observed state to the actions that bring them together.
 //!
-//! A pass observes, [`plan()`]s and applies, and takes no other input: whatever was interrupted, the next
-//! pass finds and repairs. [`History`] remembers what no observation shows: how often a model failed, and
-//! since when a container is without its stream. [`finished`] ends rollouts, and [`doubt()`] holds all of it
-//! back where the catalog itself may have lost something. Containers that were started for another store are
-//! [`Foreign`]. What a version's names mean is written down before its first start ([`resolved`]).
+//! A pass observes, [`plan()`]s and applies, and takes no other input: the next pass finds and repairs any
+//! interrupted work. [`History`] remembers what no single observation shows: the failures of a model, and since
+//! when a container has no stream. [`finished`] ends rollouts. [`doubt()`] stops all of this while the catalog
+//! itself may have lost something. Containers that were started for another store are [`Foreign`]. The meaning
+//! of a version's names is written down before its first start ([`resolved`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,101 +32,103 @@ pub use resolution::{Resolution, resolved};
 pub use rollout::finished;
 pub use spec::{Placement, replica_spec};
 
-/// Containers of a version that may run beyond the number that is wanted, so that a replacement can be
-/// started before what it replaces is stopped.
+/// How many containers of a version may run beyond the wanted number, so that a replacement can start before
+/// the replaced container is stopped.
 pub const SURGE: u32 = 1;
 
-/// What there is.
+/// The observed state of one pass.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
-    /// What the runtime has for this cluster and its store.
+    /// The runtime's containers of this cluster and its store.
     pub containers: Vec<ContainerStatus>,
-    /// The replicas of containers that have the cluster's name and were started for another store: left alone, and
-    /// their places are passed over.
+    /// The replicas of [`Foreign`] containers. They are left alone, and no container is started in their
+    /// places.
     pub foreign: BTreeSet<ReplicaId>,
-    /// The replicas that some query frontend sees attached and taking work, with the start of each; empty for
-    /// one that was started by hand.
+    /// The replicas that some query frontend sees attached and taking work, with the start of each. The start
+    /// is empty for a container that was started by hand.
     pub attached: BTreeSet<(ReplicaId, String)>,
-    /// The starts of containers that a frontend gave up as hung.
+    /// The starts of containers that a frontend reported as hung.
     pub hung: BTreeSet<String>,
-    /// Containers that an action is still at work on, by name: left alone until it is done.
+    /// Containers with a running action, by name. They are left alone until the action ends.
     pub at_work: BTreeMap<String, AtWork>,
 }
 
 impl Observed {
-    /// Whether this very start of the container is attached: another one that registered under the replica's
-    /// id is not it.
+    /// Whether this start of the container is attached. Another container that registered under the replica's
+    /// id has another start.
     pub fn is_attached(&self, container: &ContainerStatus) -> bool {
         let start = (container.replica.clone(), container.start.clone());
         self.attached.contains(&start)
     }
 
-    /// Whether a frontend gave it up as hung.
+    /// Whether a frontend reported this start of the container as hung.
     pub fn is_hung(&self, container: &ContainerStatus) -> bool {
         !container.start.is_empty() && self.hung.contains(&container.start)
     }
 }
 
-/// An action that is at work on a container.
+/// A running action on a container.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct AtWork {
-    /// What the container serves.
+    /// The container's model version.
     pub model: ModelId,
-    /// The replica it runs; none while there is no container yet.
+    /// The container's replica; `None` while there is no container yet.
     pub replica: Option<ReplicaId>,
-    /// What is being done to it.
+    /// The kind of the action.
     pub work: Work,
 }
 
-/// What is being done to a container.
+/// The kinds of actions on a container.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Work {
-    /// It is being found out what is to be started. By the version's name, for there is no container yet.
+    /// The version's names are being resolved. There is no container yet, so the version's name stands for it.
     Resolving,
-    /// It is being started, and may not be listed yet.
+    /// The container is being started, and may not be listed yet.
     Starting,
-    /// It is being stopped.
+    /// The container is being stopped.
     Ending,
-    /// It ended by itself and is being removed. It may be gone already, but that it failed is not noted yet.
+    /// The container ended by itself and is being removed. It may be gone already, but its failure is not
+    /// recorded yet.
     Burying,
 }
 
 /// Everything a container is started with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReplicaSpec {
-    /// Its name in the runtime, which may change it before the start: the same for the same replica, so that
-    /// starting twice starts once. Nothing is read out of it.
+    /// The container's name in the runtime, which may change it before the start. It is the same for the same
+    /// replica, so a repeated start starts nothing new. Nothing is parsed from it.
     pub container: String,
-    /// The replica it will register as.
+    /// The replica that the container will register as.
     pub replica: ReplicaId,
-    /// What it serves.
+    /// The container's model version.
     pub model: ModelId,
-    /// What its inputs are.
+    /// The type of the version's inputs.
     pub input_type: InputType,
     /// A Docker image, or the path of an executable.
     pub image: String,
-    /// The id of that image, once it is known.
+    /// The id of that image; `None` until it is resolved.
     pub image_id: Option<String>,
-    /// The files it is made of, and what must be in them.
+    /// The version's files, and the digests that they must have.
     pub artifacts: Vec<Artifact>,
-    /// CPUs it may use.
+    /// The CPUs that it may use.
     pub cpus: Option<f64>,
-    /// GPUs it is given.
+    /// The number of GPUs that it gets.
     pub gpus: Option<u32>,
-    /// Memory it may use, in bytes.
+    /// The memory that it may use, in bytes.
     pub memory_bytes: Option<u64>,
-    /// Its whole environment, the `SKYSAIL_…` variables included.
+    /// The whole environment, including the `SKYSAIL_…` variables.
     pub env: BTreeMap<String, String>,
-    /// A digest of all that a person asked for: [`ContainerStatus::spec_digest`] gives it back.
+    /// A digest of everything that an operator asked for; the runtime returns it as
+    /// [`ContainerStatus::spec_digest`].
     pub digest: String,
-    /// The incarnation of the store that asks for it.
+    /// The incarnation of the store that wants the container.
     pub incarnation: String,
-    /// Unique to this start of it; empty until [`Self::started_with`].
+    /// Unique to this start of the container; empty until [`Self::started_with`].
     pub start: String,
 }
 
 impl ReplicaSpec {
-    /// The same, for a container that tries no batch of more than so many inputs when it warms up.
+    /// This spec, for a container that warms up with batches of at most `inputs` inputs.
     pub(super) fn warming_up_with_at_most(mut self, inputs: u32) -> Self {
         if let Some(most) = self.env.get_mut(labels::ENV_MAX_BATCH) {
             let fewer = most.parse().unwrap_or(u32::MAX).min(inputs);
@@ -135,8 +137,8 @@ impl ReplicaSpec {
         self
     }
 
-    /// The same, for a start that is told apart from all others by `start`, with the token that shows it. The
-    /// core draws no random numbers, so a plan's starts have none yet.
+    /// This spec, for the start with the unique id `start`, and with the token that proves it. The core draws
+    /// no random numbers, so the starts of a plan have neither yet.
     pub fn started_with(mut self, start: String, key: &Secret) -> Self {
         let token = container_token::start_token(key, &self.model, &self.replica, &start);
         self.env.insert(labels::ENV_TOKEN.to_owned(), token);
@@ -148,34 +150,35 @@ impl ReplicaSpec {
 /// A container as the runtime sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ContainerStatus {
-    /// Its name.
+    /// The container's name.
     pub container: String,
-    /// The replica it runs.
+    /// The container's replica.
     pub replica: ReplicaId,
-    /// What it serves.
+    /// The container's model version.
     pub model: ModelId,
-    /// The digest it was started with.
+    /// The [`ReplicaSpec::digest`] that it was started with.
     pub spec_digest: String,
-    /// The incarnation of the store it was started for; none where a runtime sees nobody else's containers.
+    /// The incarnation of the store that it was started for; `None` where a runtime sees only its own
+    /// containers.
     pub incarnation: Option<String>,
-    /// Which start of it this is: unique to each.
+    /// The id of this start of the container, unique to it.
     pub start: String,
-    /// How it is.
+    /// Whether the container runs.
     pub state: ContainerState,
-    /// Its process id on this machine, with the process runtime while it runs.
+    /// The process id on this machine, with the process runtime while the container runs.
     pub pid: Option<u32>,
 }
 
-/// How a container is.
+/// Whether a container runs.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ContainerState {
-    /// Being created or running.
+    /// The container is being created, or runs.
     Running,
-    /// Ended, with what the runtime knows of it.
+    /// The container ended.
     Exited {
-        /// Its exit code; a signal counts as 128 and its number.
+        /// The exit code; a signal counts as 128 plus its number.
         code: i64,
-        /// In words, where the runtime says more ("killed: out of memory", "killed by signal 9").
+        /// The runtime's explanation, if it has one ("killed: out of memory", "killed by signal 9").
         detail: Option<String>,
     },
 }

@@ -1,4 +1,4 @@
-//! The plan: a pure function of what is wanted, what there is, what is remembered and the time.
+//! The plan: a pure function of the catalog, the observed state, the history and the time.
 
 use std::collections::BTreeMap;
 
@@ -13,51 +13,52 @@ mod census;
 
 use census::Census;
 
-/// One thing to do. All are idempotent: names are deterministic, and what is gone is not missed.
+/// One action. All actions are idempotent: names are deterministic, and an action on a missing container does
+/// nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Find out what the version's names mean, and write that down; its first start comes after.
+    /// Resolve the version's names and write the result. The version's first start comes after it.
     Resolve {
-        /// What it would start with.
+        /// The spec of the first start.
         spec: Box<ReplicaSpec>,
         /// When the version was registered.
         registered_at: Timestamp,
     },
-    /// Start this container, as a start of its own.
+    /// Start this container, with a new start id.
     Start(Box<ReplicaSpec>),
     /// Stop this container and remove it.
     Stop {
         /// The container.
         found: ContainerStatus,
-        /// Why.
+        /// The reason.
         reason: StopReason,
     },
-    /// It ended by itself: keep its exit code and last lines, then remove it.
+    /// Keep the exit code and last lines of this container, which ended by itself, then remove it.
     Bury(ContainerStatus),
 }
 
 /// Why a container is stopped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum StopReason {
-    /// Nobody asks for it any more.
+    /// The catalog does not ask for it any more.
     NotWanted,
-    /// What was asked for has changed.
+    /// The version's spec has changed.
     Outdated,
-    /// It runs but has not been attached for too long.
+    /// It has run too long without being attached.
     NotAttached {
-        /// Whether it ever was.
+        /// Whether it ever was attached.
         was_attached: bool,
     },
-    /// It lives, but a frontend waited for a batch's answer in vain.
+    /// It runs, but did not answer a batch in time.
     Hung,
 }
 
-/// What to do now, and when to look again if nothing happens.
+/// The actions for now, and when to look again if nothing happens.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// In no particular order; none depends on another.
+    /// In no particular order; no action depends on another.
     pub actions: Vec<Action>,
-    /// The end of the next pause or patience.
+    /// The end of the next pause, or of the patience with a container.
     pub look_again: Option<Instant>,
 }
 
@@ -76,11 +77,11 @@ impl Plan {
 
 /// Plans the step from `observed` towards `desired`.
 ///
-/// Each version is planned by itself. It has as many containers as it wants, in the lowest free places, and
-/// [`SURGE`](super::SURGE) more while one is replaced: what does not fit any more counts for nothing, so its
-/// replacement starts beside it. What serves is stopped only where as many as are wanted, or as serve now,
-/// are left to serve. Without a live query frontend nobody knows what serves: then nothing is started, and
-/// nothing stopped but what a person does not want at all.
+/// Each version is planned by itself. It gets as many containers as it wants, in the lowest free places, and
+/// [`SURGE`](super::SURGE) more during a replacement. An outdated container does not count, so its replacement
+/// starts beside it. A serving container is stopped only if `min(wanted, serving)` containers go on serving.
+/// Without a live query frontend no container is known to serve. Then nothing starts, and only unwanted
+/// versions are stopped.
 pub fn plan(
     desired: &Catalog,
     observed: &Observed,
@@ -113,7 +114,7 @@ pub fn plan(
         };
         census.plan(&mut plan);
     }
-    // What is left belongs to versions that nobody registered.
+    // The remaining containers belong to unregistered versions.
     for container in found.into_values().flatten() {
         if runs_idle(container, observed) {
             plan.stop(container, StopReason::NotWanted);
@@ -122,7 +123,7 @@ pub fn plan(
     plan
 }
 
-/// Whether a container runs, and no action is at work on it.
+/// Whether a container runs and no action works on it.
 fn runs_idle(container: &ContainerStatus, observed: &Observed) -> bool {
     container.state == ContainerState::Running && !observed.at_work.contains_key(&container.container)
 }

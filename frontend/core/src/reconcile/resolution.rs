@@ -1,5 +1,5 @@
-//! What a version's names mean, written beside them: a tag can be moved and a file replaced, and the replicas of
-//! one version must be the same.
+//! The resolved meaning of a version's names, written beside them. A tag can be moved and a file replaced, but
+//! the replicas of one version must be the same.
 
 use jiff::Timestamp;
 use skysail_proto::deployment::Artifact;
@@ -7,17 +7,17 @@ use skysail_proto::ids::ModelId;
 
 use crate::catalog::{Catalog, Change, Model};
 
-/// What a deployment's names mean, as the runtime found it.
+/// The meaning of a deployment's names, as the runtime found it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Resolution {
     /// The id of the image.
     pub image_id: Option<String>,
-    /// All files that the version is made of.
+    /// All files of the version.
     pub artifacts: Vec<Artifact>,
 }
 
-/// The change that writes down what the names of a version mean, which was registered at that time. None if that
-/// version is gone, or somebody has written it down meanwhile: the first word stands.
+/// The change that writes the resolution of the version that was registered at that time. `None` if that
+/// version is gone, or has been resolved meanwhile: the first resolution stands.
 pub fn resolved(
     catalog: &Catalog,
     id: &ModelId,

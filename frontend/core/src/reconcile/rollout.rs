@@ -1,14 +1,14 @@
-//! The end of a rollout: once every query frontend answers with the new version.
+//! The end of a rollout: when every query frontend answers with the new version.
 
 use crate::catalog::{Catalog, Change, Model};
 use crate::cluster::ClusterView;
 
-/// Ends the rollouts that every live query frontend has followed to their end, and stops the other versions
-/// of those that asked for it.
+/// Ends the rollouts that every live query frontend has followed to their end. Stops the other versions if the
+/// rollout asked for it.
 ///
-/// A frontend that drains counts too: what waits in it may still be for the old version. One that follows an
-/// older catalog does not know of the rollout yet, whatever it answers with. Without a query frontend nobody
-/// has switched.
+/// A draining frontend counts too: its waiting queries may still be for the old version. A frontend that
+/// follows an older catalog does not know the rollout yet, whichever version it answers with. Without a query
+/// frontend, none has switched.
 pub fn finished(catalog: &Catalog, cluster: &ClusterView) -> Vec<Change> {
     let frontends: Vec<_> = cluster.query_frontends().collect();
     let mut follows = frontends.iter();
@@ -28,7 +28,7 @@ pub fn finished(catalog: &Catalog, cluster: &ClusterView) -> Vec<Change> {
         .collect()
 }
 
-/// The model once its rollout is over.
+/// The model after the end of its rollout.
 fn ended(model: &Model) -> Model {
     let mut model = model.clone();
     let replace = model.rollout.take().is_some_and(|rollout| rollout.replace);
@@ -51,7 +51,7 @@ mod tests {
     use crate::catalog::{Document, Generation, Rollout};
     use crate::cluster::FrontendView;
 
-    /// Frontends at addresses of their own.
+    /// Gives each frontend its own address.
     fn cluster(views: &[FrontendView]) -> ClusterView {
         let views = views.iter().enumerate().map(|(index, view)| FrontendView {
             id: index.to_string(),

@@ -1,4 +1,4 @@
-//! What a replica's container is started with.
+//! The spec that a replica's container is started with.
 
 use std::collections::BTreeMap;
 
@@ -10,21 +10,22 @@ use super::ReplicaSpec;
 use crate::catalog::{Secret, Version};
 use crate::container_token;
 
-/// Where containers are started, and whom they dial.
+/// Where containers are started, and which frontends they dial.
 #[derive(Clone, Debug)]
 pub struct Placement {
-    /// The cluster they belong to.
+    /// The cluster of the containers.
     pub cluster: ClusterName,
-    /// The incarnation of the store that asks for them.
+    /// The incarnation of the store that wants the containers.
     pub incarnation: String,
-    /// The query frontends that live now and that they dial, as host:port. Without any there is nothing to
-    /// dial, and nobody to say what is attached.
+    /// The live query frontends that the containers dial, as host:port. If empty, containers have nothing to
+    /// dial, and no frontend reports attached replicas.
     pub frontends: Vec<String>,
-    /// What their tokens are made with: containers that were started with another key are outdated.
+    /// The key of the containers' tokens. Containers that were started with another key are outdated.
     pub key: Option<Secret>,
 }
 
-/// The container in place `ordinal` of a version; none if the version's containers attach by themselves.
+/// The spec of the container in place `ordinal` of a version; `None` if the version's containers attach by
+/// themselves.
 pub fn replica_spec(
     placement: &Placement,
     model: &ModelId,
@@ -51,7 +52,7 @@ pub fn replica_spec(
     })
 }
 
-/// What the person asked for, and what Skysail adds; Skysail's own variables win.
+/// The operator's variables and Skysail's own; Skysail's own win.
 fn environment(
     placement: &Placement,
     model: &ModelId,
@@ -79,11 +80,11 @@ fn environment(
     env
 }
 
-/// A digest of all that makes a running container fit or not fit the catalog.
+/// A digest of everything that decides whether a running container fits the catalog.
 ///
-/// The frontends' addresses are left out: a container learns of new ones over its stream. So is the largest
-/// batch, which a container uses for nothing but its warm-up. The time of
-/// registration is in: a version deleted and registered again may mean another image of the same name.
+/// The frontends' addresses are left out: a container learns new ones over its stream. The largest batch is
+/// left out too, because a container uses it only for its warm-up. The time of registration is included: a
+/// version that is deleted and registered again may mean another image of the same name.
 fn digest(placement: &Placement, version: &Version, deployment: &Deployment) -> String {
     let Deployment {
         image,
@@ -105,8 +106,8 @@ fn digest(placement: &Placement, version: &Version, deployment: &Deployment) -> 
         "memory_bytes": memory_bytes,
         "env": env,
     });
-    // What the image's name means is in as soon as it is known: nothing is started before. Each only where there
-    // is one, so that containers of an earlier release still fit after an upgrade.
+    // The resolved names are included as soon as they are known: no container starts earlier. Each is included
+    // only if it is present, so that containers of an earlier release still fit after an upgrade.
     if let Some(id) = image_id {
         fitting["image_id"] = id.as_str().into();
     }
@@ -125,7 +126,7 @@ fn digest(placement: &Placement, version: &Version, deployment: &Deployment) -> 
     format!("{:016x}", fnv1a(fitting.to_string().as_bytes()))
 }
 
-/// FNV-1a, 64 bit: the same in every version of every build, unlike the standard library's hashers.
+/// FNV-1a, 64 bit: the same in every build, unlike the standard library's hashers.
 fn fnv1a(bytes: &[u8]) -> u64 {
     let step = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
@@ -198,7 +199,7 @@ mod tests {
     fn only_a_warm_up_input_changes_the_digest_and_without_one_there_is_no_variable() {
         let without = spec(r#"{"image": "i", "replicas": 1}"#);
         assert!(!without.env.contains_key(labels::ENV_WARM_UP));
-        // As of the release before there were warm-up inputs: an upgrade restarts nothing.
+        // The digest of the release before warm-up inputs existed: an upgrade restarts nothing.
         assert_eq!(without.digest, "093029645a08ffa8");
         let with = spec(r#"{"image": "i", "replicas": 1, "warm_up": [1]}"#);
         assert_ne!(with.digest, without.digest);

@@ -1,4 +1,4 @@
-//! What a store promises of announcements.
+//! The promises about announcements.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use super::{PATIENCE, Promise, TestedStore, shown, within};
 use crate::store::AnnouncementStore;
 
-/// To every frontend.
+/// The promises to every frontend.
 pub(super) fn promises() -> Vec<Promise> {
     promises![an_announcement_is_shown_once_it_was_made_and_gone_once_it_was_withdrawn,]
 }
 
-/// Beside that, to several frontends that share a store.
+/// The further promises to several frontends that share a store.
 pub(super) fn promises_to_several_frontends() -> Vec<Promise> {
     promises![
         announcements_of_others_are_seen,
@@ -33,7 +33,7 @@ async fn an_announcement_is_shown_once_it_was_made_and_gone_once_it_was_withdraw
         .await
         .expect("the store is up");
     assert_eq!(handle.announced().borrow().get("a"), None);
-    // One that is gone already, or never was, is no error.
+    // Withdrawing a withdrawn or unknown announcement is no error.
     within("a withdrawal", handle.withdraw("a"))
         .await
         .expect("the store is up");

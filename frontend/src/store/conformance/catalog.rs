@@ -1,4 +1,4 @@
-//! What a store promises of the catalog.
+//! The promises about the catalog.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::documents::{application, application_name, model, model_name, names, 
 use super::{Promise, TestedStore, commit, shown, within};
 use crate::store::{CatalogStore, Settle, StoreError, StoreHealth};
 
-/// To every frontend.
+/// The promises to every frontend.
 pub(super) fn promises() -> Vec<Promise> {
     promises![
         a_fresh_store_is_up_and_shows_an_empty_catalog,
@@ -124,7 +124,7 @@ async fn settings_are_there_for_all_handles_and_after_reopening_until_they_are_r
     let changes = vec![put("a"), Change::put(settings.clone())];
     let first = commit(&*writer, changes, &nothing()).await;
     assert_eq!(*first.settings, settings);
-    // What is written beside them leaves them alone.
+    // Writing other documents leaves the settings alone.
     let second = commit(&*writer, vec![put("b")], &first.generation).await;
     assert_eq!(*second.settings, settings);
     let seen = watch.wait_for(|seen| seen.as_ref() == Some(&second));
@@ -181,7 +181,7 @@ async fn of_concurrent_writers_one_wins_each_generation_and_no_write_is_lost(sto
     within("all writes", all).await.expect("the store is open");
 }
 
-/// Commits one change as the admin API does: reads again and tries again for as long as others win.
+/// Commits one change as the admin API does: reads and tries again after each conflict.
 async fn insist(handle: &dyn CatalogStore, change: Change) -> u64 {
     loop {
         let expected = shown(handle).await.generation.clone();

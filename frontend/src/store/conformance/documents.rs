@@ -43,7 +43,7 @@ pub(super) fn model_name(name: &str) -> ModelName {
     ModelName::new(name).expect("a good name")
 }
 
-/// A model with every field in use: one version that is deployed, and one that attaches by itself.
+/// A model with every field in use: one deployed version, and one whose containers attach by themselves.
 pub(super) fn model(name: &str) -> Model {
     let version = |deployment| Version {
         spec: VersionSpec {

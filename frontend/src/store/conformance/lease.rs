@@ -1,4 +1,4 @@
-//! What a store promises of the control role's lease, and of writes under it.
+//! The promises about the control role's lease, and about writes under it.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::documents::{names, nothing, put};
 use super::{PATIENCE, Promise, TestedStore, commit, shown, within};
 use crate::store::{LeaseStore, Leased, StoreError};
 
-/// To every frontend.
+/// The promises to every frontend.
 pub(super) fn promises() -> Vec<Promise> {
     promises![
         a_lease_that_is_renewed_keeps_its_number,
@@ -16,7 +16,7 @@ pub(super) fn promises() -> Vec<Promise> {
     ]
 }
 
-/// Beside that, to several frontends that share a store.
+/// The further promises to several frontends that share a store.
 pub(super) fn promises_to_several_frontends() -> Vec<Promise> {
     promises![
         of_two_frontends_one_has_the_lease,
@@ -70,7 +70,7 @@ async fn a_lease_that_ran_out_is_anothers_under_a_greater_number(store: Box<dyn 
     let (one, other) = (store.handle().await, store.handle().await);
     let mut numbers = vec![lease(&*one, "one", Duration::from_millis(1)).await.number];
     for (handle, holder) in [(&other, "other"), (&one, "one"), (&other, "other")] {
-        // The one before ends by itself: nobody gives it back.
+        // The previous lease runs out by itself: nobody gives it back.
         let taken = insist_on_lease(&**handle, holder, Duration::from_millis(1)).await;
         numbers.push(taken.number);
     }
@@ -94,7 +94,8 @@ async fn a_write_under_a_lease_that_is_anothers_is_refused_and_changes_nothing(s
         Err(StoreError::Fenced(why)) => assert!(why.contains("`other`"), "{why}"),
         other => panic!("{other:?}"),
     }
-    // A write without a lease is checked by its generation alone, and one under the newest is done.
+    // A write without a lease is checked by its generation alone. A write under the newest lease is carried
+    // out.
     let first = commit(&*one, vec![put("b")], &nothing()).await;
     let second = other.commit_under(Some(&newest), vec![put("c")], &first.generation);
     let second = within("a commit", second).await.expect("the lease is held");
@@ -118,7 +119,7 @@ async fn a_write_under_a_lease_that_ran_out_is_refused(store: Box<dyn TestedStor
         }
     };
     within("the lease to run out", fenced).await;
-    // Nobody took it meanwhile, so it is still the same one.
+    // Nobody else took the lease meanwhile, so its number is unchanged.
     assert_eq!(lease(&*handle, "one", PATIENCE).await, passing);
     let written = handle.commit_under(Some(&passing), vec![put("b")], &expected);
     within("a commit", written).await.expect("the lease is held");

@@ -1,7 +1,7 @@
-//! What every store promises, as a list of checks that each implementation passes.
+//! The promises of every store, as a list of checks that each implementation passes.
 //!
-//! A check panics, with a sentence, when the promise is broken. The list knows no test harness: unit tests
-//! call [`check_all`], others make one test of each [`Promise`].
+//! A check panics, with a sentence, when the promise is broken. The list knows no test harness: unit tests call
+//! [`check_all`], other tests make one test of each [`Promise`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,14 +33,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Makes stores to be checked.
 #[async_trait]
 pub trait StoreFactory: Send + Sync {
-    /// A new store in which nothing was ever written.
+    /// A new store that was never written.
     async fn fresh(&self) -> Box<dyn TestedStore>;
 }
 
 /// One store, as several frontends see it.
 #[async_trait]
 pub trait TestedStore: Send {
-    /// One more handle on the store, as another frontend has it where the implementation can be shared.
+    /// Another handle on the store. If the implementation can be shared, the handle belongs to another
+    /// frontend.
     async fn handle(&self) -> Arc<dyn MetadataStore>;
 
     /// Closes the store and opens it again. All handles have been dropped.
@@ -56,7 +57,7 @@ pub struct Promise {
 }
 
 impl Promise {
-    /// Checks it on a fresh store; panics if it is broken.
+    /// Checks the promise on a fresh store; panics if it is broken.
     pub async fn check(&self, factory: &dyn StoreFactory) {
         (self.check)(factory.fresh().await).await;
     }
@@ -75,7 +76,7 @@ pub async fn check_all(factory: Arc<dyn StoreFactory>) {
     assert!(broken.is_empty(), "broken promises: {broken:#?}");
 }
 
-/// Everything a store promises.
+/// The promises to each single frontend.
 pub fn promises() -> Vec<Promise> {
     [
         catalog::promises(),
@@ -86,7 +87,7 @@ pub fn promises() -> Vec<Promise> {
     .concat()
 }
 
-/// What a store promises beside that if several frontends can share it: each handle is one frontend.
+/// The further promises of a store that several frontends can share: each handle is one frontend.
 pub fn promises_to_several_frontends() -> Vec<Promise> {
     [
         announcements::promises_to_several_frontends(),
@@ -95,7 +96,7 @@ pub fn promises_to_several_frontends() -> Vec<Promise> {
     .concat()
 }
 
-/// Waits for something that must come.
+/// Waits at most [`PATIENCE`] for a future that must complete.
 async fn within<T>(what: &str, coming: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, coming).await {
         Ok(came) => came,
@@ -103,7 +104,7 @@ async fn within<T>(what: &str, coming: impl Future<Output = T>) -> T {
     }
 }
 
-/// What the handle shows, once it shows something.
+/// The handle's snapshot, as soon as it has one.
 async fn shown(handle: &dyn CatalogStore) -> Arc<Catalog> {
     let mut watch = handle.watch();
     let first = within("the first snapshot", watch.wait_for(Option::is_some)).await;

@@ -1,4 +1,4 @@
-//! What a store promises of query-id blocks.
+//! The promises about query-id blocks.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use futures::future::join_all;
 use super::documents::{nothing, put};
 use super::{Promise, TestedStore, commit};
 
-/// To every frontend.
+/// The promises to every frontend.
 pub(super) fn promises() -> Vec<Promise> {
     promises![
         query_blocks_are_unique_across_handles_and_reopening,

@@ -1,4 +1,4 @@
-//! The tables of a store file: how they are checked, read and written, each in one transaction.
+//! The tables of a store file. Each check, read and write is one transaction.
 
 use std::fs::File;
 
@@ -16,7 +16,7 @@ use crate::store::layout::{LAYOUT, check_layout};
 use crate::store::proof::{Inventory, Proof, counted};
 use crate::store::query_block::first_query_block;
 
-/// What is known of the file itself, by the keys below.
+/// Facts about the file itself, by the keys below.
 pub(super) const ABOUT: TableDefinition<&str, &str> = TableDefinition::new("about");
 /// The documents of the catalog: `kind/name` → JSON.
 pub(super) const DOCUMENTS: TableDefinition<&str, &str> = TableDefinition::new("documents");
@@ -25,16 +25,16 @@ pub(super) const DOCUMENTS: TableDefinition<&str, &str> = TableDefinition::new("
 pub(super) const LAYOUT_KEY: &str = "schema";
 /// In [`ABOUT`]: a [`Written`] as JSON, once something was committed.
 pub(super) const GENERATION_KEY: &str = "generation";
-/// In [`ABOUT`]: the incarnations whose place the store takes, separated by spaces.
+/// In [`ABOUT`]: the incarnations that the store replaces, separated by spaces.
 const REPLACES_KEY: &str = "replaces";
 /// In [`ABOUT`]: the last query block that was handed out, a number.
 const QUERY_BLOCK_KEY: &str = "query-block";
 
-/// redb's page cache, in bytes. The catalog is read once and then kept in memory as a snapshot, so the
-/// cache serves writes only; redb's own default is 1 GiB.
+/// redb's page cache, in bytes. The catalog is read once and then kept in memory as a snapshot, so the cache
+/// serves writes only. redb's own default is 1 GiB.
 const CACHE_BYTES: usize = 1024 * 1024;
 
-/// A generation and what proves its documents whole, as it is written.
+/// A generation, and the proof that its documents are whole, as JSON in [`ABOUT`].
 #[derive(Debug, Deserialize, Serialize)]
 struct Written {
     #[serde(flatten)]
@@ -75,7 +75,7 @@ refused_from!(
 );
 
 pub(super) fn open_database(file: File) -> Result<(Database, Catalog, Inventory), Refused> {
-    // The check reads the whole file, which takes a millisecond or two; without it redb may panic on a file
+    // The check reads the whole file, which takes a millisecond or two. Without it redb may panic on a file
     // that was damaged from outside.
     let database = Database::builder()
         .set_cache_size(CACHE_BYTES)
@@ -86,7 +86,7 @@ pub(super) fn open_database(file: File) -> Result<(Database, Catalog, Inventory)
     Ok((database, catalog, inventory))
 }
 
-/// Checks that the file is ours and of a layout we know; makes an empty one ours.
+/// Checks that the file is Skysail's and of a known layout; makes an empty file a store.
 fn prepare(database: &Database) -> Result<(), Refused> {
     let transaction = database.begin_read()?;
     let mut tables = transaction.list_tables()?.peekable();
@@ -103,7 +103,7 @@ fn prepare(database: &Database) -> Result<(), Refused> {
     }
 }
 
-/// A table of our name and another type was written by another program.
+/// A table of our name with another type belongs to another program.
 fn foreign_table(error: TableError) -> Refused {
     match error {
         TableError::TableTypeMismatch { .. }
@@ -180,13 +180,13 @@ pub(super) struct Write<'a> {
     pub(super) before: Before,
     pub(super) changes: &'a [Change],
     pub(super) generation: Generation,
-    /// The incarnations whose place the store takes.
+    /// The incarnations that the store replaces.
     pub(super) replaces: &'a [String],
-    /// What proves whole what is there afterwards.
+    /// The proof of all documents after the write.
     pub(super) proof: Proof,
 }
 
-/// What becomes of the documents there are.
+/// What happens to the present documents.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Before {
     Kept,
@@ -194,7 +194,7 @@ pub(super) enum Before {
 }
 
 impl Write<'_> {
-    /// One transaction, on the disk when this returns (redb's default durability, `Immediate`).
+    /// Runs one transaction, which is on the disk when this returns (redb's default durability, `Immediate`).
     pub(super) fn done_to(&self, database: &Database) -> Result<(), redb::Error> {
         let transaction = database.begin_write()?;
         {

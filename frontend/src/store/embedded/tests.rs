@@ -13,7 +13,7 @@ use super::*;
 use crate::store::MetadataStore;
 use crate::store::conformance::{StoreFactory, TestedStore, check_all};
 
-/// Makes stores in one folder, which is removed with it.
+/// Makes stores in one folder, and removes the folder when dropped.
 struct Files {
     folder: TempDir,
     made: AtomicU32,
@@ -71,7 +71,7 @@ fn put(name: &str, default_output: &str) -> Change {
     })
 }
 
-/// Commits one application more to what the store shows.
+/// Commits one more application to the snapshot that the store shows.
 async fn add(store: &EmbeddedStore, name: &str, default_output: &str) -> Result<Arc<Catalog>, StoreError> {
     let expected = store.file.snapshot().generation.clone();
     store.commit(vec![put(name, default_output)], &expected).await
@@ -216,10 +216,10 @@ fn a_store_file_is_for_its_owner_only() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
-/// How a file that a server has open is harmed, and what is said of it.
+/// The expected words of the report, and the function that harms an open file.
 type Displacement = (&'static str, fn(&Path));
 
-/// What can become of a file that a server has open.
+/// The ways to harm a file that a server has open.
 fn displacements() -> [Displacement; 5] {
     [
         ("was removed", |path| {
@@ -263,7 +263,7 @@ async fn a_file_that_is_no_longer_there_takes_no_write_and_is_told_of() {
         announced(&store).await;
         assert_eq!(*store.health().borrow(), StoreHealth::Up);
         displace(&path);
-        // Also while nobody writes.
+        // The loss is reported also while nobody writes.
         announced(&store).await;
         match &*store.health().borrow() {
             StoreHealth::WentBack(why) => {
@@ -347,7 +347,7 @@ async fn the_file_that_is_there_is_gone_by_when_a_person_says_so() {
     fs::remove_file(&path).unwrap();
     let nothing = store.settle(Settle::Accept).await.unwrap();
     assert!(nothing.applications.is_empty() && !nothing.generation.incarnation.is_empty());
-    // Of another kind: nobody's data is overwritten.
+    // A file of another kind: another program's data is not overwritten.
     fs::remove_file(&path).unwrap();
     fs::write(&path, "a letter").unwrap();
     let refused = held_back(store.settle(Settle::Accept).await);
@@ -366,7 +366,7 @@ fn held_back<T: std::fmt::Debug>(refused: Result<T, StoreError>) -> String {
     }
 }
 
-/// Lets a file that is open be cut to a part of its length by another program.
+/// Cuts an open file to a part of its length, as another program would.
 fn cut(path: &Path, length: impl FnOnce(u64) -> u64) {
     let file = OpenOptions::new().write(true).open(path).unwrap();
     file.set_len(length(file.metadata().unwrap().len())).unwrap();
@@ -397,7 +397,7 @@ async fn a_file_that_is_cut_or_replaced_by_junk_is_set_aside_for_what_is_held() 
                     announced(&store).await;
                 }
             }
-            // Whoever tries the other way first may still restore.
+            // An operator who tries `Settle::Accept` first may still restore.
             if case == 2 {
                 let said = held_back(store.settle(Settle::Accept).await);
                 assert!(said.contains("skysail cluster restore"), "{said}");
@@ -469,8 +469,8 @@ async fn a_file_that_lost_a_document_is_refused() {
     );
 }
 
-/// Damages a store in a few hundred ways: each is either refused or harmless, and none is a panic that
-/// escapes, a hang or another catalog.
+/// Damages a store in a few hundred ways. Each damage is refused or harmless: no panic escapes, nothing hangs,
+/// and no other catalog is read.
 #[tokio::test]
 async fn a_damaged_file_is_refused_or_reads_as_before() {
     let folder = tempfile::tempdir().unwrap();
@@ -508,10 +508,10 @@ async fn a_damaged_file_is_refused_or_reads_as_before() {
     assert!(refusals > 50, "only {refusals} of 300 damages were seen");
 }
 
-/// Set for a child process that commits until it is killed: the file it writes to.
+/// Environment variable of a child process that commits until it is killed: the path of its file.
 const COMMITTER: &str = "SKYSAIL_TEST_COMMITTER";
 
-/// What the child prints after each commit, before the number of the generation.
+/// The child prints this after each commit, followed by the number of the generation.
 const ACKNOWLEDGED: &str = "acknowledged ";
 
 #[tokio::test]
@@ -553,7 +553,7 @@ fn kill_after(path: &Path, enough: u64) -> u64 {
         if let Some(number) = line.unwrap().strip_prefix(ACKNOWLEDGED) {
             last = number.parse().unwrap();
             if last == enough {
-                // SIGKILL. What it had printed until then is read to the end.
+                // SIGKILL. All lines that the child printed before are read.
                 child.kill().unwrap();
             }
         }
@@ -565,7 +565,7 @@ fn kill_after(path: &Path, enough: u64) -> u64 {
 
 async fn commit_forever(path: &Path) {
     let store = EmbeddedStore::open(path).unwrap();
-    // The harness has printed the test's name without an end of line.
+    // The harness has printed the test's name without a newline.
     println!();
     loop {
         let next = store.file.snapshot().generation.number + 1;
@@ -574,7 +574,7 @@ async fn commit_forever(path: &Path) {
     }
 }
 
-/// Set for a child process whose disk is full: the file it writes to.
+/// Environment variable of a child process whose disk is full: the path of its file.
 const FULL_DISK: &str = "SKYSAIL_TEST_FULL_DISK";
 
 #[tokio::test]
@@ -583,7 +583,7 @@ async fn a_full_disk_fails_the_write_and_is_over_when_there_is_room_again() {
         return fill_the_disk(Path::new(&path)).await;
     }
     let folder = tempfile::tempdir().unwrap();
-    // A limit on the size of files, which is an error rather than a signal if the signal is ignored.
+    // `ulimit -f` limits the size of files. Ignoring the signal turns the limit into an error.
     let status = Command::new("sh")
         .args(["-c", "trap '' XFSZ && ulimit -S -f 8192 && exec \"$0\" \"$@\""])
         .arg(std::env::current_exe().unwrap())

@@ -1,4 +1,4 @@
--- Announces a frontend or withdraws it, and sweeps what has expired.
+-- Announces a frontend or withdraws it, and removes expired announcements.
 --
 -- KEYS: the hash of announcements, and the sorted set of the times when they expire.
 -- ARGV: the frontend's id, its document ('' withdraws it), its time to live in milliseconds, the channel.
@@ -22,7 +22,7 @@ for _, gone in ipairs(expired) do
   redis.call('ZREM', expiries, gone)
 end
 
--- Only wakes the others, who also look by themselves.
+-- The message only wakes the other frontends; they also look by themselves.
 if before ~= document or #expired > 0 then
   redis.pcall('PUBLISH', channel, 'frontends')
 end

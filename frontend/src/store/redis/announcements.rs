@@ -1,4 +1,4 @@
-//! What the frontends announced, as it is shown here.
+//! The frontends' announcements, as this frontend shows them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,39 +9,39 @@ use tokio::time::Instant;
 
 use crate::store::Announced;
 
-/// How long announcements are shown that a Redis which was away, or lost its data, no longer has: others
-/// need the time to find it again and to announce themselves. Containers would otherwise be told for a
-/// moment that nobody but this frontend is left.
+/// How long announcements are shown that Redis lost, or that expired while it was away. The other frontends
+/// need this time to find Redis again and to announce themselves. Without it, containers would be told for a
+/// moment that this frontend is the only one.
 const KEPT: Duration = Duration::from_secs(10);
 
-/// Shows the announcements of Redis, and for a while those of before a break.
+/// Shows Redis' announcements; for [`KEPT`] after a break, also the announcements from before it.
 #[derive(Default)]
 pub(super) struct Announcements {
     shown: watch::Sender<Announced>,
-    /// Those of before the break, and until when they are shown.
+    /// The announcements from before the break, and until when they are shown.
     kept: Option<(Announced, Instant)>,
 }
 
 impl Announcements {
-    /// Where they are shown.
+    /// The channel that shows the announcements.
     pub(super) fn shown(&self) -> watch::Sender<Announced> {
         self.shown.clone()
     }
 
-    /// There was a break: what Redis has is not all there is.
+    /// Notes a break: for [`KEPT`], Redis may lack announcements.
     pub(super) fn keep(&mut self, now: Instant) {
         let shown = Arc::clone(&self.shown.borrow());
         self.kept = Some((shown, now + KEPT));
     }
 
-    /// Forgets one that took itself back.
+    /// Forgets the kept announcement of a frontend that withdrew it.
     pub(super) fn withdraw(&mut self, id: &str) {
         if let Some((kept, _)) = &mut self.kept {
             Arc::make_mut(kept).remove(id);
         }
     }
 
-    /// Shows what Redis has.
+    /// Shows the announcements in Redis and those that are kept.
     pub(super) fn show(&mut self, mut live: BTreeMap<String, String>, now: Instant) {
         if self.kept.as_ref().is_some_and(|(_, until)| *until <= now) {
             self.kept = None;

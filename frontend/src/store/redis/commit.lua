@@ -1,4 +1,4 @@
--- Writes all changes, or none, if the catalog's generation still is the expected one and the catalog is whole.
+-- Writes all changes or none, if the catalog is whole and its generation still is the expected one.
 --
 -- KEYS: the hashes of the generation, of the documents, of the control role's lease and of the newest generation
 --       held back.
@@ -6,9 +6,9 @@
 --       holder ('' for none) and number of the lease that the write is made under, the digest that the writer
 --       knows ('' if it knows none), then for each change: the document's key (kind/name), the document ('' removes
 --       it), and the hash of the document before ('' for none).
--- Returns what happened, with details that depend on it.
+-- Returns the outcome, with details that depend on it.
 --
--- Redis does not undo what a script wrote before an error, so everything that can fail is tried before
+-- Redis keeps the writes that a script made before an error. So everything that can fail is tried before
 -- anything is written: types, permissions, memory, a read-only replica.
 
 local generation, stored_documents = KEYS[1], KEYS[2]
@@ -51,7 +51,7 @@ if incarnation ~= expected_incarnation or number ~= expected_number then
   return { 'conflict', incarnation, whole(number) }
 end
 
--- A part of it may be gone although the generation is there.
+-- Documents may be gone although the generation is there.
 local count, digest = 0, 0
 if incarnation ~= '' then
   count, digest = tonumber(stored[5] or ''), tonumber(stored[6] or '')
@@ -70,8 +70,8 @@ for i = first_change, #ARGV, 3 do
   end
 end
 
--- The rehearsal: harmless writes that fail where the real ones would. HSET comes first, because Redis
--- refuses a script for want of memory only at its first write.
+-- The rehearsal: harmless writes that fail where the real ones would. HSET comes first, because Redis refuses a
+-- script for lack of memory only at its first write.
 redis.call('HSET', generation, 'schema', layout)
 redis.call('HDEL', stored_documents, '')
 
@@ -95,6 +95,6 @@ end
 redis.call('HSET', generation, 'incarnation', incarnation, 'number', number,
   'count', whole(count), 'digest', whole(digest))
 
--- Only wakes the others, who also look by themselves: that it may be forbidden is no reason to fail.
+-- The message only wakes the other frontends; they also look by themselves. So a forbidden PUBLISH is ignored.
 redis.pcall('PUBLISH', channel, incarnation .. ' ' .. number)
 return { 'committed', incarnation, number }

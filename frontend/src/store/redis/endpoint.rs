@@ -1,4 +1,4 @@
-//! Where a cluster's Redis is, how it is reached, and what to tell a person when it is not.
+//! The address of a cluster's Redis, how to connect to it, and explanations of its failures.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::store::StoreError;
 
-/// The longest wait for an answer. A Redis that hangs is away.
+/// The longest wait for an answer. A Redis that hangs counts as away.
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The longest wait for a connection, which takes several round trips.
@@ -28,10 +28,10 @@ pub enum InvalidUrl {
          for TLS, with special characters in the password percent-encoded"
     )]
     Url {
-        /// What is wrong with it.
+        /// What is wrong with the URL.
         reason: String,
     },
-    /// The authority's certificates cannot be used.
+    /// The certificates to trust cannot be used.
     #[error("the certificates to trust cannot be used with this Redis URL: {reason}")]
     Authority {
         /// What is wrong with them.
@@ -41,19 +41,19 @@ pub enum InvalidUrl {
 
 /// Why a request failed.
 pub(super) enum Failure {
-    /// Redis answered, and refused this one.
+    /// Redis answered, and refused this request.
     Refused(StoreError),
-    /// Redis answered that it is another's replica now, and takes no writes: the session is over, because the
-    /// next one may find the one that does.
+    /// Redis answered that it is a replica now and takes no writes. The session is over, because the next
+    /// session may find the primary.
     Demoted(StoreError),
     /// The session is over, or shows a store that cannot be used.
     Over(StoreError),
-    /// The session is over, and a write may have been done before; says why it is.
+    /// The session is over, and the write may have been carried out before. Holds the reason of the end.
     Unanswered(String),
 }
 
 impl Failure {
-    /// Why Redis did not do as asked, if it said so itself.
+    /// Redis' own refusal, if it answered with one.
     pub(super) fn refusal(&self) -> Option<&StoreError> {
         match self {
             Self::Refused(error) | Self::Demoted(error) => Some(error),
@@ -61,7 +61,7 @@ impl Failure {
         }
     }
 
-    /// What whoever asked is told.
+    /// The error for the caller of the request.
     pub(super) fn into_error(self) -> StoreError {
         match self {
             Self::Refused(error) | Self::Demoted(error) | Self::Over(error) => error,
@@ -69,7 +69,7 @@ impl Failure {
         }
     }
 
-    /// Why the session is over, if it is.
+    /// Why the session is over; `None` if it goes on.
     pub(super) fn outage(&self) -> Option<StoreError> {
         match self {
             Self::Refused(_) => None,
@@ -78,7 +78,7 @@ impl Failure {
         }
     }
 
-    /// The same, of something that was sent and may have been done.
+    /// Turns the failure of a write that was sent into "may have been carried out", if the session is over.
     pub(super) fn of_a_write(self) -> Self {
         match self {
             Self::Over(StoreError::Unavailable(why)) => Self::Unanswered(why),
@@ -87,7 +87,7 @@ impl Failure {
     }
 }
 
-/// Where a cluster's keys are.
+/// A cluster's Redis and the names of its keys.
 #[derive(Clone)]
 pub(super) struct Endpoint {
     client: Client,
@@ -125,13 +125,13 @@ pub fn host_of(url: &str) -> Option<(String, u16)> {
 }
 
 impl Endpoint {
-    /// `authority` is what to trust instead of the public certificate authorities, in PEM.
+    /// `authority` holds the certificates to trust instead of the public authorities, in PEM.
     pub(super) fn new(url: &str, cluster: &ClusterName, authority: Option<&str>) -> Result<Self, InvalidUrl> {
         let invalid = |error: RedisError| InvalidUrl::Url {
             reason: error.to_string(),
         };
         let info = url.into_connection_info().map_err(invalid)?;
-        // RESP2, which every server and proxy speaks, and no CLIENT SETINFO, which some refuse.
+        // RESP2, which every server and proxy speaks; no CLIENT SETINFO, which some refuse.
         let settings = info
             .redis_settings()
             .clone()
@@ -167,7 +167,8 @@ impl Endpoint {
             .map_err(|error| self.explain_connecting(&error))
     }
 
-    /// A server of the other kind says nothing, or hangs up: it is told by the silence.
+    /// Explains a failed connection. A TLS server that is asked without TLS, or the reverse, says nothing or
+    /// hangs up.
     fn explain_connecting(&self, error: &RedisError) -> StoreError {
         let tls = matches!(
             self.client.get_connection_info().addr(),
@@ -196,7 +197,7 @@ impl Endpoint {
             .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
     }
 
-    /// What to tell a person about a failure.
+    /// Explains a failure for a person.
     pub(super) fn explain(&self, error: &RedisError) -> StoreError {
         let code = server_code(error);
         let words = server_words(error).unwrap_or_else(|| error.to_string());
@@ -217,7 +218,8 @@ impl Endpoint {
         StoreError::Unavailable(self.says(&said))
     }
 
-    /// Like [`Self::explain`]. For a key of another type it asks which one that is, and says what to do about it.
+    /// Like [`Self::explain`]. For a key of another type it asks which key that is, and says what to do about
+    /// it.
     pub(super) async fn explain_asking(
         &self,
         error: &RedisError,
@@ -233,7 +235,7 @@ impl Endpoint {
         }
     }
 
-    /// The first key that holds something of another type than it should, and what to do about that.
+    /// Names the first key whose type is not the expected one, and says what to do about it.
     pub(super) async fn misused_key(&self, connection: &mut MultiplexedConnection) -> Option<String> {
         let keys = self.keys.with_types();
         let mut asking = redis::pipe();
@@ -248,7 +250,7 @@ impl Endpoint {
         Some(misused(key, &format!("is a {is}, not a {expected}"), *afterwards))
     }
 
-    /// What a failed command means for the session; asks as [`Self::explain_asking`] does.
+    /// The consequence of a failed command for the session; asks as [`Self::explain_asking`] does.
     pub(super) async fn failure_asking(
         &self,
         error: &RedisError,
@@ -262,7 +264,7 @@ impl Endpoint {
         }
     }
 
-    /// What a failed command means for the session.
+    /// The consequence of a failed command for the session.
     pub(super) fn failure(&self, error: &RedisError) -> Failure {
         let explained = self.explain(error);
         let refusal = |explained| match explained {
@@ -271,7 +273,7 @@ impl Endpoint {
         };
         match error.kind() {
             ErrorKind::Server(ServerErrorKind::ReadOnly) => Failure::Demoted(refusal(explained)),
-            // It does not answer anything yet, or not by itself.
+            // Redis does not answer anything yet, or not by itself.
             ErrorKind::Server(
                 ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown | ServerErrorKind::ClusterDown,
             ) => Failure::Refused(explained),
@@ -280,7 +282,7 @@ impl Endpoint {
         }
     }
 
-    /// What a write that failed means. One that was sent may have been done.
+    /// The consequence of a failed write. A write that was sent may have been carried out.
     pub(super) fn failed_write(&self, error: &RedisError) -> Failure {
         let failure = self.failure(error);
         if error.is_connection_refusal() {
@@ -298,16 +300,16 @@ impl Endpoint {
     }
 }
 
-/// What happens once a key that is misused was moved away.
+/// What happens once an operator moved a misused key away.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Afterwards {
-    /// It is made again.
+    /// The store makes the key again.
     MadeAnew,
-    /// What it held is lost, and a person decides.
+    /// The key's content is lost, and an operator has to settle it.
     Lost,
 }
 
-/// What to say of a key that another program wrote.
+/// The sentence about a key that another program wrote.
 fn misused(key: &str, how: &str, afterwards: Afterwards) -> String {
     let then = match afterwards {
         Afterwards::MadeAnew => "it is made anew then",
@@ -316,13 +318,13 @@ fn misused(key: &str, how: &str, afterwards: Afterwards) -> String {
     format!("key {key} {how}: move it away (`RENAME {key} {key}-aside` in redis-cli); {then}")
 }
 
-/// The query block that is there is no number.
+/// The sentence about a query block that is not a number.
 pub(super) fn no_number(key: &str) -> String {
     misused(key, "holds no number", Afterwards::MadeAnew)
 }
 
 impl Keys {
-    /// Each with its type, as Redis calls it.
+    /// Each key with its type, as Redis calls it.
     fn with_types(&self) -> [(&str, &'static str, Afterwards); 8] {
         use Afterwards::{Lost, MadeAnew};
         [
@@ -353,13 +355,13 @@ impl Keys {
     }
 }
 
-/// The word an error reply begins with, also inside a transaction.
+/// The word that an error reply begins with, also inside a transaction.
 fn server_code(error: &RedisError) -> Option<String> {
     let errors = error.clone().into_server_errors()?;
     errors.first().map(|(_, error)| error.code().to_owned())
 }
 
-/// The server's own words, also inside a transaction, without where in a script it said them.
+/// The server's own words, also inside a transaction, without the position in a script.
 fn server_words(error: &RedisError) -> Option<String> {
     let errors = error.clone().into_server_errors()?;
     let (_, error) = errors.first()?;

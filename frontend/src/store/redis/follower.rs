@@ -1,8 +1,8 @@
 //! The follower: the one task that owns the connection to Redis and the snapshot.
 //!
-//! Writers send it their requests, so a commit, its snapshot and the snapshots of other frontends' commits are
-//! published in one order. A message on the channel wakes it, the comparison of generations decides, and a look
-//! every second catches what a lost message did not say.
+//! Writers send requests to it. So a commit, its snapshot and the snapshots of other frontends' commits are
+//! published in one order. A message on the channel wakes it, and it compares generations. A look every second
+//! finds changes whose message was lost.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -29,19 +29,19 @@ use crate::store::proof::Inventory;
 use crate::store::query_block::first_query_block;
 use crate::store::{Settle, StoreError, StoreHealth};
 
-/// How often the generation is compared although no message came.
+/// How often the generation is compared even without a message.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A Redis that is slow is looked at once in so many round trips: there is more to ask of it.
+/// A slow Redis is looked at once per `LOOK_TRIPS` round trips, to leave time for other commands.
 const LOOK_TRIPS: u32 = 4;
-/// The first pause before Redis is tried again, and the longest.
+/// The first and the longest pause before connecting again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-/// How long another frontend is asked to write back what Redis lost. One that holds the newest does at its
-/// next look; in the second half of the time whoever holds anything does.
+/// How long a request to write back the lost generation lasts. A frontend with the newest generation writes at
+/// its next look. In the second half of that time any frontend that holds a lost generation does.
 pub(super) const RESTORE_WISH: Duration = Duration::from_secs(8);
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// What callers ask of the follower.
+/// Requests of the store's callers.
 pub(super) enum Request {
     Commit {
         lease: Option<Lease>,
@@ -62,7 +62,7 @@ pub(super) enum Request {
     },
 }
 
-/// An announcement, or its end. It has a time to live, so it does not queue behind requests.
+/// An announcement, or its withdrawal. It has a time to live, so it does not queue behind requests.
 pub(super) struct Announcement {
     pub(super) id: String,
     pub(super) document: Option<String>,
@@ -70,16 +70,16 @@ pub(super) struct Announcement {
     pub(super) reply: Reply<()>,
 }
 
-/// How far a settlement came.
+/// The outcome of a settlement.
 pub(super) enum Settling {
-    /// It is done; this is followed now.
+    /// The store is settled; this catalog is followed now.
     Done(Arc<Catalog>),
-    /// Another frontend holds what is to be restored, and was asked to.
+    /// Another frontend holds the lost generation, and was asked to write it back.
     Wished,
 }
 
 impl Request {
-    /// Answers without Redis. That nobody waits for the answer any more is fine.
+    /// Answers without Redis. It does not matter if the caller has given up.
     fn refuse(self, why: StoreError) {
         match self {
             Self::Commit { reply, .. } => drop(reply.send(Err(why))),
@@ -90,39 +90,39 @@ impl Request {
     }
 }
 
-/// What waits for the follower.
+/// The queues of the follower.
 pub(super) struct Inbox {
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) beats: mpsc::Receiver<Announcement>,
 }
 
-/// What the follower did.
+/// The kind of the follower's last step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Step {
     /// It answered a request.
     Request,
-    /// It announced somebody, or looked.
+    /// It announced a frontend, or looked.
     Other,
 }
 
-/// How closely Redis is looked at.
+/// How thoroughly a look reads.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Look {
-    /// The documents are read only if something is new or wrong.
+    /// Reads the documents only if something is new or wrong.
     Quickly,
-    /// They are read, and compared with what proves them whole.
+    /// Always reads the documents, and compares them with their proof.
     Closely,
 }
 
-/// What was read.
+/// The result of reading all documents.
 enum Read {
-    /// A catalog that is whole, and shown now.
+    /// A whole catalog, which is shown now.
     Whole(Arc<Catalog>),
-    /// Something else than what was written.
+    /// Documents that differ from what was written.
     Damaged { stored: Stored, damage: String },
 }
 
-/// What the follower lets others see.
+/// The channels by which other tasks watch the follower.
 pub(super) struct Shows {
     pub(super) line: watch::Sender<Line>,
     pub(super) catalog: watch::Sender<Option<Arc<Catalog>>>,
@@ -137,15 +137,15 @@ pub struct Follower {
     catalog: watch::Sender<Option<Arc<Catalog>>>,
     pulse: Arc<Pulse>,
     announcements: Announcements,
-    /// The documents of what is shown.
+    /// The hashes of the shown snapshot's documents.
     inventory: Inventory,
-    /// What Redis lost, while it is not followed.
+    /// The loss in Redis, while Redis is not followed.
     setback: Option<Setback>,
-    /// When Redis was last looked at, and how long it took to answer.
+    /// When Redis was last looked at, and how long its answer took.
     looked: Instant,
     trip: Duration,
-    /// The highest query block this process was given: a Redis that lost its last writes does not get to
-    /// give it, or one before it, once more.
+    /// The highest query block this process was given. A Redis that lost its last writes may not give it, or a
+    /// lower one, again.
     highest_block: Option<u64>,
 }
 
@@ -166,11 +166,11 @@ impl Follower {
         }
     }
 
-    /// Connects, for as long as it takes, and follows Redis: one session after the other, with growing pauses
-    /// between those that fail. Never ends.
+    /// Connects, however long it takes, and follows Redis: one session after another, with growing pauses
+    /// between failed ones. Never ends.
     pub async fn run(mut self) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        // Requests made before the first session wait for how that goes.
+        // Requests made before the first session wait for its outcome.
         let mut opened = Session::open(&self.endpoint).await;
         loop {
             let outage = match opened {
@@ -188,7 +188,7 @@ impl Follower {
         }
     }
 
-    /// Serves requests and follows the catalog until the session ends, and says why it did.
+    /// Serves requests and follows the catalog until the session ends, and returns why it did.
     async fn serve(&mut self, mut session: Session, backoff: &mut Backoff) -> StoreError {
         self.announcements.keep(Instant::now());
         if let Err(outage) = self.look(&mut session, Look::Quickly).await {
@@ -209,10 +209,10 @@ impl Follower {
         }
     }
 
-    /// Does one thing of what there is to do.
+    /// Does one step: a request, an announcement or a look.
     async fn step(&mut self, session: &mut Session, last: Step) -> (Step, Result<(), StoreError>) {
-        // What has a time to live, and what ends doubts, goes before what can wait. But a request waits for one
-        // of them only: where each takes seconds, it would wait for ever.
+        // Announcements and looks go before requests: announcements expire, and looks resolve doubts. But a
+        // request waits for one such step only. If each takes seconds, it would otherwise wait for ever.
         if last != Step::Request
             && let Ok(request) = self.inbox.requests.try_recv()
         {
@@ -262,7 +262,7 @@ impl Follower {
         conclude(beat.reply, shown)
     }
 
-    /// What an announcement says of a Redis that answers.
+    /// Records what an announcement's outcome says about Redis' health.
     fn note<T>(&mut self, announced: &Result<T, Failure>, took: Duration) {
         self.pulse.round_trip(took);
         let refused = match announced {
@@ -274,7 +274,7 @@ impl Follower {
         };
         self.pulse.written(Beat::Announcement, refused);
         if refused.is_some() {
-            // Nobody else can announce himself either.
+            // The other frontends cannot announce themselves either.
             self.announcements.keep(Instant::now());
         }
     }
@@ -287,7 +287,7 @@ impl Follower {
         expected: Generation,
     ) -> Result<Arc<Catalog>, Failure> {
         self.refuse_a_setback()?;
-        // Otherwise the writer knows of a snapshot that has not come here yet.
+        // If `expected` is not shown here, the writer knows a snapshot that has not arrived yet.
         let current = self.shown().filter(|current| current.generation == expected);
         let write = Write {
             lease,
@@ -301,7 +301,7 @@ impl Follower {
         let generation = match committed {
             Ok(generation) => generation,
             Err(refused @ Failure::Refused(StoreError::Conflict { .. } | StoreError::HeldBack(_))) => {
-                // Whoever tries again finds the snapshot that was in the way, or learns what was lost.
+                // Look now, so that a retry finds the conflicting snapshot, or learns what was lost.
                 let how = match &refused {
                     Failure::Refused(StoreError::HeldBack(_)) => Look::Closely,
                     _ => Look::Quickly,
@@ -348,7 +348,7 @@ impl Follower {
         Ok(block)
     }
 
-    /// Compares what Redis has with what is shown here, and follows it, unless it lost something.
+    /// Compares Redis with the shown snapshot, and follows Redis unless it lost something.
     async fn look(&mut self, session: &mut Session, how: Look) -> Result<(), StoreError> {
         let asked = Instant::now();
         let (seen, live) = session.look().await?;
@@ -388,13 +388,14 @@ impl Follower {
         }
     }
 
-    /// What is shown is what Redis has.
+    /// Records that the shown snapshot is Redis' own.
     fn follow(&mut self) {
         self.setback = None;
         self.pulse.found(StoreHealth::Up);
     }
 
-    /// Redis lost something: goes on with what is shown, says so, and writes it back if that was asked for.
+    /// Redis lost something: keeps the shown snapshot, reports the loss, and writes the snapshot back on
+    /// request.
     async fn hold_back(
         &mut self,
         session: &mut Session,
@@ -402,7 +403,7 @@ impl Follower {
         seen: &Seen,
     ) -> Result<(), StoreError> {
         if self.setback.is_none() {
-            // With the catalog it lost the announcements.
+            // Redis lost the announcements along with the catalog.
             self.announcements.keep(Instant::now());
         }
         let held = self.shown();
@@ -411,7 +412,7 @@ impl Follower {
             .is_some_and(|held| setback.ours && held.generation == setback.newest);
         let stored = &setback.stored.generation;
         let unsaid = newest && seen.held_back.as_ref() != Some(&setback.newest);
-        // A store that has no generation is found out by whoever writes to it.
+        // A missing generation needs no mark: `commit.lua` refuses documents without one.
         let unmarked = setback.damage.is_some() && !seen.broken && !stored.incarnation.is_empty();
         if unsaid || unmarked {
             let held = unsaid.then_some(&setback.newest);
@@ -430,7 +431,7 @@ impl Follower {
     }
 
     async fn settle(&mut self, session: &mut Session, how: Settle) -> Result<Settling, Failure> {
-        // Closely, because what was edited by hand is seen by reading only.
+        // `Closely`, because only reading the documents reveals edits by hand.
         self.look(session, Look::Closely).await.map_err(Failure::Over)?;
         let held = self.shown().map(|catalog| catalog.generation.clone());
         let setback = match (self.setback.clone(), how) {
@@ -444,19 +445,20 @@ impl Follower {
         };
         let settled = self.write_settlement(session, &setback, how).await;
         if let Err(Failure::Refused(StoreError::Conflict { .. })) = settled {
-            // Another was quicker: shows what it decided.
+            // Another frontend was quicker: shows its decision.
             self.look(session, Look::Quickly).await.map_err(Failure::Over)?;
         }
         settled.map(Settling::Done)
     }
 
-    /// Takes the place of these lives. The content stays, so that it is written as a settlement that accepts it.
+    /// Makes the store the successor of these lives. The content stays, so it is written as an accepted
+    /// settlement.
     async fn adopt(
         &mut self,
         session: &mut Session,
         incarnations: BTreeSet<String>,
     ) -> Result<Arc<Catalog>, Failure> {
-        // Closely, because what is there is taken as it is.
+        // `Closely`, because the present documents are taken as they are.
         self.look(session, Look::Closely).await.map_err(Failure::Over)?;
         self.refuse_a_setback()?;
         let held = self.shown().unwrap_or_default();
@@ -467,7 +469,7 @@ impl Follower {
         self.load(session).await.map_err(Failure::of_a_write)
     }
 
-    /// Ends the doubt in Redis, and follows it from then on.
+    /// Settles the store in Redis, and follows it from then on.
     async fn write_settlement(
         &mut self,
         session: &mut Session,
@@ -480,7 +482,7 @@ impl Follower {
             (Settle::Restore, Some(held)) => held.documents().collect(),
             (Settle::Restore, None) => Vec::new(),
             (Settle::Accept, _) => {
-                // What cannot be read cannot be gone by.
+                // Documents that cannot be read cannot be accepted.
                 let (stored, documents) = session.snapshot().await.map_err(Failure::Over)?;
                 let readable = session.catalog(&documents, stored);
                 readable.map_err(Failure::Refused)?;
@@ -500,7 +502,8 @@ impl Follower {
         Ok(catalog)
     }
 
-    /// Reads the whole catalog and shows it, unless it is one that lost something: the next look will say so.
+    /// Reads the whole catalog and shows it. If it lost something, nothing is shown, and the next look reports
+    /// that.
     async fn load(&mut self, session: &mut Session) -> Result<Arc<Catalog>, Failure> {
         match self.read(session).await? {
             Read::Whole(catalog) => Ok(catalog),
@@ -510,7 +513,7 @@ impl Follower {
         }
     }
 
-    /// Reads all documents, and shows them if they are what was written and nothing is lost by it.
+    /// Reads all documents. Shows them if they match their proof and the shown snapshot is not lost by it.
     async fn read(&mut self, session: &mut Session) -> Result<Read, Failure> {
         let (stored, documents) = session.snapshot().await.map_err(Failure::Over)?;
         let held = self.shown();
@@ -528,7 +531,7 @@ impl Follower {
         Ok(Read::Whole(self.publish(catalog, inventory)))
     }
 
-    /// What readers see.
+    /// The snapshot that readers see.
     fn shown(&self) -> Option<Arc<Catalog>> {
         self.catalog.borrow().clone()
     }
@@ -549,7 +552,7 @@ impl Follower {
         if let StoreError::Refuses(_) = outage {
             return self.pulse.demoted(outage);
         }
-        // Whoever shows it says himself what is down.
+        // Callers that show the health name the store themselves.
         let why = match outage {
             StoreError::Unavailable(why) => why.clone(),
             other => other.to_string(),
@@ -558,7 +561,7 @@ impl Follower {
     }
 }
 
-/// Tells a caller how its request ended, and the follower whether the session did.
+/// Gives the caller its answer. Returns an error if the session is over.
 fn conclude<T>(reply: Reply<T>, result: Result<T, Failure>) -> Result<(), StoreError> {
     let (answer, step) = match result {
         Ok(done) => (Ok(done), Ok(())),
@@ -567,12 +570,12 @@ fn conclude<T>(reply: Reply<T>, result: Result<T, Failure>) -> Result<(), StoreE
             (Err(failure.into_error()), step)
         }
     };
-    // That nobody waits for the answer any more is fine.
+    // It does not matter if the caller has given up.
     drop(reply.send(answer));
     step
 }
 
-/// Goes on after what Redis refused: the next look tries it again.
+/// Ignores a refusal by Redis: the next look tries again.
 fn tolerate<T>(done: Result<T, Failure>) -> Result<(), StoreError> {
     match done {
         Ok(_) => Ok(()),
@@ -588,21 +591,21 @@ fn tolerate<T>(done: Result<T, Failure>) -> Result<(), StoreError> {
 }
 
 impl Inbox {
-    /// Does `work`, and answers with `outage` whoever asks meanwhile.
+    /// Does `work`, and answers all requests meanwhile with `outage`.
     async fn refuse_while<T>(&mut self, outage: &StoreError, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         loop {
             tokio::select! {
                 done = &mut work => return done,
                 Some(request) = self.requests.recv() => request.refuse(outage.clone()),
-                // That nobody waits for the answer any more is fine.
+                // It does not matter if the caller has given up.
                 Some(beat) = self.beats.recv() => drop(beat.reply.send(Err(outage.clone()))),
             }
         }
     }
 }
 
-/// Frontends that lost Redis together do not come back in step.
+/// Random pauses, so that frontends that lost Redis together do not come back in step.
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + fastrand::f64() / 2.0)
 }

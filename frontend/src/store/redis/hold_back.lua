@@ -1,6 +1,6 @@
--- Writes down that a frontend holds a newer generation than the store, or that it found the store's own
--- generation broken (or both), so that nobody writes until a person has settled it, and every frontend knows
--- how new the newest is.
+-- Records that a frontend holds a newer generation than the store, that it found the store's own generation
+-- broken, or both. Then nobody writes until an operator has settled it, and every frontend knows the newest
+-- generation's number.
 --
 -- KEYS: the hashes of the generation and of the newest generation held back.
 -- ARGV: incarnation and number that were seen, incarnation ('' for none) and number that are held, whether
@@ -12,7 +12,7 @@ if incarnation ~= ARGV[1] or number ~= tonumber(ARGV[2]) then
   return 0
 end
 local held = redis.call('HMGET', KEYS[2], 'incarnation', 'number')
--- Of two that have nothing to do with each other, the first stays.
+-- Of two generations with different incarnations, the first stays.
 local newer = held[1] == ARGV[3] and (tonumber(held[2] or '0') or 0) < tonumber(ARGV[4])
 if ARGV[3] ~= '' and (newer or not lost(held, incarnation, number, stored[3])) then
   redis.call('HSET', KEYS[2], 'incarnation', ARGV[3], 'number', ARGV[4])

@@ -1,10 +1,10 @@
 -- Takes the control role's lease, renews it, or gives it back.
 --
 -- KEYS: the lease's hash: holder ('' if it was given back), number, until.
--- ARGV: 'take', who asks, for how many milliseconds, the highest number the asker knows of, and the number and the
---       end of the lease that it last saw another have ('' if it saw none, or has waited until that one ran out)
---       or 'release', who has it, under which number.
--- Returns 'taken' and the number; 'held', by whom, and that one's number and end; 'lost'; or 'released'.
+-- ARGV: 'take', the asker, the duration in milliseconds, the highest number that the asker knows, and the number and
+--       end of another's lease that the asker saw last ('' if it saw none, or has waited until that lease ran out);
+--       or 'release', the holder, the lease's number.
+-- Returns 'taken' and the number; 'held' and the other's id, number and end; 'lost'; or 'released'.
 
 local lease = redis.call('HMGET', KEYS[1], 'holder', 'number', 'until')
 local holder, number, expiry = lease[1] or '', tonumber(lease[2] or '0') or 0, tonumber(lease[3] or '0') or 0
@@ -25,14 +25,14 @@ local time = now()
 if holder ~= asker and holder ~= '' and expiry > time then
   return { 'held', holder, whole(number), whole(expiry) }
 end
--- A lease that another had is gone, or is one of before: Redis lost it, and whoever had it may not know yet. One
--- that was given back, or ran out, has left its number here.
+-- The lease that the asker saw is gone, or an older one is here: Redis lost it, and its holder may not know
+-- yet. A lease that was given back, or ran out, would have left its number here.
 local seen_number, seen_expiry = tonumber(ARGV[5]), tonumber(ARGV[6])
 if seen_number and (number < seen_number
     or (number == seen_number and holder ~= '' and expiry < seen_expiry)) then
   return { 'lost' }
 end
--- A Redis that lost its data must not give a number once more.
+-- A Redis that lost its data must not give a number a second time.
 number = math.max(number, tonumber(ARGV[4]))
 if holder ~= asker then
   number = number + 1

@@ -1,5 +1,5 @@
-//! The control role's lease, taken and renewed beside the follower: a lease that had to wait until slow
-//! commits are done would run out in a queue.
+//! The control role's lease, taken and renewed beside the follower. In the follower's queue the lease could run
+//! out while it waits for slow commits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,41 +18,42 @@ use crate::store::{Leased, StoreError, StoreHealth};
 
 const LEASE: &str = concat!(include_str!("now.lua"), include_str!("lease.lua"));
 
-/// The connection that the follower has, or why it has none; `None` before the first attempt has ended.
+/// The follower's connection, or why it has none; `None` until the first attempt has ended.
 pub(super) type Line = Option<Result<(Endpoint, MultiplexedConnection), StoreError>>;
 
-/// Asks for the lease over the connection that the follower keeps.
+/// Asks for the lease over the follower's connection.
 pub(super) struct LeaseDesk {
     line: watch::Receiver<Line>,
     pulse: Arc<Pulse>,
     known: Mutex<Known>,
 }
 
-/// What this process knows of the lease. A Redis that loses it does not take that back.
+/// This process's knowledge of the lease. It stays when Redis loses the lease.
 #[derive(Clone, Debug, Default)]
 struct Known {
-    /// The highest number that anybody had.
+    /// The highest number of any lease seen here.
     highest: u64,
-    /// The lease that another had when it was last looked at.
+    /// Another frontend's lease, as it was when last seen.
     others: Option<Others>,
-    /// Until when this process has the lease, or had it if nobody is known to have had it since, by its own clock.
+    /// Until when this process holds the lease, by its own clock. A past time stays here until another frontend
+    /// is known to have held the lease since.
     own_until: Option<Instant>,
 }
 
-/// The lease of another.
+/// Another frontend's lease.
 #[derive(Clone, Debug)]
 struct Others {
     holder: String,
     number: u64,
     /// When it ends by the server's clock, in milliseconds since the Unix epoch.
     until: u64,
-    /// Since when Redis does not have it any more, although it had not run out.
+    /// When this process noticed that Redis had lost the lease before it ran out.
     lost: Option<Instant>,
 }
 
 impl Known {
-    /// The number and the end of the lease that Redis has to have, until whoever had it when Redis lost it has
-    /// ceased to act: it may have renewed it right before.
+    /// The number and end that Redis' lease must at least have. Both are empty once a lost lease has been gone
+    /// for `ttl`: its holder may have renewed it just before Redis lost it, and has stopped acting by then.
     fn awaited(&self, ttl: Duration) -> (String, String) {
         let over = |lost: Instant| lost.elapsed() >= ttl;
         match &self.others {
@@ -63,8 +64,9 @@ impl Known {
         }
     }
 
-    /// Whether to take the lease now would be to begin to act, and not to go on. While writes are refused whoever
-    /// had it last goes on asking, so that it is the first when they are taken again; it has containers running.
+    /// Whether taking the lease now would begin to act instead of continuing. While writes are refused, the
+    /// last holder goes on asking, because it has containers running. So it is the first when writes are taken
+    /// again.
     fn would_begin(&self, doubt: &StoreHealth) -> bool {
         match doubt {
             StoreHealth::RefusesWrites(_) => self.own_until.is_none(),
@@ -89,10 +91,10 @@ impl Known {
         });
     }
 
-    /// Redis lost it. Says who had it.
+    /// Notes that Redis lost the other's lease, and returns its holder.
     fn lost(&mut self) -> String {
         let Some(others) = &mut self.others else {
-            // Overtaken by an answer that says more.
+            // A newer answer has cleared `others` meanwhile.
             return String::new();
         };
         if others.lost.is_none() {
@@ -116,8 +118,8 @@ impl LeaseDesk {
         }
     }
 
-    /// Takes it, or renews it. While there is doubt about the store, one that another had is left alone: who begins
-    /// to act has to know what there is, and that it can be written.
+    /// Takes or renews the lease. While the store is in doubt, only the last holder may take it: a frontend
+    /// that begins to act has to know the whole catalog, and that it can be written.
     pub(super) async fn take(&self, holder: &str, ttl: Duration) -> Result<Leased, StoreError> {
         self.connected().await?;
         if let Some(doubt) = self.pulse.doubt()
@@ -161,7 +163,7 @@ impl LeaseDesk {
         self.ask(&["release", &lease.holder, &number]).await.map(drop)
     }
 
-    /// The connection, once the first attempt has ended, and with it the first look at the store.
+    /// The connection, once the first attempt and its first look at the store have ended.
     async fn connected(&self) -> Result<(Endpoint, MultiplexedConnection), StoreError> {
         let gone = || StoreError::Unavailable("the store is closed".into());
         let mut line = self.line.clone();
@@ -185,7 +187,7 @@ impl LeaseDesk {
         match &asked {
             Ok(_) => self.pulse.written(Beat::Lease, None),
             Err(failure) if failure.refusal().is_some() => self.pulse.written(Beat::Lease, failure.refusal()),
-            // Whether the session is over is the follower's to find out.
+            // The follower finds out whether the session is over.
             Err(_) => {}
         }
         asked.map_err(Failure::into_error)

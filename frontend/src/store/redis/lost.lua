@@ -1,5 +1,6 @@
--- Whether the store lost something of a generation that a frontend holds; none holds one if it is false.
--- A generation that a person gave up for the stored one, or had restored in it, is not lost.
+-- Whether the store lost something of the generation `held`; false if no frontend holds one (`held[1]` is
+-- false). A generation in `replaces` is not lost: an operator gave it up for the stored one, or restored it
+-- there.
 local function lost(held, incarnation, number, replaces)
   local held_incarnation, held_number = held[1], tonumber(held[2] or '0') or 0
   if not held_incarnation then

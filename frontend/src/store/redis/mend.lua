@@ -1,7 +1,7 @@
--- Takes back the word that a generation is broken: what was missing is there again.
+-- Removes the mark that a generation is broken: the missing documents are there again.
 --
 -- KEYS: the hash of the newest generation held back.
--- ARGV: the incarnation and number that were found whole, the channel.
+-- ARGV: the incarnation and number that are whole, the channel.
 
 if redis.call('HGET', KEYS[1], 'broken') ~= ARGV[1] .. ' ' .. ARGV[2] then
   return 0

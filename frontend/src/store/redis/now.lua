@@ -1,4 +1,4 @@
--- The server's time, in milliseconds since the Unix epoch: frontends' clocks may differ.
+-- The server's time, in milliseconds since the Unix epoch. Frontends' clocks may differ, so they are not used.
 local function now()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)

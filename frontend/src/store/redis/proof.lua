@@ -1,5 +1,5 @@
--- What proves that a catalog is whole: how many documents there are, and the sum of their hashes modulo 2^48
--- (numbers of Lua are doubles, which hold it exactly). The hashes are those of proof.rs.
+-- The proof that a catalog is whole: the number of documents, and the sum of their hashes modulo 2^48. Numbers
+-- of Lua are doubles, which hold that sum exactly. The hashes are those of proof.rs.
 local function hash(key, document)
   local sum = redis.sha1hex(key .. '\0' .. document)
   return tonumber(string.sub(sum, 1, 6), 16) * 16777216 + tonumber(string.sub(sum, 7, 12), 16)
@@ -9,12 +9,12 @@ local function modulo(digest)
   return digest % 281474976710656
 end
 
--- How many documents there are: the second key of each script is their hash.
+-- The number of documents: the second key of each script is their hash.
 local function documents()
   return redis.call('HLEN', KEYS[2])
 end
 
--- A number as it is written: doubles would be written in powers of ten.
+-- A number in decimal digits: Lua would write large doubles with an exponent.
 local function whole(number)
   return string.format('%.0f', number)
 end

@@ -1,8 +1,8 @@
-//! How Redis does, as told by all that is asked of it: what is read, what is written, and how long it takes.
+//! The health of Redis, derived from reads, writes and round-trip times.
 //!
-//! Reads alone say too little. A Redis that answers reads and refuses writes (too few replicas, a full disk, no
-//! memory, a replica after a failover) lets nobody announce himself and nobody act, and one that is slow lets
-//! leases run out.
+//! Reads alone say too little. A Redis may answer reads and refuse writes: too few replicas, a full disk, no
+//! memory, a replica after a failover. Then no frontend can announce itself or take the lease. With a slow
+//! Redis leases run out.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use tracing::{error, info, warn};
 
 use crate::store::{StoreError, StoreHealth};
 
-/// A Redis whose answers take this long is told of: a lease of three seconds is renewed a few times only.
+/// Answers that take this long are reported: a lease of three seconds is then renewed only a few times.
 const SLOW: Duration = Duration::from_millis(400);
 
-/// As many round trips in a row have to be slow, so that a moment's stall is none.
+/// This number of round trips in a row has to be slow, so that a moment's stall is not reported.
 const ROUND_TRIPS: usize = 3;
 
-/// What is written again and again, and shows whether writes are taken.
+/// The writes that are repeated all the time. They show whether Redis takes writes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Beat {
     /// This frontend's announcement.
@@ -29,7 +29,7 @@ pub(super) enum Beat {
     QueryBlock,
 }
 
-/// What is known of Redis, and who wants to know.
+/// The known health of Redis, and the tasks that watch it.
 pub(super) struct Pulse {
     redis: String,
     state: Mutex<State>,
@@ -37,11 +37,11 @@ pub(super) struct Pulse {
 }
 
 struct State {
-    /// As the follower finds it.
+    /// The health as the follower sees it.
     followed: StoreHealth,
-    /// Why the last announcement was refused, the last wish for the lease, and the last for query ids.
+    /// Why the latest write of each [`Beat`] was refused, by `Beat as usize`; `None` if it succeeded.
     refused: [Option<String>; 3],
-    /// The latest round trips.
+    /// The latest round trips, newest last.
     trips: [Duration; ROUND_TRIPS],
 }
 
@@ -62,8 +62,8 @@ impl Pulse {
         self.health.subscribe()
     }
 
-    /// Why nobody should begin to act on the word of this store. That the lease itself was refused is no reason:
-    /// asking for it is how it is found out whether it still is.
+    /// Why no frontend should begin to act for this store. A refused lease alone is no reason: only another
+    /// request for the lease shows whether it is still refused.
     pub(super) fn doubt(&self) -> Option<StoreHealth> {
         let state = self.state.lock();
         match (&state.followed, &state.refused[Beat::Announcement as usize]) {
@@ -73,7 +73,7 @@ impl Pulse {
         }
     }
 
-    /// The session is up, down, or shows a store that lost something.
+    /// Records the session's state: up, down, or a store that lost something.
     pub(super) fn found(&self, followed: StoreHealth) {
         self.change(|state| {
             if let StoreHealth::Down(_) = &followed {
@@ -83,7 +83,8 @@ impl Pulse {
         });
     }
 
-    /// The session was ended, to look for a Redis that takes writes: this one is a replica now. It is not away.
+    /// Records that Redis is a replica now. The session was ended to look for a Redis that takes writes; this
+    /// one is not away.
     pub(super) fn demoted(&self, refusal: &StoreError) {
         self.change(|state| {
             if state.refused.iter().all(Option::is_none) {
@@ -92,7 +93,7 @@ impl Pulse {
         });
     }
 
-    /// An answer took so long.
+    /// Records one round-trip time.
     pub(super) fn round_trip(&self, took: Duration) {
         self.change(|state| {
             state.trips.rotate_left(1);
@@ -100,7 +101,7 @@ impl Pulse {
         });
     }
 
-    /// A write that is repeated all the time was done, or refused by a Redis that answers.
+    /// Records whether a repeated write was carried out, or refused by a Redis that answers.
     pub(super) fn written(&self, beat: Beat, refused: Option<&StoreError>) {
         self.change(|state| state.refused[beat as usize] = refused.map(words));
     }
@@ -119,7 +120,7 @@ impl Pulse {
         });
     }
 
-    /// Tells of another kind of health once, and not of each other figure.
+    /// Logs a change to another kind of health, not each new figure or wording.
     fn tell(&self, before: &StoreHealth, now: &StoreHealth) {
         let redis = &self.redis;
         match now {
@@ -137,7 +138,7 @@ impl Pulse {
 }
 
 impl State {
-    /// The worst of what is known.
+    /// The worst of the known states.
     fn health(&self, redis: &str) -> StoreHealth {
         if self.followed != StoreHealth::Up {
             return self.followed.clone();
@@ -147,7 +148,7 @@ impl State {
         }
         let quickest = self.trips.iter().min().copied().unwrap_or_default();
         if quickest >= SLOW {
-            // In tenths of a second, so that it is not another sentence each time.
+            // Tenths of a second, so that the sentence seldom changes.
             let seconds = quickest.as_secs_f64();
             return StoreHealth::Slow(format!(
                 "redis at {redis} takes {seconds:.1} s to answer: admin requests take several times that, and the \
@@ -158,7 +159,7 @@ impl State {
     }
 }
 
-/// Whoever shows it says himself that the store is meant.
+/// The error's text without "the metadata store": callers that show it name the store themselves.
 fn words(error: &StoreError) -> String {
     match error {
         StoreError::Unavailable(why) | StoreError::Refuses(why) => why.clone(),
@@ -186,10 +187,10 @@ mod tests {
         let refused = StoreError::Refuses("READONLY".into());
         pulse.written(Beat::Lease, Some(&refused));
         assert_eq!(shown(&pulse), StoreHealth::RefusesWrites("READONLY".into()));
-        // Another kind of write says nothing of this one.
+        // A successful write of another kind does not clear this refusal.
         pulse.written(Beat::Announcement, None);
         assert!(matches!(shown(&pulse), StoreHealth::RefusesWrites(_)));
-        // A session that was ended for it shows no other Redis yet.
+        // The session was ended because of the refusal; no other Redis was found yet.
         pulse.demoted(&StoreError::Refuses("READONLY, in other words".into()));
         assert_eq!(shown(&pulse), StoreHealth::RefusesWrites("READONLY".into()));
         pulse.found(StoreHealth::Down("refuses connections".into()));

@@ -1,4 +1,4 @@
-//! One connection to Redis: the commands, and what their answers mean.
+//! One connection to Redis: the commands, and the meaning of their answers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -21,12 +21,12 @@ use crate::store::layout::{LAYOUT, check_layout};
 use crate::store::proof::{Inventory, Proof};
 use crate::store::{Settle, StoreError};
 
-/// The first pause before subscribing is tried again, and the longest: an access list that forbids it
-/// usually goes on forbidding it, and the periodic look does without.
+/// The first and the longest pause before subscribing again. An access list that forbids it usually keeps
+/// forbidding it, and the periodic look works without it.
 const RESUBSCRIBE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 
-// Scripts are sent with EVAL each time: they are short and few a second, and EVALSHA would need a second
-// command (SCRIPT LOAD) after each restart of Redis, which access lists and proxies may refuse.
+// Scripts are sent with EVAL each time: they are short and few per second. EVALSHA would need a second command
+// (SCRIPT LOAD) after each restart of Redis, which access lists and proxies may refuse.
 const COMMIT: &str = concat!(
     include_str!("now.lua"),
     include_str!("lost.lua"),
@@ -56,17 +56,17 @@ pub(super) struct Session {
     resubscribe: Backoff,
 }
 
-/// The messages about changes. While none come the periodic look goes on.
+/// The subscription to change messages. The periodic look goes on without it.
 enum Changes {
     Subscribed(PubSubStream),
-    /// That takes several round trips, for which nothing else is to wait.
+    /// Subscribing takes several round trips, and nothing else waits for them.
     Subscribing(BoxFuture<'static, RedisResult<PubSubStream>>),
-    /// Tried again then.
+    /// When subscribing is tried again.
     Unsubscribed(Instant),
 }
 
 impl Session {
-    /// Connects, and asks the cheapest question.
+    /// Connects, and sends the cheapest command.
     pub(super) async fn open(endpoint: &Endpoint) -> Result<Self, StoreError> {
         let connection = endpoint.connect().await?;
         let mut session = Self {
@@ -75,37 +75,38 @@ impl Session {
             changes: Changes::Unsubscribed(Instant::now()),
             resubscribe: Backoff::new(RESUBSCRIBE.0, RESUBSCRIBE.1),
         };
-        // A Redis that takes connections and hangs ends the attempt here.
+        // With a Redis that accepts connections and hangs, the attempt ends here.
         session.about().await?;
-        // Subscribed before anything is read, so that no change falls in between; but a slow Redis is read.
+        // Subscribes before the first read, so that no change is missed in between. With a slow Redis, reading
+        // begins anyway.
         let _ = timeout(RESPONSE_TIMEOUT / 2, session.subscribed()).await;
         Ok(session)
     }
 
-    /// The connection, for what need not wait for its turn.
+    /// The connection, for commands that need not wait their turn.
     pub(super) fn connection(&self) -> MultiplexedConnection {
         self.connection.clone()
     }
 
-    /// Ends when there may be something new.
+    /// Ends when something may have changed.
     pub(super) async fn woken(&mut self) {
         let Changes::Subscribed(changes) = &mut self.changes else {
-            // One look sees what was changed before.
+            // One look sees all changes made before the subscription.
             return self.subscribed().await;
         };
         let mut message = Some(changes.next().await);
-        // One look sees what all that came by now tell of.
+        // One look sees the changes of all messages that came until now.
         while let Some(Some(_)) = message {
             message = changes.next().now_or_never();
         }
         if message.is_some() {
-            // Redis went away, or closed this connection only: looking will tell.
+            // Redis went away, or closed only this connection; the look finds out which.
             self.changes = Changes::Unsubscribed(Instant::now());
         }
     }
 
-    /// Subscribes if it is time to, and ends when that is done or refused. May be dropped at any point and
-    /// called again.
+    /// Subscribes if it is time to, and ends when Redis has answered. May be dropped at any point and called
+    /// again.
     async fn subscribed(&mut self) {
         if let Changes::Unsubscribed(again) = self.changes {
             sleep_until(again).await;
@@ -129,7 +130,7 @@ impl Session {
         };
     }
 
-    /// Warns of a Redis that may throw documents away when its memory is full, where it may be asked.
+    /// Warns if Redis may evict documents when its memory is full, where INFO is permitted.
     pub(super) async fn warn_of_evictions(&mut self) {
         let asked: RedisResult<String> = redis::cmd("INFO")
             .arg("memory")
@@ -154,7 +155,7 @@ impl Session {
         self.read_about(about)
     }
 
-    /// What there is to compare, and the announcements.
+    /// The state to compare, and the announcements.
     pub(super) async fn look(&mut self) -> Result<(Seen, BTreeMap<String, String>), StoreError> {
         let keys = &self.endpoint.keys;
         type Held = (Option<String>, Option<String>, Option<String>);
@@ -190,7 +191,7 @@ impl Session {
         Ok((seen, as_text(live)))
     }
 
-    /// All documents, read in one transaction with the generation they are of.
+    /// All documents and their generation, read in one transaction.
     pub(super) async fn snapshot(&mut self) -> Result<(Stored, Documents), StoreError> {
         let keys = &self.endpoint.keys;
         let read: RedisResult<(About, Hash)> = redis::pipe()
@@ -203,7 +204,7 @@ impl Session {
         Ok((self.read_about(about)?, by_key(documents)))
     }
 
-    /// What was read, or why it was not.
+    /// The read's result, or an explanation of its failure.
     async fn read_by<T>(&mut self, read: RedisResult<T>) -> Result<T, StoreError> {
         match read {
             Ok(read) => Ok(read),
@@ -211,7 +212,7 @@ impl Session {
         }
     }
 
-    /// What the documents say.
+    /// Parses the documents into a catalog.
     pub(super) fn catalog(&self, documents: &Documents, stored: Stored) -> Result<Catalog, StoreError> {
         let catalog = document::read(documents, stored.generation);
         let catalog = catalog.map_err(|unreadable| self.endpoint.corrupt(&unreadable.to_string()))?;
@@ -265,7 +266,7 @@ impl Session {
         }
     }
 
-    /// Writes all of it or none, and returns the generation it got.
+    /// Writes all changes or none, and returns the new generation.
     pub(super) async fn commit(&mut self, write: &Write<'_>) -> Result<Generation, Failure> {
         let command = self.commit_command(write);
         self.written(&command, write.expected).await
@@ -305,8 +306,8 @@ impl Session {
         command
     }
 
-    /// Ends the doubt about a store that lost something: begins the life `settled`, with these documents in
-    /// place of what there is, or with what there is. Returns the generation.
+    /// Settles a store that lost something: begins the life `settled`, with these documents instead of the
+    /// present ones, or with the present ones. Returns the generation.
     pub(super) async fn settle(
         &mut self,
         seen: &Generation,
@@ -366,7 +367,7 @@ impl Session {
             ["fenced", holder] => Err(Failure::Refused(StoreError::Fenced(format!(
                 "is held by `{holder}` by now"
             )))),
-            // The look that follows says what is held.
+            // The look that follows says which generation is held.
             ["held-back" | "broken"] => Err(Failure::Refused(StoreError::HeldBack(
                 "the metadata store lost something that another frontend holds: run `skysail cluster restore` or \
                  `skysail cluster accept-empty`"
@@ -384,7 +385,7 @@ impl Session {
         }
     }
 
-    /// Announces a frontend, or withdraws it, and returns all announcements.
+    /// Announces or withdraws a frontend, and returns all announcements.
     pub(super) async fn announce(
         &mut self,
         id: &str,
@@ -405,7 +406,7 @@ impl Session {
         self.run(&command).await.map(as_text)
     }
 
-    /// Says that this frontend holds a newer generation than the store is at, that it found what it saw
+    /// Records that this frontend holds a newer generation than the store's, that it found the seen generation
     /// broken, or both.
     pub(super) async fn hold_back(
         &mut self,
@@ -429,7 +430,7 @@ impl Session {
         self.run::<i64>(&command).await.map(drop)
     }
 
-    /// Takes the word back that this generation is broken.
+    /// Removes the mark that this generation is broken.
     pub(super) async fn mend(&mut self, whole: &Generation) -> Result<(), Failure> {
         let keys = &self.endpoint.keys;
         let mut command = redis::cmd("EVAL");
@@ -443,7 +444,7 @@ impl Session {
         self.run::<i64>(&command).await.map(drop)
     }
 
-    /// Asks whichever frontend holds what the store lost to write it back, for as long as `lasts`.
+    /// Asks any frontend that holds the lost generation to write it back; the request expires after `lasts`.
     pub(super) async fn wish_for_restore(&mut self, lasts: Duration) -> Result<(), Failure> {
         let millis = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX);
         let mut command = redis::cmd("SET");
@@ -455,11 +456,10 @@ impl Session {
         self.run::<()>(&command).await
     }
 
-    /// Takes the next query block: the one after the last, `start` if there was none, and in any case one
-    /// above `floor`.
+    /// Takes the next query block: `max(last + 1, floor + 1)`, or `max(start, floor + 1)` if there was none.
     pub(super) async fn next_query_block(&mut self, start: u64, floor: Option<u64>) -> Result<u64, Failure> {
         let key = self.endpoint.keys.query_block.clone();
-        // One transaction. INCR answers the number after the one it finds, so one less is what is set.
+        // One transaction. INCR answers the number after the present one, so it is set to one less.
         let mut take = redis::pipe();
         take.atomic()
             .cmd("SET")
@@ -508,17 +508,17 @@ impl Session {
     }
 }
 
-/// What a commit writes, and what has to be true for it.
+/// A commit's changes and its conditions.
 pub(super) struct Write<'a> {
     pub(super) lease: Option<&'a Lease>,
     pub(super) changes: &'a [Change],
     pub(super) expected: &'a Generation,
-    /// What the expected generation holds, where that is known here.
+    /// The documents of the expected generation, if this frontend knows them.
     pub(super) known: Option<&'a Inventory>,
 }
 
-/// A catalog's incarnation, number and layout, the incarnations it replaces, the number of its documents and
-/// their digest, each if it is there.
+/// A catalog's incarnation, number, layout, replaced incarnations, number of documents and digest, each if
+/// present.
 type About = (
     Option<String>,
     Option<String>,
@@ -530,19 +530,19 @@ type About = (
 
 type Hash = HashMap<Vec<u8>, Vec<u8>>;
 
-/// A number as the scripts take it where there may be none.
+/// A number as the scripts take it; '' for `None`.
 fn or_nothing(number: Option<u64>) -> String {
     number.map_or_else(String::new, |number| number.to_string())
 }
 
-/// Keys as text; one that is not UTF-8 is refused when its document is read, under a key made readable.
+/// Keys as text. A key that is not UTF-8 is made readable here, and refused when its document is read.
 fn by_key(hash: Hash) -> Documents {
     hash.into_iter()
         .map(|(key, json)| (String::from_utf8_lossy(&key).into_owned(), json))
         .collect()
 }
 
-/// Announcements as text; whoever reads them leaves out what makes no sense.
+/// Announcements as text; readers skip what they cannot parse.
 fn as_text(hash: Hash) -> BTreeMap<String, String> {
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     hash.into_iter()

@@ -1,14 +1,14 @@
--- Ends the doubt about a store that lost something, all or nothing, if its generation still is the one that
--- was seen: its content is replaced by a frontend's snapshot, or stays. Either way it is whole from then on,
--- and begins another life, which says which ones it replaces, so that every frontend that holds one of those
--- follows it.
+-- Settles a store that lost something, all or nothing, if its generation still is the one that was seen. A
+-- frontend's snapshot replaces the content, or the content stays. Either way the store is whole afterwards and
+-- begins another life. `replaces` names the lives that it replaces, so that every frontend that holds one of
+-- them follows the new life.
 --
--- KEYS: the hashes of the generation, of the documents and of the newest generation held back, and the wish to
---       restore it.
+-- KEYS: the hashes of the generation, of the documents and of the newest generation held back, and the request to
+--       restore that generation.
 -- ARGV: incarnation and number that were seen, the new incarnation and number, the incarnations that it
 --       replaces, layout, channel, 'restore' or 'accept', then for each document to restore: its key (kind/name) and
 --       the document.
--- Returns what happened, as commit.lua does.
+-- Returns the outcome, as commit.lua does.
 
 local generation, stored_documents, held_back, wish = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local layout, channel, how = ARGV[6], ARGV[7], ARGV[8]

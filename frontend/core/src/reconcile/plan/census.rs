@@ -1,4 +1,4 @@
-//! One version's containers, counted: which of them fit, serve, are too many, and how many are missing.
+//! Counts one version's containers: how many fit, serve, are too many, or are missing.
 
 use std::cmp::Reverse;
 
@@ -12,7 +12,7 @@ use crate::reconcile::{
 };
 use crate::time::Instant;
 
-/// What is known of one registered version and its containers.
+/// A registered version and its containers.
 pub(super) struct Census<'a> {
     pub(super) placement: &'a Placement,
     pub(super) observed: &'a Observed,
@@ -20,18 +20,18 @@ pub(super) struct Census<'a> {
     pub(super) now: Instant,
     pub(super) model: &'a ModelId,
     pub(super) version: &'a Version,
-    /// Its containers, running or ended.
+    /// The version's containers, running or ended.
     pub(super) found: &'a [&'a ContainerStatus],
 }
 
-/// How a running container that no action is at work on is to be judged.
+/// The state of a running container that no action works on.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Verdict {
-    /// As wanted.
+    /// The container is as wanted.
     Fits,
-    /// To go, and of no use until then.
+    /// The container is to be stopped at once.
     Useless(StopReason),
-    /// To go, but it serves until then.
+    /// The container is to be stopped, but serves until others do.
     Outdated,
 }
 
@@ -96,7 +96,7 @@ impl Census<'_> {
         }
     }
 
-    /// Stops what is of no use at once; what is outdated or too many only as far as enough others serve.
+    /// Stops useless containers at once. Stops outdated and surplus containers only while enough others serve.
     fn stop(&self, judged: &[(&ContainerStatus, Verdict)], plan: &mut Plan) {
         let mut spare = self.serving().saturating_sub(self.wanted());
         let mut outdated = Vec::new();
@@ -109,7 +109,7 @@ impl Census<'_> {
             }
         }
         let too_many = (fitting.len() + self.at_work(Work::Starting)).saturating_sub(self.wanted());
-        // Those that do not serve first, then the highest places.
+        // Containers that do not serve go first, then those in the highest places.
         outdated.sort_by_key(|found| Reverse(self.ordinal(found)));
         fitting.sort_by_key(|found| (self.observed.is_attached(found), Reverse(self.ordinal(found))));
         let outdated = outdated.into_iter().map(|found| (found, StopReason::Outdated));
@@ -125,7 +125,7 @@ impl Census<'_> {
         }
     }
 
-    /// Starts what is missing, within the surge, unless a pause after a failure is not over yet.
+    /// Starts missing containers, within [`SURGE`], unless a pause after a failure still lasts.
     fn start(&self, fitting: usize, plan: &mut Plan) {
         let limit = self.wanted() + SURGE as usize;
         let missing = self
@@ -162,7 +162,7 @@ impl Census<'_> {
         deployment.is_some_and(skysail_proto::deployment::Deployment::is_resolved)
     }
 
-    /// Finds out what is to be started, unless that is under way.
+    /// Resolves the version's names, unless that is under way.
     fn resolve(&self, plan: &mut Plan) {
         if self.at_work(Work::Resolving) > 0 {
             return;
@@ -174,7 +174,7 @@ impl Census<'_> {
         }));
     }
 
-    /// Containers that answer queries, and are not about to end.
+    /// The number of containers that answer queries and are not being stopped.
     fn serving(&self) -> usize {
         let serves = |found: &&&ContainerStatus| {
             found.state == ContainerState::Running
@@ -185,7 +185,8 @@ impl Census<'_> {
         self.found.iter().filter(serves).count()
     }
 
-    /// Containers that run, or are about to: also those that are being stopped, which still take room.
+    /// The number of containers that run or are being started. Containers being stopped count: they still take
+    /// room.
     fn running(&self) -> usize {
         let runs = |found: &&&ContainerStatus| {
             found.state == ContainerState::Running && self.work_on(found) != Some(Work::Starting)
@@ -193,8 +194,8 @@ impl Census<'_> {
         self.found.iter().filter(runs).count() + self.at_work(Work::Starting)
     }
 
-    /// Containers that ended and are not buried. Each keeps its replacement waiting: only the end of its burial
-    /// tells that it failed, and of the pause to make. The runtime may have removed it before that.
+    /// The number of containers that ended and are not buried. Each delays its replacement: only the end of its
+    /// burial records the failure and its pause. The runtime may have removed the container before that.
     fn unburied(&self) -> usize {
         let ended = |found: &&&ContainerStatus| {
             matches!(found.state, ContainerState::Exited { .. })
@@ -219,8 +220,8 @@ impl Census<'_> {
         found.replica.ordinal_in(self.model)
     }
 
-    /// Whether there is a container in this place, or may be. Containers are known by their replicas: what a runtime
-    /// calls them says nothing.
+    /// Whether a container is, or may be, in this place. Containers are identified by their replicas; the
+    /// runtime's names for them do not matter.
     fn is_taken(&self, ordinal: u32) -> bool {
         let replica = ReplicaId::of(self.model, ordinal);
         let mut at_work = self.observed.at_work.values();

@@ -1,4 +1,4 @@
-//! Rules of the plan, one by one; `simulated` has what holds of all of it.
+//! The rules of the plan, one by one; `simulated` checks the properties of whole runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -85,7 +85,7 @@ fn exited() -> ContainerState {
     }
 }
 
-/// A container as it would be once the plan's start was applied.
+/// The container as it would be after the plan's start was applied.
 fn started(spec: &ReplicaSpec) -> ContainerStatus {
     ContainerStatus {
         container: spec.container.clone(),
@@ -123,7 +123,7 @@ fn plan_at(catalog: &Catalog, observed: &Observed, history: &History, seconds: u
     plan(catalog, observed, history, &placement(), at(seconds))
 }
 
-/// Work on the container in this place of the only version, or on the version as a whole.
+/// Work on the container in place `ordinal` of the only version; `None` means the version as a whole.
 fn at_work(work: Work, ordinal: impl Into<Option<u32>>) -> AtWork {
     let model = "m:1".parse().unwrap();
     AtWork {
@@ -282,7 +282,7 @@ fn many_outdated_containers_are_replaced_one_after_the_other() {
     found.attached.insert(attachment(&replacement));
     found.containers.push(replacement);
     assert_eq!(steps_of(&catalog, &found), ["-2"]);
-    // Until it has ended it takes the room of the next.
+    // Until it has ended, it takes the room of the next container.
     found
         .at_work
         .insert("test_m_1_2".into(), at_work(Work::Ending, 2));
@@ -431,7 +431,7 @@ fn without_a_query_frontend_nothing_is_started_or_judged_and_a_stopped_version_s
         steps(&plan(&catalog, &absent, &history, &nobody, at(100))),
         ["-0", "-1"]
     );
-    // Once one lives, the patience begins.
+    // The patience begins once a frontend lives.
     let fitting = Observed {
         containers: vec![running("m", "new", 0), running("m", "new", 1)],
         ..absent
@@ -526,7 +526,7 @@ fn a_container_that_failed_is_replaced_only_once_its_burial_is_noted() {
         .insert("test_m_1_0".into(), at_work(Work::Burying, 0));
     found.containers[0].state = exited();
     assert_eq!(steps_of(&catalog, &found), [""; 0]);
-    // The runtime has removed it and says so before the action comes back.
+    // The runtime has removed the container and reports that before the action ends.
     found.containers.remove(0);
     assert_eq!(steps_of(&catalog, &found), [""; 0]);
     found.at_work.clear();
@@ -598,6 +598,6 @@ fn another_container_of_the_same_name_is_given_its_own_time() {
     };
     second.containers[0].start = "another".into();
     history.observe(&second, &placement(), at(1));
-    // It was never attached: it may be loading.
+    // The container was never attached: it may be loading.
     assert_eq!(plan_at(&catalog, &second, &history, 12).look_again, Some(at(301)));
 }

@@ -1,5 +1,5 @@
-//! Plan, apply, and again, in a world where starts and stops take time and fail, containers attach late or
-//! never, crash and hang: whatever happened, it ends where it should, and on the way it keeps its limits.
+//! Plans and applies again and again in a simulated world. Starts and stops take time and fail; containers
+//! attach late or never, crash and hang. The run must keep its limits on the way, and end in the wanted state.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::reconcile::SURGE;
 
-/// Steps of the world, a second each, until it must have come to rest after the last mishap: every patience
-/// and pause below can pass several times.
+/// Steps of one second that the world gets to come to rest after the last mishap. Every patience and pause
+/// below can pass several times in it.
 const ENOUGH: u64 = 200;
 
 const HASTY: Patience = Patience {
@@ -19,17 +19,17 @@ const HASTY: Patience = Patience {
     longest_pause: Duration::from_secs(8),
 };
 
-/// A container, its future included.
+/// A container and its future.
 #[derive(Clone, Debug)]
 struct Simulated {
     status: ContainerStatus,
-    /// When it attaches, if ever.
+    /// When it attaches; `None` if never.
     attaches: Option<u64>,
-    /// Whether it lives but answers nothing.
+    /// Whether it runs but answers nothing.
     hangs: bool,
 }
 
-/// What is at work on a container, and its end.
+/// An action at work, and its end.
 #[derive(Debug)]
 struct Job {
     action: Action,
@@ -47,12 +47,13 @@ enum Mishap {
     Hang(usize),
     /// The n-th container loses its streams for good.
     Cut(usize),
-    /// Actions that begin now take this long, fail, and what is started attaches only after so long.
+    /// Actions that begin now take this many seconds.
     Slow(u64),
+    /// Actions that begin now fail.
     Failing,
-    /// A person wants another number of replicas of `a`.
+    /// An operator asks for this number of replicas of `a`.
     Scale(u32),
-    /// The reconciler is started anew, and has forgotten all.
+    /// The reconciler restarts, and has forgotten its history.
     Forget,
 }
 
@@ -96,7 +97,7 @@ impl World {
         }
     }
 
-    /// Observes, plans, checks the plan, and sets it to work.
+    /// Observes, plans, checks the plan, and starts its actions.
     fn pass(&mut self, mishap: &Mishap) -> Plan {
         let (observed, now) = (self.observed(), at(self.now));
         self.history.keep_only(&self.catalog);
@@ -117,7 +118,7 @@ impl World {
         plan
     }
 
-    /// No more run than may, and nobody is taken from those who serve that is needed.
+    /// At most `wanted + SURGE` containers run after a start; `min(wanted, serving)` go on serving.
     fn check(&self, name: &str, observed: &Observed, plan: &Plan) {
         let wanted = self.wanted[name] as usize;
         let model: ModelId = format!("{name}:1").parse().unwrap();
@@ -156,7 +157,7 @@ impl World {
         );
     }
 
-    /// What is at work ends, the mishap happens, and a second passes.
+    /// Due actions end, the mishap happens, and a second passes.
     fn step(&mut self, mishap: &Mishap) {
         let (done, jobs) = std::mem::take(&mut self.jobs)
             .into_iter()
@@ -191,7 +192,7 @@ impl World {
                     hangs,
                 });
             }
-            // It stays, and the next pass tries again.
+            // The container stays, and the next pass tries again.
             Action::Stop { .. } | Action::Bury(_) if fails => {}
             Action::Stop { found, reason } => {
                 if matches!(reason, StopReason::NotAttached { .. } | StopReason::Hung) {
