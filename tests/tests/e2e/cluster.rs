@@ -397,7 +397,7 @@ async fn assert_metadata_is_readable(docker: &DockerCluster) {
         parsed.into_iter().any(|document| is_application(&document)),
         "{documents:?}"
     );
-    for named in ["iris", "iris-model"] {
+    for named in ["application/iris", "model/iris-model"] {
         assert!(
             documents.iter().any(|text| text == named),
             "{named}: {documents:?}"

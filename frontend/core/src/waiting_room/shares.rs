@@ -30,6 +30,10 @@ const OF_SHARE: f64 = 0.9;
 /// Batches are made short for the sake of shares as long as they keep this part of the throughput.
 const THROUGHPUT_KEPT: f64 = 0.8;
 
+/// An overload is over once nothing was lost for this time. Losses of one overload come in bursts: a batch may take as
+/// long as objectives are.
+const OVERLOAD_ENDS: Duration = Duration::from_secs(30);
+
 /// A loss is remembered for so long, and so is who asked.
 const LATELY: Duration = Duration::from_secs(1);
 
@@ -128,7 +132,7 @@ impl Shares {
 
     /// A query was lost.
     pub(super) fn lost(&mut self, claim: Claim, now: Instant) {
-        if !self.loses(now) {
+        if self.last_loss.is_none_or(|last| last + OVERLOAD_ENDS <= now) {
             self.protects = false;
         }
         self.last_loss = Some(now);
