@@ -442,6 +442,8 @@ async fn a_frontend_that_is_there_is_not_left_on_the_word_of_another() {
     let (mut first, mut second) = (Frontend::start().await, Frontend::start().await);
     let _container = Container::start(&[&first, &second]);
     let (mut one, mut other) = (first.attached().await, second.attached().await);
+    // The container knows that it is attached to the second: a frontend it still dials may be left.
+    other.heard().await;
     let addresses = vec![first.address.to_string()];
     one.send(FromFrontend::FrontendsChanged(FrontendsChanged { addresses }))
         .await;

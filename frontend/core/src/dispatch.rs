@@ -1,8 +1,8 @@
-//! What one replica is sent next, and what becomes of what it was sent.
+//! Decides what one replica is sent next, and keeps the batches it was sent.
 //!
 //! A [`Dispatcher`] is one frontend's side of one replica. It holds the credits that the container granted and the
-//! batches that are in its hands, and has learned what those take. At every event of the stream, and when
-//! something came to the [`WaitingRoom`], it is asked for the next [`Step`]; whoever asks carries it out.
+//! batches that the container has, and learns the times of those batches. It is asked for the next [`Step`] at every
+//! event of the stream, and when queries came to the [`WaitingRoom`]. The caller carries the step out.
 
 use std::time::Duration;
 
@@ -19,51 +19,51 @@ pub use credits::{Credit, Share};
 pub use sent::SentBatch;
 use sent::{Outgoing, Sent};
 
-/// What to do now.
+/// What the caller must do now.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
     /// Send this batch, then ask again.
     Send(Departure),
-    /// Nothing is to be sent: return the credits that [`Dispatcher::unparked_credit`] gives.
+    /// There is nothing to send: return the credits that [`Dispatcher::unparked_credit`] gives.
     Pass,
-    /// Say that queries wait for a credit.
+    /// Tell the container that queries wait for a credit.
     Announce(Demand),
-    /// Nothing.
+    /// Do nothing.
     Wait,
 }
 
-/// A batch that leaves. [`Dispatcher::queries`] are its queries.
+/// A batch to send. [`Dispatcher::queries`] gives its queries.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Departure {
     /// Its number: batches of one replica count up from 1.
     pub id: u64,
-    /// The credit that it is sent against.
+    /// The number of the credit that it is sent against.
     pub credit: u64,
-    /// How long that was held.
+    /// How long the credit was held.
     pub credit_held: Duration,
-    /// How long the model is expected to take, if that is known.
+    /// How long the model is expected to take, if known.
     pub predicted: Option<Duration>,
 }
 
 /// Queries that wait for a credit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Demand {
-    /// How many.
+    /// The number of queries.
     pub queued: usize,
-    /// Time left until the earliest deadline.
+    /// The time left until the earliest deadline.
     pub earliest_budget: Duration,
-    /// The most inputs that a batch with some of these may have.
+    /// The most inputs that a batch with some of these queries may have.
     pub most_inputs: usize,
 }
 
-/// A step, and what came of it for those who wait.
+/// A step, and its effects on waiting queries.
 #[derive(Debug)]
 pub struct Turn<T> {
-    /// What to do.
+    /// What the caller must do now.
     pub step: Step,
-    /// What is to be answered with a default output, for the reason that [`Placed::given_up`] says.
+    /// Queries to answer with a default output, for the reason that [`Placed::given_up`] says.
     pub given_up: Vec<Placed<T>>,
-    /// Whether another replica that can take a batch is to be asked, too.
+    /// Whether to ask another replica that can take a batch, too.
     pub wake_another: bool,
 }
 
@@ -80,9 +80,9 @@ impl<T> From<Step> for Turn<T> {
 /// How a batch was answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Completion {
-    /// How many inputs the model's time is the time of, with those of other frontends; none if it failed on the batch.
+    /// How many inputs `took` is for, with those of other frontends; 0 if the model failed on the batch.
     pub worked_on: usize,
-    /// Whether other frontends' inputs are among them.
+    /// Whether other frontends' inputs are among `worked_on`.
     pub is_merged: bool,
     /// How long the model took.
     pub took: Duration,
@@ -90,13 +90,13 @@ pub struct Completion {
     pub inside: Duration,
 }
 
-/// What there is to learn from a batch.
+/// What an answered batch shows of the model's times.
 struct Observed {
     /// How many inputs the model worked on, with those of other frontends.
     size: usize,
-    /// How many were expected.
+    /// The number of inputs that were expected.
     planned: usize,
-    /// The bytes of them all, if they are known.
+    /// The bytes of all inputs, if known.
     bytes: Option<usize>,
     took: Duration,
     pressed: bool,
@@ -105,18 +105,18 @@ struct Observed {
 /// A batch that came back.
 #[derive(Debug)]
 pub struct Completed<T> {
-    /// The batch.
+    /// The batch, as it was sent.
     pub sent: SentBatch<T>,
-    /// Whether its time was learned from.
+    /// Whether the dispatcher learned from its time.
     pub learned: bool,
 }
 
-/// What a lost container had.
+/// The batches of a lost container.
 #[derive(Debug)]
 pub struct Loss<T> {
     /// The size of the batch that it worked on, if that may have been too large for it.
     pub too_large: Option<usize>,
-    /// All queries in its hands.
+    /// All queries that it held.
     pub queries: Vec<Placed<T>>,
 }
 
@@ -125,28 +125,28 @@ pub struct Dispatcher<T> {
     replica: u64,
     policy: Box<dyn BatchPolicy>,
     max_bytes: usize,
-    /// What was learned of its batch times.
+    /// The learned times of its batches.
     latency: LatencyModel,
-    /// Whether that is still what the other replicas of its version have learned.
+    /// Whether `latency` still holds only what the version's other replicas have learned.
     borrowed: bool,
-    /// The batch that was answered well since the last report, and what it took.
+    /// The size and the time of the batch that was answered well since the last report.
     unreported: Option<(usize, Duration)>,
-    /// What was learned of the way there and back.
+    /// The learned overhead of the way to the container and back.
     overhead: Overhead,
-    /// What was learned of how long other frontends keep the container.
+    /// The learned time for which other frontends keep the container.
     pause: Pause,
     credits: InHand,
     sent: Sent<T>,
-    /// The earliest deadline announced since the last credit: less urgent demand is not worth a message.
+    /// The earliest deadline announced since the last credit. Less urgent demand is not worth a message.
     announced: Option<Instant>,
-    /// Whether a batch is overdue: none is sent until it is answered.
+    /// Whether a batch is overdue. Until it is answered, no other is sent.
     overdue: bool,
-    /// When to look at the room again: what waits was left to a faster replica, which may not come for it.
+    /// When to look at the room again: queries were left to a faster replica, which may not come for them.
     look_again: Option<Instant>,
 }
 
 impl<T> Dispatcher<T> {
-    /// One that knows nothing yet. Its batches hold at most so many bytes of inputs.
+    /// A dispatcher that has learned nothing. Its batches hold at most `max_bytes` bytes of inputs.
     pub fn new(replica: u64, policy: Box<dyn BatchPolicy>, max_bytes: usize) -> Self {
         Self {
             replica,
@@ -165,54 +165,54 @@ impl<T> Dispatcher<T> {
         }
     }
 
-    /// The same, with what is known of its batch times.
+    /// Starts with these batch times.
     #[must_use]
     pub fn with_latency(self, latency: LatencyModel) -> Self {
         Self { latency, ..self }
     }
 
-    /// The same, with what is known of the way there and back.
+    /// Starts with this overhead of the way to the container and back.
     #[must_use]
     pub fn with_overhead(self, overhead: Overhead) -> Self {
         Self { overhead, ..self }
     }
 
-    /// What was learned of its batch times.
+    /// The learned times of its batches.
     pub fn latency(&self) -> &LatencyModel {
         &self.latency
     }
 
-    /// The container granted a credit. What is left then is announced anew.
+    /// Adds a credit that the container granted. Queries left after its batch are announced anew.
     pub fn grant(&mut self, credit: Credit, now: Instant) {
         self.credits.grant(credit, now);
     }
 
-    /// The container wants a credit back if it is not used: another frontend has a use for it.
+    /// Marks a credit that the container wants back if it is not used: another frontend has a use for it.
     pub fn recall(&mut self, sequence: u64) {
         self.credits.recall(sequence);
     }
 
-    /// The container is going, and takes no more batches.
+    /// Drops all credits: the container is going, and takes no more batches.
     pub fn stop(&mut self) {
         self.credits.clear();
     }
 
-    /// Whether a credit is in hand.
+    /// Whether the dispatcher has an unused credit.
     pub fn holds_credit(&self) -> bool {
         !self.credits.is_empty()
     }
 
-    /// Whether a batch may be sent.
+    /// Whether a batch may be sent: there is a credit, and no batch is overdue.
     pub fn takes_work(&self) -> bool {
         self.holds_credit() && !self.overdue
     }
 
-    /// Whether [`Self::step`] depends on what waits, as things stand.
+    /// Whether [`Self::step`] depends on the room now.
     pub fn looks_at_the_room(&self) -> bool {
         self.takes_work() || self.credits.wants_demand()
     }
 
-    /// What to do now.
+    /// What the caller must do now.
     pub fn step(&mut self, room: &mut WaitingRoom<T>, now: Instant) -> Turn<T> {
         match self.takes_work() {
             true => self.take(room, now),
@@ -258,15 +258,15 @@ impl<T> Dispatcher<T> {
         }
     }
 
-    /// What may be sent against the credit in hand.
+    /// The share that goes with the credit in hand.
     fn share(&self) -> Share {
         self.credits
             .first()
             .map_or(Share::WHOLE, |(credit, _)| credit.share)
     }
 
-    /// When the next batch is expected to start. A container that says so knows best: it has other frontends' batches,
-    /// too, and knows how large a merged one is.
+    /// When the next batch is expected to start. If the container said so with the credit, that counts. It also knows
+    /// other frontends' batches, and how large a merged batch is.
     fn start(&self, now: Instant) -> Instant {
         let said = self
             .credits
@@ -312,8 +312,8 @@ impl<T> Dispatcher<T> {
         })
     }
 
-    /// Tells a container that grants no credit what waits here, if that has become more urgent and the container
-    /// has a use for it.
+    /// Announces the waiting queries to a container that grants no credit, if they have become more urgent and the
+    /// container has a use for it.
     fn announce(&mut self, room: &WaitingRoom<T>, now: Instant) -> Step {
         let Some(first) = room.first().filter(|_| self.credits.wants_demand()) else {
             return Step::Wait;
@@ -330,7 +330,7 @@ impl<T> Dispatcher<T> {
         })
     }
 
-    /// Takes out a credit that there is no work for and that may not be kept; returns its number.
+    /// Takes out a credit that has no work and may not be kept. Returns its number.
     pub fn unparked_credit(&mut self) -> Option<u64> {
         self.credits.pop_unparked().map(|credit| credit.sequence)
     }
@@ -345,8 +345,8 @@ impl<T> Dispatcher<T> {
         self.sent.remove(id).map(|sent| sent.batch).unwrap_or_default()
     }
 
-    /// Takes a batch out that was answered, and learns from it. Only what the model really worked on says how
-    /// long it takes. [`Self::report`] is to follow.
+    /// Takes out an answered batch, and learns from it. Only the inputs that the model really worked on tell its
+    /// speed. The caller must then [`Self::report`].
     pub fn answered(&mut self, id: u64, answer: Completion, now: Instant) -> Option<Completed<T>> {
         let sent = self.sent.remove(id)?;
         let worked_on = match answer.is_merged {
@@ -360,7 +360,7 @@ impl<T> Dispatcher<T> {
             } else {
                 worked_on
             };
-            // Of a part of a batch, and of others' inputs, the bytes are not known.
+            // The bytes are not known for a part of a batch, or for other frontends' inputs.
             let bytes = (worked_on == sent.size && !answer.is_merged).then_some(sent.bytes);
             let observed = Observed {
                 size: worked_on,
@@ -391,7 +391,7 @@ impl<T> Dispatcher<T> {
         } = observed;
         let is_first = std::mem::take(&mut self.borrowed);
         if is_first && !self.latency.agrees(size, took) {
-            // It is not as fast as the others.
+            // This replica is not as fast as the others.
             self.latency = LatencyModel::default();
         }
         match bytes {
@@ -400,13 +400,13 @@ impl<T> Dispatcher<T> {
         }
     }
 
-    /// Lets the others that take from the room know what this replica knows before its first batch from there.
+    /// Tells the other replicas of the room what this one has learned before its first batch from there.
     pub fn introduce(&self, room: &mut WaitingRoom<T>, now: Instant) {
         room.batches_reach(self.latency.largest());
         self.publish(room, now);
     }
 
-    /// Lets the others that take from the room know what is expected of this replica, once a batch was answered.
+    /// Tells the other replicas of the room what is expected of this one, after a batch was answered.
     pub fn report(&mut self, room: &mut WaitingRoom<T>, now: Instant) {
         if let Some((size, took)) = self.unreported.take() {
             room.batch_answered(size, took);
@@ -424,7 +424,7 @@ impl<T> Dispatcher<T> {
         room.expect_each(self.replica, self.latency.each());
     }
 
-    /// When it is expected to be free, and what a batch of one takes then.
+    /// When the replica is expected to be free, and how long a batch of one takes then.
     pub fn outlook(&self, now: Instant) -> Other {
         Other {
             free: self.sent.free_at(now),
@@ -432,35 +432,35 @@ impl<T> Dispatcher<T> {
         }
     }
 
-    /// Looks whether a batch is overdue.
+    /// Updates whether a batch is overdue at `now`.
     pub fn look(&mut self, now: Instant) {
         self.overdue = self.sent.is_overdue(now);
         self.look_again = self.look_again.filter(|&again| again > now);
     }
 
-    /// When to look at the time, and to [`Self::step`], again.
+    /// When to call [`Self::look`] and [`Self::step`] again.
     pub fn next_look(&self) -> Option<Instant> {
         let overdue = self.sent.next_look(self.overdue);
         overdue.into_iter().chain(self.look_again).min()
     }
 
-    /// When to [`Self::step`] again at the latest.
+    /// When to call [`Self::step`] again at the latest.
     pub fn next_step(&self) -> Option<Instant> {
         self.look_again
     }
 
-    /// Whether a batch was overdue when that was last looked at.
+    /// Whether a batch was overdue at the last [`Self::look`].
     pub fn is_overdue(&self) -> bool {
         self.overdue
     }
 
-    /// Whether the replica is to be given up.
+    /// Whether to give the replica up, because it hangs.
     pub fn is_hung(&self, now: Instant) -> bool {
         self.sent.is_hung(now)
     }
 
-    /// While a batch is overdue nobody counts on the replica; what it holds is for the others then, if `others_ready`
-    /// is not 0, and returned. The others are not to leave to it what comes back.
+    /// Returns the queries that the container holds, if a batch is overdue and `others_ready` is not 0. While a batch
+    /// is overdue the room does not count on this replica, so the others leave it none of these queries.
     pub fn hand_over(&mut self, room: &mut WaitingRoom<T>, others_ready: usize) -> Vec<Placed<T>> {
         if !self.overdue {
             return Vec::new();
@@ -477,12 +477,12 @@ impl<T> Dispatcher<T> {
         self.sent.queries()
     }
 
-    /// Takes all queries out that the container holds.
+    /// Takes out all queries that the container holds.
     pub fn hand_back(&mut self) -> Vec<Placed<T>> {
         self.sent.hand_back()
     }
 
-    /// The same for a container that is lost.
+    /// Takes out all queries of a container that is lost.
     pub fn lose(&mut self, room: &mut WaitingRoom<T>, now: Instant) -> Loss<T> {
         let working_on = self.sent.first_size();
         Loss {
@@ -492,7 +492,7 @@ impl<T> Dispatcher<T> {
     }
 }
 
-/// How many inputs a batch is expected to have of which so many are this frontend's.
+/// How many inputs a batch is expected to have if `part` of them are this frontend's.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
@@ -503,7 +503,7 @@ fn whole(part: usize, share: Share) -> usize {
     (part as f64 / share.of_inputs).round() as usize
 }
 
-/// The most bytes of a part of a batch that may have so many.
+/// The most bytes of this frontend's part of a batch of `max_bytes`.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,

@@ -1,8 +1,8 @@
-//! The queries of one version that wait for a replica: who is let in, who is taken when, and who is given up.
+//! The queries of one version that wait for a replica: which are let in, when each is taken, and which are given up.
 //!
-//! A [`WaitingRoom`] knows what waits, when queries came lately, and when each replica is expected to be free.
-//! A replica that can take a batch asks [`WaitingRoom::take`], by way of its [`crate::dispatch::Dispatcher`].
-//! Whoever shares a room between tasks locks it, and wakes those whom it says are to be woken.
+//! A [`WaitingRoom`] knows which queries wait, when queries came lately, and when each replica is expected to be
+//! free. A replica that can take a batch calls [`WaitingRoom::take`], by way of its [`crate::dispatch::Dispatcher`].
+//! A caller that shares a room between tasks locks it, and wakes the replicas that the room says to wake.
 
 use std::time::Duration;
 
@@ -26,20 +26,20 @@ use members::Members;
 use shares::{Choice, Shares};
 use weigh::weigh;
 
-/// At most one such part of what queries are given is allowed for the way to the replica and back.
+/// The overhead of the way to the replica and back counts for at most `mean_budget / MOST_OVERHEAD`.
 const MOST_OVERHEAD: u32 = 4;
 
-/// What is let in.
+/// Which queries are let in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Admission {
-    /// Whatever there is room for.
+    /// Every query that there is room for.
     Any,
-    /// What a replica can answer in time, as far as is known.
+    /// Queries that a replica can answer in time, as far as is known.
     InTime,
 }
 
 impl From<BatchSize> for Admission {
-    /// Only learned batching counts on batch times; the other policies give up what has expired, no more.
+    /// Only learned batching counts on batch times. The other policies give up expired queries and no others.
     fn from(batch_size: BatchSize) -> Self {
         match batch_size {
             BatchSize::Adaptive => Self::InTime,
@@ -48,45 +48,45 @@ impl From<BatchSize> for Admission {
     }
 }
 
-/// What happened to a batch that comes back unanswered.
+/// Why a batch comes back unanswered.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Unanswered {
-    /// It never left: its queries lose nothing.
+    /// It was never sent: its queries lose nothing.
     NotSent,
-    /// The model failed on it as a whole, and its size may be to blame ([`WaitingRoom::batch_failed`]): its queries
+    /// The model failed on it as a whole, and its size may be to blame ([`WaitingRoom::batch_failed`]). Its queries
     /// lose nothing, and are tried again in smaller batches.
     TooLarge,
-    /// Its replica was lost with it, or has it far longer than expected. A query gets a second try, no third:
-    /// a poison query would otherwise kill every replica in turn.
+    /// Its replica was lost with it, or has had it far longer than expected. A query gets a second try but no third.
+    /// Otherwise a poison query would kill every replica in turn.
     ReplicaLost,
 }
 
 /// A replica that can take a batch.
 pub struct Taker<'a> {
-    /// Which.
+    /// The replica's number, as in [`WaitingRoom::join`].
     pub replica: u64,
-    /// Decides.
+    /// Decides the size of the batch, and which queries are given up.
     pub policy: &'a mut dyn BatchPolicy,
-    /// What is known of its batch times.
+    /// The learned times of its batches.
     pub latency: &'a LatencyModel,
     /// When it is expected to start on the batch.
     pub start: Instant,
-    /// What to allow for the way there and back.
+    /// The time to allow for the way to the replica and back.
     pub overhead: Duration,
-    /// How long other frontends' batches are expected to keep it between two from here.
+    /// How long other frontends' batches are expected to keep it between two batches from here.
     pub pause: Duration,
-    /// The most bytes of inputs.
+    /// The most bytes of inputs in the batch.
     pub max_bytes: usize,
-    /// The expected part of the batch's inputs that are from here; the others are other frontends'.
+    /// The expected part of the batch's inputs that are from here: above 0, at most 1.
     pub share: f64,
-    /// The most inputs from here.
+    /// The most inputs from here in the batch.
     pub most_inputs: usize,
     /// Whether no other frontend uses the replica.
     pub is_sole: bool,
 }
 
 impl Taker<'_> {
-    /// How many inputs from here a batch of so many holds; at least one.
+    /// How many inputs from here a batch of `inputs` holds; at least one.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_precision_loss,
@@ -102,18 +102,19 @@ impl Taker<'_> {
     }
 }
 
-/// What came of it when a replica could take a batch.
+/// The result of [`WaitingRoom::take`].
 #[derive(Debug)]
 pub struct Taken<T> {
     /// The batch, earliest deadline first; may be empty.
     pub batch: Vec<Placed<T>>,
     /// Whether queries were left waiting or given up.
     pub pressed: bool,
-    /// What is to be answered with a default output, for the reason that [`Placed::given_up`] says.
+    /// Queries to answer with a default output, for the reason that [`Placed::given_up`] says.
     pub given_up: Vec<Placed<T>>,
-    /// Whether another replica that can take a batch is to be asked, too.
+    /// Whether to ask another replica that can take a batch, too.
     pub wake_another: bool,
-    /// When to ask again at the latest: all was left to a faster replica, which may not come for it.
+    /// When to ask again at the latest. Set if all queries were left to a faster replica, which may not come for
+    /// them.
     pub again: Option<Instant>,
 }
 
@@ -129,26 +130,26 @@ impl<T> Default for Taken<T> {
     }
 }
 
-/// A query that waits.
+/// A query that was let in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Seat {
-    /// Where.
+    /// Its place in the queue.
     pub place: Place,
-    /// Whether it is more urgent than all that waited before it: replicas without a credit announce that.
+    /// Whether it is more urgent than all that waited before it. Replicas without a credit announce that.
     pub is_first: bool,
 }
 
 /// A query that is not let in, and why.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Refused<T> {
-    /// The reason.
+    /// Why it is not let in.
     pub reason: DefaultReason,
-    /// What was to wait.
+    /// The query's task.
     pub task: T,
 }
 
 impl<T> Placed<T> {
-    /// Why it is given up at `now`: because its deadline has passed, or because it would.
+    /// Why it is given up at `now`: its replica was lost, its deadline has passed, or it would be late.
     pub fn given_up(&self, now: Instant) -> DefaultReason {
         match (self.lost_before, self.deadline() <= now) {
             (true, _) => DefaultReason::ReplicaLost,
@@ -163,25 +164,25 @@ impl<T> Placed<T> {
 pub struct WaitingRoom<T> {
     queue: DeadlineQueue<T>,
     arrivals: Arrivals,
-    /// The replicas that take from here.
+    /// The replicas that take from this room.
     members: Members,
-    /// What they have shown.
+    /// The batch sizes and times that they have shown.
     experience: Experience,
-    /// The applications that ask.
+    /// The applications that ask, and their shares.
     shares: Shares,
-    /// Queries that gave way to others.
+    /// Queries that gave way to others since [`Self::displaced`] was last called.
     displaced: Vec<Placed<T>>,
     admission: Admission,
-    /// Its version is gone: nobody will take anything from here.
+    /// Whether the version is gone: then no replica takes anything from here.
     closed: bool,
-    /// How many replicas that take nothing may still wake another for what came: each of the others gets one look.
+    /// How many replicas that take nothing may still wake another one. Each of the others gets one look.
     passes_left: usize,
-    /// What was left to faster replicas.
+    /// Until when queries are left to faster replicas.
     left: Left,
 }
 
 impl<T> WaitingRoom<T> {
-    /// An empty one.
+    /// An empty room.
     pub fn new(bounds: Bounds, admission: Admission) -> Self {
         Self {
             queue: DeadlineQueue::new(bounds),
@@ -197,63 +198,65 @@ impl<T> WaitingRoom<T> {
         }
     }
 
-    /// A replica takes batches from here from now on.
+    /// Adds a replica, which takes batches from here from now on.
     pub fn join(&mut self, replica: u64, now: Instant) {
         self.members.join(replica, now);
     }
 
-    /// It does so no more. What was left for it is for the others again.
+    /// Removes a replica. Queries that were left for it are for the other replicas again.
     pub fn leave(&mut self, replica: u64) {
         self.members.leave(replica);
         self.changed();
     }
 
-    /// Something came, or is for other replicas than before.
+    /// Must be called when a query came, or when queries are for other replicas than before.
     fn changed(&mut self) {
         self.passes_left = self.members.len().saturating_sub(1);
     }
 
-    /// What is now expected of a replica; none: it is not counted on until something is.
+    /// Sets when a replica is expected to be free and how fast it is. With `None` it is not counted on until the next
+    /// call.
     pub fn expect(&mut self, replica: u64, outlook: Option<Other>) {
         self.members.expect(replica, outlook);
     }
 
-    /// What each further input is now expected to add to a replica's batch of one, in seconds.
+    /// Sets the seconds that each further input is expected to add to a replica's batch of one.
     pub fn expect_each(&mut self, replica: u64, each: f64) {
         self.members.expect_each(replica, each);
     }
 
-    /// A replica has shown, elsewhere or by warming up, that it answers batches of this size well.
+    /// Records that a replica answered batches of this size well, elsewhere or while it warmed up.
     pub fn batches_reach(&mut self, size: usize) {
         self.experience.sizes.answered(size);
     }
 
-    /// A replica answered a batch of this size well, in this time.
+    /// Records that a replica answered a batch of this size well, in this time.
     pub fn batch_answered(&mut self, size: usize, took: Duration) {
         self.experience.answered(size, took);
     }
 
-    /// A batch of this size failed as a whole, or its replica was lost with it. Says whether its size may be to blame.
+    /// Records that a batch of this size failed as a whole, or that its replica was lost with it. Returns whether its
+    /// size may be to blame.
     pub fn batch_failed(&mut self, size: usize, now: Instant) -> bool {
         self.experience.sizes.failed(size, now)
     }
 
-    /// The most inputs of a batch by what failed.
+    /// The most inputs that a batch may have, after the batches that failed.
     pub fn limit(&self, now: Instant) -> usize {
         self.experience.sizes.limit(now)
     }
 
-    /// The limit to the sizes of batches that stands because one failed, if one does.
+    /// The limit on batch sizes that a failed batch has set, while it holds.
     pub fn restraint(&self, now: Instant) -> Option<Restraint> {
         self.experience.sizes.restraint(now)
     }
 
-    /// What a replica that has done no batch is to expect of its own, by those of the others.
+    /// The batch times that a replica without a batch of its own must expect, learned from the other replicas.
     pub fn expected_latency(&self) -> LatencyModel {
         self.experience.latency()
     }
 
-    /// Lets a query of the only application there is wait, whose input is of `bytes` bytes.
+    /// Lets a query wait, where there is only one application. Its input has `bytes` bytes.
     pub fn enter(
         &mut self,
         now: Instant,
@@ -270,8 +273,8 @@ impl<T> WaitingRoom<T> {
         self.admit(now, entrant)
     }
 
-    /// Lets a query wait. One that no replica can answer in time is refused: that is known, and said, at once.
-    /// Where there is no room, others may give way to it: see [`Self::displaced`].
+    /// Lets a query wait. A query that no replica can answer in time is refused at once. If there is no room, others
+    /// may give way to it: see [`Self::displaced`].
     pub fn admit(&mut self, now: Instant, entrant: Entrant<T>) -> Result<Seat, Refused<T>> {
         let refuse = |reason, task| Err(Refused { reason, task });
         let deadline = entrant.deadline;
@@ -296,8 +299,7 @@ impl<T> WaitingRoom<T> {
         }
     }
 
-    /// Takes the queries that gave way to others since this was last called. They are to be answered that the queue
-    /// is full.
+    /// Takes the queries that gave way to others since the last call. The caller must answer them `QueueFull`.
     pub fn displaced(&mut self) -> Vec<Placed<T>> {
         std::mem::take(&mut self.displaced)
     }
@@ -311,8 +313,8 @@ impl<T> WaitingRoom<T> {
         self.queue.earliest().is_none_or(|earliest| deadline < earliest)
     }
 
-    /// Lets queries wait again that were not answered, each in its old place; returns those that are given up,
-    /// because their replicas were lost.
+    /// Puts unanswered queries back in their old places. Returns those given up: those whose replica was lost a
+    /// second time, and all if the room is closed.
     pub fn put_back(
         &mut self,
         batch: impl IntoIterator<Item = Placed<T>>,
@@ -332,7 +334,7 @@ impl<T> WaitingRoom<T> {
         given_up
     }
 
-    /// Takes the next batch as the taker's policy decides.
+    /// Takes the next batch, as the taker's policy decides.
     pub fn take(&mut self, now: Instant, mut taker: Taker<'_>) -> Taken<T> {
         let faster = self.faster_one(now, &taker);
         if let Some(again) = faster.and_then(|faster| self.left.leave_to(faster, now)) {
@@ -364,8 +366,8 @@ impl<T> WaitingRoom<T> {
         taken
     }
 
-    /// Gives up what was left for other replicas and is now too late for each of them: it is said at once, and not at
-    /// the deadline.
+    /// Gives up queries that were left for other replicas and are now too late for each of them. So they are answered
+    /// at once and not at their deadlines.
     fn give_up_the_hopeless(&mut self, now: Instant, taken: &mut Taken<T>) {
         if self.admission == Admission::Any {
             return;
@@ -378,9 +380,9 @@ impl<T> WaitingRoom<T> {
         }
     }
 
-    /// The much faster replica to which this one leaves all that waits.
+    /// The much faster replica to which the taker leaves all queries, if there is one.
     fn faster_one(&self, now: Instant, taker: &Taker<'_>) -> Option<Elsewhere> {
-        // Where frontends share replicas, one that is free may have no credit for this frontend.
+        // Where frontends share replicas, a free replica may have no credit for this frontend.
         if self.members.len() < 2 || !taker.is_sole || !taker.policy.counts_on_times() {
             return None;
         }
@@ -401,7 +403,7 @@ impl<T> WaitingRoom<T> {
         free.leaves_all_to(self.members.elsewhere(taker.replica))
     }
 
-    /// Asks the policy until there is a batch, or nothing more to give up.
+    /// Asks the policy until there is a batch, or no more queries to give up.
     fn decide(&mut self, now: Instant, taker: &mut Taker<'_>) -> Taken<T> {
         let situation = Situation {
             start: self.expected_start(now, taker),
@@ -424,7 +426,7 @@ impl<T> WaitingRoom<T> {
                 situation: &situation,
                 decision,
             });
-            // What is in time with the batch after all is given up no more.
+            // Queries that the picked batch answers in time are not given up.
             let before = picked.as_ref().map(|picked| picked.from);
             let is_late = |first: Place| before.is_none_or(|before| first.deadline() < before);
             let given_up = std::iter::from_fn(|| match self.queue.first().is_some_and(is_late) {
@@ -457,8 +459,8 @@ impl<T> WaitingRoom<T> {
         taken
     }
 
-    /// Shortens a batch to a size that was answered well if a replica was lost with one of its queries before. They
-    /// are lost no third time: the size of a batch is not to cost them the second try.
+    /// Shortens a batch with a query whose replica was lost before, to a size that was answered well. Such a query
+    /// gets no third try, so the batch's size must not cost it the second.
     fn spare_the_lost(&mut self, batch: &mut Vec<Placed<T>>) {
         let safe = self.experience.sizes.safe();
         if batch.len() > safe && batch.iter().any(|placed| placed.lost_before) {
@@ -466,9 +468,9 @@ impl<T> WaitingRoom<T> {
         }
     }
 
-    /// What a policy that counts on batch times is to take for the time at which the batch starts. What is due
-    /// must have left the replica a little earlier. Of that no more is allowed for than a part of what queries
-    /// are given: with more none would ever be sent, and nothing learned of the way.
+    /// The start of the batch as the policy sees it; `now` if the policy does not count on batch times. Otherwise the
+    /// overhead is added to it, since an answer must leave the replica before it is due. The overhead is limited by
+    /// `MOST_OVERHEAD`: with more, no query would ever be sent, and the overhead never learned.
     fn expected_start(&self, now: Instant, taker: &Taker<'_>) -> Instant {
         if !taker.policy.counts_on_times() {
             return now;
@@ -477,15 +479,15 @@ impl<T> WaitingRoom<T> {
         taker.start + taker.overhead.min(budget / MOST_OVERHEAD)
     }
 
-    /// Whether a replica that leaves all to others shall pass on what woke it: another may be waiting for it.
-    /// At most once for each other replica: it may be the only one that waits, and would wake itself for ever.
+    /// Whether a replica that takes nothing must wake another, which may be waiting. Allowed at most once for each
+    /// other replica: if this replica is the only one that waits, it would wake itself for ever.
     fn passes_on(&mut self, replica: u64, now: Instant) -> bool {
         let may_pass = self.passes_left > 0;
         self.passes_left = self.passes_left.saturating_sub(1);
         may_pass && !self.queue.is_empty() && self.members.is_another_idle(replica, now)
     }
 
-    /// Lets nobody in any more, because the version is gone; returns all that waits.
+    /// Lets no query in any more, because the version is gone. Returns all that wait.
     pub fn close(&mut self) -> Vec<Placed<T>> {
         self.closed = true;
         std::iter::from_fn(|| self.queue.pop()).collect()
@@ -502,12 +504,12 @@ impl<T> WaitingRoom<T> {
         Some(seat)
     }
 
-    /// Lets a query that waits be one of another application, too: that may have a better claim.
+    /// Lets a waiting query count for another application, too, which may have a better claim.
     pub fn share(&mut self, place: Place, claim: Claim) {
         self.queue.share(place, claim);
     }
 
-    /// Takes a query out, if it still waits, because nobody does for it any more; says why it is not answered.
+    /// Takes out a query that nobody waits for any more, if it is still here. Returns why it is not answered.
     pub fn leave_place(&mut self, now: Instant, place: Place) -> (DefaultReason, Option<Placed<T>>) {
         let reason = self.unanswered(place);
         let left = self.queue.remove(place);
@@ -522,7 +524,7 @@ impl<T> WaitingRoom<T> {
         self.queue.remove(place)
     }
 
-    /// Why the query that waits, or waited last, at this place is not answered by its deadline.
+    /// Why the query that waits, or waited last, at `place` is not answered by its deadline.
     pub fn unanswered(&self, place: Place) -> DefaultReason {
         match self.queue.lost_before(place) {
             Some(true) => DefaultReason::ReplicaLost,
@@ -536,22 +538,22 @@ impl<T> WaitingRoom<T> {
         self.queue.get(place).is_some()
     }
 
-    /// Where the most urgent query waits.
+    /// The place of the most urgent query.
     pub fn first(&self) -> Option<Place> {
         self.queue.first()
     }
 
-    /// How many wait.
+    /// How many queries wait.
     pub fn len(&self) -> usize {
         self.queue.len()
     }
 
-    /// Whether none waits.
+    /// Whether no query waits.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// How many came so far, also those that were refused.
+    /// How many queries came so far, including those refused.
     pub fn arrived(&self) -> u64 {
         self.arrivals.total()
     }

@@ -1,5 +1,5 @@
-//! The answers to the rows of one request. Whoever asked waits for all of them at once: one wake-up and one timer,
-//! however many rows there are.
+//! The answers to the rows of one request. The asker waits for all of them at once, with one wake-up and one timer
+//! for any number of rows.
 
 use std::future::poll_fn;
 use std::mem;
@@ -12,19 +12,19 @@ use skysail_core::queue::Claim;
 use skysail_core::time::Instant;
 use smallvec::{SmallVec, smallvec};
 
-/// What became of each row, in order; nothing yet of some.
+/// The outcome of each row, in order; `None` until the row is answered.
 pub(super) type Outcomes = SmallVec<[Option<Outcome>; 1]>;
 
-/// What all rows of a request are asked with.
+/// What all rows of a request have in common.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {
     /// When their answers are due.
     pub deadline: Instant,
-    /// For whom they are asked.
+    /// The application for which they are asked.
     pub claim: Claim,
 }
 
-/// The answers that are there, and those that are still to come.
+/// The answers to the rows of one request, given and still missing.
 #[derive(Debug)]
 pub(super) struct RowAnswers {
     asked: Asked,
@@ -38,32 +38,32 @@ struct State {
     again: Vec<Again>,
     /// Woken when all rows are answered, or when a row is to be asked again.
     asker: Option<Waker>,
-    /// Nobody waits any more.
+    /// Set once nobody waits any more.
     abandoned: bool,
 }
 
-/// A row whose flight failed for a deadline that is not the row's.
+/// A row whose flight failed for a deadline earlier than the row's.
 #[derive(Debug)]
 pub(super) struct Again {
-    /// Which row.
+    /// The row's index in the request.
     pub(super) row: usize,
-    /// What becomes of it if there is no time left: the flight's failure.
+    /// The flight's failure. It answers the row if there is no time left.
     pub(super) failed: Outcome,
-    /// The latest deadline of all who waited for the flight.
+    /// The latest deadline of the flight's askers.
     pub(super) latest: Instant,
 }
 
-/// What becomes at its deadline of a query that was let into the queue at `since`.
+/// The outcome at its deadline of a query that entered the queue at `since`.
 pub(super) fn expired(reason: DefaultReason, since: Instant, now: Instant) -> Outcome {
     let outcome = Outcome::from(reason);
     match reason {
         DefaultReason::ExpiredInQueue => outcome.after(now.saturating_since(since)),
-        // It has left the queue: when, its batch knows.
+        // The query has left the queue. Only its batch knows when.
         _ => outcome,
     }
 }
 
-/// What whoever waits is woken for.
+/// Why the asker is woken.
 #[derive(Debug)]
 pub(super) enum News {
     /// Every row is answered.
@@ -73,7 +73,7 @@ pub(super) enum News {
 }
 
 impl RowAnswers {
-    /// None is there yet.
+    /// The answers to `rows` rows, none given yet.
     pub(super) fn new(rows: usize, asked: Asked) -> Arc<Self> {
         let state = State {
             outcomes: smallvec![None; rows],
@@ -88,12 +88,12 @@ impl RowAnswers {
         })
     }
 
-    /// What they are asked with.
+    /// The deadline and the claim of all rows.
     pub(super) fn asked(&self) -> Asked {
         self.asked
     }
 
-    /// The duty to answer a row.
+    /// The duty to answer `row`.
     pub(super) fn answerer(self: &Arc<Self>, row: usize) -> Answerer {
         Answerer {
             answers: Some(self.clone()),
@@ -101,7 +101,7 @@ impl RowAnswers {
         }
     }
 
-    /// Takes the answer to a row. If nobody waits any more it is dropped.
+    /// Stores the answer to a row. Drops it if nobody waits any more.
     pub(super) fn put(&self, row: usize, outcome: Outcome) {
         let mut state = self.state.lock();
         if state.abandoned {
@@ -127,7 +127,7 @@ impl RowAnswers {
         poll_fn(|context| self.state.lock().poll(context)).await
     }
 
-    /// Takes what is there; nobody waits for the rest any more.
+    /// Takes the answers given so far. Later answers are dropped.
     pub(super) fn abandon(&self) -> Outcomes {
         let mut state = self.state.lock();
         state.abandoned = true;
@@ -161,23 +161,23 @@ fn wake(asker: Option<Waker>) {
     }
 }
 
-/// The duty to answer one row. One that is dropped unused was lost, which only a batcher that panicked does.
+/// The duty to answer one row. Dropping it unused answers `ReplicaLost`: only a batcher that panics does that.
 #[derive(Debug)]
 pub(crate) struct Answerer {
-    /// Nothing once it is used.
+    /// `None` once it is used.
     answers: Option<Arc<RowAnswers>>,
     row: usize,
 }
 
 impl Answerer {
-    /// Gives the one answer. That nobody may be waiting for it any more is no error.
+    /// Gives the one answer. It is no error if nobody waits for it any more.
     pub(super) fn send(mut self, outcome: Outcome) {
         if let Some(answers) = self.answers.take() {
             answers.put(self.row, outcome);
         }
     }
 
-    /// Lets the row be asked again. See [`Again`].
+    /// Has the row asked again. See [`Again`].
     pub(super) fn try_again(mut self, failed: Outcome, latest: Instant) {
         if let Some(answers) = self.answers.take() {
             let row = self.row;
@@ -185,7 +185,7 @@ impl Answerer {
         }
     }
 
-    /// What it is asked with.
+    /// The deadline and the claim of its row.
     pub(super) fn asked(&self) -> Asked {
         let answers = self.answers.as_ref();
         answers

@@ -1,8 +1,8 @@
 //! The rows of one request on their way: looked up, led or joined as flights, let into the queue, waited for.
 //!
-//! Rows share their deadline, so they share what waiting costs: they enter the queue in chunks under one lock with one
-//! wake-up of a batcher, and one timer and one wake-up are for all of them. Each row still has its own place and its
-//! own outcome. Between two chunks other tasks have their turn: a request of many rows holds nobody up.
+//! Rows share their deadline, so they share the cost of waiting. They enter the queue in chunks, each with one lock
+//! and one wake-up of a batcher. One timer and one wake-up serve all rows. Each row still has its own place and its
+//! own outcome. Other tasks run between two chunks, so a request of many rows holds nobody up.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,45 +19,45 @@ use super::cache::{Key, PredictionCache};
 use super::queue::{Reply, Task, TaskQueue};
 use crate::clock::Clock;
 
-/// Of a request's rows so many are worked on at once, which takes some tenths of a millisecond.
+/// How many rows of a request are worked on at once. That takes some tenths of a millisecond.
 pub(crate) const ROWS_AT_ONCE: usize = 512;
 
-/// Where rows are asked.
+/// The version that rows are asked of.
 #[derive(Clone, Copy)]
 pub(super) struct Version<'a> {
-    /// None: every row is asked.
+    /// `None` if every row is asked.
     pub(super) cache: Option<&'a Arc<PredictionCache>>,
     pub(super) queue: &'a TaskQueue,
     pub(super) clock: Clock,
 }
 
-/// A row whose answer is not known.
+/// A row that must be asked.
 pub(super) enum Unknown {
     /// Of a version with a cache.
     Keyed(Key),
-    /// Of a version without.
+    /// Of a version without a cache.
     Plain(Input),
 }
 
 /// Where a row waits.
 #[derive(Clone)]
 enum Row {
-    /// Nowhere: it is answered, or not asked yet.
+    /// The row is answered, or not asked yet.
     Nowhere,
-    /// In the queue, since then.
+    /// In the queue, since this instant.
     Queued(Place, Instant),
-    /// For a flight.
+    /// For a flight to land.
     Flying(Arc<Flight>),
 }
 
-/// Rows that are asked. Dropping it gives up all their places.
+/// The rows of a request while they are asked. Dropping this gives up all their places.
 pub(super) struct Asking<'a> {
     version: Version<'a>,
     answers: Arc<RowAnswers>,
     rows: SmallVec<[Row; 1]>,
 }
 
-/// What is to enter the queue now, and for which rows.
+/// Tasks that enter the queue together, and their rows.
 struct Entering {
     now: Instant,
     rows: SmallVec<[usize; 1]>,
@@ -65,7 +65,7 @@ struct Entering {
 }
 
 impl Version<'_> {
-    /// The output that is kept for this input.
+    /// The cached output for `input`, or else the input as a row to ask.
     pub(super) fn look_up(&self, input: Input) -> Result<Outcome, Unknown> {
         let Some(cache) = self.cache else {
             return Err(Unknown::Plain(input));
@@ -76,7 +76,7 @@ impl Version<'_> {
 }
 
 impl<'a> Asking<'a> {
-    /// So many rows, none of which is asked yet.
+    /// `rows` rows, none of which is asked yet.
     pub(super) fn new(version: Version<'a>, rows: usize, asked: Asked) -> Self {
         Self {
             version,
@@ -98,7 +98,7 @@ impl<'a> Asking<'a> {
         }
     }
 
-    /// Asks the rows from `first` on; returns how many they are.
+    /// Asks the rows from `first` on. Returns how many they are.
     fn ask_chunk(&mut self, now: Instant, first: usize, inputs: impl Iterator<Item = Input>) -> usize {
         let mut entering = Entering::at(now);
         let mut row = first;
@@ -158,7 +158,7 @@ impl<'a> Asking<'a> {
         self.rows[row] = Row::Flying(flight);
     }
 
-    /// Lets tasks wait in the queue; who is refused is answered.
+    /// Lets tasks wait in the queue. Refused tasks are answered.
     fn enter(&mut self, entering: Entering) {
         if entering.rows.is_empty() {
             return;
@@ -204,7 +204,7 @@ impl<'a> Asking<'a> {
         self.enter(entering);
     }
 
-    /// Gives up at the deadline: the reason of each row that is not answered says how far it got.
+    /// Gives up at the deadline. The reason of each unanswered row says how far it got.
     async fn expire(mut self) -> Outcomes {
         let mut outcomes = self.answers.abandon();
         for first in (0..outcomes.len()).step_by(ROWS_AT_ONCE) {
@@ -246,7 +246,7 @@ impl Drop for Asking<'_> {
         if self.rows.is_empty() {
             return;
         }
-        // What is answered has left the queue; only who hangs up leaves something behind.
+        // Answered rows have left the queue. Only an asker that hangs up leaves rows behind.
         self.answers.abandon();
         let (queue, now) = (self.version.queue, self.version.clock.now());
         let mut places: SmallVec<[Place; 1]> = SmallVec::new();

@@ -1,4 +1,4 @@
-//! One replica's loop: a credit, then a batch, decided as late as possible; answers back to their askers.
+//! One replica's loop: get a credit, form a batch as late as possible, return the answers to their askers.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,10 +33,10 @@ pub(super) struct Batcher {
     pub(super) model: Arc<ModelHandle>,
     pub(super) replica: Arc<Replica>,
     pub(super) table: Arc<ReplicaTable>,
-    /// The cluster's frontends, which the container is told.
+    /// The addresses of the cluster's frontends, which the container is told.
     pub(super) frontends: watch::Receiver<Arc<Vec<String>>>,
     pub(super) stream: ReplicaStream,
-    /// What it is sent next, and what it holds.
+    /// Decides what the container is sent next, and keeps what it holds.
     pub(super) dispatcher: Dispatcher<Task>,
     pub(super) clock: Clock,
 }
@@ -47,16 +47,16 @@ enum Ended {
     Drained,
     /// The connection was lost, or the protocol broken.
     Lost(StreamError),
-    /// A batch was not answered for so long that none is expected any more.
+    /// A batch was not answered for so long that no answer is expected any more.
     Hung,
-    /// An order ended it.
+    /// An [`Order`] ended it.
     Ordered(Order),
 }
 
 impl Batcher {
-    /// Runs until the stream ends; what was in the container's hands waits again then.
+    /// Runs until the stream ends. Queries that the container still holds then wait again.
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
-        // What it has learned by warming up, or elsewhere, is known from the first query on.
+        // Batch times learned by warming up, or elsewhere, count from the first query on.
         self.model.queue.introduce(&self.dispatcher, self.clock.now());
         let ended = self.work(&mut orders).await;
         let in_hand = match &ended {
@@ -74,7 +74,7 @@ impl Batcher {
             Ended::Ordered(Order::Superseded) => info!(%replica, "replica superseded"),
             Ended::Ordered(_) => info!(%replica, "replica dismissed"),
         }
-        // First it is counted on no more, so that the others do not leave to it what comes back.
+        // Leave before `put_back`: otherwise the other replicas would leave these queries to this one.
         self.model.queue.leave(self.replica.stream);
         self.model.queue.put_back(in_hand, Unanswered::ReplicaLost);
         match ended {
@@ -103,7 +103,7 @@ impl Batcher {
             return Ended::Lost(error);
         }
         loop {
-            // Before looking at the queue, so that demand that comes meanwhile is not missed.
+            // Subscribed before `dispatch` looks at the queue, so that no demand is missed in between.
             let demand = model.queue.demand();
             if let Err(error) = self.dispatch() {
                 return Ended::Lost(error);
@@ -142,7 +142,7 @@ impl Batcher {
                         return Ended::Hung;
                     }
                 }
-                // Another may have come, or go on, that can take over what this one sits on.
+                // Another replica may now be ready to take over the overdue batch.
                 Ok(()) = others.changed(), if self.dispatcher.is_overdue() => {
                     if self.look_at_the_time() {
                         return Ended::Hung;
@@ -153,8 +153,8 @@ impl Batcher {
         }
     }
 
-    /// Tells a container that has just come who else is there. A lone frontend has nothing to tell: the
-    /// container may know it by another name than its own.
+    /// Tells a new container about the other frontends. A lone frontend tells nothing: the container may know it by a
+    /// name other than its own.
     fn name_other_frontends(&mut self) -> Result<(), StreamError> {
         let has_others = self.frontends.borrow_and_update().len() > 1;
         if has_others { self.name_frontends() } else { Ok(()) }
@@ -168,8 +168,8 @@ impl Batcher {
         self.stream.name_frontends(&addresses)
     }
 
-    /// Hears what has come already. After a stall of this whole machine the timers go off first, and every
-    /// replica seems to be overdue whose answer is here.
+    /// Handles events that have arrived already. After a stall of the whole machine the timers fire first. Then every
+    /// replica seems overdue, although its answer is here.
     async fn hear_what_is_here(&mut self) -> Result<(), StreamError> {
         tokio::task::yield_now().await;
         while let Some(event) = self.stream.next().now_or_never() {
@@ -178,7 +178,7 @@ impl Batcher {
         Ok(())
     }
 
-    /// Hands on what the container has had for too long; says whether it is to be given up.
+    /// Hands on queries that the container has had for too long. Returns whether to give the container up.
     fn look_at_the_time(&mut self) -> bool {
         let now = self.clock.now();
         self.dispatcher.look(now);
@@ -198,7 +198,7 @@ impl Batcher {
         }
     }
 
-    /// Lets others see whether a batch is overdue.
+    /// Shows others, in `Replica::overdue`, whether a batch is overdue.
     fn show_overdue(&self) {
         let overdue = self.dispatcher.is_overdue();
         if self.replica.overdue.swap(overdue, Ordering::Relaxed) != overdue {
@@ -206,12 +206,12 @@ impl Batcher {
         }
     }
 
-    /// Whether nobody waits for anything that the container holds.
+    /// Whether nobody waits for the queries that the container holds.
     fn owes_nothing(&self) -> bool {
         self.dispatcher.held().all(|placed| placed.task.is_abandoned())
     }
 
-    /// Carries out what there is to do now.
+    /// Carries out the dispatcher's steps until it passes, announces demand or waits.
     fn dispatch(&mut self) -> Result<(), StreamError> {
         loop {
             let now = self.clock.now();
@@ -274,7 +274,7 @@ impl Batcher {
         }
     }
 
-    /// Matches a batch's outputs to their askers.
+    /// Answers the queries of a batch, or puts them back if the batch was too large.
     fn answer(&mut self, result: BatchResult) {
         let Some(sent) = self.learn(&result) else {
             return;
@@ -291,7 +291,7 @@ impl Batcher {
             return self.model.queue.put_back(batch, Unanswered::TooLarge);
         }
         if batch.is_empty() {
-            // They were handed to another replica.
+            // Its queries were handed to another replica.
             return;
         }
         Delivery {
@@ -308,7 +308,7 @@ impl Batcher {
         .start();
     }
 
-    /// The words with which a batch of so many inputs failed as a whole, if its size may be to blame.
+    /// The error with which a batch of `size` inputs failed as a whole, if its size may be to blame.
     fn is_too_large<'a>(&self, result: &'a BatchResult, size: usize) -> Option<&'a str> {
         let Some(batch_result::Outcome::BatchError(words)) = &result.outcome else {
             return None;
@@ -323,7 +323,7 @@ impl Batcher {
         too_large.then_some(words)
     }
 
-    /// Learns from a batch that came back.
+    /// Learns from a batch that came back. `None` if no such batch was sent.
     fn learn(&mut self, result: &BatchResult) -> Option<SentBatch<Task>> {
         let now = self.clock.now();
         let took = Duration::from_micros(result.model_micros);
@@ -367,7 +367,7 @@ fn credit(granted: &Granted) -> Credit {
     }
 }
 
-/// How many inputs the model's time is the time of: all, unless the container says otherwise.
+/// How many inputs `model_micros` is for: all, unless the container says otherwise; 0 if the batch failed.
 fn worked_on(result: &BatchResult) -> usize {
     match result.outcome {
         Some(batch_result::Outcome::Outputs(_)) if result.merged_inputs > 0 => result.merged_inputs as usize,
@@ -378,7 +378,7 @@ fn worked_on(result: &BatchResult) -> usize {
     }
 }
 
-/// What a container that hangs will read, should it wake up.
+/// The refusal that a hung container reads if it wakes up.
 fn hung() -> Refusal {
     Refusal {
         code: ErrorCode::Unavailable,
@@ -386,13 +386,13 @@ fn hung() -> Refusal {
     }
 }
 
-/// A timer for when to look whether batches are overdue. It may go off too early but not too late, so that it
-/// need not be set anew for each batch: most often the one that is set is early enough.
+/// A timer for the next look at overdue batches. It may fire too early but not too late. So it is not set anew for
+/// each batch: usually the time it is set to is early enough.
 #[derive(Default)]
 struct Look(Option<(Instant, Pin<Box<Sleep>>)>);
 
 impl Look {
-    /// Sets the timer, unless it goes off by then anyway.
+    /// Sets the timer, unless it fires by `next` anyway.
     fn arm(&mut self, next: Option<Instant>, clock: Clock) {
         let Some(at) = next else { return };
         if self.0.as_ref().is_none_or(|&(armed, _)| at < armed) {
@@ -401,7 +401,7 @@ impl Look {
         }
     }
 
-    /// Completes when it has gone off.
+    /// Completes when the timer has fired.
     async fn due(&mut self) {
         match &mut self.0 {
             Some((_, sleep)) => sleep.as_mut().await,

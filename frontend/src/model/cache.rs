@@ -1,12 +1,15 @@
-//! The prediction cache of one model version, and the flights of what is not in it yet.
+//! The prediction cache of one model version, and the flights of predictions that are not in it yet.
 //!
-//! A query is a **hit** (answered from the cache, at once, also if its deadline is that instant), a **join** (an identical query is on its way: they share one input of the
-//! model, see [`flight`]) or a **miss** (it leads a flight). Only outputs are kept, never failures. A cache
-//! belongs to the handle of its version and goes with it: a flight that outlives a version that was
-//! registered anew fills the old cache, which nobody reads any more.
+//! A query is one of three:
+//! - A **hit** is answered from the cache at once, even if its deadline is that instant.
+//! - A **join** finds an identical query on its way: they share one input of the model, see [`flight`].
+//! - A **miss** leads a flight.
 //!
-//! Counted: a hit allocates nothing (an entry's first hit once), a miss two buffers more than asking without a
-//! cache, those of the entry.
+//! Only outputs are kept, never failures. A cache belongs to the handle of its version and goes with it. A flight may
+//! outlive a version that is registered anew. It then fills the old cache, which nobody reads any more.
+//!
+//! Allocations, as counted: a hit makes none, except one at an entry's first hit. A miss makes two more than asking
+//! without a cache: the two buffers of the entry.
 
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -26,21 +29,20 @@ use flight::Flights;
 
 /// What an entry weighs besides the bytes of its input and its output.
 ///
-/// Its slot in the cache's slab, which grows by doubling (half as much again on average), its share of the
-/// index, and three small allocations with the allocator's rounding: the two buffers, and the reference
-/// count that an output gets when it is shared for the first time. What the cache remembers of evicted
-/// entries is in the round-up.
+/// It is the entry's slot in the cache's slab, its share of the index, and three small allocations with the
+/// allocator's rounding. The slab grows by doubling, which adds half as much again on average. The allocations are
+/// the two buffers, and the reference count that an output gets when it is first shared. Rounding up covers what the
+/// cache remembers of evicted entries.
 const ENTRY_BYTES: u64 = 256;
 
-/// A typical entry, from which the cache sizes what it remembers of evicted ones.
+/// The size of a typical entry. The cache derives from it how many evicted entries it remembers.
 const TYPICAL_ENTRY_BYTES: u64 = 1024;
 
-/// Locked apart from one another. Few, because the largest output that is kept is as large as one of them:
-/// more than some would not make hits faster on the few threads that serve queries.
+/// The number of shards, each with its own lock. There are few, because the largest output that is kept is as large
+/// as a shard. More shards would not make hits faster on the few threads that serve queries.
 const SHARDS: usize = 4;
 
-/// An input with its hash, which is computed once and used for several look-ups. Keys are equal if the whole
-/// inputs are.
+/// An input with its hash, which is computed once for several look-ups. Keys are equal if their whole inputs are.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Key {
     hash: u64,
@@ -48,7 +50,7 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    /// The same key, with nothing kept alive but its own bytes.
+    /// The same key in a buffer of its own, which keeps nothing else alive.
     fn detached(&self) -> Self {
         Self {
             hash: self.hash,
@@ -63,7 +65,7 @@ impl Hash for Key {
     }
 }
 
-/// Takes the hash that a [`Key`] brings.
+/// A hasher that returns the hash that a [`Key`] brings.
 #[derive(Clone, Copy, Debug, Default)]
 struct Brought(u64);
 
@@ -88,7 +90,7 @@ impl Hasher for Brought {
     }
 }
 
-/// Weighs entries by what they take.
+/// Weighs an entry by the bytes it takes.
 #[derive(Clone, Copy, Debug)]
 struct ByBytes;
 
@@ -98,11 +100,11 @@ impl Weighter<Key, Output> for ByBytes {
     }
 }
 
-/// What is known of one version's predictions.
+/// The kept outputs and the flights of one version.
 pub(crate) struct PredictionCache {
     entries: Cache<Key, Output, ByBytes, Brought>,
     flights: Flights,
-    /// Random for each process: who sends inputs does not know which of them collide.
+    /// Random for each process, so that senders of inputs cannot know which of them collide.
     hashes: RandomState,
     metrics: CacheMetrics,
 }
@@ -125,7 +127,7 @@ impl PredictionCache {
         })
     }
 
-    /// The key of an input, for all that follows.
+    /// The key of an input, for look-ups and flights.
     pub(crate) fn key(&self, input: Input) -> Key {
         Key {
             hash: self.hashes.hash_one(input.data()),
@@ -133,19 +135,19 @@ impl PredictionCache {
         }
     }
 
-    /// The output that is kept for this input. Shared, not copied; locks a shard for reading.
+    /// The output that is kept for `key`, shared and not copied. Locks a shard for reading.
     pub(crate) fn hit(&self, key: &Key) -> Option<Output> {
         let output = self.entries.get(key)?;
         self.metrics.hits.inc();
         Some(output)
     }
 
-    /// Takes note of so many queries that nobody can be asked.
+    /// Counts `queries` misses, of queries that find no replica to ask.
     pub(crate) fn missed(&self, queries: usize) {
         self.metrics.misses.inc_by(queries as u64);
     }
 
-    /// Keeps an output, in buffers of its own: those it came in hold a whole batch.
+    /// Keeps an output, in buffers of its own: the buffers it came in hold a whole batch.
     fn keep(&self, key: &Key, output: &Output) {
         if ByBytes.weight(key, output) <= self.entries.shard_capacity() {
             self.entries.insert(key.detached(), output.detached());

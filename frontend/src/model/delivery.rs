@@ -1,4 +1,4 @@
-//! What came back for a batch, taken apart and given to those who asked.
+//! Splits the result of a batch and answers the batch's queries.
 
 use std::sync::Arc;
 
@@ -11,24 +11,24 @@ use tracing::debug;
 use super::handle::ModelHandle;
 use super::queue::Batch;
 
-/// From this size on the outputs of a batch are read on a thread of its own: to find out whether they are JSON
-/// takes a few milliseconds per megabyte, which every other query would have to wait.
+/// Outputs of this size or more are read on a thread of their own. Checking whether they are JSON takes a few
+/// milliseconds per megabyte. Every other query would have to wait for that.
 const LARGE_OUTPUTS_BYTES: usize = 64 * 1024;
 
-/// A batch, and what came back for it.
+/// A batch and its result.
 pub(super) struct Delivery {
     pub(super) model: Arc<ModelHandle>,
     pub(super) batch: Batch,
-    /// When the batch left.
+    /// When the batch was sent.
     pub(super) sent_at: Instant,
-    /// How it was answered.
+    /// Its replica, its number of inputs, and the model's time.
     pub(super) run: BatchRun,
     pub(super) result: BatchResult,
 }
 
 impl Delivery {
-    /// Gives each task its answer: now, or soon if that takes its time. A task that is never answered, because
-    /// the frontend ends first, is lost like one whose replica is.
+    /// Answers each task, at once or, if the outputs are large, soon. If the frontend ends first, the tasks left are
+    /// lost like those of a lost replica.
     pub(super) fn start(self) {
         match self.output_bytes() >= LARGE_OUTPUTS_BYTES {
             true => drop(tokio::task::spawn_blocking(|| self.deliver())),
@@ -64,7 +64,7 @@ impl Delivery {
     }
 }
 
-/// The outputs of a batch, or the words it failed with.
+/// The outputs of a batch, or the error it failed with.
 fn outputs(result: BatchResult, expected: usize) -> Result<Vec<Result<Output, InputError>>, String> {
     match result.outcome {
         Some(batch_result::Outcome::Outputs(outputs)) => {

@@ -1,4 +1,4 @@
-//! One version of a model, to be asked: its cache, its queue, and how many replicas serve it.
+//! One version of a model: its cache, its queue, and the number of its replicas.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,15 +31,15 @@ pub(crate) const MAX_INPUT_BYTES: usize = MAX_BATCH_BYTES;
 
 const ALL_ANSWERED: &str = "each row is answered or given up at its deadline; this is a bug";
 
-/// One version of a model, to be asked.
+/// One version of a model, as queries ask it.
 pub(crate) struct ModelHandle {
-    /// Its model's name and its own.
+    /// The model's name and the version's.
     pub id: ModelId,
-    /// What it was registered with.
+    /// The spec that the version was registered with.
     pub spec: VersionSpec,
-    /// When it was registered: a version of the same name registered later is another one.
+    /// When the version was registered. The same name registered later is another version.
     pub(super) registered_at: Timestamp,
-    /// None if the version, or this frontend, has its cache switched off: then every query is asked.
+    /// `None` if the version or this frontend has its cache switched off. Then every query goes to the model.
     pub(super) cache: Option<Arc<PredictionCache>>,
     pub(super) queue: TaskQueue,
     pub(super) replicas: AtomicUsize,
@@ -48,11 +48,10 @@ pub(crate) struct ModelHandle {
 }
 
 impl ModelHandle {
-    /// Predicts, from the cache or by asking the model. There is always an answer, at the latest at the
-    /// deadline.
+    /// Answers from the cache or by asking the model, at the latest at the deadline.
     ///
-    /// Without a replica there is no answer even where a prediction is kept: whoever stopped a model, or lost it,
-    /// would be told otherwise for the inputs that happen to be kept.
+    /// Without a replica the answer is `NoReplica`, even for a cached input. Otherwise a stopped or lost model would
+    /// seem to answer, but only for cached inputs.
     pub(crate) async fn predict(&self, input: Input, asked: Asked) -> Outcome {
         if !self.can_answer(1) {
             return DefaultReason::NoReplica.into();
@@ -86,7 +85,7 @@ impl ModelHandle {
         outcomes.into_iter().map(|outcome| outcome.expect(ALL_ANSWERED))
     }
 
-    /// Whether there is a replica to answer so many queries.
+    /// Whether there is a replica. If there is none, the cache counts `queries` misses.
     fn can_answer(&self, queries: usize) -> bool {
         let has_replica = self.replicas() > 0;
         if !has_replica && let Some(cache) = &self.cache {
@@ -103,8 +102,8 @@ impl ModelHandle {
         }
     }
 
-    /// Whether this handle is for that version, as far as queries and containers can tell: the number of
-    /// replicas may have changed.
+    /// Whether queries and containers can use this handle for `version`. Only `version.spec.deployment` may differ,
+    /// such as in the number of replicas.
     pub(super) fn serves(&self, version: &Version) -> bool {
         let VersionSpec {
             input_type,
@@ -134,12 +133,12 @@ impl ModelHandle {
         })
     }
 
-    /// What is asked of it.
+    /// How many queries came, and how many wait.
     pub(crate) fn load(&self) -> Load {
         self.queue.load()
     }
 
-    /// The limit to the size of its batches that stands because one failed, if one does.
+    /// The limit on batch sizes that a failed batch has set, while it holds.
     pub(super) fn batch_limit(&self) -> Option<BatchLimit> {
         let restraint = self.queue.restraint(self.clock.now())?;
         Some(BatchLimit {
@@ -149,7 +148,7 @@ impl ModelHandle {
         })
     }
 
-    /// The most input bytes in one of its batches.
+    /// The most input bytes in one batch of this version.
     pub(super) fn most_batch_bytes(&self) -> usize {
         match self.spec.learns_sizes() {
             true => MOST_LEARNED_BYTES,
@@ -157,7 +156,7 @@ impl ModelHandle {
         }
     }
 
-    /// Replicas attached to it.
+    /// The number of attached replicas.
     pub(crate) fn replicas(&self) -> usize {
         self.replicas.load(Ordering::Relaxed)
     }

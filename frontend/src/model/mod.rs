@@ -1,10 +1,10 @@
-//! Models as the query path sees them: a cache and a queue for each version, and a batcher for each attached
-//! replica.
+//! Models as the query path sees them. Each version has a cache and a queue, each attached replica a batcher.
 //!
-//! From below: `answers` (to the rows of a request), [`cache`] (predictions, and flights on their way), [`queue`]
-//! (what waits for a replica), `asking` (rows on their way through these), `handle` (one version), [`replica`] and
-//! `batcher` (one replica's loop), `registrar` (which containers are taken in), `table` (all of it). Each names only
-//! those before it.
+//! The modules, lowest first: `answers` (answers to a request's rows), [`cache`] (kept predictions, and flights),
+//! [`queue`] (queries that wait for a replica), `asking` (a request's rows on their way through cache and queue),
+//! `handle` (one version), `delivery` (a batch's outputs to their askers), `times` (a replica's batch times),
+//! [`replica`] (attached replicas), `batcher` (one replica's loop), `registrar` (which containers may attach),
+//! `table` (all versions and replicas). Each module names only modules before it.
 
 mod answers;
 mod asking;

@@ -1,7 +1,7 @@
 //! Queries waiting for one model version, and the two ways a replica's batcher is woken.
 //!
-//! Who is let in, taken and given up is decided by `core`'s [`WaitingRoom`] and [`Dispatcher`]; here are the lock, the
-//! wake-ups, and the channels that answers go through.
+//! `core`'s [`WaitingRoom`] and [`Dispatcher`] decide which queries are let in, taken and given up. This module has
+//! the lock, the wake-ups, and the channels for answers.
 
 use parking_lot::Mutex;
 use skysail_core::batch::Restraint;
@@ -20,17 +20,17 @@ pub(crate) use skysail_core::waiting_room::{Admission, Unanswered};
 use super::answers::Answerer;
 use super::cache::flight::{Landing, Places};
 
-/// Whom a task's answer goes to.
+/// Where a task's answer goes.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    /// The one who asked.
+    /// To one row, of a version without a cache.
     Asker(Answerer),
-    /// All who asked the same.
+    /// To all askers of a flight.
     Flight(Landing),
 }
 
 impl Reply {
-    /// Gives the one answer. That nobody may be waiting for it any more is no error.
+    /// Gives the one answer. It is no error if nobody waits for it any more.
     pub(crate) fn send(self, outcome: Outcome) {
         match self {
             Self::Asker(asker) => asker.send(outcome),
@@ -50,7 +50,7 @@ impl Reply {
 /// A query on its way to a replica.
 #[derive(Debug)]
 pub(crate) struct Task {
-    /// Its input.
+    /// The query's input.
     pub input: Input,
     /// When it was first let into the queue, or refused.
     asked_at: Instant,
@@ -58,7 +58,7 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    /// The query of this input, which is asked now and whose answer goes to `reply`.
+    /// A query that is asked at `now` and whose answer goes to `reply`.
     pub(crate) fn new(input: Input, reply: Reply, now: Instant) -> Self {
         Self {
             input,
@@ -67,7 +67,7 @@ impl Task {
         }
     }
 
-    /// The same, to wait until then.
+    /// The task, to wait until `deadline`.
     pub(crate) fn until(self, deadline: Instant, claim: Claim) -> Entrant<Self> {
         Entrant {
             deadline,
@@ -77,18 +77,18 @@ impl Task {
         }
     }
 
-    /// Gives the one answer. That nobody may be waiting for it any more is no error.
+    /// Gives the one answer. It is no error if nobody waits for it any more.
     pub(crate) fn end(self, outcome: Outcome) {
         self.reply.send(outcome);
     }
 
-    /// Gives the answer that a batch brought, which had left at `sent_at`.
+    /// Answers with the batch's `prediction`. The batch was sent at `sent_at`.
     pub(crate) fn answer_by(self, batch: BatchRun, sent_at: Instant, prediction: Prediction) {
         let queued = sent_at.saturating_since(self.asked_at);
         self.end(Outcome::of_batch(prediction, queued, batch));
     }
 
-    /// Says that it is given up while it waits.
+    /// Answers that the query was given up while it waited.
     pub(crate) fn give_up(self, reason: DefaultReason, now: Instant) {
         let waited = now.saturating_since(self.asked_at);
         self.end(Outcome::from(reason).after(waited));
@@ -100,28 +100,28 @@ impl Task {
     }
 }
 
-/// Queries in a replica's hands, each with its place in the queue.
+/// Queries that a replica holds, each with its place in the queue.
 pub(crate) type Batch = Vec<Placed<Task>>;
 
-/// The queue of one model version, shared by whoever asks and by its replicas' batchers.
+/// The queue of one model version, shared by its queries and its replicas' batchers.
 ///
-/// The lock is held for a few map operations and never across an await; it is what makes "taken by a
-/// batch" and "given up by its asker" exclude each other.
+/// The lock is held for a few map operations and never across an await. Under the lock a task is either taken by a
+/// batch or given up by its asker, never both.
 #[derive(Debug)]
 pub(crate) struct TaskQueue {
     room: Mutex<WaitingRoom<Task>>,
     /// Wakes one batcher that holds a credit.
     work: Notify,
-    /// Wakes all batchers without one, to announce demand.
+    /// Wakes all batchers without a credit, to announce demand.
     demand: Notify,
 }
 
-/// What is asked of a version.
+/// The load of one version.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Load {
-    /// Queries that came so far, also those that were refused at once.
+    /// Queries that came so far, including those refused at once.
     pub arrived: u64,
-    /// Queries that wait.
+    /// Queries that wait now.
     pub queued: usize,
 }
 
@@ -135,25 +135,26 @@ impl TaskQueue {
         }
     }
 
-    /// A replica takes batches from here from now on.
+    /// Adds a replica, which takes batches from here from now on.
     pub(crate) fn join(&self, stream: u64, now: Instant) {
         self.room.lock().join(stream, now);
     }
 
-    /// It does so no more. What was left for it is for the others again.
+    /// Removes a replica. Queries that were left for it are for the other replicas again.
     pub(crate) fn leave(&self, stream: u64) {
         self.room.lock().leave(stream);
         self.work.notify_one();
         self.demand.notify_waiters();
     }
 
-    /// Lets the others see what a replica that has just come knows of itself.
+    /// Shows the other replicas what a new replica has already learned of its batch times.
     pub(crate) fn introduce(&self, dispatcher: &Dispatcher<Task>, now: Instant) {
         dispatcher.introduce(&mut self.room.lock(), now);
     }
 
-    /// Lets tasks wait, each unless the queue is full or no replica can answer it in time: that is known, and for the
-    /// caller to say, at once. What gives way to them is answered here. One lock and one wake-up are for all.
+    /// Lets tasks wait. A task is refused at once if the queue is full or no replica can answer it in time. The
+    /// caller answers refused tasks; tasks displaced by the new ones are answered here. All entrants share one lock
+    /// and one wake-up.
     pub(crate) fn enter(
         &self,
         now: Instant,
@@ -182,7 +183,8 @@ impl TaskQueue {
         entered
     }
 
-    /// Lets tasks wait again that were not answered, each in its old place, unless nobody waits for them any more.
+    /// Puts unanswered tasks back in their old places, except tasks that nobody waits for. Tasks that get no other
+    /// try are answered `ReplicaLost`.
     pub(crate) fn put_back(&self, batch: impl IntoIterator<Item = Placed<Task>>, why: Unanswered) {
         let wanted = batch.into_iter().filter(|placed| !placed.task.is_abandoned());
         let given_up = self.room.lock().put_back(wanted, why);
@@ -193,8 +195,8 @@ impl TaskQueue {
         self.demand.notify_waiters();
     }
 
-    /// What the replica's batcher is to do now. What is given up for it is answered here, and another batcher is
-    /// woken if there is work for it.
+    /// What the replica's batcher must do now. Queries given up meanwhile are answered here. Another batcher is woken
+    /// if there is work for it.
     pub(crate) fn step(&self, dispatcher: &mut Dispatcher<Task>, now: Instant) -> Step {
         if !dispatcher.looks_at_the_room() {
             return Step::Wait;
@@ -214,27 +216,27 @@ impl TaskQueue {
         step
     }
 
-    /// Lets the others see what is expected of a replica that has answered a batch.
+    /// Shows the other replicas what to expect of a replica that has answered a batch.
     pub(crate) fn report(&self, dispatcher: &mut Dispatcher<Task>, now: Instant) {
         dispatcher.report(&mut self.room.lock(), now);
     }
 
-    /// Whether the inputs of a batch that failed as a whole are worth another try, in smaller batches.
+    /// Whether to try the inputs of a batch that failed as a whole again, in smaller batches.
     pub(crate) fn batch_failed(&self, inputs: usize, now: Instant) -> bool {
         self.room.lock().batch_failed(inputs, now)
     }
 
-    /// The limit to the size of batches that stands because one failed, if one does.
+    /// The limit on batch sizes that a failed batch has set, while it holds.
     pub(crate) fn restraint(&self, now: Instant) -> Option<Restraint> {
         self.room.lock().restraint(now)
     }
 
-    /// Takes all from a replica that is lost; [`Self::put_back`] is to follow.
+    /// Takes all queries from a lost replica. The caller must then [`Self::put_back`] them.
     pub(crate) fn lose(&self, dispatcher: &mut Dispatcher<Task>, now: Instant) -> Loss<Task> {
         dispatcher.lose(&mut self.room.lock(), now)
     }
 
-    /// Hands on what a replica has had for too long, if others are ready for it; returns how many queries.
+    /// Hands on the queries of an overdue replica, if `others_ready` is not 0. Returns how many they are.
     pub(crate) fn hand_over(&self, dispatcher: &mut Dispatcher<Task>, others_ready: usize) -> usize {
         let batch = dispatcher.hand_over(&mut self.room.lock(), others_ready);
         let queries = batch.len();
@@ -244,7 +246,7 @@ impl TaskQueue {
         queries
     }
 
-    /// Answers all that waits, and whatever comes: the version is gone.
+    /// Answers all waiting queries `NoReplica` and refuses later ones: the version is gone.
     pub(crate) fn close(&self) {
         let waiting = self.room.lock().close();
         for Placed { task, .. } in waiting {
@@ -257,13 +259,13 @@ impl TaskQueue {
         self.work.notified()
     }
 
-    /// Completes when a batcher without a credit should [`Self::step`] again, if what waits changed after this
-    /// was called: call it before.
+    /// Completes when a batcher without a credit must [`Self::step`] again. Only changes after this call count, so
+    /// call it before `step`.
     pub(crate) fn demand(&self) -> Notified<'_> {
         self.demand.notified()
     }
 
-    /// What is asked of it.
+    /// How many queries came, and how many wait.
     pub(crate) fn load(&self) -> Load {
         let room = self.room.lock();
         Load {
@@ -272,12 +274,12 @@ impl TaskQueue {
         }
     }
 
-    /// How many wait.
+    /// How many queries wait.
     pub(crate) fn len(&self) -> usize {
         self.room.lock().len()
     }
 
-    /// Takes out what still waits at these places; says of each why it is not answered yet.
+    /// Removes the tasks that still wait at these places. Returns for each place why it is not answered yet.
     pub(crate) fn leave_places(
         &self,
         now: Instant,
@@ -294,7 +296,7 @@ impl TaskQueue {
             reason
         };
         let reasons = places.into_iter().map(leave).collect();
-        // Tasks are dropped outside of the lock.
+        // Drop the tasks outside of the lock.
         drop(room);
         reasons
     }

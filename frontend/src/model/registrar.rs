@@ -1,8 +1,8 @@
-//! Who is taken in as a replica of a version: who shows a token of it, or anybody where the version is open.
+//! Decides which containers become replicas of a version: those with a token, or all if the version is open.
 //!
-//! A version that Skysail runs containers for is never open. One whose containers attach by themselves is where it
-//! was registered so, and where container RPC can be reached from this machine only: each frontend looks at its
-//! own addresses, so that one which is bound to others from its next start on asks for tokens from then on.
+//! A version that Skysail runs containers for is never open. A version whose containers attach by themselves is open
+//! in two cases: it was registered as open, or container RPC can be reached from this machine only. Each frontend
+//! looks at its own addresses. If it binds other addresses at its next start, it asks for tokens from then on.
 
 use skysail_container_rpc::server::Refusal;
 use skysail_container_rpc::session::Registration;
@@ -13,18 +13,19 @@ use skysail_proto::ids::ModelId;
 
 use super::handle::ModelHandle;
 
-/// By what registrations are judged, of all versions.
+/// The rules for registrations of all versions.
 #[derive(Debug, Default)]
 pub(super) struct Registrar {
-    /// The cluster's key, as of the newest catalog that was followed: while the store is away it stays. Without
-    /// one no token is good.
+    /// The cluster's key in the newest catalog that was followed. It stays while the store is away. Without a key no
+    /// token is good.
     pub(super) key: Option<Secret>,
     /// Whether container RPC can be reached from this machine only.
     pub(super) on_this_machine_only: bool,
 }
 
 impl Registrar {
-    /// The start of the container that registers, empty for one started by hand; or why it is not taken.
+    /// Returns the start of the container that registers, or why it is refused. The start of a container started by
+    /// hand is empty.
     pub(super) fn admit(&self, model: &ModelHandle, registration: &Registration) -> Result<String, Refusal> {
         let subject = Subject {
             model: &model.id,
@@ -83,8 +84,8 @@ mod tests {
         }
     }
 
-    /// What becomes of a container that shows this token, for a version that is open or not, at a frontend that is
-    /// reached from this machine only or not.
+    /// Registers a container that shows `token`, for a version with this `open`, at a frontend with this
+    /// `on_this_machine_only`.
     fn admitted(token: &str, open: bool, on_this_machine_only: bool) -> Result<String, Refusal> {
         let mut spec = spec();
         spec.open = open;

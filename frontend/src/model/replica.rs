@@ -1,4 +1,4 @@
-//! The replicas that are attached: what is known of each, and how to send it away.
+//! The attached replicas: the state of each, and the orders that end its stream.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -16,48 +16,47 @@ use tokio::time::Instant;
 
 use super::times::BatchTimes;
 
-/// What is known of an attached replica. Its batcher writes, others read.
+/// The state of an attached replica. Its batcher writes, others read.
 #[derive(Debug)]
 pub(crate) struct Replica {
-    /// What it said of itself.
+    /// What the container said of itself when it registered.
     pub registration: Registration,
-    /// Which start of its container it is; empty for one started by hand.
+    /// The id of its container's start; empty if the container was started by hand.
     pub start: String,
-    /// Where it dialled from.
+    /// The address it dialled from.
     pub peer: Option<SocketAddr>,
-    /// When it attached.
     pub attached_at: Timestamp,
-    /// Unique to this stream: another of the same replica has another.
+    /// Unique to this stream: a later stream of the same replica has another number.
     pub stream: u64,
     /// Whether it takes no more work.
     pub draining: AtomicBool,
-    /// Whether a batch in its hands is overdue: it is sent none until it answers.
+    /// Whether a batch it holds is overdue. Until it answers, it is sent no more.
     pub overdue: AtomicBool,
-    /// Batches in its hands.
+    /// Batches sent to it and not answered yet.
     pub in_flight: AtomicU32,
     /// Batches answered.
     pub batches: AtomicU64,
     /// Inputs answered.
     pub inputs: AtomicU64,
-    /// What its batches took lately.
+    /// The times of its last batches.
     pub times: BatchTimes,
 }
 
 impl Replica {
-    /// Whether it can be counted on.
+    /// Whether it can be counted on: it is neither draining nor overdue.
     pub(crate) fn takes_work(&self) -> bool {
         !self.draining.load(Ordering::Relaxed) && !self.overdue.load(Ordering::Relaxed)
     }
 }
 
-/// What a batcher can be told.
+/// An order to a replica's batcher.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Order {
     /// Another stream registered as this replica.
     Superseded,
-    /// Its version is gone; the reason is for the container's log.
+    /// Its version is gone. The refusal is for the container's log.
     Dismiss(Refusal),
-    /// The frontend is going: finish what is in hand, then close.
+    /// The frontend is going: finish the batches in hand, then close.
     Drain,
 }
 
@@ -67,25 +66,25 @@ struct Attached {
     orders: mpsc::Sender<Order>,
 }
 
-/// All attached replicas, by their versions and ids: a container of one version is never in the way of another's,
-/// whatever id it chose. Locked when one comes or goes and when somebody looks, never by queries.
+/// All attached replicas, by version and replica id. So containers of different versions never collide, whatever ids
+/// they choose. Locked when a replica comes or goes and when somebody looks, never by queries.
 #[derive(Debug, Default)]
 pub(crate) struct ReplicaTable {
     attached: Mutex<HashMap<(ModelId, ReplicaId), Attached>>,
     streams: AtomicU64,
-    /// Containers that hang, by their starts, and when each was given up; the newest last.
+    /// The starts of hung containers, and when each was given up, newest last.
     hung: Mutex<VecDeque<(String, Instant)>>,
     changed: watch::Sender<()>,
 }
 
-/// A container given up is remembered for as long: by then it was stopped, or is not going to be.
+/// How long a container given up is remembered. By then it was stopped, or never will be.
 const HUNG_REMEMBERED: Duration = Duration::from_secs(600);
 
-/// Of more than these the oldest are forgotten.
+/// The most hung containers remembered. Beyond this the oldest is forgotten.
 const MOST_HUNG: usize = 64;
 
 impl ReplicaTable {
-    /// Takes a replica in; one of its version with the same id is superseded. Returns its record and its orders.
+    /// Adds a replica. An attached one of the same version and id is superseded. Returns its record and its orders.
     pub(crate) fn attach(
         &self,
         registration: Registration,
@@ -114,14 +113,14 @@ impl ReplicaTable {
             },
         );
         if let Some(before) = before {
-            // A full channel holds an order that ends the stream as well.
+            // A full channel already holds an order that ends the stream.
             let _ = before.orders.try_send(Order::Superseded);
         }
         self.touch();
         (replica, receiver)
     }
 
-    /// Takes note that a stream is over, unless another has taken its place.
+    /// Removes a replica whose stream is over, unless another stream has taken its place.
     pub(crate) fn detach(&self, replica: &Replica) {
         let mut attached = self.attached.lock();
         let place = place(replica);
@@ -135,7 +134,7 @@ impl ReplicaTable {
         self.touch();
     }
 
-    /// Sends an order to every replica that `which` picks.
+    /// Sends an order to every replica of the models that `which` picks.
     pub(crate) fn order(&self, which: impl Fn(&ModelId) -> bool, order: &Order) {
         for found in self.attached.lock().values() {
             if which(&found.replica.registration.model) {
@@ -144,7 +143,7 @@ impl ReplicaTable {
         }
     }
 
-    /// All of them, ordered by id.
+    /// All replicas, ordered by id.
     pub(crate) fn all(&self) -> Vec<Arc<Replica>> {
         let mut all: Vec<_> = self
             .attached
@@ -176,8 +175,8 @@ impl ReplicaTable {
         ready
     }
 
-    /// Remembers a container that hangs: it is not taken in again, and the control role replaces it. One
-    /// without a start was started by hand; nobody would replace it.
+    /// Remembers a hung container: it is not taken in again, and the control role replaces it. A container without a
+    /// start is not remembered. It was started by hand, and nobody would replace it.
     pub(crate) fn give_up(&self, start: &str) {
         if start.is_empty() {
             return;
@@ -192,7 +191,7 @@ impl ReplicaTable {
         self.touch();
     }
 
-    /// The starts of containers that hang.
+    /// The starts of the hung containers that are still remembered.
     pub(crate) fn hung(&self) -> Vec<String> {
         let mut hung = self.hung.lock();
         hung.retain(|(_, since)| since.elapsed() < HUNG_REMEMBERED);
@@ -204,12 +203,12 @@ impl ReplicaTable {
         self.hung().iter().any(|hung| hung == start)
     }
 
-    /// Lets those who watch look again.
+    /// Wakes the receivers of [`Self::changed`].
     pub(crate) fn touch(&self) {
         self.changed.send_replace(());
     }
 
-    /// Changes when a replica comes or goes, or can be counted on no more or again.
+    /// Changes when a replica comes, goes, is given up, or changes in `takes_work`.
     pub(crate) fn changed(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }

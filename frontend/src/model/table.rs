@@ -1,4 +1,4 @@
-//! All registered versions and the replicas attached to them: what the catalog asks for, and what containers bring.
+//! All registered versions, which follow the catalog, and the attached replicas, which containers bring.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -33,17 +33,17 @@ use crate::metrics::Metrics;
 /// All registered versions, and the replicas attached to them.
 pub(crate) struct ModelTable {
     versions: Mutex<BTreeMap<ModelId, Arc<ModelHandle>>>,
-    /// Locked while `versions` is, if both are.
+    /// Lock order: `versions` first, if both are locked.
     registrar: Mutex<Registrar>,
     replicas: Arc<ReplicaTable>,
-    /// Where containers find the cluster's query frontends: those that are attached are told.
+    /// Addresses of the cluster's query frontends, as containers reach them. Attached containers are told.
     frontends: watch::Sender<Arc<Vec<String>>>,
     batchers: TaskTracker,
     bounds: Bounds,
     cache_bytes: u64,
     pub(super) metrics: Arc<Metrics>,
     clock: Clock,
-    /// Whether a catalog was followed yet: before that nothing can be said of any model.
+    /// Whether a catalog was followed yet. Before that this frontend knows nothing of any model.
     followed: AtomicBool,
     draining: AtomicBool,
 }
@@ -56,24 +56,24 @@ pub(crate) struct Versions {
 }
 
 impl Versions {
-    /// One of them.
+    /// The handle of a version, if it is registered.
     pub(crate) fn get(&self, id: &ModelId) -> Option<&Arc<ModelHandle>> {
         self.handles.get(id)
     }
 
-    /// How many of its replicas can be counted on.
+    /// How many replicas of a version can be counted on.
     pub(crate) fn ready(&self, id: &ModelId) -> u32 {
         self.ready.get(id).copied().unwrap_or_default()
     }
 }
 
-/// Versions that are gone, to be closed once no query is routed to them any more.
+/// Versions that are gone. Close them once no query is routed to them any more.
 #[must_use]
 pub(crate) struct Gone(Vec<Arc<ModelHandle>>);
 
 impl ModelTable {
-    /// No versions yet. `bounds` are those of each version's queue, `cache_bytes` the weight of each
-    /// version's cache, 0 for none.
+    /// A table without versions. `bounds` are for each version's queue. `cache_bytes` is the capacity of each
+    /// version's cache, 0 for no cache.
     pub(crate) fn new(bounds: Bounds, cache_bytes: u64, metrics: Arc<Metrics>, clock: Clock) -> Self {
         Self {
             versions: Mutex::default(),
@@ -90,14 +90,14 @@ impl ModelTable {
         }
     }
 
-    /// The same, of a frontend whose container RPC can be reached from this machine only.
+    /// Makes this the table of a frontend whose container RPC can be reached from this machine only.
     pub(crate) fn on_this_machine_only(self) -> Self {
         self.registrar.lock().on_this_machine_only = true;
         self
     }
 
-    /// Brings the versions in line with the catalog; returns them, and those that are gone or were
-    /// registered anew, for [`Self::close`].
+    /// Brings the versions in line with the catalog. Returns them, and for [`Self::close`] those that are gone or
+    /// replaced.
     pub(crate) fn follow(&self, catalog: &Catalog) -> (Versions, Gone) {
         let mut versions = self.versions.lock();
         let mut next = BTreeMap::new();
@@ -127,7 +127,7 @@ impl ModelTable {
         (versions, Gone(gone))
     }
 
-    /// Answers all that waits for these versions, and sends their replicas away with the reason.
+    /// Answers all queries that wait for these versions, and dismisses their replicas with the reason.
     pub(crate) fn close(&self, gone: Gone) {
         for handle in gone.0 {
             let id = &handle.id;
@@ -160,8 +160,8 @@ impl ModelTable {
         }
     }
 
-    /// Tells containers where the cluster's query frontends are, as host:port; at once those that are
-    /// attached, later the others when they attach. An empty list is not told.
+    /// Tells containers the addresses (host:port) of the cluster's query frontends. Attached containers are told at
+    /// once, others when they attach. An empty list is not told.
     pub(crate) fn name_frontends(&self, addresses: Vec<String>) {
         self.frontends.send_if_modified(|known| {
             let is_new = **known != addresses;
@@ -172,7 +172,7 @@ impl ModelTable {
         });
     }
 
-    /// What is asked of each version.
+    /// The load of each version.
     pub(crate) fn loads(&self) -> Vec<(ModelId, Load)> {
         let versions = self.versions.lock();
         versions
@@ -181,7 +181,7 @@ impl ModelTable {
             .collect()
     }
 
-    /// The limits to the size of batches that stand because one failed.
+    /// The limits on batch sizes that failed batches have set, while they hold.
     pub(crate) fn batch_limits(&self) -> HashMap<ModelId, BatchLimit> {
         let versions = self.versions.lock();
         let limits = versions
@@ -195,7 +195,7 @@ impl ModelTable {
         &self.replicas
     }
 
-    /// Brings the gauges up to date: nobody pays for them but who looks.
+    /// Brings the gauges up to date. Only readers of the metrics pay for that, not queries.
     pub(crate) fn refresh_gauges(&self) {
         for handle in self.versions.lock().values() {
             handle.metrics.set_queue_length(handle.queue.len());
@@ -214,10 +214,10 @@ impl ModelTable {
         self.batchers.wait().await;
     }
 
-    /// Takes a replica into the table, beside the handle it serves.
+    /// Adds a replica to the table and to the handle it serves.
     ///
-    /// Under the lock that [`Self::follow`] takes: a version is not replaced between the look-up and the
-    /// entry, so whoever closes it finds the replica.
+    /// This holds the lock that [`Self::follow`] takes. So no version is replaced between look-up and entry, and
+    /// [`Self::close`] finds the replica.
     fn enter(
         &self,
         registration: Registration,
@@ -299,7 +299,7 @@ impl Reception for ModelTable {
     }
 }
 
-/// Takes a replica out of all counts when its batcher ends, also by a panic.
+/// Takes a replica out of all counts when its batcher ends, even by a panic.
 struct Leaving {
     model: Arc<ModelHandle>,
     replica: Arc<Replica>,

@@ -62,7 +62,7 @@ fn table(cache_bytes: u64) -> ModelTable {
     ModelTable::new(bounds, cache_bytes, Arc::default(), Clock::start()).on_this_machine_only()
 }
 
-/// Follows the catalog and returns the version's handle; what is gone is closed.
+/// Follows the catalog, closes the versions that are gone, and returns the version's handle.
 fn follow(table: &ModelTable, catalog: &Catalog) -> Arc<ModelHandle> {
     let (handles, gone) = table.follow(catalog);
     table.close(gone);
@@ -85,7 +85,7 @@ fn one() -> Output {
 }
 
 impl ModelHandle {
-    /// Takes queries from now on, as if a replica were attached.
+    /// Accepts queries from now on, as if a replica were attached.
     pub(crate) fn pretend_to_have_a_replica(&self) {
         self.replicas.store(1, Ordering::Relaxed);
     }
@@ -96,7 +96,7 @@ impl ModelHandle {
     }
 }
 
-/// Asks as if there were a replica; what waits then is for the test to answer.
+/// Asks as if there were a replica. The test must answer the query that waits.
 async fn ask(handle: &ModelHandle) -> Prediction {
     handle.replicas.store(1, Ordering::Relaxed);
     let deadline = handle.clock.now() + Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! What a replica's batches took lately, for people and for the control role.
+//! The recent batch times of a replica, for people and for the control role.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use parking_lot::Mutex;
 use skysail_core::batch::LatencyModel;
 use skysail_proto::admin::TimesFit;
 
-/// So many batches are remembered: enough for a 99th percentile.
+/// The number of batches remembered: enough for a 99th percentile.
 const REMEMBERED: usize = 128;
 
-/// What is known of one replica's batch times. Its batcher writes, once a batch; others look, once a second.
+/// The batch times of one replica. Its batcher writes once a batch, others look once a second.
 #[derive(Debug, Default)]
 pub(crate) struct BatchTimes(Mutex<Known>);
 
@@ -18,7 +18,7 @@ pub(crate) struct BatchTimes(Mutex<Known>);
 struct Known {
     /// The model times of the last batches, in microseconds.
     recent: VecDeque<u64>,
-    /// Seconds of a batch of one, and of two.
+    /// The learned time of a batch of one, in seconds; `two` is that of a batch of two.
     one: f64,
     two: f64,
     fit: Option<TimesFit>,
@@ -27,18 +27,18 @@ struct Known {
 /// How fast a replica is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Speed {
-    /// What a batch of one input takes, as learned, in microseconds; zero while nothing is known.
+    /// The learned time of a batch of one input, in microseconds; zero while nothing is known.
     pub fixed_micros: f64,
-    /// What each further input adds, as learned, in microseconds.
+    /// The learned time that each further input adds, in microseconds.
     pub per_input_micros: f64,
-    /// The 99th percentile of its last batches' model times, in microseconds; zero before the first.
+    /// The 99th percentile of its last batches' model times, in microseconds; zero before the first batch.
     pub p99_micros: u64,
-    /// What its batch times are expected by, and how well that fits.
+    /// How its batch times are predicted, and how well that fits.
     pub fit: Option<TimesFit>,
 }
 
 impl BatchTimes {
-    /// A batch took so long, and this is what was learned.
+    /// Records the time of a batch, and what was learned from it.
     pub(crate) fn observe(&self, took: Duration, latency: &LatencyModel) {
         let known = &mut *self.0.lock();
         if known.recent.len() == REMEMBERED {
@@ -50,18 +50,18 @@ impl BatchTimes {
         known.learn(latency);
     }
 
-    /// This was learned before its first batch here.
+    /// Records what was learned before the first batch here.
     pub(crate) fn learned(&self, latency: &LatencyModel) {
         self.0.lock().learn(latency);
     }
 
-    /// How fast it is.
+    /// The learned times, and the 99th percentile of the last batches.
     pub(crate) fn speed(&self) -> Speed {
         const MICROS: f64 = 1e6;
         let known = self.0.lock();
         let mut sorted: Vec<_> = known.recent.iter().copied().collect();
         sorted.sort_unstable();
-        // The smallest that 99 of 100 do not exceed.
+        // The smallest time that 99 of 100 batches do not exceed.
         let index = (sorted.len() * 99).div_ceil(100).saturating_sub(1);
         Speed {
             fixed_micros: known.one * MICROS,

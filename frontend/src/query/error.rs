@@ -1,4 +1,4 @@
-//! What a query can be refused for, and how that is said.
+//! The reasons for which a request is refused, and the responses that say so.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -11,10 +11,10 @@ use skysail_proto::value::InputType;
 
 use crate::http::{self, BodyError, encoding};
 
-/// Why a request is not a query. Whatever becomes of a query that is one, it is answered with 200.
+/// Why a request is not a query. A query, once read, is always answered with 200.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum QueryError {
-    /// The body is not what was asked for.
+    /// The body is not the JSON of a request.
     #[error("{0}")]
     Json(String),
     /// The body did not come as its headers say.
@@ -23,7 +23,7 @@ pub(crate) enum QueryError {
     /// The pinned version does not exist.
     #[error("Requested version: {version} does not exist for model: {model}")]
     UnknownVersion {
-        /// As it was written.
+        /// The version as the request wrote it.
         version: String,
         /// The linked model.
         model: ModelName,
@@ -31,62 +31,62 @@ pub(crate) enum QueryError {
     /// A version was pinned where no model is linked.
     #[error("Requested version: {0} does not exist: no model is linked to the application")]
     VersionWithoutModel(String),
-    /// No application of that name.
+    /// No application of that name is registered.
     #[error("no application `{0}` is registered")]
     UnknownApplication(String),
-    /// No such path.
+    /// No such path exists.
     #[error("nothing is at {0}; queries go to POST /{{application}}/predict")]
     UnknownPath(String),
-    /// The path takes another method.
+    /// The path does not take this method.
     #[error("{0} does not take {1}")]
     Method(String, String),
     /// The body is too large.
     #[error("{0}")]
     TooLarge(String),
-    /// The body is encoded in a way that is not taken.
+    /// The body has an encoding that is not supported.
     #[error("{0}")]
     Encoding(String),
     /// The body did not come in time.
     #[error("{0}")]
     TooSlow(String),
-    /// A header is not what was asked for.
+    /// A header has a value that cannot be used.
     #[error("in the header `{name}`: {why}")]
     Header {
-        /// Which.
+        /// The header's name.
         name: &'static str,
         /// What is wrong with it.
         why: String,
     },
-    /// The pinned version takes other inputs than the application.
+    /// The pinned version and the application have different input types.
     #[error("Requested version: {version} of model: {model} takes {takes}, the application {sends}")]
     VersionType {
-        /// The version.
+        /// The pinned version.
         version: ModelVersion,
         /// The linked model.
         model: ModelName,
-        /// What the version takes.
+        /// The version's input type.
         takes: InputType,
-        /// What the application takes.
+        /// The application's input type.
         sends: InputType,
     },
-    /// One input is larger than what fits a message to a container.
+    /// One input does not fit in a message to a container.
     #[error("an input of {size} bytes is larger than the {limit} that reach a container in one message")]
     InputTooLarge {
-        /// Its size, as it would travel.
+        /// The input's size in bytes, as it would travel.
         size: usize,
-        /// The most there can be.
+        /// The largest size in bytes.
         limit: usize,
     },
-    /// More rows than one request may have.
+    /// The request has more rows than one request may have.
     #[error(
         "`input_batch` has more than the {max_rows} rows that one request may have: send several requests, or start \
          the frontend with a larger --max-rows"
     )]
     TooManyRows {
-        /// The most there can be.
+        /// The most rows that one request may have.
         max_rows: usize,
     },
-    /// Nothing is known of any application yet.
+    /// The frontend knows no application yet.
     #[error("{0}")]
     NotReady(String),
 }
@@ -109,7 +109,7 @@ impl QueryError {
         }
     }
 
-    /// The class of error, in the words Clipper's users know where it had one.
+    /// The class of error, in Clipper's words where Clipper had the class.
     fn class(&self) -> &'static str {
         match self {
             Self::Json(_) => "Json error",

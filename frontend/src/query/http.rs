@@ -22,39 +22,40 @@ use super::{QueryService, written};
 use crate::http::encoding::Encodings;
 use crate::http::{self, AllowedOrigins, Answers, BodyReader, Cors, Upload, misread};
 
-/// From this size on a body is parsed on a thread of its own: it would keep every other query waiting.
+/// Bodies of this size or more are parsed on a thread of their own: they would keep every other query waiting.
 const LARGE_BODY_BYTES: usize = 64 * 1024;
 
-/// How much of a parser's words is quoted, in characters: they may repeat what was sent.
+/// How many characters of a parser's error are quoted. The error may repeat what was sent.
 const QUOTED_CHARS: usize = 300;
 
-/// A tighter latency objective than the application's for one request, in microseconds.
+/// The header with a tighter latency objective than the application's, for one request, in microseconds.
 static SLO_HEADER: HeaderName = HeaderName::from_static("skysail-slo-micros");
 
-/// What the handlers share.
+/// The state that the handlers share.
 pub(crate) struct QueryApi {
-    /// Answers queries.
+    /// Answers the queries.
     pub service: Arc<QueryService>,
-    /// Reads bodies.
+    /// Reads and decodes request bodies.
     pub bodies: BodyReader,
-    /// The most rows taken in one request.
+    /// The most rows that one request may have.
     pub max_rows: usize,
 }
 
 /// Answers the query API's requests.
 ///
-/// Queries, by far the most of them, are answered without a look at the routes: matching, extracting and the
-/// boxed futures between cost a query a tenth of its processor time.
+/// Most requests are queries. They are answered without a look at the router: matching, extracting and the boxed
+/// futures between would cost a tenth of a query's processor time.
 #[derive(Clone)]
 pub(crate) struct QueryServer {
     api: Arc<QueryApi>,
     router: Router,
-    /// Whose pages may read answers. Without it a browser hides them; everybody is answered either way.
+    /// The origins whose pages may read answers. Without it a browser hides the answers; every request is answered
+    /// either way.
     cors: Option<Arc<Cors>>,
 }
 
 impl QueryServer {
-    /// A server of this API and, on the same port, of the probes. Pages of these origins may read its answers.
+    /// A server of this API and, on the same port, of the probes. Pages of `origins` may read its answers.
     pub(crate) fn new(api: Arc<QueryApi>, probes: Router, origins: Option<AllowedOrigins>) -> Self {
         let router = router(api.clone(), probes);
         let cors = |allowed| Cors {
@@ -94,7 +95,7 @@ impl Answers for QueryServer {
     }
 }
 
-/// The application that a query is for, where its name is written as it is.
+/// The application that a query is for, if its name is not percent-encoded. `None` sends the request to the router.
 fn plain_application(head: &Parts) -> Option<&str> {
     let path = head.uri.path();
     let path = path.strip_suffix('/').unwrap_or(path);
@@ -103,7 +104,7 @@ fn plain_application(head: &Parts) -> Option<&str> {
     (is_plain && head.method == Method::POST).then_some(application)
 }
 
-/// The query API's paths, beside the probes'.
+/// The paths of the query API and of the probes.
 fn router(api: Arc<QueryApi>, probes: Router) -> Router {
     Router::new()
         .route("/{application}/predict", post(predict))
@@ -144,7 +145,7 @@ async fn answer(
     Ok(of_json(written::body(&reply).await))
 }
 
-/// The objective in the header, for clients whose body is written by somebody else.
+/// The objective in the header, for clients that do not write the body themselves.
 fn slo_of(headers: &HeaderMap) -> Result<Option<NonZeroU64>, QueryError> {
     let refused = |why| QueryError::Header {
         name: "Skysail-Slo-Micros",
@@ -181,7 +182,7 @@ async fn parse(input_type: InputType, body: Bytes, max_rows: usize) -> Result<Pr
     }
 }
 
-/// Says where a body is no query, and what it may be instead.
+/// Says where a body is not a query, and what it may be instead.
 fn unreadable(body: &[u8], error: &serde_json::Error) -> QueryError {
     let words: String = error.to_string().chars().take(QUOTED_CHARS).collect();
     let advice = match error.is_data() {
@@ -210,7 +211,7 @@ async fn method_not_allowed(uri: Uri, method: Method) -> QueryError {
     QueryError::Method(shown_path(&uri), method.to_string())
 }
 
-/// A path, as far as it is worth repeating.
+/// The first 200 characters of a path, for an error text.
 fn shown_path(uri: &Uri) -> String {
     uri.path().chars().take(200).collect()
 }

@@ -1,8 +1,8 @@
-//! Query ids: unique across frontends and restarts, below 2⁵³ so that every JSON reader keeps them exact.
+//! Query ids: unique across frontends and restarts, and below 2⁵³ so that every JSON reader keeps them exact.
 //!
-//! Ids come in blocks, which [`QueryIds::keep_filled`] asks for; within a block a frontend counts by itself. A new
-//! block is fetched when half of one is used. If none comes while the other half lasts, counting goes on past the
-//! block's end: ids could then repeat those of another frontend, which is better than not answering.
+//! Ids come in blocks, which [`QueryIds::keep_filled`] fetches. Within a block the frontend counts by itself. The
+//! next block is fetched when half of one is used. If none comes while the other half lasts, counting goes on past
+//! the block's end. Ids could then repeat those of another frontend, which is better than not answering.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -16,10 +16,10 @@ use skysail_core::cluster::QUERIES_PER_BLOCK as BLOCK;
 use tokio::sync::Notify;
 use tracing::warn;
 
-/// Blocks that are remembered: enough for 2³¹ queries since the frontend started.
+/// How many blocks are remembered: enough for 2³¹ queries since the frontend started.
 const REMEMBERED: usize = 64;
 
-/// Counts out ids.
+/// Gives out the ids of one frontend's queries.
 #[derive(Debug, Default)]
 pub(crate) struct QueryIds {
     /// Whether the first block came.
@@ -36,7 +36,7 @@ impl QueryIds {
         self.take(1).start
     }
 
-    /// The next so many ids. One atomic addition.
+    /// The next `count` ids. One atomic addition.
     pub(crate) fn take(&self, count: u64) -> Range<u64> {
         let first = self.next.fetch_add(count, Ordering::Relaxed);
         let half = first - first % BLOCK + BLOCK / 2;
@@ -47,7 +47,7 @@ impl QueryIds {
         ids
     }
 
-    /// Goes on in this block; what is left of the one before is never used.
+    /// Goes on in this block. The ids left of the block before are never used.
     pub(super) fn enter(&self, block: u64) {
         let first = block.wrapping_mul(BLOCK) % (1 << 53);
         let mut blocks = self.blocks.lock();
@@ -60,17 +60,17 @@ impl QueryIds {
         self.there.store(true, Ordering::Relaxed);
     }
 
-    /// The blocks that ids were given out of, the last 64 of them.
+    /// The last 64 blocks that ids were given out of.
     pub(crate) fn blocks(&self) -> Vec<u64> {
         self.blocks.lock().iter().copied().collect()
     }
 
-    /// Whether there are ids to give out.
+    /// Whether ids can be given out: the first block came.
     pub(crate) fn are_there(&self) -> bool {
         self.there.load(Ordering::Relaxed)
     }
 
-    /// Fetches a block at the start, and whenever half of one is used. Never completes.
+    /// Fetches a block at the start, and whenever half of a block is used. Never completes.
     pub(crate) async fn keep_filled<E: Error, F>(&self, mut next_block: impl FnMut() -> F)
     where
         F: Future<Output = Result<u64, E>>,
@@ -88,7 +88,7 @@ impl QueryIds {
         }
     }
 
-    /// Completes when it is time to fetch a block.
+    /// Completes when half of a block is used.
     async fn half_used(&self) {
         self.half_used.notified().await;
     }

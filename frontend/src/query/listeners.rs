@@ -1,8 +1,8 @@
-//! Who is told of each answered query: tracing, feedback and sinks, where there are any.
+//! The listeners that are told of each answered query, such as tracing, feedback and sinks.
 //!
-//! Metrics are not among them: they are counted on the query's own path, before its answer leaves, and lose nothing. A
-//! listener has a queue of its own, and nobody waits for it: a record for which there is no room is dropped and
-//! counted. While nobody listens a query costs one relaxed load here.
+//! Metrics are not a listener: they are counted on the query's own path, before its answer leaves, and lose no query.
+//! Each listener has a queue of its own, and no query waits for it: a record that finds no room is dropped and
+//! counted. While nobody listens, a query costs one relaxed load here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use skysail_core::query::{AnsweredQuery, QueryRecord};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
-/// A listener's queue, shared by all listeners: one allocation serves them all.
+/// The queue of one listener. All listeners share each record, so it is allocated once.
 type Queue = Sender<Arc<QueryRecord>>;
 
 /// The listeners to one frontend's queries.
@@ -24,7 +24,7 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    /// None yet. `dropped` counts the records that a listener was too slow for.
+    /// No listeners yet. `dropped` counts the records that found no room in a listener's queue.
     pub(super) fn new(dropped: Counter) -> Self {
         Self {
             is_any: AtomicBool::new(false),
@@ -33,15 +33,15 @@ impl Listeners {
         }
     }
 
-    /// Another one, which gets each query that is answered from now on, until it drops the receiver. At most
-    /// `capacity` records wait for it.
+    /// Adds a listener, which gets each query answered from now on, until it drops the receiver. At most `capacity`
+    /// records wait for it.
     pub(super) fn listen(&self, capacity: usize) -> Receiver<Arc<QueryRecord>> {
         let (queue, records) = mpsc::channel(capacity);
         self.replace(|queues| queues.iter().chain([&queue]).cloned().collect());
         records
     }
 
-    /// Tells all of them.
+    /// Tells all listeners of a query.
     pub(super) fn tell(&self, query: &AnsweredQuery<'_>) {
         if self.is_any.load(Ordering::Relaxed) {
             self.tell_all(&Arc::new(query.into()));
@@ -70,11 +70,11 @@ impl Listeners {
         }
     }
 
-    /// Puts other queues into the place of these; again, if somebody else did so meanwhile.
+    /// Replaces the queues. `others` is called again if the queues changed meanwhile.
     fn replace(&self, others: impl Fn(&[Queue]) -> Vec<Queue>) {
         self.queues.rcu(|queues| {
             let next = others(queues);
-            // A listener that comes meanwhile makes this anew, so that it is not left out.
+            // If a listener comes meanwhile, this runs again, so that the listener is not left out.
             self.is_any.store(!next.is_empty(), Ordering::Relaxed);
             next
         });
@@ -88,7 +88,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers a query of this id.
+    /// Answers a query with this id.
     fn answer(listeners: &Listeners, id: u64) {
         let reason = DefaultReason::NoModelLinked;
         listeners.tell(&AnsweredQuery {

@@ -1,8 +1,8 @@
 //! The query path: from a typed query to its answer.
 //!
-//! In the order of a query: [`http`] reads a request and [`request`] parses it, [`routes`] says where it goes,
-//! [`QueryService::predict`] answers it under an id of [`ids`], `listeners` are told, and `written` puts the reply
-//! together.
+//! A query passes the modules in this order. [`http`] reads a request and [`request`] parses it. [`routes`] finds the
+//! version to ask. [`QueryService::predict`] answers under an id of [`ids`]. `listeners` tells others of the answer,
+//! and `written` writes the reply.
 
 use std::iter;
 use std::sync::Arc;
@@ -36,22 +36,22 @@ pub(crate) use routes::{Route, Routes};
 /// The answer to one query, with its id.
 #[derive(Debug)]
 pub(crate) struct NumberedAnswer {
-    /// The query's id.
+    /// The query's id, see [`ids`].
     pub id: u64,
-    /// Its answer.
+    /// The application's answer to the query.
     pub answer: Answer,
 }
 
-/// The answers to a request, in its own form.
+/// The answers to a request, in the form of its inputs.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    /// To `input`.
+    /// The answer to `input`.
     One(NumberedAnswer),
-    /// To `input_batch`, in order.
+    /// The answers to `input_batch`, in order.
     Many(Vec<NumberedAnswer>),
 }
 
-/// Answers queries.
+/// Answers the queries of all applications.
 pub(crate) struct QueryService {
     routes: ArcSwapOption<Routes>,
     ids: Arc<QueryIds>,
@@ -63,14 +63,14 @@ pub(crate) struct QueryService {
 #[derive(Clone, Copy)]
 struct Shared<'a> {
     route: &'a Route,
-    /// The model's version that is asked; none if no model is linked.
+    /// The version that is asked; `None` if no model is linked.
     target: Option<&'a ModelHandle>,
     arrival: Instant,
     asked: Asked,
 }
 
 impl QueryService {
-    /// Knows no application yet.
+    /// A service that knows no application yet.
     pub(crate) fn new(clock: Clock, metrics: &Metrics) -> Self {
         Self {
             routes: ArcSwapOption::empty(),
@@ -80,7 +80,7 @@ impl QueryService {
         }
     }
 
-    /// Answers a request whose body was complete at `arrival`: its deadlines count from then.
+    /// Answers a request whose body was complete at `arrival`. Its deadlines count from then.
     pub(crate) async fn predict(
         &self,
         route: &Route,
@@ -118,8 +118,7 @@ impl QueryService {
         self.answered(query, id, outcome, self.latency(query))
     }
 
-    /// Answers the rows of a request, each under an id of its own. Between chunks of them other tasks have their
-    /// turn.
+    /// Answers the rows of a request, each under its own id. Other tasks run between chunks of rows.
     async fn answer_rows(&self, queries: Shared<'_>, inputs: Vec<Input>) -> Vec<NumberedAnswer> {
         let rows = inputs.len();
         let mut ids = self.ids.take(rows as u64);
@@ -128,7 +127,7 @@ impl QueryService {
             Some(model) => Box::new(model.predict_rows(inputs, queries.asked).await),
             None => Box::new(iter::repeat_n(DefaultReason::NoModelLinked.into(), rows)),
         };
-        // All are answered now: a row that waited for the others waited as long as they did.
+        // All rows are answered now: a row that waited for the others waited as long as they did.
         let latency = self.latency(queries);
         while answers.len() < rows {
             let chunk = ids.by_ref().zip(outcomes.by_ref()).take(ROWS_AT_ONCE);
@@ -140,7 +139,7 @@ impl QueryService {
         answers
     }
 
-    /// What the application answers to a query, which is counted and told.
+    /// Makes the application's answer to a query, counts it and tells the listeners.
     fn answered(&self, query: Shared<'_>, id: u64, outcome: Outcome, latency: Duration) -> NumberedAnswer {
         let Shared { route, target, .. } = query;
         let answer = combine(outcome.prediction, &route.default_output);
@@ -173,18 +172,18 @@ impl QueryService {
         route.ok_or_else(|| QueryError::UnknownApplication(application.chars().take(80).collect()))
     }
 
-    /// The routes that queries take; none before a catalog was followed.
+    /// The routes that queries take; empty before a catalog was followed.
     pub(crate) fn routes(&self) -> Arc<Routes> {
         self.routes.load_full().unwrap_or_default()
     }
 
-    /// Follows the catalog: queries that come from now on take these routes.
+    /// Replaces the routes. Queries that come from now on take the new ones.
     pub(crate) fn set_routes(&self, routes: Routes) {
         self.routes.store(Some(Arc::new(routes)));
     }
 
-    /// A listener to the queries that are answered from now on, until it is dropped. At most `capacity` records wait
-    /// for it; those for which there is no room are dropped and counted.
+    /// A listener to the queries answered from now on, until it is dropped. At most `capacity` records wait for it.
+    /// Records beyond that are dropped and counted.
     pub(crate) fn listen(&self, capacity: usize) -> Receiver<Arc<QueryRecord>> {
         self.listeners.listen(capacity)
     }
@@ -194,7 +193,7 @@ impl QueryService {
         &self.ids
     }
 
-    /// Why no query can be answered yet; nothing once queries can be answered.
+    /// Why no query can be answered yet; `None` once queries can be answered.
     pub(crate) fn lacks(&self) -> Option<&'static str> {
         if self.routes.load().is_none() {
             return Some("the metadata store was not read yet");
@@ -230,7 +229,7 @@ mod tests {
     use crate::metrics::Format;
     use crate::model::ModelTable;
 
-    /// A frontend's query path, with an application of one model and another of none.
+    /// A frontend's query path, with one application that has a model and one that has none.
     struct Path {
         service: QueryService,
         model: Arc<ModelHandle>,
@@ -340,7 +339,7 @@ mod tests {
         let ids: Vec<_> = heard.iter().map(|record| record.id).collect();
         assert_eq!(ids, [0, 1, 2, 3, 4, 5]);
         assert_eq!(ids[4..], rows.iter().map(|row| row.id).collect::<Vec<_>>());
-        // The same was counted.
+        // The metrics counted the same queries.
         let page = path.metrics.render(Format::Text);
         for line in [
             "skysail_queries_total{application=\"alone\"} 1",

@@ -11,10 +11,10 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 use serde_json::value::RawValue;
 use skysail_proto::value::{Input, InputSeed, InputType};
 
-/// A query, or several in one request.
+/// A query, or several queries in one request.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PredictRequest {
-    /// What to predict for.
+    /// The inputs to predict for.
     pub inputs: Inputs,
     /// The version to ask, if not the current one.
     pub version: Option<String>,
@@ -25,24 +25,24 @@ pub(crate) struct PredictRequest {
 /// One input is answered by an object, an array of inputs by an array.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Inputs {
-    /// `input`.
+    /// The member `input`.
     One(Input),
-    /// `input_batch`.
+    /// The member `input_batch`.
     Many(Vec<Input>),
 }
 
-/// Why a body is no request.
+/// Why a body is not a request.
 #[derive(Debug)]
 pub(crate) enum Unread {
-    /// It is not the JSON that was asked for.
+    /// The body is not the JSON that a request must be.
     Json(serde_json::Error),
-    /// It has more rows than are taken; the rest is not read.
+    /// The body has more rows than `max_rows`. The other rows are not read.
     TooManyRows,
 }
 
 impl PredictRequest {
-    /// Parses a body for an application of this input type, with at most `max_rows` rows. The error says what
-    /// is wrong and where.
+    /// Parses a body for an application of this input type, with at most `max_rows` rows. The error says what is
+    /// wrong and where.
     pub(crate) fn parse(input_type: InputType, body: &[u8], max_rows: usize) -> Result<Self, Unread> {
         let has_more = Cell::new(false);
         let seed = RequestSeed {
@@ -59,13 +59,13 @@ impl PredictRequest {
         })
     }
 
-    /// How soon its answers are asked for; as late as can be where it does not say.
+    /// The objective of the request; `Duration::MAX` if it has none.
     pub(crate) fn slo(&self) -> Duration {
         let micros = self.slo_micros;
         micros.map_or(Duration::MAX, |micros| Duration::from_micros(micros.get()))
     }
 
-    /// Takes on an objective from elsewhere, unless it has a tighter one.
+    /// Takes the objective from a header, unless the body's is tighter.
     pub(crate) fn tighten(&mut self, slo_micros: Option<NonZeroU64>) {
         self.slo_micros = self.slo_micros.into_iter().chain(slo_micros).min();
     }
@@ -75,7 +75,7 @@ impl PredictRequest {
 struct RequestSeed<'a> {
     input_type: InputType,
     max_rows: usize,
-    /// Set where there are more rows: that is another error than what a reader finds wrong with JSON.
+    /// Set if there are more rows than `max_rows`. A flag, because serde errors cannot tell this one from bad JSON.
     has_more: &'a Cell<bool>,
 }
 
@@ -138,7 +138,7 @@ impl RequestSeed<'_> {
     }
 }
 
-/// Reads a member that may be null, and may be given once.
+/// Reads a member that may be null and may be given once.
 fn once<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
     member: &'static str,
     slot: &mut Option<Option<T>>,
@@ -151,23 +151,23 @@ fn once<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
     Ok(())
 }
 
-/// Readers differ in which of two members of one name they take, so neither is.
+/// An error: readers differ in which of two members with the same name they take.
 fn twice<E: serde::de::Error>(member: &str) -> E {
     E::custom(format_args!("`{member}` is given twice"))
 }
 
-/// Says in which member an error is.
+/// Adds to an error the member it is in.
 fn within<E: serde::de::Error>(member: &'static str) -> impl Fn(E) -> E {
     move |error| E::custom(format_args!("in `{member}`: {error}"))
 }
 
-/// Says of an objective, wherever it stands, that it is none.
+/// The error text for an objective that is not a number of microseconds.
 pub(super) fn not_micros(given: &str) -> String {
     let given = quoted(given);
     format!("expected a whole number of microseconds, at least 1, and not `{given}`")
 }
 
-/// As much as is worth repeating.
+/// The first 80 characters, for an error text.
 fn quoted(given: &str) -> &str {
     let end = given.char_indices().nth(80).map_or(given.len(), |(at, _)| at);
     &given[..end]
@@ -188,7 +188,7 @@ impl<'de> Deserialize<'de> for Micros {
     }
 }
 
-/// Who asks: a string or an integer of any size. No selection policy looks at it yet.
+/// The user who asks: a string or an integer of any size. No selection policy looks at it yet.
 struct Uid;
 
 impl<'de> Deserialize<'de> for Uid {

@@ -1,4 +1,4 @@
-//! Where each application's queries go: resolved when the catalog changes, read by every query.
+//! The version that each application's queries go to: resolved when the catalog changes, read by every query.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,24 +15,24 @@ use super::error::QueryError;
 use crate::metrics::{ApplicationMetrics, Metrics};
 use crate::model::{ModelHandle, Versions};
 
-/// The number under which the next application's queries wait: it keeps it for as long as it is registered.
+/// The number of the next new application's [`Claim`]. An application keeps its number as long as it is registered.
 static NEXT_APPLICATION: AtomicU64 = AtomicU64::new(0);
 
-/// Where an application's queries go: everything the path needs, resolved when the catalog changed.
+/// Everything that the path of an application's queries needs, resolved when the catalog changed.
 pub(crate) struct Route {
-    /// The application.
+    /// The application, as the catalog has it.
     pub application: Arc<Application>,
     pub(super) default_output: Output,
     candidates: Vec<Arc<Candidate>>,
     pub(super) metrics: Arc<ApplicationMetrics>,
-    /// What it is beside other applications of its model.
+    /// The application's number and weight beside other applications of its model.
     pub(super) claim: Claim,
 }
 
 /// A model that can be linked.
 struct Candidate {
     name: ModelName,
-    /// The version that answers queries that pin none.
+    /// The version that answers queries that pin no version.
     serving: Arc<ModelHandle>,
     versions: HashMap<ModelVersion, Arc<ModelHandle>>,
 }
@@ -46,8 +46,8 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    /// Resolves a catalog, given its versions; which of a model's versions answers also depends on which did
-    /// `before`. A route that would be the same is kept: with thousands of applications, resolving them all would
+    /// Resolves a catalog with its versions. The version of a model that answers also depends on the one that
+    /// answered `before`. An unchanged route is kept: with thousands of applications, resolving all of them would
     /// make every write slow.
     pub(crate) fn resolve(before: &Self, catalog: &Catalog, versions: &Versions, metrics: &Metrics) -> Self {
         let candidates: HashMap<_, _> = catalog
@@ -98,12 +98,12 @@ impl Routes {
         self.applications.get(application)
     }
 
-    /// The catalog they were resolved from.
+    /// The generation of the catalog that the routes were resolved from.
     pub(crate) fn generation(&self) -> &Generation {
         &self.generation
     }
 
-    /// The version of each model that answers queries that pin none.
+    /// The version of each model that answers queries that pin no version.
     pub(crate) fn serving(&self) -> impl Iterator<Item = (&ModelName, &ModelVersion)> {
         let candidates = self.candidates.iter();
         candidates.map(|(name, candidate)| (name, &candidate.serving.id.version))
@@ -111,7 +111,8 @@ impl Routes {
 }
 
 impl Candidate {
-    /// A model, of which a version answered `before`.
+    /// Resolves a model whose version `before` has answered so far. `None` if the version that must answer has no
+    /// handle.
     fn resolve(model: &Model, before: Option<&ModelVersion>, all: &Versions) -> Option<Self> {
         let id = |version: &ModelVersion| ModelId::new(model.name.clone(), version.clone());
         let versions: HashMap<_, _> = model
@@ -127,7 +128,7 @@ impl Candidate {
         })
     }
 
-    /// Whether queries end up where they would with `other`: at the same handles.
+    /// Whether queries go to the same handles as with `other`.
     fn leads_where(&self, other: &Self) -> bool {
         let is_same = |(version, handle): (&ModelVersion, &Arc<ModelHandle>)| {
             let found = other.versions.get(version);
@@ -146,7 +147,7 @@ impl Route {
         application: &Arc<Application>,
         candidates: impl Iterator<Item = &'a Arc<Candidate>>,
     ) -> bool {
-        // A store that reads everything anew makes new ones of what did not change.
+        // A store that reads everything anew makes new objects for unchanged applications.
         let is_same = Arc::ptr_eq(&self.application, application) || self.application == *application;
         is_same
             && self
@@ -156,7 +157,8 @@ impl Route {
                 .eq(candidates.map(Arc::as_ptr))
     }
 
-    /// The model to ask: the version of the selected candidate that answers, or the pinned one.
+    /// The version to ask: the pinned one, or the serving one of the selected candidate. `None` if no model is
+    /// linked.
     pub(super) fn target(&self, version: Option<&str>) -> Result<Option<&ModelHandle>, QueryError> {
         let candidate = match (select(&self.candidates), version) {
             (Ok(candidate), _) => candidate,
@@ -252,7 +254,7 @@ mod tests {
             self.change(Change::put(serde_json::from_value::<Model>(model).unwrap()));
         }
 
-        /// Makes another version the current one, as a rollout from the one before.
+        /// Makes another version the current one, by a rollout from the one before.
         fn roll(&mut self, name: &str, version: &str) {
             let mut model = Model::clone(&self.catalog.models[name]);
             let spec = model.versions.values().next().unwrap().clone();
@@ -298,19 +300,19 @@ mod tests {
         let (to_a, to_b) = (followed.route("to-a"), followed.route("to-b"));
         assert_eq!(to_b.target(None).unwrap().unwrap().id.to_string(), "b:1");
 
-        // Other applications and models.
+        // Changes of other applications and models keep the routes.
         followed.register("other", "a", 1);
         followed.deploy("c", "1", "2026-01-01T00:00:00Z");
-        // The same again, read anew.
+        // So does the same application, read anew.
         followed.register("to-a", "a", 1);
         assert!(kept(&followed, &to_a, "to-a") && kept(&followed, &to_b, "to-b"));
-        // Another version, and another version of the same name.
+        // Another version makes a new route, and so does another version of the same name.
         followed.deploy("b", "2", "2026-01-01T00:00:00Z");
         let to_b2 = followed.route("to-b");
         assert_eq!(to_b2.target(None).unwrap().unwrap().id.to_string(), "b:2");
         followed.deploy("b", "2", "2026-01-02T00:00:00Z");
         assert!(!kept(&followed, &to_b2, "to-b"));
-        // An application that changes.
+        // So does a change of the application.
         followed.register("to-a", "a", 2);
         assert_eq!(followed.route("to-a").application.slo_micros, 2);
     }
@@ -328,9 +330,9 @@ mod tests {
         let second = followed.attach("m:2");
         followed.follow();
         assert_eq!(followed.answers("app"), "m:2");
-        // What was routed before the switch stays where it is.
+        // A route from before the switch stays with its version.
         assert_eq!(route.target(None).unwrap().unwrap().id.to_string(), "m:1");
-        // Nothing leads back but another rollout, and that at once.
+        // Only another rollout leads back, and that at once.
         followed.table.replicas().detach(&second);
         followed.follow();
         assert_eq!(followed.answers("app"), "m:2");

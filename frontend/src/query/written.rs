@@ -1,7 +1,7 @@
-//! A reply as it is written: JSON, put together around outputs that know what they are in JSON.
+//! Writes a reply as JSON, around outputs that already have their JSON.
 //!
-//! Nothing is parsed here, and a large output is not copied either: the body is then made of pieces, of which the
-//! output's own buffer, which may be the cache's, is one.
+//! Nothing is parsed here. A large output is not copied either: the body is then made of pieces, and one piece is the
+//! output's own buffer, which may be the cache's.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -17,13 +17,13 @@ use skysail_proto::value::Output;
 use super::{NumberedAnswer, Reply};
 use crate::model::ROWS_AT_ONCE;
 
-/// From this size on an output is a piece of its own; to copy a smaller one costs less than another piece.
+/// Outputs of this size or more are a piece of their own. To copy a smaller output costs less than another piece.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// What an answer takes besides a long output.
+/// The bytes of a usual answer, without a long output.
 const USUAL_BYTES: usize = 128;
 
-/// The body of a reply. Between chunks of many answers other tasks have their turn.
+/// The body of a reply. Other tasks run between chunks of many answers.
 pub(super) async fn body(reply: &Reply) -> Body {
     match reply {
         Reply::One(answered) => {
@@ -49,10 +49,10 @@ pub(super) async fn body(reply: &Reply) -> Body {
     }
 }
 
-/// What is written so far.
+/// The part of a body written so far.
 struct Written {
     pieces: VecDeque<Bytes>,
-    /// Follows the pieces.
+    /// The bytes after the last piece.
     rest: Vec<u8>,
 }
 
@@ -109,7 +109,7 @@ impl Written {
     }
 }
 
-/// A body in pieces, of a length that is known.
+/// A body in pieces whose whole length is known.
 struct Pieces(VecDeque<Bytes>);
 
 impl HttpBody for Pieces {

@@ -1,4 +1,4 @@
-//! The batches in one container's hands: whose they are, and how long they are waited for.
+//! The batches that one container holds: their queries, and how long they are waited for.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,27 +10,27 @@ use crate::time::Instant;
 /// A batch that was sent.
 #[derive(Debug)]
 pub struct SentBatch<T> {
-    /// Its queries; none once they were handed back.
+    /// Its queries; empty once they were handed back.
     pub batch: Vec<Placed<T>>,
-    /// How many inputs it has.
+    /// The number of its inputs.
     pub size: usize,
-    /// How many it is expected to have with those of other frontends.
+    /// The number of inputs it is expected to have with those of other frontends.
     pub(super) whole: usize,
     /// The bytes of its inputs.
     pub(super) bytes: usize,
     /// Whether queries were left waiting or given up when it was sized.
     pub(super) pressed: bool,
-    /// When it left.
+    /// When it was sent.
     pub sent_at: Instant,
     /// When the container is expected to be done with it.
     expected_end: Instant,
-    /// When it is overdue.
+    /// When it becomes overdue.
     overdue_at: Instant,
-    /// When the replica is given up for it.
+    /// When the replica is given up because of it.
     hung_at: Instant,
 }
 
-/// A batch that leaves now.
+/// A batch that is sent now.
 pub(super) struct Outgoing<T> {
     /// Its queries.
     pub(super) batch: Vec<Placed<T>>,
@@ -38,13 +38,13 @@ pub(super) struct Outgoing<T> {
     pub(super) whole: usize,
     /// See [`SentBatch::pressed`].
     pub(super) pressed: bool,
-    /// Now.
+    /// When it is sent.
     pub(super) now: Instant,
     /// When the container is expected to start on it.
     pub(super) start: Instant,
-    /// How long its model is expected to take.
+    /// How long the model is expected to take.
     pub(super) expected: Duration,
-    /// How long it is waited for from `start` on.
+    /// How long the batch is waited for, from `start` on.
     pub(super) patience: Patience,
 }
 
@@ -64,11 +64,11 @@ impl<T> From<Outgoing<T>> for SentBatch<T> {
     }
 }
 
-/// All of them, in the order in which the container takes them. There are at most a few.
+/// All batches that the container holds, in the order in which it takes them. There are at most a few.
 #[derive(Debug)]
 pub(super) struct Sent<T> {
     batches: BTreeMap<u64, SentBatch<T>>,
-    /// The number of the next.
+    /// The number of the next batch.
     next: u64,
 }
 
@@ -82,7 +82,7 @@ impl<T> Default for Sent<T> {
 }
 
 impl<T> Sent<T> {
-    /// Keeps a batch that leaves now; returns its number.
+    /// Adds a batch that is sent now. Returns its number.
     pub(super) fn insert(&mut self, batch: Outgoing<T>) -> u64 {
         let id = self.next;
         self.next += 1;
@@ -107,12 +107,12 @@ impl<T> Sent<T> {
         self.batches.values().next().map(|sent| sent.whole)
     }
 
-    /// All queries in it.
+    /// All queries that the container holds.
     pub(super) fn queries(&self) -> impl Iterator<Item = &Placed<T>> {
         self.batches.values().flat_map(|sent| &sent.batch)
     }
 
-    /// When the container is expected to be done with all of them; `now` if it should be.
+    /// When the container is expected to be done with all batches; at least `now`.
     pub(super) fn free_at(&self, now: Instant) -> Instant {
         let last = self.batches.values().next_back();
         last.map_or(now, |sent| sent.expected_end.max(now))
@@ -123,12 +123,12 @@ impl<T> Sent<T> {
         self.batches.values().any(|sent| sent.overdue_at <= now)
     }
 
-    /// Whether it is to be given up.
+    /// Whether the replica is to be given up.
     pub(super) fn is_hung(&self, now: Instant) -> bool {
         self.batches.values().any(|sent| sent.hung_at <= now)
     }
 
-    /// When to look whether a batch is overdue or, once one is, whether the replica hangs.
+    /// When to look again: for the next overdue batch or, if `is_overdue`, for a hung replica.
     pub(super) fn next_look(&self, is_overdue: bool) -> Option<Instant> {
         let point = |sent: &SentBatch<T>| match is_overdue {
             true => sent.hung_at,

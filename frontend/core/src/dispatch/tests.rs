@@ -25,7 +25,7 @@ fn room() -> WaitingRoom<u32> {
     WaitingRoom::new(bounds, Admission::Any)
 }
 
-/// A room with queries that are due at these milliseconds.
+/// A room with a query due at each of these milliseconds.
 fn room_of(due: &[u64]) -> WaitingRoom<u32> {
     let mut room = room();
     for (task, &due) in (0..).zip(due) {
@@ -34,13 +34,13 @@ fn room_of(due: &[u64]) -> WaitingRoom<u32> {
     room
 }
 
-/// Takes up to four.
+/// A dispatcher of batches of up to four.
 fn dispatcher() -> Dispatcher<u32> {
     let policy = FixedSize::new(NonZeroU32::new(MOST).unwrap());
     Dispatcher::new(1, Box::new(policy), usize::MAX)
 }
 
-/// One that knows what batches take: 10 ms.
+/// A dispatcher that has learned that batches take 10 ms.
 fn experienced() -> Dispatcher<u32> {
     let mut latency = LatencyModel::default();
     for size in [1, 2, 3, 4, 1, 2, 3, 4] {
@@ -115,7 +115,7 @@ fn each_credit_is_good_for_one_batch() {
     assert_eq!(sent(&dispatcher.step(&mut room, at(6))).id, 2);
 }
 
-/// A credit for half of a batch, of which at most so many inputs are from here.
+/// A credit for half of a batch, with at most `most_inputs` from here.
 fn half(most_inputs: usize) -> Credit {
     Credit {
         share: Share {
@@ -249,7 +249,7 @@ fn a_lone_frontend_announces_demand_only_once_another_is_there() {
     sent(&dispatcher.step(&mut room, at(0)));
     assert!(!dispatcher.looks_at_the_room());
     assert_eq!(dispatcher.step(&mut room, at(0)).step, Step::Wait);
-    // The recall crosses the batch.
+    // The recall crosses the batch on the way.
     dispatcher.recall(1);
     assert!(dispatcher.looks_at_the_room());
     let step = dispatcher.step(&mut room, at(0)).step;
@@ -354,10 +354,10 @@ fn one_that_has_just_come_starts_from_what_the_others_of_its_version_have_learne
     let departure = sent(&dispatcher.step(&mut room, at(0)));
     let predicted = departure.predicted.unwrap();
     assert!((millis(9)..=millis(11)).contains(&predicted), "{predicted:?}");
-    // It may load its model with the first batch: others get the queries soon, and it has its time.
+    // It may load its model with the first batch. So others get the queries soon, but the replica gets its time.
     dispatcher.look(at(1000));
     assert!(dispatcher.is_overdue() && !dispatcher.is_hung(at(200_000)));
-    // From the second on it is known by its own.
+    // From the second batch on, its own times count.
     dispatcher.answered(departure.id, answer(10), at(1000)).unwrap();
     dispatcher.grant(kept(2), at(1000));
     sent(&dispatcher.step(&mut room, at(1000)));
@@ -400,7 +400,7 @@ fn of_a_lost_replicas_batches_the_one_that_it_worked_on_may_have_been_too_large(
     assert_eq!(room.restraint(at(0)).unwrap().limit, 2);
 }
 
-/// What may happen to a dispatcher.
+/// An event in a dispatcher's life.
 #[derive(Clone, Debug)]
 enum Happening {
     Enter { budget: u64 },

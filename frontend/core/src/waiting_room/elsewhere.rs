@@ -1,69 +1,69 @@
-//! When a free replica leaves what waits to a much faster one.
+//! Rules for when a free replica leaves the waiting queries to a much faster one.
 //!
-//! A query that a slow replica takes is answered late, maybe in time, and the fast one would have answered it sooner. While
-//! more comes than the fast ones can carry, the slow one helps.
+//! A slow replica answers a query late, perhaps still in time; the fast one would have answered it sooner. If more
+//! queries come than the fast replicas can carry, the slow one helps.
 //!
-//! Two replicas must never leave queries to each other. Both times compared are those that the waiting room holds
-//! ([`super::members::Members`]), not what a replica thinks of itself: under the room's lock, of two replicas at most one
-//! is twice as fast as the other. And a replica leaves queries for a bounded time ([`Left`]): a faster one that does not
-//! come for them loses them.
+//! Two replicas must never leave queries to each other. So the two times compared are those that the waiting room
+//! holds ([`super::members::Members`]), not what a replica thinks of itself. Under the room's lock at most one of two
+//! replicas is twice as fast as the other. Queries are left for a bounded time ([`Left`]): after that a faster
+//! replica that did not come for them loses them.
 
 use std::time::Duration;
 
 use crate::time::Instant;
 
-/// A replica leaves queries to another that is at least this many times as fast. Between replicas of about one speed,
-/// one that waits for the other wastes its time.
+/// A replica leaves queries to another if `FASTER * other.alone <= own.alone`. Between replicas of about the same
+/// speed, waiting for the other wastes time.
 const FASTER: f64 = 2.0;
 
-/// Much faster replicas have enough to do if more comes than this part of what they can answer with batches of half of
-/// the latency objective.
+/// A slow replica helps if more queries come than `BUSY` times the capacity of the much faster ones. Capacity is
+/// counted with batches that take half of the latency objective.
 const BUSY: f64 = 0.8;
 
-/// A faster replica may come for what is left to it this much later than expected, or later by the time of a batch of
-/// one, if that is longer: batches take longer than typical, and the next credit follows their answers.
+/// A faster replica may come for queries left to it later than expected, by `max(PATIENCE, alone)`. Batches may take
+/// longer than typical, and the next credit follows their answers.
 const PATIENCE: Duration = Duration::from_millis(5);
 
 /// A replica that leaves everything to others is measured again after this time...
 const MEASURED_AGAIN: Duration = Duration::from_secs(10);
 
-/// ...and this many arrivals: what it answers meanwhile is less than one query in a hundred.
+/// ...and this many arrivals, so that it answers fewer than one query in a hundred meanwhile.
 const MEASURED_AGAIN_ARRIVALS: u64 = 1000;
 
-/// A replica that could take a batch of all that waits.
+/// A free replica that could take all waiting queries as a batch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Free {
     /// When its batch would start.
     pub(super) start: Instant,
-    /// What is known of its batch times.
+    /// Its learned batch times.
     pub(super) pace: Pace,
-    /// What to multiply typical times by to be cautious.
+    /// The factor from typical to cautious batch times.
     pub(super) caution: f64,
     /// How many queries wait.
     pub(super) waiting: usize,
-    /// When the first of them is due.
+    /// The earliest deadline of the waiting queries.
     pub(super) due: Instant,
     /// How many queries come per second.
     pub(super) per_second: f64,
-    /// How long queries are given on average.
+    /// The time that queries are given on average.
     pub(super) budget: Duration,
 }
 
-/// What batches take on a replica, in seconds; 0 while that is not known.
+/// The batch times of a replica, in seconds; 0 while they are unknown.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pace {
-    /// A batch of one.
+    /// The time of a batch of one.
     pub(super) alone: f64,
-    /// Each further input.
+    /// The time that each further input adds.
     pub(super) each: f64,
 }
 
-/// Another replica.
+/// Another replica, as the room knows it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Elsewhere {
     /// When it is expected to be free.
     pub(super) free: Instant,
-    /// What is known of its batch times.
+    /// Its learned batch times.
     pub(super) pace: Pace,
 }
 
@@ -75,32 +75,32 @@ pub(super) struct LastBatch {
 }
 
 impl LastBatch {
-    /// Whether that is too long ago to go by what the replica took then.
+    /// Whether the last batch is too long ago to tell how fast the replica is now.
     pub(super) fn is_outdated(self, now: Instant, arrived: u64) -> bool {
         now >= self.at + MEASURED_AGAIN && arrived >= self.arrived + MEASURED_AGAIN_ARRIVALS
     }
 }
 
-/// Until when the faster replicas may come for what was left to them since a batch was last taken.
+/// Until when the faster replicas may come for the queries left to them. `None` after a batch was taken.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Left(Option<Instant>);
 
 impl Left {
-    /// Leaves what waits to `other`; returns until when. None: it did not come for what was left to it before.
+    /// Leaves the waiting queries to `other`. Returns until when, or `None` if that time is over.
     pub(super) fn leave_to(&mut self, other: Elsewhere, now: Instant) -> Option<Instant> {
         let until = *self.0.get_or_insert_with(|| other.comes_by(now));
         (now < until).then_some(until)
     }
 
-    /// A batch was taken.
+    /// Must be called when a batch was taken.
     pub(super) fn taken(&mut self) {
         self.0 = None;
     }
 }
 
 impl Free {
-    /// The replica that is to take all that waits: it is much faster, answers sooner and, even if its batch takes
-    /// cautiously long, in time.
+    /// The replica to leave all waiting queries to. It is much faster, answers sooner and, even with a cautious batch
+    /// time, answers in time.
     pub(super) fn leaves_all_to(&self, others: impl Iterator<Item = Elsewhere>) -> Option<Elsewhere> {
         let (mut chosen, mut capacity) = (None, 0.0);
         for other in others.filter(|other| self.is_slow_beside(other)) {
@@ -114,7 +114,7 @@ impl Free {
         other.pace.alone > 0.0 && FASTER * other.pace.alone <= self.pace.alone
     }
 
-    /// Whether another replica would answer all that waits sooner, and in time.
+    /// Whether another replica would answer all waiting queries sooner, and in time.
     fn is_answered_by(&self, other: &Elsewhere) -> bool {
         let free = other.free.seconds_after(self.start).max(0.0);
         let takes = other.pace.takes(self.waiting);
@@ -130,13 +130,13 @@ impl Elsewhere {
 }
 
 impl Pace {
-    /// What a batch of this size takes.
+    /// The seconds that a batch of this size takes.
     #[expect(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]
     fn takes(&self, size: usize) -> f64 {
         self.alone + self.each * (size.max(1) - 1) as f64
     }
 
-    /// How many queries per second are answered with batches that take half of what queries are given.
+    /// The queries per second answered with batches that take `budget / 2`.
     fn capacity(&self, budget: Duration) -> f64 {
         let seconds = (budget.as_secs_f64() / 2.0).max(self.alone);
         let further = (seconds - self.alone) / self.each.max(f64::MIN_POSITIVE);
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_slow_replica_helps_while_the_fast_ones_have_enough_to_do() {
-        // Batches of 26 take 30 ms: that is 866 a second, of which 0.8 are 693.
+        // Batches of 26 take 30 ms: that is 866 queries a second, of which 0.8 are 693.
         let fast = other(1000, 5.0);
         let leaves = |per_second, fast: &[Elsewhere]| {
             let to = slow(1, per_second).leaves_all_to(fast.iter().copied());
@@ -226,7 +226,7 @@ mod tests {
     fn what_a_faster_replica_does_not_come_for_is_left_to_it_no_longer() {
         let mut left = Left::default();
         assert_eq!(left.leave_to(other(1000, 5.0), at(980)), Some(at(1005)));
-        // It goes on being expected a little later, and does not come.
+        // It is then expected a little later each time, and does not come.
         assert_eq!(left.leave_to(other(1010, 5.0), at(1004)), Some(at(1005)));
         assert_eq!(left.leave_to(other(1010, 5.0), at(1005)), None);
         left.taken();

@@ -1,15 +1,15 @@
-//! What the replicas of one version have shown, together: how large a batch may be, and what batches take. One that
-//! has just come starts from it.
+//! The shared experience of a version's replicas: how large a batch may be, and how long batches take. A new replica
+//! starts from it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::batch::{LatencyModel, SizeLimit};
 
-/// The times of so many of the last batches are kept: as many as a line is drawn through.
+/// How many of the last batches' times are kept: as many as a line is drawn through.
 const REMEMBERED: usize = 64;
 
-/// See the module.
+/// The shared experience of a version's replicas. See the module.
 #[derive(Debug, Default)]
 pub(super) struct Experience {
     /// How large batches may be.
@@ -19,7 +19,7 @@ pub(super) struct Experience {
 }
 
 impl Experience {
-    /// A replica answered a batch of this size well, in this time.
+    /// Records that a replica answered a batch of this size well, in this time.
     pub(super) fn answered(&mut self, size: usize, took: Duration) {
         self.sizes.answered(size);
         if self.recent.len() == REMEMBERED {
@@ -28,7 +28,7 @@ impl Experience {
         self.recent.push_back((size, took));
     }
 
-    /// What a replica is to expect of its own batches while it has done none.
+    /// The batch times that a replica must expect while it has answered no batch of its own.
     pub(super) fn latency(&self) -> LatencyModel {
         let mut latency = LatencyModel::default();
         for &(size, took) in &self.recent {

@@ -1,4 +1,4 @@
-//! The replicas that take from a waiting room, as far as each other and those who ask want to know.
+//! The replicas that take from a waiting room: what other replicas and new queries need to know of them.
 
 use std::time::Duration;
 
@@ -6,17 +6,18 @@ use super::elsewhere::{Elsewhere, LastBatch, Pace};
 use crate::batch::Other;
 use crate::time::Instant;
 
-/// Queries that would be late with every replica are let through this often, to one that has been idle for as long:
-/// that is how a model that has become faster is noticed. One that has just answered said how fast it is.
+/// At most once in this time, a query that would be late with every replica is let through, if a replica has been
+/// idle for as long. So a model that has become faster is noticed. A replica that has just answered has shown how
+/// fast it is.
 pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A replica.
+/// One replica, as the room knows it.
 #[derive(Clone, Copy, Debug)]
 struct Member {
     replica: u64,
-    /// None while it is not counted on.
+    /// When it is expected to be free, and its time for a batch of one. `None` while it is not counted on.
     outlook: Option<Other>,
-    /// What each further input adds to a batch of one, in seconds.
+    /// The seconds that each further input adds to a batch of one.
     each: f64,
     last_batch: LastBatch,
 }
@@ -34,14 +35,14 @@ impl Member {
 #[derive(Debug, Default)]
 pub(super) struct Members {
     all: Vec<Member>,
-    /// When a query was last let through that no replica is expected to answer in time.
+    /// When a query was last let through that no replica was expected to answer in time.
     last_probe: Option<Instant>,
-    /// Scratch: what a policy is told of the other replicas.
+    /// A buffer for what a policy is told of the other replicas.
     others: Vec<Other>,
 }
 
 impl Members {
-    /// One more, of which nothing is known.
+    /// Adds a replica of which nothing is known.
     pub(super) fn join(&mut self, replica: u64, now: Instant) {
         let outlook = Other {
             free: now,
@@ -55,26 +56,26 @@ impl Members {
         });
     }
 
-    /// One less.
+    /// Removes a replica.
     pub(super) fn leave(&mut self, replica: u64) {
         self.all.retain(|member| member.replica != replica);
     }
 
-    /// What is now expected of one; none: it is not counted on.
+    /// Sets what is expected of a replica; with `None` it is not counted on.
     pub(super) fn expect(&mut self, replica: u64, outlook: Option<Other>) {
         if let Some(member) = self.find(replica) {
             member.outlook = outlook;
         }
     }
 
-    /// What each further input is now expected to add to a batch of one, in seconds.
+    /// Sets the seconds that each further input is expected to add to a batch of one.
     pub(super) fn expect_each(&mut self, replica: u64, each: f64) {
         if let Some(member) = self.find(replica) {
             member.each = each;
         }
     }
 
-    /// One has taken a batch.
+    /// Records the last batch that a replica took.
     pub(super) fn took(&mut self, replica: u64, batch: LastBatch) {
         if let Some(member) = self.find(replica) {
             member.last_batch = batch;
@@ -85,18 +86,18 @@ impl Members {
         self.all.iter_mut().find(|member| member.replica == replica)
     }
 
-    /// How many there are.
+    /// The number of replicas.
     pub(super) fn len(&self) -> usize {
         self.all.len()
     }
 
-    /// What the room was told of a replica's batch times, and when it last took one.
+    /// The batch times of a replica that the room was told, and its last batch.
     pub(super) fn record(&self, replica: u64) -> Option<(Pace, LastBatch)> {
         let member = self.all.iter().find(|member| member.replica == replica)?;
         Some((member.pace(member.outlook?), member.last_batch))
     }
 
-    /// The others that are counted on.
+    /// The other replicas that are counted on.
     pub(super) fn elsewhere(&self, replica: u64) -> impl Iterator<Item = Elsewhere> + '_ {
         let others = self.all.iter().filter(move |member| member.replica != replica);
         others.filter_map(|member| {
@@ -108,8 +109,7 @@ impl Members {
         })
     }
 
-    /// What is expected of the others. One that should be free by now is free now, and no earlier: a batch
-    /// cannot start there in the past.
+    /// What is expected of the other replicas. `free` is at least `now`: a batch cannot start there in the past.
     pub(super) fn others(&mut self, replica: u64, now: Instant) -> &[Other] {
         self.others.clear();
         let others = self.all.iter().filter(|member| member.replica != replica);
@@ -121,22 +121,22 @@ impl Members {
         &self.others
     }
 
-    /// When one of several replicas could have answered a query that is asked alone next; none if there is just one,
-    /// which gives up by itself what nobody else will come for.
+    /// The earliest time at which a replica could answer a query that is asked alone next. `None` if there is only
+    /// one replica: that one itself gives up what no other will come for.
     pub(super) fn earliest_answer(&self, now: Instant) -> Option<Instant> {
         let answer = |outlook: Other| outlook.free.max(now) + outlook.alone;
         let answers = self.all.iter().filter_map(|member| member.outlook).map(answer);
         answers.min().filter(|_| self.all.len() > 1)
     }
 
-    /// Whether another is expected to be free.
+    /// Whether another replica is expected to be free.
     pub(super) fn is_another_idle(&mut self, replica: u64, now: Instant) -> bool {
         self.others(replica, now).iter().any(|other| other.free <= now)
     }
 
-    /// Whether no replica is expected to answer by `deadline`, even at once and alone. Of such queries one is
-    /// let through now and then if nothing waits. Where none is counted on, nothing is known: one that stalled
-    /// may go on any moment.
+    /// Whether no replica is expected to answer by `deadline`, even if it starts now with this query alone. If
+    /// nothing waits, such a query is let through every [`PROBE_INTERVAL`]. If no replica is counted on, the answer
+    /// is `false`: a stalled replica may go on at any moment.
     pub(super) fn is_hopeless(&mut self, now: Instant, deadline: Instant, nothing_waits: bool) -> bool {
         let mut outlooks = self.all.iter().filter_map(|member| member.outlook).peekable();
         let in_time = |outlook: Other| outlook.free.max(now) + outlook.alone <= deadline;

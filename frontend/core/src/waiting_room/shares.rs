@@ -1,19 +1,20 @@
-//! Fair shares: of whose queries a batch is made while some are lost.
+//! Fair shares: how a batch is divided between applications while queries are lost.
 //!
-//! While nothing is lost, deadlines alone decide. While queries are given up, an application that asks for more than its
-//! share would take from those that ask for less, because the most urgent come first whosever they are. So once an
-//! application loses a query that got less than its share, and another asks for more than its own, the places of a batch
-//! are divided max-min fairly, by weights, until nothing has been lost for a while: an application that has no more waiting
-//! than its share gets all of it answered, and what it leaves is for the others. Queries come in clusters: an application
-//! that has asked for no more than its share lately may have more for a moment, up to half of what there is. Within an
-//! application deadlines decide. Where only those lose queries that ask for too much, deadlines go on deciding: dividing
-//! costs throughput.
+//! While no query is lost, deadlines alone decide. While queries are given up, an application that asks for more than
+//! its share would take from those that ask for less, because the most urgent queries come first.
 //!
-//! Shares need batches that are short enough. A query that comes just after one started has to wait for it and for its
-//! own, and with batches as long as an objective too few queries are in time to divide. So batches take no longer than
-//! half of what queries are given, or what is left to those of applications within their shares, unless that cost more
-//! than a fifth of the throughput. (Half cost two applications of 25 and 100 ms a tenth of all answers at 0.8 of the
-//! capacity.)
+//! So shares decide once two things hold: an application that got less than its share loses a query, and another asks
+//! for more than its own share. Then the places of a batch are divided max-min fairly, by weights, until no query was
+//! lost for a while. An application with no more waiting than its share gets all of it answered, and the rest of its
+//! share is for the others. Queries come in clusters. So an application that has asked for no more than its share
+//! lately may have more for a moment, up to half of the places. Within an application deadlines decide. If only
+//! applications that ask for too much lose queries, deadlines go on deciding: dividing costs throughput.
+//!
+//! Shares need short batches. A query that comes just after a batch started waits for that batch and for its own.
+//! With batches as long as an objective, too few queries are in time to divide. So a batch takes no longer than half
+//! of what queries are given, or what is left to queries of applications within their shares. It is not shortened
+//! further if that costs more than a fifth of the throughput. (Half cost two applications of 25 and 100 ms a tenth of
+//! all answers at 0.8 of the capacity.)
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -23,48 +24,48 @@ use crate::batch::{BatchPolicy, Decision, Situation};
 use crate::queue::{Claim, DeadlineQueue, Place, by_weight};
 use crate::time::Instant;
 
-/// Who gets at least this part of its share has no claim to more: one batch holds a little more for one, the next for
-/// another.
+/// An application that gets at least `OF_SHARE` of its share has no claim to more: one batch holds a little more for
+/// one application, the next for another.
 const OF_SHARE: f64 = 0.9;
 
-/// Batches are made short for the sake of shares as long as they keep this part of the throughput.
+/// Batches are shortened for the sake of shares as long as they keep this part of the throughput.
 const THROUGHPUT_KEPT: f64 = 0.8;
 
 /// An overload is over once nothing was lost for this time. Losses of one overload come in bursts: a batch may take as
 /// long as objectives are.
 const OVERLOAD_ENDS: Duration = Duration::from_secs(30);
 
-/// A loss is remembered for so long, and so is who asked.
+/// How long a loss is remembered, and an application that asked.
 const LATELY: Duration = Duration::from_secs(1);
 
-/// What there is to know of the applications for which queries wait in one room.
+/// The applications for which queries wait in one room.
 #[derive(Debug, Default)]
 pub(super) struct Shares {
     last_loss: Option<Instant>,
-    /// Whether a query was lost unfairly since queries began to be lost: its application got less than its share, while
-    /// another asked for more than its own.
+    /// Whether a query was lost unfairly since queries began to be lost. A loss is unfair if its application got less
+    /// than its share while another asked for more than its own.
     protects: bool,
-    /// Whether the batch in the making is counted.
+    /// Whether [`Self::made`] counts the next batch.
     counts: bool,
-    /// Those that asked lately, once there were two.
+    /// The applications that asked lately, once there were two.
     recent: BTreeMap<u64, Recent>,
 }
 
 /// An application that asked lately.
 #[derive(Clone, Copy, Debug)]
 struct Recent {
-    /// When it last did.
+    /// When it last asked.
     at: Instant,
-    /// The least that a query of it was given lately.
+    /// The shortest time that one of its queries was given lately.
     budget: Duration,
-    /// When it was given that.
+    /// When a query was given that time.
     budget_at: Instant,
     weight: NonZeroU32,
-    /// How many queries came lately, how many places of batches were its share meanwhile, and how many it got.
+    /// Queries that came lately, the places of batches that were its share meanwhile, and the places it got.
     asked: f64,
     share: f64,
     got: f64,
-    /// When these were last halved.
+    /// When `asked`, `share` and `got` were last halved.
     halved_at: Instant,
 }
 
@@ -79,12 +80,12 @@ impl Recent {
     }
 }
 
-/// A batch.
+/// A batch that shares ask for.
 #[derive(Debug)]
 pub(super) struct Pick {
     /// Its queries, earliest deadline first.
     pub(super) places: Vec<Place>,
-    /// What is due before this would be late with it.
+    /// Queries due before this would be late with it.
     pub(super) from: Instant,
 }
 
@@ -94,22 +95,22 @@ struct Asking {
     application: u64,
     waiting: usize,
     weight: NonZeroU32,
-    /// It has asked for no more than its share lately.
+    /// Whether it has asked for no more than its share lately.
     is_within: bool,
 }
 
-/// What a batch is decided by.
+/// The facts that a batch is decided by.
 pub(super) struct Choice<'a, T> {
     pub(super) now: Instant,
     pub(super) queue: &'a DeadlineQueue<T>,
     pub(super) policy: &'a dyn BatchPolicy,
     pub(super) situation: &'a Situation<'a>,
-    /// What the policy would do if all queries were of one application.
+    /// What the policy would decide if all queries were of one application.
     pub(super) decision: Decision,
 }
 
 impl Shares {
-    /// A query came, with so much time to be answered in.
+    /// Records that a query came, with `budget` until its deadline.
     pub(super) fn asked(&mut self, claim: Claim, now: Instant, budget: Duration) {
         let recent = self.recent.entry(claim.application).or_insert(Recent {
             at: now,
@@ -130,7 +131,7 @@ impl Shares {
         }
     }
 
-    /// A query was lost.
+    /// Records that a query was lost.
     pub(super) fn lost(&mut self, claim: Claim, now: Instant) {
         if self.last_loss.is_none_or(|last| last + OVERLOAD_ENDS <= now) {
             self.protects = false;
@@ -141,7 +142,7 @@ impl Shares {
             fell_short(claim.application) && self.recent.values().any(|recent| !recent.is_within());
     }
 
-    /// A batch was made, as [`Self::pick`] said or otherwise.
+    /// Records the batch that was made, as [`Self::pick`] said or otherwise.
     pub(super) fn made(&mut self, claims: impl Iterator<Item = Claim>) {
         if !std::mem::take(&mut self.counts) {
             return;
@@ -157,7 +158,7 @@ impl Shares {
         self.last_loss.is_some_and(|last| now < last + LATELY)
     }
 
-    /// The batch that shares ask for; none if deadlines alone decide.
+    /// The batch that shares ask for; `None` if deadlines alone decide.
     pub(super) fn pick<T>(&mut self, choice: &Choice<'_, T>) -> Option<Pick> {
         let Choice { now, decision, .. } = *choice;
         let holdings = choice.queue.holdings()?;
@@ -187,11 +188,11 @@ impl Shares {
         let size = self.size(choice);
         let from = choice.ends(size);
         let places = choice.places(size, from, &asking);
-        // Where all would be late, the policy knows what to try.
+        // If all would be late, the policy knows what to try.
         (!places.is_empty()).then_some(Pick { places, from })
     }
 
-    /// Keeps account of what was each application's share, and tells who has asked for no more lately.
+    /// Adds to each application's share, and sets [`Asking::is_within`].
     #[expect(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]
     fn count_shares(&mut self, now: Instant, places: usize, asking: &mut [Asking]) {
         let parts = divide_evenly(places, asking);
@@ -212,7 +213,7 @@ impl Shares {
         }
     }
 
-    /// How large the batch may be for those within their shares.
+    /// How large the batch may be, for the applications within their shares.
     fn size<T>(&self, choice: &Choice<'_, T>) -> usize {
         let most = choice.decision.take;
         let mut size = most;
@@ -227,18 +228,18 @@ impl Shares {
 }
 
 impl<T> Choice<'_, T> {
-    /// When a batch of this size is cautiously expected to end.
+    /// When a batch of this size is expected to end, cautiously.
     fn ends(&self, size: usize) -> Instant {
         self.policy.ends(size, self.situation)
     }
 
-    /// The largest batch, of so many at most, that is expected to end by `due`.
+    /// The size of the largest batch, up to `most`, that is expected to end by `due`.
     fn fitting(&self, due: Instant, most: usize) -> usize {
         let sizes = Sizes { most };
         sizes.partition_point(|size| self.ends(size) <= due)
     }
 
-    /// The largest batch with which the first query of an application that can be in time is.
+    /// The largest batch, up to `most`, that answers in time the application's first query that can be in time.
     fn fitting_first_of(&self, application: u64, most: usize) -> usize {
         let holding = self
             .queue
@@ -264,8 +265,8 @@ impl<T> Choice<'_, T> {
         (too_small + 1).min(most)
     }
 
-    /// So many queries that are due at `from` or later: of each application its part, and where somebody's part is
-    /// not used, the most urgent of the others.
+    /// Picks `size` queries due at `from` or later. Each application gets its part. Places that an application does
+    /// not use go to the most urgent queries of the others.
     fn places(&self, size: usize, from: Instant, asking: &[Asking]) -> Vec<Place> {
         let Some(holdings) = self.queue.holdings() else {
             return Vec::new();
@@ -301,7 +302,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// The largest for which `holds`, which holds for the smaller ones or for none.
+    /// The largest size for which `holds`; 0 if there is none. `holds` must hold for all smaller sizes, too.
     fn partition_point(&self, holds: impl Fn(usize) -> bool) -> usize {
         let (mut least, mut most) = (0, self.most);
         while least < most {
@@ -316,9 +317,9 @@ impl Sizes {
     }
 }
 
-/// Divides so many places: nobody gets more than it asks for, and of those that would have more, each gets as many by
-/// its weight as the others. Those that have asked for no more than their shares lately come before, with up to half of
-/// what there is for all that ask for more.
+/// Divides `places`. No application gets more than it asks for. Those that would have more each get as many by weight
+/// as the others. Those that have asked for no more than their shares lately come first. They take up to half of the
+/// places for all that ask for more.
 fn divide(places: usize, asking: &[Asking]) -> Vec<usize> {
     let mut parts = divide_evenly(places, asking);
     let beyond: Vec<_> = (0..asking.len())
@@ -348,7 +349,7 @@ fn divide(places: usize, asking: &[Asking]) -> Vec<usize> {
     parts
 }
 
-/// The same, whatever they asked for before.
+/// Divides `places` like [`divide`], but ignores [`Asking::is_within`].
 fn divide_evenly(places: usize, asking: &[Asking]) -> Vec<usize> {
     let mut order: Vec<_> = (0..asking.len()).collect();
     order.sort_unstable_by(|&a, &b| {
@@ -391,7 +392,7 @@ mod tests {
         let mut all = asking(&[(9, 1), (100, 1), (3, 1)]);
         assert_eq!(divide(12, &all), [4, 5, 3]);
         all[0].is_within = true;
-        // Four at once, and as much of the rest as the other.
+        // It gets four at once, and as much of the rest as the other.
         assert_eq!(divide(12, &all), [7, 2, 3]);
     }
 
@@ -418,8 +419,8 @@ mod tests {
                 let equal_share = places * weight as usize / weights as usize;
                 prop_assert!(part <= waiting);
                 prop_assert!(part >= waiting.min(equal_share), "below its share it loses nothing");
-                // Whoever gets less than it asks for has as much as anybody, by weight and but for what is left of
-                // places that cannot be divided.
+                // An application that gets less than it asks for has as much by weight as any other, except for
+                // places left over by rounding.
                 for (&(_, other_weight), &other) in all.iter().zip(&parts) {
                     let (least, other) = (part + 1, other.saturating_sub(all.len()));
                     let as_much = least as u64 * u64::from(other_weight) >= other as u64 * u64::from(weight);

@@ -27,7 +27,7 @@ fn outlook(free: u64, alone: u64) -> Other {
     }
 }
 
-/// A room with a replica that is free then, and takes so long for one.
+/// A room with one replica, which is free at `free` and takes `alone` for a batch of one, in nanoseconds.
 fn room_with(free: u64, alone: u64, admission: Admission) -> WaitingRoom<u32> {
     let mut room = room(admission);
     room.join(1, at(0));
@@ -39,7 +39,7 @@ fn refusal(entered: Result<Seat, Refused<u32>>) -> Option<DefaultReason> {
     entered.err().map(|refused| refused.reason)
 }
 
-/// What a replica of which nothing is known takes.
+/// What a replica takes while nothing is known of its batch times.
 fn take(room: &mut WaitingRoom<u32>, replica: u64, now: u64, policy: &mut dyn BatchPolicy) -> Taken<u32> {
     let taker = Taker {
         replica,
@@ -126,7 +126,7 @@ fn a_replica_that_has_long_been_idle_is_tried_now_and_then_even_if_all_would_be_
 
 #[test]
 fn a_replica_that_should_be_free_by_now_is_no_replica_that_could_have_begun_before() {
-    // Free since 0, it needs 50 for one: what is due at 120 is for it at 100, no sooner than for this one.
+    // Replica 1 is free since 0 and needs 50 for one. A batch cannot start there before 100, no sooner than here.
     let mut room = room_with(0, 50, Admission::Any);
     room.join(2, at(0));
     for due in [120, 130] {
@@ -184,20 +184,20 @@ fn what_was_left_to_others_is_given_up_once_each_of_them_would_be_too_late() {
 
 #[test]
 fn what_only_a_slow_replica_could_take_and_not_in_time_is_refused_at_once() {
-    // The fast one is free at 100 and done at 105, the slow one is free and done at 50.
+    // The fast replica is free at 100 and done at 105. The slow one is free now and done at 50.
     let mut room = room_with(100, 5, Admission::InTime);
     room.join(2, at(0));
     room.expect(2, Some(outlook(0, 50)));
     let late = room.enter(at(0), at(49), 1, 1);
     assert_eq!(refusal(late), Some(DefaultReason::PredictedLate));
     assert!(room.enter(at(0), at(50), 1, 2).is_ok());
-    // It is not let in if the slow one is busy, either.
+    // Nor is it let in if the slow replica is busy.
     room.expect(2, Some(outlook(60, 50)));
     let late = room.enter(at(0), at(104), 1, 3);
     assert_eq!(refusal(late), Some(DefaultReason::PredictedLate));
 }
 
-/// What replica 2, which takes 50 ms for one, takes at 0 beside replica 1, which is free at `free_millis` and takes 5 ms.
+/// What replica 2 takes at 0. It takes 50 ms for one; replica 1 is free at `free_millis` and takes 5 ms for one.
 fn taken_by_a_slow_one(due_millis: u64, free_millis: u64) -> (Taken<u32>, WaitingRoom<u32>) {
     let mut room = room_with(free_millis * MILLI, 5 * MILLI, Admission::InTime);
     room.join(2, at(0));
@@ -246,7 +246,7 @@ fn a_slow_replica_takes_what_the_faster_one_did_not_come_for() {
     assert!(before.batch.is_empty());
     let taken = take_slowly(&mut room, 25 * MILLI, true);
     assert_eq!(tasks(&taken.batch), [1]);
-    // Left again is what comes after that.
+    // Queries that come after that are left again.
     room.enter(at(26 * MILLI), at(126 * MILLI), 1, 2).unwrap();
     room.expect(2, Some(outlook(26 * MILLI, 50 * MILLI)));
     assert!(take_slowly(&mut room, 26 * MILLI, true).batch.is_empty());
@@ -305,7 +305,7 @@ fn what_is_given_up_has_the_reason_of_how_far_it_got() {
     assert_eq!(taken.batch[0].given_up(at(5)), DefaultReason::PredictedLate);
 }
 
-/// A room in which so many wait for long.
+/// A room in which `queries` wait for long.
 fn crowded(queries: u32) -> WaitingRoom<u32> {
     let bounds = Bounds {
         count: usize::MAX,
@@ -451,12 +451,12 @@ fn while_nothing_is_lost_deadlines_alone_decide_whose_queries_are_taken() {
     assert_eq!(tasks(&taken.batch), (0..8).collect::<Vec<_>>());
 }
 
-/// A room from which application 1 got a batch of 3 to 10, after it lost 0 to 2, and application 2 nothing yet: 20 to 22
-/// wait, at these places, and 11 to 19 of application 1.
+/// A room in which application 1 got a batch of its queries 3 to 10, after it lost 0 to 2; its 11 to 19 wait.
+/// Application 2 got nothing yet: its 20 to 22 wait, at the places returned.
 fn room_with_a_greedy_application() -> (WaitingRoom<u32>, Vec<Place>) {
     let mut room = large_room();
     admit_for(&mut room, 1, 0, 5, 0..3);
-    // Who asks is remembered from the second application on.
+    // Applications are remembered from the second one on.
     let places = admit_for(&mut room, 2, 0, 60, 20..23);
     admit_for(&mut room, 1, 0, 50, 3..20);
     let taken = take(&mut room, 1, 6, &mut fixed(8));
@@ -482,10 +482,10 @@ fn once_who_stays_below_its_share_loses_a_query_it_is_taken_first() {
     );
     let taken = take(&mut room, 1, 7, &mut fixed(8));
     assert_eq!(tasks(&taken.batch), [11, 12, 13, 14, 15, 16, 21, 22]);
-    // What the other does not ask for is not left empty.
+    // Places that one application does not ask for go to the other.
     let taken = take(&mut room, 1, 8, &mut fixed(8));
     assert_eq!(tasks(&taken.batch), [17, 18, 19]);
-    // Both ask for more than there is: each gets half.
+    // Both ask for more than there is, so each gets half.
     admit_for(&mut room, 1, 8, 60, 30..50);
     admit_for(&mut room, 2, 8, 60, 50..70);
     let taken = take(&mut room, 1, 8, &mut fixed(8));
@@ -536,7 +536,7 @@ fn a_closed_room_lets_nobody_in_and_gives_up_what_comes_back() {
     assert_eq!(tasks(&room.put_back(in_hand, Unanswered::NotSent)), [1]);
 }
 
-/// What may happen to a room.
+/// An event in a room's life.
 #[derive(Clone, Debug)]
 enum Event {
     Enter { due: u64, bytes: usize },
@@ -576,7 +576,7 @@ proptest! {
         latency.observe(2, Duration::from_nanos(8), false);
         (0..3).for_each(|replica| room.join(replica, at(0)));
         let (mut now, mut next) = (0, 0);
-        // Where each query is that is not done with.
+        // The place of each query that is not done with.
         let mut waiting: BTreeMap<u32, Place> = BTreeMap::new();
         let mut in_hand: Vec<Placed<u32>> = Vec::new();
         let mut losses: BTreeMap<u32, u32> = BTreeMap::new();

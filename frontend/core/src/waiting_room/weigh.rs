@@ -1,10 +1,11 @@
-//! How many queries fill the time that a batch is meant to take, where their bytes say what they cost.
+//! How many queries fill the time that a batch should take, if their bytes tell what they cost.
 
 use crate::batch::{Decision, Situation};
 use crate::queue::{DeadlineQueue, Deadlines};
 
-/// A policy sizes batches for average inputs. Of cheaper ones more are taken, as many as take no longer. Of dearer ones
-/// fewer are, unless the first is cautiously expected to be in time with all of them.
+/// The size of a batch, corrected for its inputs' bytes: a policy sizes batches for average inputs. Of cheaper inputs
+/// more are taken, as many as take no longer. Of dearer inputs fewer are taken, unless the first query is cautiously
+/// expected to be in time with all of them.
 pub(super) fn weigh<T>(queue: &DeadlineQueue<T>, decision: Decision, situation: &Situation<'_>) -> usize {
     let Decision { leave, take, .. } = decision;
     let latency = situation.latency;
@@ -45,12 +46,12 @@ mod tests {
         Instant::from_nanos(millis * 1_000_000)
     }
 
-    /// What a batch takes: 5 ms, and 1 ms for each 1000 bytes.
+    /// The time of a batch: 5 ms, and 1 ms for each 1000 bytes.
     fn cost(bytes: usize) -> Duration {
         Duration::from_micros(5000 + bytes as u64)
     }
 
-    /// Inputs of 1000 bytes on average, but in some batches of half of that, and in some of twice as many.
+    /// Batch times learned from inputs of 1000 bytes on average, but of 500 in some batches and 1500 in others.
     fn learned() -> LatencyModel {
         let mut latency = LatencyModel::default();
         for n in 0..300 {
@@ -61,7 +62,7 @@ mod tests {
         latency
     }
 
-    /// How many are taken of these inputs, all due then, if ten are meant to be.
+    /// How many of these inputs are taken, all due at `due` ms, if the policy says ten.
     fn taken(inputs: &[usize], due: u64, latency: &LatencyModel) -> usize {
         let mut queue = DeadlineQueue::new(Bounds {
             count: 1000,

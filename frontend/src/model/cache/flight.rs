@@ -1,27 +1,27 @@
 //! Flights: identical queries that are on their way at once share one task in the queue.
 //!
-//! Whoever asks first leads; others join until the flight lands. No task of the runtime drives it: the
-//! batcher that answers the task lands the flight, which fills the cache, can no longer be joined, and answers
-//! its askers, in this order, so that whoever comes finds the flight or the output. Where there are many askers,
-//! a task answers them in turns. Askers come and go by
-//! themselves. The flight goes on without the first, and when all have gone it gives up its place in the
-//! queue. From a container's hands there is nothing to be had back: there it flies on and fills the cache, so
-//! a model slower than the objective is not asked the same for ever.
+//! The first asker leads; others join until the flight lands. No task of the runtime drives a flight. The batcher
+//! that answers the task lands the flight in this order: it fills the cache, closes the flight to others, and answers
+//! the askers. So a new asker finds the flight or the output. If there are many askers, a spawned task answers them
+//! in turns.
+//!
+//! Askers come and go by themselves. The flight goes on without its first asker. When all have gone, it gives up its
+//! place in the queue. A flight that a container holds cannot be taken back: it goes on and fills the cache. So a
+//! model slower than the objective is not asked the same input for ever.
 //!
 //! Joining must not make a query worse off than asking by itself would:
 //! - A flight waits in the queue at the earliest deadline of those who joined it.
-//! - It counts as a query of whichever of their applications holds less of the queue.
-//! - If it fails for that deadline, who has more time tries again. The flight that leads waits at the
-//!   *latest* deadline of the failed one's askers, and is not hastened: were it as urgent as the next of
-//!   them, it would be sacrificed under overload again and again, each time waking all the rest.
-//! - Past its deadline it is not joined: it may be in the hands of a replica that hangs.
+//! - It counts as a query of the application, among its askers', that holds the least of the queue.
+//! - If it fails for that deadline, askers with more time try again. Their new flight waits at the *latest* deadline
+//!   of the failed flight's askers, and is not hastened. If it waited at the next asker's deadline, overload would
+//!   sacrifice it again and again, each time waking all the others.
+//! - After its deadline nobody joins it: a replica that hangs may hold it.
 //!
-//! Every other failure is shared: `model_error` would be the same; `queue_full` and `no_replica` are true of
-//! all at that moment; and a query that was lost with its replicas may be what kills them, so its askers may
-//! not send it to one replica after the other.
+//! All other failures are shared. `model_error` would come again. `queue_full` and `no_replica` hold for all askers
+//! at that moment. A query that was lost with its replicas may be what kills them. So its askers may not send it to
+//! one replica after the other.
 //!
-//! Locks are taken in this order: a flight's place, the queue, the flights, a flight's askers. None is held across
-//! an await.
+//! Lock order: a flight's place, the queue, the flights, a flight's askers. No lock is held across an await.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -40,8 +40,8 @@ use tokio::runtime::Handle;
 use super::{Brought, Key, PredictionCache};
 use crate::model::answers::{Answerer, Asked, expired};
 
-/// So many askers of a flight are answered at once. With thousands of them other tasks have their turn in between:
-/// each is a task to be run, and an answer to be written.
+/// How many askers of a flight are answered at once. With thousands of askers, other tasks run in between: each asker
+/// is a task to run and an answer to write.
 const ANSWERED_AT_ONCE: usize = 64;
 
 /// The askers of one flight.
@@ -57,12 +57,13 @@ impl Flights {
         self.0.lock().len()
     }
 
-    /// Lets nobody join any more.
+    /// Closes the flight to new askers.
     fn remove(&self, flight: &Flight) {
         self.remove_if(flight, || true);
     }
 
-    /// Lets nobody join any more if `condition` holds, under the lock under which askers join.
+    /// Closes the flight to new askers if `condition` holds, and returns whether it does. Askers join under the same
+    /// lock.
     fn remove_if(&self, flight: &Flight, condition: impl FnOnce() -> bool) -> bool {
         let mut flights = self.0.lock();
         let is_there = flights
@@ -76,86 +77,86 @@ impl Flights {
     }
 }
 
-/// Where flights wait: the queue, as far as a flight knows it.
+/// The queue, as far as a flight knows it.
 pub(in crate::model) trait Places {
-    /// Moves what still waits at a place to an earlier deadline; returns where it waits, or waited last.
+    /// Moves a task that still waits at `place` to an earlier deadline. Returns where it waits, or waited last.
     fn hasten(&self, place: Place, deadline: Instant) -> Place;
 
-    /// Lets what still waits at a place be of another application, too.
+    /// Lets a task that still waits at `place` count for another application, too.
     fn share(&self, place: Place, claim: Claim);
 
-    /// Why what waits, or waited last, at a place is not answered yet.
+    /// Why the task that waits, or waited last, at `place` is not answered yet.
     fn unanswered(&self, place: Place) -> DefaultReason;
 
-    /// Takes out what still waits at a place if it is unwanted, which is asked under the queue's lock: it cannot be
-    /// taken by a batch meanwhile.
+    /// Removes a task that still waits at `place`, if `is_unwanted`. That is asked under the queue's lock, so no
+    /// batch takes the task meanwhile.
     fn withdraw(&self, place: Place, is_unwanted: impl FnOnce() -> bool);
 }
 
-/// One task in the queue, or in a container's hands, and those who wait for its answer.
+/// One task in the queue or in a container's hands, and the askers that wait for its answer.
 pub(in crate::model) struct Flight {
     key: Key,
     cache: Arc<PredictionCache>,
     led_at: Instant,
-    /// Where it waits or waited; nowhere until it has entered the queue. Locked while it moves there.
+    /// Where it waits or waited; `None` until it has entered the queue. Locked while it moves there.
     place: Mutex<Option<Place>>,
-    /// The application for which it was led. Another's asker may have a better claim to its place.
+    /// The application of the first asker. Another application may have a better claim to its place.
     application: u64,
     /// The deadline of its place, in nanoseconds of the clock. Changes under the lock of `place` only.
     deadline: AtomicU64,
-    /// How many wait. Grows under the lock of [`Flights`] only.
+    /// How many askers wait. Grows under the lock of [`Flights`] only.
     wanted_by: AtomicUsize,
-    /// Those to be answered, also those that wait no more. Grows under the lock of [`Flights`] only.
+    /// The askers to answer, including those that wait no more. Grows under the lock of [`Flights`] only.
     askers: Mutex<Askers>,
-    /// The latest deadline of all who joined, in nanoseconds of the clock.
+    /// The latest deadline of all askers, in nanoseconds of the clock.
     latest: AtomicU64,
-    /// Whether it stays where it waits, because it was led after one that had failed for its deadline.
+    /// Whether it is not hastened, because it was led after a flight that had failed for its deadline.
     is_patient: bool,
     outcome: OnceLock<Outcome>,
 }
 
-/// The duty to answer a flight, held by its task. One that is dropped unanswered was lost.
+/// The duty to answer a flight, held by its task. Dropping it unanswered lands `ReplicaLost`.
 pub(crate) struct Landing(Arc<Flight>);
 
-/// Whose answer it is: the first asker's, who led, or another's.
+/// Whether an answer is for the first asker, who led, or for one who joined.
 #[derive(Clone, Copy)]
 enum Asker {
     Led,
     Joined,
 }
 
-/// How a query boards.
+/// How urgently a query boards.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::model) enum Try {
-    /// As urgently as its own deadline asks.
+    /// At its own deadline.
     First,
-    /// After a flight that failed for an earlier deadline, and whose askers' latest deadline was this.
+    /// After a flight that failed for an earlier deadline. `latest` is the latest deadline of its askers.
     Again { latest: Instant },
 }
 
-/// One who asks.
+/// A query that is to board a flight.
 pub(in crate::model) struct Boarding {
-    /// For what.
+    /// Its input, with the hash.
     pub(in crate::model) key: Key,
-    /// Where the answer goes to.
+    /// Where its answer goes.
     pub(in crate::model) answerer: Answerer,
     pub(in crate::model) now: Instant,
     pub(in crate::model) how: Try,
 }
 
-/// What came of it.
+/// How a query boarded.
 pub(in crate::model) enum Boarded {
-    /// This output has just landed: the answer is for the asker to give.
+    /// This output has just landed. The caller answers with it.
     Landed(Answerer, Output),
     /// An identical query is on its way.
     Joined(Arc<Flight>),
-    /// There was none. A task that has [`Flight::landing`] is to enter the queue, and [`Flight::settle`] to be told
-    /// where.
+    /// There was no flight, so the query leads a new one. A task with [`Flight::landing`] must enter the queue, and
+    /// [`Flight::settle`] must be told its place.
     Leads(Arc<Flight>),
 }
 
 impl Boarding {
-    /// Boards the flight of the input; leads one if there is none.
+    /// Boards the flight of the input, or leads a new one.
     pub(in crate::model) fn board(self, cache: &Arc<PredictionCache>, queue: &impl Places) -> Boarded {
         let Asked { deadline, claim } = self.answerer.asked();
         let is_first = self.how == Try::First;
@@ -175,7 +176,7 @@ impl Boarding {
             }
             return Boarded::Joined(flight);
         }
-        // Under the lock: a flight that landed since the cache was looked up has filled it before it was removed.
+        // Still under the lock: a flight that landed after the first look-up filled the cache before it was removed.
         if let Some(output) = cache.entries.get(&self.key) {
             if is_first {
                 cache.metrics.hits.inc();
@@ -214,7 +215,7 @@ impl Boarding {
 }
 
 impl Flight {
-    /// Its input.
+    /// Its input, with the hash.
     pub(in crate::model) fn key(&self) -> &Key {
         &self.key
     }
@@ -224,17 +225,17 @@ impl Flight {
         Instant::from_nanos(self.deadline.load(Ordering::Relaxed))
     }
 
-    /// What the model is asked.
+    /// The input that the model is asked.
     pub(in crate::model) fn input(&self) -> &Input {
         &self.key.input
     }
 
-    /// The duty to answer it, for the one task that waits for it.
+    /// The duty to answer it, for its one task.
     pub(in crate::model) fn landing(self: &Arc<Self>) -> Landing {
         Landing(self.clone())
     }
 
-    /// Takes note of its place in the queue; moves on if somebody more urgent has joined meanwhile.
+    /// Records its place in the queue. Moves on if a more urgent asker has joined meanwhile.
     pub(in crate::model) fn settle(&self, queue: &impl Places, place: Place) {
         let mut settled = self.place.lock();
         *settled = Some(place);
@@ -254,7 +255,7 @@ impl Flight {
         }
     }
 
-    /// Waits for another application, too.
+    /// Counts for another application, too.
     fn share(&self, queue: &impl Places, claim: Claim) {
         if self.application == claim.application {
             return;
@@ -297,7 +298,7 @@ impl Flight {
         }
     }
 
-    /// Answers askers, but for those who try again. The first of them is `next`, all others have joined.
+    /// Answers askers, except those who try again. `next` is for the first of them; all others have joined.
     fn answer(&self, askers: impl IntoIterator<Item = Answerer>, mut next: Asker) {
         let Some(outcome) = self.outcome.get() else {
             return;
@@ -313,7 +314,7 @@ impl Flight {
         }
     }
 
-    /// Whether it failed for a deadline that is earlier than this one.
+    /// Whether it failed because its deadline is earlier than `deadline`.
     fn failed_too_early_for(&self, outcome: &Outcome, deadline: Instant) -> bool {
         use DefaultReason::{ExpiredInQueue, LateReply, PredictedLate};
         let Err(failure) = &outcome.prediction else {
@@ -327,8 +328,8 @@ impl Flight {
         Instant::from_nanos(self.latest.load(Ordering::Relaxed))
     }
 
-    /// What becomes of an asker at its own deadline: the reason depends on how far the flight got. It may have
-    /// landed, with the asker's turn still to come.
+    /// The outcome of an asker at its own deadline. The reason depends on how far the flight got. It may have landed
+    /// before the asker's turn.
     pub(in crate::model) fn expire(&self, queue: &impl Places, now: Instant) -> Outcome {
         if let Some(outcome) = self.outcome.get() {
             return outcome.clone().joined();
@@ -338,7 +339,7 @@ impl Flight {
         expired(reason, self.led_at, now)
     }
 
-    /// An asker waits no more. When all have gone, the flight gives up its place in the queue.
+    /// One asker waits no more. When all have gone, the flight gives up its place in the queue.
     pub(in crate::model) fn leave(&self, queue: &impl Places) {
         let is_last = self.wanted_by.fetch_sub(1, Ordering::Relaxed) == 1;
         if !is_last || self.outcome.get().is_some() {
@@ -357,7 +358,7 @@ impl Flight {
 }
 
 impl Landing {
-    /// Gives the one answer to all who wait.
+    /// Gives the one answer to all askers.
     pub(crate) fn land(self, outcome: Outcome) {
         self.0.land(outcome);
     }

@@ -43,7 +43,7 @@ impl Version {
         }
     }
 
-    /// A query that has got as far as it gets by itself; panics if that is to an answer.
+    /// A query, polled as far as it gets by itself. Panics if it is answered.
     fn ask(&self, number: u32, millis: u64) -> Query<'_> {
         let mut asking = self.query(number, millis);
         assert_eq!(look(&mut asking), None);
@@ -71,7 +71,7 @@ impl Version {
         asking.outcomes().await.remove(0).unwrap()
     }
 
-    /// A request of these rows; the asking is done when this returns.
+    /// A request of these rows. All rows are asked when this returns.
     async fn ask_rows(&self, numbers: impl IntoIterator<Item = u32>, millis: u64) -> Asking<'_> {
         let inputs: Vec<_> = numbers.into_iter().map(input).collect();
         let deadline = self.clock.now() + Duration::from_millis(millis);
@@ -92,7 +92,7 @@ impl Version {
         self.cache.hit(&self.cache.key(input(number)))
     }
 
-    /// What a batcher would send; what has expired is answered.
+    /// The batch that a batcher would send. Expired queries are answered.
     fn take(&self, size: u32) -> Batch {
         self.queue.take(size, self.clock.now())
     }
@@ -137,7 +137,7 @@ fn failed(reason: DefaultReason) -> Prediction {
     Err(reason.into())
 }
 
-/// Lets a query go on as far as it gets.
+/// Polls a query.
 fn look(asking: &mut Query<'_>) -> Option<Prediction> {
     asking.now_or_never()
 }
@@ -153,7 +153,7 @@ async fn what_was_predicted_once_is_answered_from_the_cache() {
     version.take_one().answer(Ok(output("one")));
     assert_eq!(asking.await, Ok(output("one")));
     assert_eq!(version.query(1, 100).await, Ok(output("one")));
-    // Also at the last instant: it costs nothing.
+    // Also at its deadline: a hit costs nothing.
     assert_eq!(version.query(1, 0).await, Ok(output("one")));
     assert!(version.queue.len() == 0);
     assert_eq!(version.counts(), [2, 0, 1]);
@@ -168,7 +168,7 @@ async fn identical_queries_in_flight_are_one_input_of_the_model() {
     let batch = version.take(100);
     let inputs: Vec<_> = batch.iter().map(|placed| placed.task.input.clone()).collect();
     assert_eq!(inputs, [input(1), input(2)]);
-    // Also one that comes when the container has it.
+    // A query also joins while the container has the batch.
     asking.push(version.ask(1, 100));
     for Placed { task, .. } in batch {
         let answer = if task.input == input(1) { "one" } else { "two" };
@@ -268,7 +268,7 @@ async fn each_asker_is_answered_at_its_own_deadline_with_how_far_the_flight_got(
     assert_eq!(look(&mut hastier), None);
     advance(millis(1)).await;
     assert_eq!(look(&mut hastier), Some(failed(DefaultReason::ExpiredInQueue)));
-    // The next batch gives up the place for the hastiest; the others try again.
+    // The next batch gives up the place, for the most urgent asker's deadline. The other askers try again.
     assert!(version.take(1).is_empty());
     assert_eq!((look(&mut hasty), look(&mut patient)), (None, None));
     let task = version.take_one();
@@ -304,7 +304,7 @@ async fn who_has_more_time_than_a_flight_that_failed_for_its_deadline_tries_agai
         let (first, second) = (version.ask(1, 10), version.ask(1, 10));
         let mut patient = version.ask(1, 100);
         version.take_one().answer(failed(reason));
-        // As late as the flight was, so are these.
+        // These queries were as late as their flight.
         assert_eq!(first.await, failed(reason));
         assert_eq!(second.await, failed(reason));
         assert_eq!(look(&mut patient), None);
@@ -492,11 +492,11 @@ proptest! {
             let text = format!("{number}:{}", "x".repeat(length));
             cache.keep(&cache.key(input(number)), &output(&text));
             last.insert(number, text);
-            // Rounded up to whole bytes for each shard.
+            // The capacity is rounded up to whole bytes for each shard.
             prop_assert!(cache.entries.weight() < capacity + SHARDS as u64);
         }
         for (number, text) in last {
-            // What was replaced by an output too heavy to be kept may be the one before.
+            // If an output was too heavy to be kept, the cache may still hold the one before it.
             if let Some(found) = cache.hit(&cache.key(input(number))) {
                 let prefix = format!("{number}:");
                 prop_assert!(found.text().starts_with(&prefix), "{text}");
@@ -590,7 +590,7 @@ async fn a_client_that_hangs_up_frees_the_places_of_all_its_rows() {
     let other = version.ask(1, 100);
     drop(version.ask_rows(0..700, 100).await);
     assert_eq!((version.queue.len(), version.in_flight()), (1, 1));
-    // Also one that hangs up while its rows are still coming.
+    // An asker may also hang up while its rows are still coming.
     let mut asking = Box::pin(version.ask_rows(0..700, 100));
     assert!((&mut asking).now_or_never().is_none());
     assert_eq!(version.queue.len(), ROWS_AT_ONCE);
@@ -621,7 +621,7 @@ async fn of_many_askers_who_land_at_once_others_have_their_turn_in_between() {
             })
         })
         .collect();
-    // Until all wait.
+    // Poll until all wait.
     for _ in 0..1000 {
         tokio::task::yield_now().await;
     }
@@ -638,7 +638,7 @@ async fn an_asker_whose_turn_comes_after_its_deadline_gets_what_has_landed() {
     let version = Version::new();
     let mut asking: Vec<_> = (0..200).map(|_| version.ask(1, 10)).collect();
     version.take_one().answer(Ok(output("one")));
-    // Nobody has had a turn yet.
+    // No asker has had a turn yet.
     advance(millis(10)).await;
     for asking in asking.drain(..).rev() {
         assert_eq!(asking.await, Ok(output("one")));
@@ -705,16 +705,16 @@ fn event() -> impl Strategy<Value = Happening> {
     ]
 }
 
-/// A query that was asked, and by when it is to be answered.
+/// A query that was asked, and its deadline.
 struct Waiting<'a> {
     number: u32,
     deadline: Instant,
     outcome: Shared<Query<'a>>,
 }
 
-/// Lets everybody go on; who is still not answered has time left.
+/// Polls every query. Those not answered must have time left.
 fn check(version: &Version, asked: &[Waiting<'_>]) -> Result<(), TestCaseError> {
-    // Who tries again may have to wait for who comes later in the list.
+    // A query that tries again may wait for a query later in the list.
     for _ in 0..2 {
         for query in asked {
             let outcome = query.outcome.clone().now_or_never();

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::model::answers::{Asked, RowAnswers};
 use crate::model::asking::{Asking, Unknown, Version};
 
-/// A replica of which nothing is known, with a credit.
+/// A replica that has learned nothing and holds a credit.
 fn replica(stream: u64, max_batch: u32, max_bytes: usize) -> Dispatcher<Task> {
     let policy = FixedSize::new(NonZeroU32::new(max_batch).unwrap());
     with_credit(Dispatcher::new(stream, Box::new(policy), max_bytes))
@@ -32,7 +32,7 @@ fn with_credit(mut dispatcher: Dispatcher<Task>) -> Dispatcher<Task> {
 }
 
 impl Task {
-    /// RowAnswers it in the place of a replica, which took no time.
+    /// Answers it like a replica that took no time.
     pub(in crate::model) fn answer(self, prediction: Prediction) {
         let sent_at = self.asked_at;
         self.answer_by(run(), sent_at, prediction);
@@ -49,7 +49,7 @@ pub(in crate::model) fn run() -> BatchRun {
 }
 
 impl TaskQueue {
-    /// What such a replica is sent, up to so many queries.
+    /// The batch of at most `size` queries that such a replica is sent.
     pub(in crate::model) fn take(&self, size: u32, now: Instant) -> Batch {
         self.take_within(size, usize::MAX, now)
     }
@@ -87,7 +87,7 @@ fn asked(deadline: Instant) -> Asked {
 }
 
 impl TaskQueue {
-    /// A query that waits, or why it does not.
+    /// A query that waits, or why it was refused.
     fn push(&self, now: Instant, deadline: Instant) -> Result<Asking<'_>, Failure> {
         let version = Version {
             cache: None,
@@ -104,7 +104,7 @@ impl TaskQueue {
         Err(refused.prediction.unwrap_err())
     }
 
-    /// Lets a task wait that is answered for nobody; returns its place.
+    /// Lets a task wait whose answer goes to nobody; returns its place.
     fn push_task(&self, deadline: Instant) -> Place {
         let reply = Reply::Asker(RowAnswers::new(1, asked(deadline)).answerer(0));
         let entrant = Task::new(input(), reply, at(0)).until(deadline, Claim::SOLE);
@@ -113,7 +113,7 @@ impl TaskQueue {
     }
 }
 
-/// What becomes of a query: its answer, or, because all deadlines of these tests are long past, why there is none.
+/// The outcome of a query. All deadlines of these tests are long past, so an unanswered query has expired.
 async fn outcome(asking: Asking<'_>) -> Outcome {
     asking.outcomes().await.remove(0).unwrap()
 }
