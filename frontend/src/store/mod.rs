@@ -20,9 +20,9 @@ pub mod embedded;
 mod incarnation;
 mod layout;
 mod local;
-mod proof;
 mod query_block;
 pub mod redis;
+mod words;
 
 /// Desired state, shared by all frontends of a cluster: the catalog, and what a person decides about it.
 #[async_trait]

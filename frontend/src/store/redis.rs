@@ -25,7 +25,7 @@
 //!
 //! While Redis is away or hangs, requests are answered with the reason at once, readers keep the last
 //! snapshot, and the follower tries again by itself. A Redis that lost something is not followed until a
-//! person decides (`setback`).
+//! person decides (`skysail_core::store`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -53,7 +53,6 @@ mod follower;
 mod lease;
 mod pulse;
 mod session;
-mod setback;
 
 pub use self::endpoint::{InvalidUrl, host_of};
 pub use self::follower::Follower;

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use skysail_core::backoff::Backoff;
 use skysail_core::catalog::{Catalog, Change, Generation};
 use skysail_core::cluster::Lease;
+use skysail_core::store::{Damage, Holder, Inventory, Seen, Setback, Stored};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
@@ -22,12 +23,9 @@ use super::endpoint::{Endpoint, Failure};
 use super::lease::Line;
 use super::pulse::{Beat, Pulse};
 use super::session::{Session, Write};
-use super::setback::{Seen, Setback, Stored};
-use crate::store::document::Edit;
 use crate::store::incarnation::fresh_incarnation;
-use crate::store::proof::Inventory;
 use crate::store::query_block::first_query_block;
-use crate::store::{Settle, StoreError, StoreHealth};
+use crate::store::{Settle, StoreError, StoreHealth, words};
 
 /// How often the generation is compared although no message came.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -119,7 +117,7 @@ enum Read {
     /// A catalog that is whole, and shown now.
     Whole(Arc<Catalog>),
     /// Something else than what was written.
-    Damaged { stored: Stored, damage: String },
+    Damaged { stored: Stored, damage: Damage },
 }
 
 /// What the follower lets others see.
@@ -316,10 +314,7 @@ impl Follower {
             return self.load(session).await.map_err(Failure::of_a_write);
         };
         let mut inventory = std::mem::take(&mut self.inventory);
-        changes
-            .iter()
-            .map(Edit::from)
-            .for_each(|edit| inventory.apply(&edit));
+        changes.iter().for_each(|change| inventory.apply(change));
         Ok(self.publish(current.with(changes, generation), inventory))
     }
 
@@ -327,7 +322,7 @@ impl Follower {
         match &self.setback {
             None => Ok(()),
             Some(setback) => {
-                let sentence = setback.sentence(self.shown().as_deref());
+                let sentence = words::setback(setback, self.shown().as_deref());
                 Err(Failure::Refused(StoreError::HeldBack(sentence)))
             }
         }
@@ -406,9 +401,8 @@ impl Follower {
             self.announcements.keep(Instant::now());
         }
         let held = self.shown();
-        let newest = held
-            .as_ref()
-            .is_some_and(|held| setback.ours && held.generation == setback.newest);
+        let holder = setback.holder(held.as_ref().map(|held| &held.generation));
+        let newest = holder == Holder::ThisFrontend;
         let stored = &setback.stored.generation;
         let unsaid = newest && seen.held_back.as_ref() != Some(&setback.newest);
         // A store that has no generation is found out by whoever writes to it.
@@ -418,7 +412,7 @@ impl Follower {
             tolerate(session.hold_back(stored, held, setback.damage.is_some()).await)?;
         }
         self.pulse
-            .found(StoreHealth::WentBack(setback.sentence(held.as_deref())));
+            .found(StoreHealth::WentBack(words::setback(&setback, held.as_deref())));
         let is_wished = |left| setback.ours && (newest || left < RESTORE_WISH / 2);
         self.setback = Some(setback.clone());
         match seen.wish {
@@ -434,7 +428,7 @@ impl Follower {
         self.look(session, Look::Closely).await.map_err(Failure::Over)?;
         let held = self.shown().map(|catalog| catalog.generation.clone());
         let setback = match (self.setback.clone(), how) {
-            (Some(setback), Settle::Restore) if !setback.ours || held.as_ref() != Some(&setback.newest) => {
+            (Some(setback), Settle::Restore) if setback.holder(held.as_ref()) != Holder::ThisFrontend => {
                 session.wish_for_restore(RESTORE_WISH).await?;
                 return Ok(Settling::Wished);
             }
@@ -460,7 +454,7 @@ impl Follower {
         self.look(session, Look::Closely).await.map_err(Failure::Over)?;
         self.refuse_a_setback()?;
         let held = self.shown().unwrap_or_default();
-        let adopting = Stored::adopting(&held, incarnations);
+        let adopting = Stored::adopting(&held, incarnations, fresh_incarnation());
         session
             .settle(&held.generation, &adopting, Settle::Accept, &[])
             .await?;
@@ -505,7 +499,8 @@ impl Follower {
         match self.read(session).await? {
             Read::Whole(catalog) => Ok(catalog),
             Read::Damaged { damage, .. } => Err(Failure::Refused(StoreError::HeldBack(format!(
-                "the metadata store lost something ({damage}): see GET /api/v1/status"
+                "the metadata store lost something ({}): see GET /api/v1/status",
+                words::damage(&damage)
             )))),
         }
     }
@@ -514,7 +509,10 @@ impl Follower {
     async fn read(&mut self, session: &mut Session) -> Result<Read, Failure> {
         let (stored, documents) = session.snapshot().await.map_err(Failure::Over)?;
         let held = self.shown();
-        if held.as_ref().is_some_and(|held| stored.lost(&held.generation)) {
+        if held
+            .as_ref()
+            .is_some_and(|held| stored.has_lost(&held.generation))
+        {
             return Err(Failure::Refused(StoreError::HeldBack(
                 "the metadata store went back while it was read: see GET /api/v1/status".into(),
             )));

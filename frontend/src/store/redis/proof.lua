@@ -1,5 +1,5 @@
 -- What proves that a catalog is whole: how many documents there are, and the sum of their hashes modulo 2^48
--- (numbers of Lua are doubles, which hold it exactly). The hashes are those of proof.rs.
+-- (numbers of Lua are doubles, which hold it exactly). The hashes are those of `store/proof.rs` in core.
 local function hash(key, document)
   local sum = redis.sha1hex(key .. '\0' .. document)
   return tonumber(string.sub(sum, 1, 6), 16) * 16777216 + tonumber(string.sub(sum, 7, 12), 16)

@@ -1,97 +1,153 @@
-//! A store that lost something: when it did, and what to say about it.
+//! A store that lost something: whether it did, who holds what it lost, and what ends the doubt.
 //!
-//! Redis can lose acknowledged writes (a crash between two syncs, a failover, an old dump, an empty disk), and
-//! single documents of a generation that stays (an eviction, a slip of an operator's hand; `proof` tells).
-//! To follow it then would tear a cluster down on the word of a store that forgot it, so a frontend that
-//! holds something newer goes on with that, and says so in Redis: from then on nobody writes, whoever follows
-//! the store, until a person has decided. The decision begins another life of the store (an incarnation)
-//! that names the lives it replaces; whoever holds a generation of one of those follows it, so that one
-//! decision is one for all frontends, also for those that hear of it late.
+//! Redis can lose acknowledged writes: by a crash between two syncs, a failover, an old dump, an empty disk. It can also
+//! lose single documents of a generation that stays: by an eviction, or a slip of an operator's hand ([`Proof`] tells).
+//! To follow such a store would tear a cluster down. So a frontend that holds something newer goes on with that, and says
+//! so in Redis. From then on no frontend writes until a person has decided.
+//!
+//! The decision begins another life of the store (an incarnation) that names the lives it replaces. A frontend that holds
+//! a generation of one of those follows it. So one decision is enough for all frontends, also for those that hear of it
+//! late.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use skysail_core::catalog::{Catalog, Generation};
-
-use crate::store::incarnation::{generation_after, remembered_lives};
-use crate::store::proof::{Inventory, Proof, counted};
+use super::lives::{generation_after, remembered_lives};
+use super::proof::{Contents, Difference, Inventory, Proof};
+use crate::catalog::{Catalog, Generation};
 
 /// The generation a store is at, and what it is to others.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Stored {
-    pub(super) generation: Generation,
+pub struct Stored {
+    /// The generation that it says to be at; the default if it was never written.
+    pub generation: Generation,
     /// The incarnations whose generations this one takes the place of, by a person's decision.
-    pub(super) replaces: Vec<String>,
+    pub replaces: Vec<String>,
     /// What its documents have to be; nothing where that is not written any more.
-    pub(super) proof: Option<Proof>,
+    pub proof: Option<Proof>,
 }
 
 impl Stored {
-    /// The same store one write later, in the place of these lives as well.
-    pub(super) fn adopting(held: &Catalog, lives: BTreeSet<String>) -> Self {
+    /// The same store one write later, in the place of these lives as well. If that is its first write, it begins the
+    /// incarnation `drawn`.
+    pub fn adopting(held: &Catalog, lives: BTreeSet<String>, drawn: String) -> Self {
         Self {
-            generation: generation_after(&held.generation),
+            generation: generation_after(&held.generation, drawn),
             replaces: remembered_lives(lives.into_iter().chain(held.replaces.iter().cloned())),
             proof: None,
         }
     }
 
-    /// What is wrong with the documents that were `found` in it, in words: beside those that are `held`, where
-    /// they are of the same generation. Nothing if it is whole.
-    pub(super) fn damage(&self, found: &Inventory, held: Option<&Inventory>) -> Option<String> {
+    /// What is wrong with the documents that were `found` in it: beside those that are `held`, where they are of
+    /// the same generation. Nothing if it is whole.
+    pub fn damage(&self, found: &Inventory, held: Option<&Inventory>) -> Option<Damage> {
         if self.proof == Some(found.proof()) {
             return None;
         }
-        if let Some(damage) = held.and_then(|held| held.damage(found)) {
-            return Some(damage);
+        if let Some(difference) = held.and_then(|held| held.difference(found)) {
+            return Some(Damage::Differs(difference));
         }
-        let number = self.generation.number;
+        let generation = self.generation.number;
         Some(match self.proof {
-            None => format!("what proves generation {number} whole is gone"),
-            Some(_) if self.generation.incarnation.is_empty() => {
-                format!("its generation is gone, but {} are there", found.counted())
-            }
-            Some(should) if should.count != found.proof().count => {
-                format!(
-                    "generation {number} should have {}, but there are {}",
-                    counted(usize::try_from(should.count).unwrap_or(usize::MAX), "document"),
-                    found.counted()
-                )
-            }
-            Some(_) => format!("the documents of generation {number} are not as they were written"),
+            None => Damage::Unproved { generation },
+            Some(_) if self.generation.incarnation.is_empty() => Damage::NoGeneration {
+                found: found.contents(),
+            },
+            Some(should) if should.count != found.proof().count => Damage::OtherCount {
+                generation,
+                should: should.count,
+                found: found.contents(),
+            },
+            Some(_) => Damage::OtherDigest { generation },
         })
     }
 
     /// Whether this store lost something that a frontend with a snapshot of `held` has.
-    pub(super) fn lost(&self, held: &Generation) -> bool {
+    pub fn has_lost(&self, held: &Generation) -> bool {
         if held.incarnation.is_empty() {
             return false;
         }
         if held.incarnation == self.generation.incarnation {
-            return self.generation.number < held.number;
+            return !self.generation.has_reached(held);
         }
         !self.replaces.contains(&held.incarnation)
     }
 }
 
-/// What one look at Redis shows beside the announcements.
+/// What is wrong with the documents of a generation that a store has.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Damage {
+    /// They are not those that a frontend holds of the same generation.
+    Differs(Difference),
+    /// The proof of the generation is gone.
+    Unproved {
+        /// Its number.
+        generation: u64,
+    },
+    /// There are documents, but the generation itself is gone.
+    NoGeneration {
+        /// The documents that there are.
+        found: Contents,
+    },
+    /// There are more documents, or fewer, than were written.
+    OtherCount {
+        /// The number of the generation.
+        generation: u64,
+        /// How many documents were written.
+        should: u64,
+        /// The documents that there are.
+        found: Contents,
+    },
+    /// There are as many documents as were written, with another content.
+    OtherDigest {
+        /// The number of the generation.
+        generation: u64,
+    },
+}
+
+/// What a store that is whole seems to have lost.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Lost {
+    /// All: it was never written.
+    Everything,
+    /// Its last changes: it is in the same incarnation, at an earlier generation.
+    TheLatest,
+    /// It is another store, or was begun anew.
+    ItsIncarnation,
+}
+
+impl Lost {
+    /// What became of a store that is at `stored` and was at `newest`.
+    pub fn of(stored: &Generation, newest: &Generation) -> Self {
+        if stored.incarnation.is_empty() {
+            Self::Everything
+        } else if stored.incarnation == newest.incarnation {
+            Self::TheLatest
+        } else {
+            Self::ItsIncarnation
+        }
+    }
+}
+
+/// What one look at the store shows beside the announcements.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Seen {
-    pub(super) stored: Stored,
+pub struct Seen {
+    /// The generation, and what it is to others.
+    pub stored: Stored,
     /// How many documents there are.
-    pub(super) documents: u64,
+    pub documents: u64,
     /// Whether a frontend said that this generation is broken.
-    pub(super) broken: bool,
-    /// The newest generation that a frontend said to hold.
-    pub(super) held_back: Option<Generation>,
+    pub broken: bool,
+    /// The newest generation that a frontend said to hold, while the store lost it.
+    pub held_back: Option<Generation>,
     /// For how long there still is the wish that it be restored.
-    pub(super) wish: Option<Duration>,
+    pub wish: Option<Duration>,
 }
 
 impl Seen {
-    /// Whether nothing speaks against it being the generation that is held here, and whole. That the documents
-    /// are as they were written only reading them can tell.
-    pub(super) fn is_known(&self, held: Option<&Generation>, inventory: &Inventory) -> bool {
+    /// Whether the store seems to be at the generation that is `held` here, and whole. Only a reader of the documents can
+    /// tell whether they are as they were written.
+    pub fn is_known(&self, held: Option<&Generation>, inventory: &Inventory) -> bool {
         let proof = inventory.proof();
         !self.broken
             && held == Some(&self.stored.generation)
@@ -100,29 +156,29 @@ impl Seen {
     }
 }
 
-/// What a store lost.
+/// A store that lost something, as one frontend sees it.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Setback {
+pub struct Setback {
     /// What the store is at.
-    pub(super) stored: Stored,
+    pub stored: Stored,
     /// The newest generation that there was.
-    pub(super) newest: Generation,
+    pub newest: Generation,
     /// Whether a frontend is known to hold it.
-    pub(super) is_held: bool,
+    pub is_held: bool,
     /// Whether this frontend holds something the store lost.
-    pub(super) ours: bool,
-    /// What is wrong with the documents of a generation that is there, in words.
-    pub(super) damage: Option<String>,
+    pub ours: bool,
+    /// What is wrong with the documents of a generation that is there.
+    pub damage: Option<Damage>,
 }
 
 impl Setback {
     /// Whether, and what, the store lost: of what is held here, or of what another frontend said to hold.
-    pub(super) fn of(held: Option<&Generation>, seen: &Seen) -> Option<Self> {
-        let lost = |generation: &&Generation| seen.stored.lost(generation);
+    pub fn of(held: Option<&Generation>, seen: &Seen) -> Option<Self> {
+        let lost = |generation: &&Generation| seen.stored.has_lost(generation);
         let ours = held.filter(lost);
         let theirs = seen.held_back.as_ref().filter(lost);
         let newest = match (ours, theirs) {
-            (Some(ours), Some(theirs)) if is_newer(ours, theirs) => ours,
+            (Some(ours), Some(theirs)) if ours.has_reached(theirs) => ours,
             (_, Some(theirs)) => theirs,
             (Some(ours), None) => ours,
             (None, None) => return None,
@@ -136,11 +192,11 @@ impl Setback {
         })
     }
 
-    /// The documents of the generation that the store is at are damaged, of which `held` is a snapshot, or of
-    /// one before, and another frontend said to hold `held_back`.
-    pub(super) fn of_damage(
+    /// The documents of the generation that the store is at are damaged. This frontend holds a snapshot of `held`, and
+    /// another one said to hold `held_back`.
+    pub fn of_damage(
         stored: Stored,
-        damage: String,
+        damage: Damage,
         held: Option<&Generation>,
         held_back: Option<&Generation>,
     ) -> Self {
@@ -150,7 +206,7 @@ impl Setback {
         let ours = held.filter(of_this_life);
         let holders = [ours, held_back.filter(of_this_life)];
         let newest_held = holders.into_iter().flatten().max_by_key(|one| one.number);
-        let is_held = newest_held.is_some_and(|held| held.number >= stored.generation.number);
+        let is_held = newest_held.is_some_and(|held| held.has_reached(&stored.generation));
         Self {
             newest: newest_held
                 .filter(|_| is_held)
@@ -163,8 +219,8 @@ impl Setback {
         }
     }
 
-    /// A store that was never written, and nobody holds anything of.
-    pub(super) fn of_nothing() -> Self {
+    /// A store that was never written, and of which no frontend holds anything.
+    pub fn of_nothing() -> Self {
         Self {
             stored: Stored::default(),
             newest: Generation::default(),
@@ -175,7 +231,7 @@ impl Setback {
     }
 
     /// The generation that ends the doubt: above all that are known, in a life of its own.
-    pub(super) fn settled(&self, held: Option<&Catalog>, incarnation: String) -> Stored {
+    pub fn settled(&self, held: Option<&Catalog>, incarnation: String) -> Stored {
         let held_generation = held.map(|held| &held.generation);
         let lives = [Some(&self.newest), held_generation, Some(&self.stored.generation)];
         let numbers = lives.iter().flatten().map(|generation| generation.number);
@@ -194,60 +250,32 @@ impl Setback {
         }
     }
 
-    /// What there is to say: what happened, what goes on meanwhile, and what to do.
-    pub(super) fn sentence(&self, held: Option<&Catalog>) -> String {
-        let stored = &self.stored.generation;
-        let found = if let Some(damage) = &self.damage {
-            damage.clone()
-        } else if stored.incarnation.is_empty() {
-            "it is empty".to_owned()
-        } else if stored.incarnation == self.newest.incarnation {
-            format!("it is at generation {}", stored.number)
+    /// What the store lost, if its documents are whole.
+    pub fn lost(&self) -> Lost {
+        Lost::of(&self.stored.generation, &self.newest)
+    }
+
+    /// Who holds the newest generation, to a frontend that holds `held`.
+    pub fn holder(&self, held: Option<&Generation>) -> Holder {
+        if self.ours && held == Some(&self.newest) {
+            Holder::ThisFrontend
+        } else if self.is_held {
+            Holder::Another
         } else {
-            format!("it is at generation {} of another life", stored.number)
-        };
-        let newest = self.newest.number;
-        let (whose, meanwhile) = match held {
-            Some(held) if self.ours && held.generation == self.newest => (
-                format!(
-                    "this frontend holds generation {newest} with {} and {}",
-                    counted(held.applications.len(), "application"),
-                    counted(held.models.len(), "model"),
-                ),
-                "queries go on",
-            ),
-            Some(_) if !self.is_held => (
-                "no frontend is known to hold what it was".to_owned(),
-                "queries go on with what is older",
-            ),
-            None if !self.is_held => (
-                "no frontend is known to hold what it was, and this one has nothing to serve".to_owned(),
-                "nothing here answers",
-            ),
-            // It may have ended since.
-            Some(_) => (
-                format!("another frontend held generation {newest} when it was last heard of"),
-                "queries go on",
-            ),
-            None => (
-                format!(
-                    "another frontend held generation {newest} when it was last heard of, and this one has nothing \
-                     to serve"
-                ),
-                "queries go on at those that still run",
-            ),
-        };
-        format!(
-            "the metadata store lost something: {found}, while {whose}; {meanwhile}; nothing is written, and \
-             no frontend begins to act as the control role (one that acts replaces what ends, by the catalog it \
-             holds), until `skysail cluster restore` writes back what is held, or `skysail cluster accept-empty` \
-             follows the store as it is"
-        )
+            Holder::Nobody
+        }
     }
 }
 
-fn is_newer(one: &Generation, other: &Generation) -> bool {
-    one.incarnation == other.incarnation && one.number > other.number
+/// Who holds the newest generation that a store lost.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Holder {
+    /// The frontend that asks: it can write it back.
+    ThisFrontend,
+    /// Another one said so. It may have ended since.
+    Another,
+    /// No frontend is known to.
+    Nobody,
 }
 
 #[cfg(test)]
@@ -321,7 +349,7 @@ mod tests {
         let settled = first.settled(Some(&catalog), "c".into());
         assert_eq!(settled, stored("c", 8, &["a", "b", "y", "z"]));
         for earlier in [generation("a", 3), held, generation("b", 2), generation("z", 40)] {
-            assert!(!settled.lost(&earlier), "{earlier:?}");
+            assert!(!settled.has_lost(&earlier), "{earlier:?}");
         }
         // Dumps of every age, once something was written after the decision.
         let now = generation("c", 12);
@@ -331,7 +359,7 @@ mod tests {
             stored("a", 7, &[]),
             Stored::default(),
         ] {
-            assert!(dump.lost(&now), "{dump:?}");
+            assert!(dump.has_lost(&now), "{dump:?}");
         }
     }
 
@@ -354,29 +382,37 @@ mod tests {
         assert_eq!(settled.replaces[..3], ["held", "now", "life-0"]);
     }
 
+    fn missing(key: &str) -> Damage {
+        Damage::Differs(Difference {
+            missing: vec![key.into()],
+            ..Difference::default()
+        })
+    }
+
     #[test]
     fn of_damaged_documents_whoever_holds_that_generation_is_the_newest() {
         let now = stored("a", 7, &[]);
         let of = |held: Option<&Generation>, held_back: Option<&Generation>| {
-            Setback::of_damage(now.clone(), "model `m` is missing".into(), held, held_back)
+            Setback::of_damage(now.clone(), missing("model/m"), held, held_back)
         };
         let held = generation("a", 7);
         let ours = of(Some(&held), None);
         assert!(ours.ours && ours.is_held && ours.newest == held);
+        assert_eq!(ours.holder(Some(&held)), Holder::ThisFrontend);
         // One that is behind holds something, but another may hold all.
         let behind = generation("a", 5);
         let older = of(Some(&behind), None);
         assert!(older.ours && !older.is_held && older.newest == held);
-        assert!(of(Some(&behind), Some(&held)).is_held);
+        assert_eq!(older.holder(Some(&behind)), Holder::Nobody);
+        let both = of(Some(&behind), Some(&held));
+        assert!(both.is_held);
+        assert_eq!(both.holder(Some(&behind)), Holder::Another);
         let starting = of(None, Some(&held));
         assert!(!starting.ours && starting.is_held);
         let alone = of(None, None);
         assert!(!alone.ours && !alone.is_held);
-        let said = alone.sentence(None);
-        assert!(
-            said.contains("model `m` is missing") && said.contains("no frontend is known"),
-            "{said}"
-        );
+        assert_eq!(alone.holder(None), Holder::Nobody);
+        assert_eq!(alone.damage, Some(missing("model/m")));
         // What was written before a decision has been given up.
         assert!(!of(Some(&generation("b", 9)), None).ours);
     }
@@ -391,49 +427,41 @@ mod tests {
         let mut now = stored("a", 7, &[]);
         now.proof = Some(held.proof());
         assert_eq!(now.damage(&held, None), None);
-        let damage = now.damage(&found, Some(&held)).unwrap();
-        assert_eq!(damage, "model `n` is missing");
-        let damage = now.damage(&found, None).unwrap();
-        assert!(
-            damage.contains("should have 2 documents") && damage.contains("1 model"),
-            "{damage}"
-        );
-        let damage = now.damage(&documents(&["m", "o"]), None).unwrap();
-        assert!(damage.contains("not as they were written"), "{damage}");
+        assert_eq!(now.damage(&found, Some(&held)), Some(missing("model/n")));
+        let fewer = Damage::OtherCount {
+            generation: 7,
+            should: 2,
+            found: found.contents(),
+        };
+        assert_eq!(now.damage(&found, None), Some(fewer));
+        let other = Damage::OtherDigest { generation: 7 };
+        assert_eq!(now.damage(&documents(&["m", "o"]), None), Some(other));
         now.proof = None;
-        assert!(now.damage(&held, Some(&held)).unwrap().contains("is gone"));
+        let unproved = Damage::Unproved { generation: 7 };
+        assert_eq!(now.damage(&held, Some(&held)), Some(unproved));
         let nothing = Stored {
             proof: Some(Proof::default()),
             ..Stored::default()
         };
         assert_eq!(nothing.damage(&Inventory::default(), None), None);
-        let damage = nothing.damage(&found, None).unwrap();
-        assert!(damage.contains("its generation is gone"), "{damage}");
+        let headless = Damage::NoGeneration {
+            found: found.contents(),
+        };
+        assert_eq!(nothing.damage(&found, None), Some(headless));
     }
 
     #[test]
-    fn what_is_said_names_the_loss_and_both_remedies() {
-        let held = Catalog {
-            generation: generation("a", 7),
-            ..Catalog::default()
-        };
-        let said = |store: Stored| {
-            let setback = Setback::of(Some(&held.generation), &seen(store, None)).unwrap();
-            setback.sentence(Some(&held))
-        };
-        let empty = said(Stored::default());
-        assert!(
-            empty.contains("it is empty") && empty.contains("generation 7 with no applications"),
-            "{empty}"
-        );
-        assert!(empty.contains("skysail cluster restore") && empty.contains("skysail cluster accept-empty"));
-        assert!(said(stored("a", 5, &[])).contains("it is at generation 5,"));
-        assert!(said(stored("b", 5, &[])).contains("of another life"));
-        let starting = Setback::of(None, &seen(Stored::default(), Some(generation("a", 7)))).unwrap();
-        let starting = starting.sentence(None);
-        assert!(
-            starting.contains("another frontend held generation 7"),
-            "{starting}"
-        );
+    fn what_was_lost_and_who_holds_it_is_told_apart() {
+        let held = generation("a", 7);
+        let of = |store: Stored| Setback::of(Some(&held), &seen(store, None)).unwrap();
+        let empty = of(Stored::default());
+        assert_eq!(empty.lost(), Lost::Everything);
+        assert_eq!(empty.holder(Some(&held)), Holder::ThisFrontend);
+        assert_eq!(of(stored("a", 5, &[])).lost(), Lost::TheLatest);
+        assert_eq!(of(stored("b", 5, &[])).lost(), Lost::ItsIncarnation);
+        let starting = Setback::of(None, &seen(Stored::default(), Some(held.clone()))).unwrap();
+        assert_eq!(starting.holder(None), Holder::Another);
+        let unwritten = Setback::of_nothing();
+        assert_eq!(unwritten.holder(Some(&Generation::default())), Holder::Nobody);
     }
 }
