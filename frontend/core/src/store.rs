@@ -11,4 +11,4 @@ mod setback;
 
 pub use self::lives::{generation_after, remembered_lives};
 pub use self::proof::{Contents, Difference, Inventory, Proof};
-pub use self::setback::{Damage, Holder, Lost, Seen, Setback, Stored};
+pub use self::setback::{Damage, Holder, Lost, RESTORE_WISH, Seen, Setback, Steps, Stored};

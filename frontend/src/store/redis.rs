@@ -34,12 +34,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use skysail_core::catalog::{Catalog, Change, Generation};
 use skysail_core::cluster::Lease;
+use skysail_core::store::RESTORE_WISH;
 use skysail_proto::ids::ClusterName;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::announcements::Announcements;
 use self::endpoint::Endpoint;
-use self::follower::{Announcement, Inbox, RESTORE_WISH, Reply, Request, Settling, Shows};
+use self::follower::{Announcement, Inbox, Reply, Request, Settling, Shows};
 use self::lease::LeaseDesk;
 use self::pulse::Pulse;
 use super::{

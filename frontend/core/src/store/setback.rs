@@ -16,6 +16,10 @@ use super::lives::{generation_after, remembered_lives};
 use super::proof::{Contents, Difference, Inventory, Proof};
 use crate::catalog::{Catalog, Generation};
 
+/// How long frontends are asked to write back what the store lost. One that holds the newest generation does so at its
+/// next look. In the second half of the time any frontend does that holds something the store lost.
+pub const RESTORE_WISH: Duration = Duration::from_secs(8);
+
 /// The generation a store is at, and what it is to others.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Stored {
@@ -265,6 +269,31 @@ impl Setback {
             Holder::Nobody
         }
     }
+
+    /// What a frontend that holds `held` does about it after this look.
+    pub fn steps(&self, held: Option<&Generation>, seen: &Seen) -> Steps {
+        let newest = self.holder(held) == Holder::ThisFrontend;
+        let restores = |left| self.ours && (newest || left < RESTORE_WISH / 2);
+        Steps {
+            says_held: newest && seen.held_back.as_ref() != Some(&self.newest),
+            // If the generation itself is gone, the first commit finds that out.
+            marks_broken: self.damage.is_some()
+                && !seen.broken
+                && !self.stored.generation.incarnation.is_empty(),
+            restores: seen.wish.is_some_and(restores),
+        }
+    }
+}
+
+/// What a frontend does in a store that lost something.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Steps {
+    /// It says there that it holds the newest generation.
+    pub says_held: bool,
+    /// It says there that the generation is broken.
+    pub marks_broken: bool,
+    /// It writes back what it holds, since a person asked for that.
+    pub restores: bool,
 }
 
 /// Who holds the newest generation that a store lost.
@@ -448,6 +477,45 @@ mod tests {
             found: found.contents(),
         };
         assert_eq!(nothing.damage(&found, None), Some(headless));
+    }
+
+    #[test]
+    fn a_wish_is_for_the_newest_first_and_then_for_all_that_hold_something() {
+        let (newest, older) = (generation("a", 7), generation("a", 5));
+        let restores = |held: Option<&Generation>, wish: Option<Duration>| {
+            let mut empty = seen(Stored::default(), Some(newest.clone()));
+            empty.wish = wish;
+            Setback::of(held, &empty).unwrap().steps(held, &empty).restores
+        };
+        let (early, late) = (
+            Some(RESTORE_WISH),
+            Some(RESTORE_WISH / 2 - Duration::from_millis(1)),
+        );
+        assert!(restores(Some(&newest), early) && restores(Some(&newest), late));
+        assert!(!restores(Some(&older), early) && !restores(Some(&older), Some(RESTORE_WISH / 2)));
+        assert!(restores(Some(&older), late));
+        assert!(!restores(None, late), "a frontend that holds nothing");
+        assert!(!restores(Some(&newest), None), "nobody asked");
+    }
+
+    #[test]
+    fn a_loss_is_said_once() {
+        let held = generation("a", 7);
+        let steps = |held_back: Option<Generation>, broken: bool, store: Stored| {
+            let mut seen = seen(store.clone(), held_back.clone());
+            seen.broken = broken;
+            let damage = missing("model/m");
+            Setback::of_damage(store, damage, Some(&held), held_back.as_ref()).steps(Some(&held), &seen)
+        };
+        let first = steps(None, false, stored("a", 7, &[]));
+        assert!(first.says_held && first.marks_broken);
+        let again = steps(Some(held.clone()), true, stored("a", 7, &[]));
+        assert!(!again.says_held && !again.marks_broken);
+        // Another frontend holds what is newer than that.
+        let behind = steps(Some(generation("a", 9)), true, stored("a", 8, &[]));
+        assert!(!behind.says_held);
+        // There is no generation to mark.
+        assert!(!steps(None, false, Stored::default()).marks_broken);
     }
 
     #[test]

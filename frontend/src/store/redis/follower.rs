@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use skysail_core::backoff::Backoff;
 use skysail_core::catalog::{Catalog, Change, Generation};
 use skysail_core::cluster::Lease;
-use skysail_core::store::{Damage, Holder, Inventory, Seen, Setback, Stored};
+use skysail_core::store::{Damage, Holder, Inventory, RESTORE_WISH, Seen, Setback, Stored};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
@@ -33,9 +33,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_TRIPS: u32 = 4;
 /// The first pause before Redis is tried again, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-/// How long another frontend is asked to write back what Redis lost. One that holds the newest does at its
-/// next look; in the second half of the time whoever holds anything does.
-pub(super) const RESTORE_WISH: Duration = Duration::from_secs(8);
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -401,26 +398,19 @@ impl Follower {
             self.announcements.keep(Instant::now());
         }
         let held = self.shown();
-        let holder = setback.holder(held.as_ref().map(|held| &held.generation));
-        let newest = holder == Holder::ThisFrontend;
-        let stored = &setback.stored.generation;
-        let unsaid = newest && seen.held_back.as_ref() != Some(&setback.newest);
-        // A store that has no generation is found out by whoever writes to it.
-        let unmarked = setback.damage.is_some() && !seen.broken && !stored.incarnation.is_empty();
-        if unsaid || unmarked {
-            let held = unsaid.then_some(&setback.newest);
+        let steps = setback.steps(held.as_ref().map(|held| &held.generation), seen);
+        if steps.says_held || steps.marks_broken {
+            let stored = &setback.stored.generation;
+            let held = steps.says_held.then_some(&setback.newest);
             tolerate(session.hold_back(stored, held, setback.damage.is_some()).await)?;
         }
         self.pulse
             .found(StoreHealth::WentBack(words::setback(&setback, held.as_deref())));
-        let is_wished = |left| setback.ours && (newest || left < RESTORE_WISH / 2);
         self.setback = Some(setback.clone());
-        match seen.wish {
-            Some(left) if is_wished(left) => {
-                tolerate(self.write_settlement(session, &setback, Settle::Restore).await)
-            }
-            _ => Ok(()),
+        if steps.restores {
+            return tolerate(self.write_settlement(session, &setback, Settle::Restore).await);
         }
+        Ok(())
     }
 
     async fn settle(&mut self, session: &mut Session, how: Settle) -> Result<Settling, Failure> {
