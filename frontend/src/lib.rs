@@ -7,10 +7,10 @@
 //! - [`config`]: the only reader of flags, environment and files.
 //! - the query role: `query` (HTTP to typed query to answer), `model` (a cache and a queue for
 //!   each version, a batcher for each replica);
-//! - the control role: [`admin`] (requests to desired state), [`leadership`] (which frontend acts),
-//!   [`autoscaler`] (numbers of replicas that follow the load),
-//!   [`reconcile`] (desired state to containers), [`runtime`] (what starts them);
-//! - [`store`]: where desired state lives, for both; [`cluster`]: what frontends tell each other through it;
+//! - the control role: `admin` (requests to desired state), `leadership` (which frontend acts),
+//!   `autoscaler` (numbers of replicas that follow the load),
+//!   `reconcile` (desired state to containers), [`runtime`] (what starts them);
+//! - [`store`]: where desired state lives, for both; `cluster`: what frontends tell each other through it;
 //! - `ops` (probes and metrics), `http`, `open_files`, `orphans`, `control_thread`, `health`, `metrics`,
 //!   `clock`, [`logging`]:
 //!   what every server needs.

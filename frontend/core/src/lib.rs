@@ -6,6 +6,7 @@
 //!
 //! - [`time`]: points in time, as numbers.
 //! - [`catalog`]: desired state as an immutable snapshot, and the changes that lead to the next one.
+//! - [`store`]: what a store of it lost, and what ends the doubt.
 //! - [`cluster`]: what the frontends of a cluster tell each other.
 //! - [`container_token`]: how a container shows that it belongs to a version.
 //! - [`limits`]: what a request may ask for, whatever the catalog holds.
@@ -43,5 +44,6 @@ pub mod rollout;
 pub mod rules;
 pub mod selection;
 pub mod settling;
+pub mod store;
 pub mod time;
 pub mod waiting_room;

@@ -15,8 +15,9 @@ use parking_lot::Mutex;
 use skysail_core::catalog::{Catalog, Version};
 use skysail_core::cluster::{ClusterView, ContainersView};
 use skysail_core::reconcile::{
-    Action, AtWork, Doubt, Foreign, History, Lost, Observed, Patience, Placement, Plan, Work, doubt, plan,
+    Action, AtWork, Doubt, Foreign, History, Observed, Patience, Placement, Plan, Work, doubt, plan,
 };
+use skysail_core::store::Lost;
 use skysail_core::time::Instant;
 use skysail_proto::ids::{ClusterName, ModelId};
 use tokio::sync::watch;

@@ -22,14 +22,13 @@ use parking_lot::Mutex;
 use redb::Database;
 use skysail_core::catalog::{Catalog, Change, Generation};
 use skysail_core::cluster::Lease;
+use skysail_core::store::{Inventory, generation_after, remembered_lives};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use self::tables::{Before, Refused, Write, open_database, take_query_block};
-use super::document::Edit;
-use super::incarnation::{generation_after, remembered_lives};
+use super::incarnation::fresh_incarnation;
 use super::local::Local;
-use super::proof::Inventory;
 use super::{
     Announced, AnnouncementStore, CatalogStore, LeaseStore, Leased, QueryBlockStore, Settle, StoreError,
     StoreHealth,
@@ -268,14 +267,11 @@ impl StoreFile {
             return Err(StoreError::Conflict { expected, actual });
         }
         let mut inventory = open.inventory.clone();
-        changes
-            .iter()
-            .map(Edit::from)
-            .for_each(|edit| inventory.apply(&edit));
+        changes.iter().for_each(|change| inventory.apply(change));
         let write = Write {
             before: Before::Kept,
             changes,
-            generation: generation_after(&actual),
+            generation: generation_after(&actual, fresh_incarnation()),
             replaces: &current.replaces,
             proof: inventory.proof(),
         };
@@ -294,7 +290,7 @@ impl StoreFile {
         let write = Write {
             before: Before::Kept,
             changes: &[],
-            generation: generation_after(&current.generation),
+            generation: generation_after(&current.generation, fresh_incarnation()),
             replaces: &replaces,
             proof: open.inventory.proof(),
         };
@@ -460,16 +456,13 @@ impl StoreFile {
                 open.inventory.clone(),
             ),
         };
-        changes
-            .iter()
-            .map(Edit::from)
-            .for_each(|edit| inventory.apply(&edit));
+        changes.iter().for_each(|change| inventory.apply(change));
         // Greater than both numbers, so that every comparison of generations shows a change.
-        let newest = base.generation.number.max(catalog.generation.number);
-        let generation = generation_after(&Generation {
-            number: newest,
+        let newest = Generation {
+            number: base.generation.number.max(catalog.generation.number),
             ..base.generation.clone()
-        });
+        };
+        let generation = generation_after(&newest, fresh_incarnation());
         // The running containers were started for the held snapshot's lives.
         let lives = [&held.generation.incarnation].into_iter().chain(&held.replaces);
         let lives = lives

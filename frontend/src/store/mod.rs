@@ -20,9 +20,9 @@ pub mod embedded;
 mod incarnation;
 mod layout;
 mod local;
-mod proof;
 mod query_block;
 pub mod redis;
+mod words;
 
 /// The desired state that all frontends of a cluster share: the catalog and the operator's decisions about the
 /// store.

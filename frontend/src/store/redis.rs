@@ -25,7 +25,7 @@
 //!
 //! While Redis is away or hangs, requests are answered with the reason at once, readers keep the last snapshot,
 //! and the follower keeps trying. A Redis that lost something is not followed until an operator decides
-//! (`setback`).
+//! (`skysail_core::store`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -34,12 +34,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use skysail_core::catalog::{Catalog, Change, Generation};
 use skysail_core::cluster::Lease;
+use skysail_core::store::RESTORE_WISH;
 use skysail_proto::ids::ClusterName;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::announcements::Announcements;
 use self::endpoint::Endpoint;
-use self::follower::{Announcement, Inbox, RESTORE_WISH, Reply, Request, Settling, Shows};
+use self::follower::{Announcement, Inbox, Reply, Request, Settling, Shows};
 use self::lease::LeaseDesk;
 use self::pulse::Pulse;
 use super::{
@@ -53,7 +54,6 @@ mod follower;
 mod lease;
 mod pulse;
 mod session;
-mod setback;
 
 pub use self::endpoint::{InvalidUrl, host_of};
 pub use self::follower::Follower;

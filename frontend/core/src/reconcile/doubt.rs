@@ -2,6 +2,7 @@
 
 use crate::catalog::{Catalog, Generation};
 use crate::cluster::ClusterView;
+use crate::store::Lost;
 
 /// Why nothing is started or stopped on the word of a catalog: a frontend follows another one, or is further.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -10,17 +11,6 @@ pub struct Doubt {
     pub frontend: String,
     /// What became of the store, as it seems.
     pub lost: Lost,
-}
-
-/// What a store seems to have lost.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Lost {
-    /// All: it was never written.
-    Everything,
-    /// Its last changes: it is in the same incarnation, at an earlier generation.
-    TheLatest,
-    /// It is another store, or was begun anew.
-    ItsIncarnation,
 }
 
 /// Whether a catalog can be believed. For a moment a difference is a catalog on its way here; if it lasts, the store
@@ -33,16 +23,9 @@ pub fn doubt(catalog: &Catalog, cluster: &ClusterView) -> Option<Doubt> {
     let has_read = |generation: &Generation| !generation.incarnation.is_empty();
     let mut views = cluster.frontends().iter();
     let view = views.find(|view| has_read(&view.generation) && !store.has_reached(&view.generation))?;
-    let lost = if store.incarnation.is_empty() {
-        Lost::Everything
-    } else if view.generation.incarnation == store.incarnation {
-        Lost::TheLatest
-    } else {
-        Lost::ItsIncarnation
-    };
     Some(Doubt {
         frontend: view.id.clone(),
-        lost,
+        lost: Lost::of(store, &view.generation),
     })
 }
 

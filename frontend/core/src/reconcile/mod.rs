@@ -24,7 +24,7 @@ mod resolution;
 mod rollout;
 mod spec;
 
-pub use doubt::{Doubt, Lost, doubt};
+pub use doubt::{Doubt, doubt};
 pub use foreign::Foreign;
 pub use history::{History, Patience};
 pub use plan::{Action, Plan, StopReason, plan};

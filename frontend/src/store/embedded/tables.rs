@@ -10,11 +10,12 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 use skysail_core::catalog::{Catalog, Change, Generation, UnreadableDocument};
+use skysail_core::store::{Inventory, Proof};
 
 use crate::store::document::{self, Documents, Edit};
 use crate::store::layout::{LAYOUT, check_layout};
-use crate::store::proof::{Inventory, Proof, counted};
 use crate::store::query_block::first_query_block;
+use crate::store::words;
 
 /// Facts about the file itself, by the keys below.
 pub(super) const ABOUT: TableDefinition<&str, &str> = TableDefinition::new("about");
@@ -140,8 +141,8 @@ fn read_catalog(database: &Database) -> Result<(Catalog, Inventory), Refused> {
     if inventory.proof() != proof {
         return Err(Refused::Unreadable(format!(
             "it is not whole: it should hold {} and holds {}",
-            counted(proof.count.try_into().unwrap_or(usize::MAX), "document"),
-            inventory.counted()
+            words::documents(proof.count),
+            words::contents(&inventory.contents())
         )));
     }
     let mut catalog = document::read(&documents, generation).map_err(|document| unreadable(&document))?;

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use skysail_core::backoff::Backoff;
 use skysail_core::catalog::{Catalog, Change, Generation};
 use skysail_core::cluster::Lease;
+use skysail_core::store::{Damage, Holder, Inventory, RESTORE_WISH, Seen, Setback, Stored};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
@@ -22,12 +23,9 @@ use super::endpoint::{Endpoint, Failure};
 use super::lease::Line;
 use super::pulse::{Beat, Pulse};
 use super::session::{Session, Write};
-use super::setback::{Seen, Setback, Stored};
-use crate::store::document::Edit;
 use crate::store::incarnation::fresh_incarnation;
-use crate::store::proof::Inventory;
 use crate::store::query_block::first_query_block;
-use crate::store::{Settle, StoreError, StoreHealth};
+use crate::store::{Settle, StoreError, StoreHealth, words};
 
 /// How often the generation is compared even without a message.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -35,9 +33,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_TRIPS: u32 = 4;
 /// The first and the longest pause before connecting again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-/// How long a request to write back the lost generation lasts. A frontend with the newest generation writes at
-/// its next look. In the second half of that time any frontend that holds a lost generation does.
-pub(super) const RESTORE_WISH: Duration = Duration::from_secs(8);
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -119,7 +114,7 @@ enum Read {
     /// A whole catalog, which is shown now.
     Whole(Arc<Catalog>),
     /// Documents that differ from what was written.
-    Damaged { stored: Stored, damage: String },
+    Damaged { stored: Stored, damage: Damage },
 }
 
 /// The channels by which other tasks watch the follower.
@@ -316,10 +311,7 @@ impl Follower {
             return self.load(session).await.map_err(Failure::of_a_write);
         };
         let mut inventory = std::mem::take(&mut self.inventory);
-        changes
-            .iter()
-            .map(Edit::from)
-            .for_each(|edit| inventory.apply(&edit));
+        changes.iter().for_each(|change| inventory.apply(change));
         Ok(self.publish(current.with(changes, generation), inventory))
     }
 
@@ -327,7 +319,7 @@ impl Follower {
         match &self.setback {
             None => Ok(()),
             Some(setback) => {
-                let sentence = setback.sentence(self.shown().as_deref());
+                let sentence = words::setback(setback, self.shown().as_deref());
                 Err(Failure::Refused(StoreError::HeldBack(sentence)))
             }
         }
@@ -407,27 +399,19 @@ impl Follower {
             self.announcements.keep(Instant::now());
         }
         let held = self.shown();
-        let newest = held
-            .as_ref()
-            .is_some_and(|held| setback.ours && held.generation == setback.newest);
-        let stored = &setback.stored.generation;
-        let unsaid = newest && seen.held_back.as_ref() != Some(&setback.newest);
-        // A missing generation needs no mark: `commit.lua` refuses documents without one.
-        let unmarked = setback.damage.is_some() && !seen.broken && !stored.incarnation.is_empty();
-        if unsaid || unmarked {
-            let held = unsaid.then_some(&setback.newest);
+        let steps = setback.steps(held.as_ref().map(|held| &held.generation), seen);
+        if steps.says_held || steps.marks_broken {
+            let stored = &setback.stored.generation;
+            let held = steps.says_held.then_some(&setback.newest);
             tolerate(session.hold_back(stored, held, setback.damage.is_some()).await)?;
         }
         self.pulse
-            .found(StoreHealth::WentBack(setback.sentence(held.as_deref())));
-        let is_wished = |left| setback.ours && (newest || left < RESTORE_WISH / 2);
+            .found(StoreHealth::WentBack(words::setback(&setback, held.as_deref())));
         self.setback = Some(setback.clone());
-        match seen.wish {
-            Some(left) if is_wished(left) => {
-                tolerate(self.write_settlement(session, &setback, Settle::Restore).await)
-            }
-            _ => Ok(()),
+        if steps.restores {
+            return tolerate(self.write_settlement(session, &setback, Settle::Restore).await);
         }
+        Ok(())
     }
 
     async fn settle(&mut self, session: &mut Session, how: Settle) -> Result<Settling, Failure> {
@@ -435,7 +419,7 @@ impl Follower {
         self.look(session, Look::Closely).await.map_err(Failure::Over)?;
         let held = self.shown().map(|catalog| catalog.generation.clone());
         let setback = match (self.setback.clone(), how) {
-            (Some(setback), Settle::Restore) if !setback.ours || held.as_ref() != Some(&setback.newest) => {
+            (Some(setback), Settle::Restore) if setback.holder(held.as_ref()) != Holder::ThisFrontend => {
                 session.wish_for_restore(RESTORE_WISH).await?;
                 return Ok(Settling::Wished);
             }
@@ -462,7 +446,7 @@ impl Follower {
         self.look(session, Look::Closely).await.map_err(Failure::Over)?;
         self.refuse_a_setback()?;
         let held = self.shown().unwrap_or_default();
-        let adopting = Stored::adopting(&held, incarnations);
+        let adopting = Stored::adopting(&held, incarnations, fresh_incarnation());
         session
             .settle(&held.generation, &adopting, Settle::Accept, &[])
             .await?;
@@ -508,7 +492,8 @@ impl Follower {
         match self.read(session).await? {
             Read::Whole(catalog) => Ok(catalog),
             Read::Damaged { damage, .. } => Err(Failure::Refused(StoreError::HeldBack(format!(
-                "the metadata store lost something ({damage}): see GET /api/v1/status"
+                "the metadata store lost something ({}): see GET /api/v1/status",
+                words::damage(&damage)
             )))),
         }
     }
@@ -517,7 +502,10 @@ impl Follower {
     async fn read(&mut self, session: &mut Session) -> Result<Read, Failure> {
         let (stored, documents) = session.snapshot().await.map_err(Failure::Over)?;
         let held = self.shown();
-        if held.as_ref().is_some_and(|held| stored.lost(&held.generation)) {
+        if held
+            .as_ref()
+            .is_some_and(|held| stored.has_lost(&held.generation))
+        {
             return Err(Failure::Refused(StoreError::HeldBack(
                 "the metadata store went back while it was read: see GET /api/v1/status".into(),
             )));

@@ -1,5 +1,5 @@
 -- The proof that a catalog is whole: the number of documents, and the sum of their hashes modulo 2^48. Numbers
--- of Lua are doubles, which hold that sum exactly. The hashes are those of proof.rs.
+-- of Lua are doubles, which hold that sum exactly. The hashes are those of `store/proof.rs` in core.
 local function hash(key, document)
   local sum = redis.sha1hex(key .. '\0' .. document)
   return tonumber(string.sub(sum, 1, 6), 16) * 16777216 + tonumber(string.sub(sum, 7, 12), 16)

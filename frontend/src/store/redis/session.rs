@@ -10,15 +10,14 @@ use redis::{FromRedisValue, RedisError, RedisResult};
 use skysail_core::backoff::Backoff;
 use skysail_core::catalog::{Catalog, Change, Document, Generation};
 use skysail_core::cluster::Lease;
+use skysail_core::store::{Inventory, Proof, Seen, Stored};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
 
 use super::endpoint::{Endpoint, Failure, RESPONSE_TIMEOUT, no_number};
-use super::setback::{Seen, Stored};
 use crate::store::document::{self, Documents, Edit};
 use crate::store::incarnation::fresh_incarnation;
 use crate::store::layout::{LAYOUT, check_layout};
-use crate::store::proof::{Inventory, Proof};
 use crate::store::{Settle, StoreError};
 
 /// The first and the longest pause before subscribing again. An access list that forbids it usually keeps
