@@ -164,14 +164,16 @@ impl Stream {
     }
 
     /// Returns once the container has heard all that was said before: it answers a batch that has no credit
-    /// without asking the model.
-    pub(crate) async fn heard(&mut self) {
+    /// without asking the model. Gives the credit that came meanwhile.
+    pub(crate) async fn heard(&mut self) -> Option<Credit> {
         let nowhere = Credit {
             sequence: u64::MAX,
             ..Credit::default()
         };
         let id = self.send_texts(nowhere, &["?"]).await;
-        assert_eq!(self.result().await.0.id, id);
+        let (result, credit) = self.result().await;
+        assert_eq!(result.id, id);
+        credit
     }
 
     /// The credit that comes with a result, before it or after.

@@ -443,23 +443,23 @@ async fn a_frontend_that_is_there_is_not_left_on_the_word_of_another() {
     let _container = Container::start(&[&first, &second]);
     let (mut one, mut other) = (first.attached().await, second.attached().await);
     // The container knows that it is attached to the second: a frontend it still dials may be left.
-    other.heard().await;
+    let mut credit = other.heard().await;
     let addresses = vec![first.address.to_string()];
     one.send(FromFrontend::FrontendsChanged(FrontendsChanged { addresses }))
         .await;
     one.heard().await;
     other.demand(Duration::from_secs(1)).await;
-    let credit = loop {
+    while credit.is_none() {
         tokio::select! {
-            credit = other.credit() => break credit,
+            granted = other.credit() => credit = Some(granted),
             said = one.next() => match said {
                 Some(FromContainer::Credit(credit)) if !credit.park => one.return_credit(credit.sequence).await,
                 Some(FromContainer::Recall(recall)) => one.return_credit(recall.sequence).await,
                 _ => {}
             }
         }
-    };
-    other.send_texts(credit, &["still served"]).await;
+    }
+    other.send_texts(credit.unwrap(), &["still served"]).await;
     assert_eq!(texts(&other.result().await.0), "still served");
 }
 
