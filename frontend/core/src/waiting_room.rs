@@ -451,10 +451,9 @@ impl<T> WaitingRoom<T> {
                 break;
             }
         }
-        self.shares.made(taken.batch.iter().map(Placed::claim));
         self.spare_the_lost(&mut taken.batch);
-        for lost in &taken.given_up {
-            self.shares.lost(lost.claim(), now);
+        if !taken.given_up.is_empty() {
+            self.shares.lost(now);
         }
         taken
     }
@@ -513,8 +512,8 @@ impl<T> WaitingRoom<T> {
     pub fn leave_place(&mut self, now: Instant, place: Place) -> (DefaultReason, Option<Placed<T>>) {
         let reason = self.unanswered(place);
         let left = self.queue.remove(place);
-        if let Some(lost) = left.as_ref().filter(|left| left.deadline() <= now) {
-            self.shares.lost(lost.claim(), now);
+        if left.as_ref().is_some_and(|left| left.deadline() <= now) {
+            self.shares.lost(now);
         }
         (reason, left)
     }

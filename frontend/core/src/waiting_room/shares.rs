@@ -3,12 +3,10 @@
 //! While no query is lost, deadlines alone decide. While queries are given up, an application that asks for more than
 //! its share would take from those that ask for less, because the most urgent queries come first.
 //!
-//! So shares decide once two things hold: an application that got less than its share loses a query, and another asks
-//! for more than its own share. Then the places of a batch are divided max-min fairly, by weights, until no query was
-//! lost for a while. An application with no more waiting than its share gets all of it answered, and the rest of its
-//! share is for the others. Queries come in clusters. So an application that has asked for no more than its share
-//! lately may have more for a moment, up to half of the places. Within an application deadlines decide. If only
-//! applications that ask for too much lose queries, deadlines go on deciding: dividing costs throughput.
+//! So shares decide while queries are lost, and for a second after. The places of a batch are divided max-min fairly, by
+//! weights. An application with no more waiting than its share gets all of it answered, and the rest of its share is for
+//! the others. Queries come in clusters. So an application that has asked for no more than its share lately may have
+//! more for a moment, up to half of the places. Within an application deadlines decide.
 //!
 //! Shares need short batches. A query that comes just after a batch started waits for that batch and for its own.
 //! With batches as long as an objective, too few queries are in time to divide. So a batch takes no longer than half
@@ -24,16 +22,8 @@ use crate::batch::{BatchPolicy, Decision, Situation};
 use crate::queue::{Claim, DeadlineQueue, Place, by_weight};
 use crate::time::Instant;
 
-/// An application that gets at least `OF_SHARE` of its share has no claim to more: one batch holds a little more for
-/// one application, the next for another.
-const OF_SHARE: f64 = 0.9;
-
 /// Batches are shortened for the sake of shares as long as they keep this part of the throughput.
 const THROUGHPUT_KEPT: f64 = 0.8;
-
-/// An overload is over once nothing was lost for this time. Losses of one overload come in bursts: a batch may take as
-/// long as objectives are.
-const OVERLOAD_ENDS: Duration = Duration::from_secs(30);
 
 /// How long a loss is remembered, and an application that asked.
 const LATELY: Duration = Duration::from_secs(1);
@@ -42,11 +32,6 @@ const LATELY: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Shares {
     last_loss: Option<Instant>,
-    /// Whether a query was lost unfairly since queries began to be lost. A loss is unfair if its application got less
-    /// than its share while another asked for more than its own.
-    protects: bool,
-    /// Whether [`Self::made`] counts the next batch.
-    counts: bool,
     /// The applications that asked lately, once there were two.
     recent: BTreeMap<u64, Recent>,
 }
@@ -61,22 +46,16 @@ struct Recent {
     /// When a query was given that time.
     budget_at: Instant,
     weight: NonZeroU32,
-    /// Queries that came lately, the places of batches that were its share meanwhile, and the places it got.
+    /// Queries that came lately, and the places of batches that were its share meanwhile.
     asked: f64,
     share: f64,
-    got: f64,
-    /// When `asked`, `share` and `got` were last halved.
+    /// When both were last halved.
     halved_at: Instant,
 }
 
 impl Recent {
     fn is_within(&self) -> bool {
         self.asked <= self.share
-    }
-
-    /// Whether it got clearly less than its share.
-    fn fell_short(&self) -> bool {
-        self.got < OF_SHARE * self.share
     }
 }
 
@@ -119,7 +98,6 @@ impl Shares {
             weight: claim.weight,
             asked: 0.0,
             share: 0.0,
-            got: 0.0,
             halved_at: now,
         });
         recent.at = now;
@@ -132,26 +110,8 @@ impl Shares {
     }
 
     /// Records that a query was lost.
-    pub(super) fn lost(&mut self, claim: Claim, now: Instant) {
-        if self.last_loss.is_none_or(|last| last + OVERLOAD_ENDS <= now) {
-            self.protects = false;
-        }
+    pub(super) fn lost(&mut self, now: Instant) {
         self.last_loss = Some(now);
-        let fell_short = |application| self.recent.get(&application).is_some_and(Recent::fell_short);
-        self.protects |=
-            fell_short(claim.application) && self.recent.values().any(|recent| !recent.is_within());
-    }
-
-    /// Records the batch that was made, as [`Self::pick`] said or otherwise.
-    pub(super) fn made(&mut self, claims: impl Iterator<Item = Claim>) {
-        if !std::mem::take(&mut self.counts) {
-            return;
-        }
-        for claim in claims {
-            if let Some(recent) = self.recent.get_mut(&claim.application) {
-                recent.got += 1.0;
-            }
-        }
     }
 
     fn loses(&self, now: Instant) -> bool {
@@ -181,10 +141,6 @@ impl Shares {
             return None;
         }
         self.count_shares(now, decision.take, &mut asking);
-        self.counts = true;
-        if !self.protects {
-            return None;
-        }
         let size = self.size(choice);
         let from = choice.ends(size);
         let places = choice.places(size, from, &asking);
@@ -203,7 +159,6 @@ impl Shares {
             if recent.halved_at + LATELY < now {
                 recent.asked /= 2.0;
                 recent.share /= 2.0;
-                recent.got /= 2.0;
                 recent.halved_at = now;
             }
         }

@@ -410,15 +410,9 @@ fn of_the_way_no_more_than_a_part_of_what_queries_are_given_is_allowed_for() {
     );
 }
 
-/// Lets queries of an application wait, all due at `due`. Returns their places.
-fn admit_for(
-    room: &mut WaitingRoom<u32>,
-    application: u64,
-    now: u64,
-    due: u64,
-    tasks: Range<u32>,
-) -> Vec<Place> {
-    let admit = |task| {
+/// Lets queries of an application wait, all due at `due`.
+fn admit_for(room: &mut WaitingRoom<u32>, application: u64, now: u64, due: u64, tasks: Range<u32>) {
+    for task in tasks {
         let claim = Claim {
             application,
             weight: NonZeroU32::MIN,
@@ -429,9 +423,8 @@ fn admit_for(
             bytes: 1,
             task,
         };
-        room.admit(at(now), entrant).unwrap().place
-    };
-    tasks.map(admit).collect()
+        room.admit(at(now), entrant).unwrap();
+    }
 }
 
 fn large_room() -> WaitingRoom<u32> {
@@ -452,66 +445,51 @@ fn while_nothing_is_lost_deadlines_alone_decide_whose_queries_are_taken() {
 }
 
 /// A room in which application 1 got a batch of its queries 3 to 10, after it lost 0 to 2; its 11 to 19 wait.
-/// Application 2 got nothing yet: its 20 to 22 wait, at the places returned.
-fn room_with_a_greedy_application() -> (WaitingRoom<u32>, Vec<Place>) {
+#[test]
+fn while_queries_are_lost_who_stays_below_its_share_is_taken_first() {
     let mut room = large_room();
     admit_for(&mut room, 1, 0, 5, 0..3);
-    // Applications are remembered from the second one on.
-    let places = admit_for(&mut room, 2, 0, 60, 20..23);
     admit_for(&mut room, 1, 0, 50, 3..20);
+    admit_for(&mut room, 2, 0, 60, 20..22);
     let taken = take(&mut room, 1, 6, &mut fixed(8));
     assert_eq!(tasks(&taken.given_up), [0, 1, 2]);
-    assert_eq!(tasks(&taken.batch), (3..11).collect::<Vec<_>>());
-    (room, places)
-}
-
-#[test]
-fn while_only_those_lose_queries_that_ask_for_more_than_their_share_deadlines_decide() {
-    let (mut room, _) = room_with_a_greedy_application();
+    assert_eq!(tasks(&taken.batch), [3, 4, 5, 6, 7, 8, 20, 21]);
+    // What the other does not ask for is not left empty.
     let taken = take(&mut room, 1, 7, &mut fixed(8));
-    assert_eq!(tasks(&taken.batch), (11..19).collect::<Vec<_>>());
-}
-
-#[test]
-fn once_who_stays_below_its_share_loses_a_query_it_is_taken_first() {
-    let (mut room, places) = room_with_a_greedy_application();
-    let (reason, left) = room.leave_place(at(60), places[0]);
-    assert_eq!(
-        (reason, left.map(|left| left.task)),
-        (DefaultReason::ExpiredInQueue, Some(20))
-    );
-    let taken = take(&mut room, 1, 7, &mut fixed(8));
-    assert_eq!(tasks(&taken.batch), [11, 12, 13, 14, 15, 16, 21, 22]);
-    // Places that one application does not ask for go to the other.
-    let taken = take(&mut room, 1, 8, &mut fixed(8));
-    assert_eq!(tasks(&taken.batch), [17, 18, 19]);
-    // Both ask for more than there is, so each gets half.
+    assert_eq!(tasks(&taken.batch), (9..17).collect::<Vec<_>>());
+    // Both ask for more than there is: each gets half.
     admit_for(&mut room, 1, 8, 60, 30..50);
     admit_for(&mut room, 2, 8, 60, 50..70);
     let taken = take(&mut room, 1, 8, &mut fixed(8));
-    assert_eq!(tasks(&taken.batch), [30, 31, 32, 33, 50, 51, 52, 53]);
-}
-
-#[test]
-fn a_query_whose_client_hangs_up_is_not_lost() {
-    let (mut room, places) = room_with_a_greedy_application();
-    room.leave_place(at(7), places[0]);
-    let taken = take(&mut room, 1, 7, &mut fixed(8));
-    assert_eq!(tasks(&taken.batch), (11..19).collect::<Vec<_>>());
+    assert_eq!(tasks(&taken.batch), [17, 18, 19, 30, 50, 51, 52, 53]);
 }
 
 #[test]
 fn some_time_after_the_last_loss_deadlines_alone_decide_again() {
-    let (mut room, places) = room_with_a_greedy_application();
-    room.leave_place(at(60), places[0]);
+    let mut room = large_room();
     let second = 1_000_000_000;
-    while !room.is_empty() {
-        take(&mut room, 1, 7, &mut fixed(8));
-    }
-    admit_for(&mut room, 1, 2 * second, 3 * second, 30..50);
-    admit_for(&mut room, 2, 2 * second, 4 * second, 50..52);
+    admit_for(&mut room, 1, 0, 5, 0..1);
+    admit_for(&mut room, 2, 0, 5 * second, 1..2);
+    assert_eq!(take(&mut room, 1, 6, &mut fixed(1)).given_up.len(), 1);
+    admit_for(&mut room, 1, 2 * second, 3 * second, 10..20);
+    admit_for(&mut room, 2, 2 * second, 4 * second, 20..22);
     let taken = take(&mut room, 1, 2 * second, &mut fixed(4));
-    assert_eq!(tasks(&taken.batch), [30, 31, 32, 33]);
+    assert_eq!(tasks(&taken.batch), [10, 11, 12, 13]);
+}
+
+#[test]
+fn what_expires_while_it_waits_is_a_loss() {
+    let mut room = large_room();
+    admit_for(&mut room, 1, 0, 50, 0..9);
+    admit_for(&mut room, 2, 0, 60, 9..10);
+    let first = room.first().unwrap();
+    let (reason, left) = room.leave_place(at(50), first);
+    assert_eq!(
+        (reason, left.map(|left| left.task)),
+        (DefaultReason::ExpiredInQueue, Some(0))
+    );
+    let taken = take(&mut room, 1, 40, &mut fixed(4));
+    assert_eq!(tasks(&taken.batch), [1, 2, 3, 9]);
 }
 
 #[test]
