@@ -40,9 +40,10 @@ use tokio::runtime::Handle;
 use super::{Brought, Key, PredictionCache};
 use crate::model::answers::{Answerer, Asked, expired};
 
-/// How many askers of a flight are answered at once. With thousands of askers, other tasks run in between: each asker
-/// is a task to run and an answer to write.
-const ANSWERED_AT_ONCE: usize = 64;
+/// How many askers of a flight are answered at once. Each of them is a task to be run, and an answer to be written, and
+/// other tasks have their turn in between. A query of another application takes several turns, so chunks are small: with
+/// 64 its p99 beside 5,000 askers was 50 ms.
+const ANSWERED_AT_ONCE: usize = 8;
 
 /// The askers of one flight.
 type Askers = SmallVec<[Answerer; 1]>;
