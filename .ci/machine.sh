@@ -32,6 +32,9 @@ die() {
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
+# Models are made in an environment of their own. Debian's Python lacks what makes one until python3-venv is installed.
+python_is_usable() { has python3 && python3 -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 11)' 2>/dev/null; }
+
 # A missing part is a failure, not a skip.
 everything_is_required() { [[ ${CI:-} == true || ${SKYSAIL_REQUIRE_ALL:-} == 1 ]]; }
 
@@ -95,5 +98,6 @@ workspace_version() {
 # only, while procedural macros, which a static build cannot load, are built as they always are.
 host_target() { rustc -vV | sed -n 's/^host: //p'; }
 
-# Where .ci/binaries puts the static release binaries.
-binaries_folder() { echo "$(cargo_metadata target_directory)/$(host_target)/release"; }
+# The profile that .ci/binaries builds, and where it puts the static binaries.
+binaries_profile() { echo "${SKYSAIL_PROFILE:-release}"; }
+binaries_folder() { echo "$(cargo_metadata target_directory)/$(host_target)/$(binaries_profile)"; }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use skysail_proto::admin::Failure;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
+use skysail_proto::signature::{Signature, TensorSpec};
 use skysail_proto::value::InputType;
 
 use crate::advice::{closest, listed};
@@ -14,6 +15,7 @@ use crate::bench::BenchError;
 use crate::client::ClientError;
 use crate::cluster::ClusterError;
 use crate::credentials::CredentialsError;
+use crate::numpy::NumpyError;
 use crate::output::{Paint, Stream, failure_words, tell};
 
 /// Why a command failed.
@@ -65,15 +67,21 @@ pub(crate) enum Error {
     /// An input is given as JSON and is none.
     #[error("the input is not valid JSON: {reason}")]
     InputNotJson {
-        input_type: InputType,
+        signature: Signature,
         reason: serde_json::Error,
     },
     /// A text input is given that is no text.
     #[error("the input is not valid UTF-8, but application `{0}` takes strings")]
     InputNotText(ApplicationName),
+    /// A NumPy file is not what the application takes.
+    #[error("the NumPy file cannot be asked: {0}")]
+    Numpy(#[from] NumpyError),
     /// A file cannot be read.
     #[error("cannot read {}: {reason}", path.display())]
     File { path: PathBuf, reason: io::Error },
+    /// The frontend that was asked starts no containers.
+    #[error("the frontend starts no containers (--runtime {0}), so it can serve no ONNX file")]
+    NoOnnxRuntime(String),
     /// Nothing tells where queries go.
     #[error("the admin API names no frontend that takes queries")]
     NoQueryAddress,
@@ -137,13 +145,19 @@ impl Error {
             Self::NotReady { id, .. } => Some(format!(
                 "the deployment goes on: `skysail model show {id}` tells how, --wait-timeout waits longer"
             )),
-            Self::InputNotJson { input_type, .. } => Some(json_advice(*input_type).into()),
+            Self::InputNotJson { signature, .. } => Some(json_advice(signature)),
+            Self::NoOnnxRuntime(_) => Some(
+                "ask the frontend that does, by --admin-url; where containers are started by hand, start `skysail-onnx` \
+                 as one of `skysail model register`"
+                    .into(),
+            ),
             Self::NoQueryAddress => Some("name it by --query-url or SKYSAIL_QUERY_URL".into()),
             Self::Runtime(_)
             | Self::Bench(_)
             | Self::Output(_)
             | Self::UnknownVersion { .. }
             | Self::InputNotText(_)
+            | Self::Numpy(_)
             | Self::File { .. } => None,
         }
     }
@@ -167,13 +181,33 @@ fn alternatives<'a>(
     }
 }
 
-fn json_advice(input_type: InputType) -> &'static str {
-    match input_type {
-        InputType::Bytes => "give a base64 string in double quotes, or the bytes themselves with --file",
-        InputType::Integers => "integers are written as in '[1, 2, 3]'",
-        InputType::Floats | InputType::Doubles => "numbers are written as in '[7.9, 4.4, 6.9, 2.5]'",
-        InputType::Strings => "a string is written in double quotes",
-    }
+/// How an input of an application is written.
+fn json_advice(signature: &Signature) -> String {
+    let words = match signature.row_type() {
+        Some(InputType::Bytes) => {
+            "give a base64 string in double quotes, or the bytes themselves with --file"
+        }
+        Some(InputType::Integers) => "integers are written as in '[1, 2, 3]'",
+        Some(InputType::Floats | InputType::Doubles) => "numbers are written as in '[7.9, 4.4, 6.9, 2.5]'",
+        Some(InputType::Strings) => "a string is written in double quotes",
+        None => return tensors_advice(signature.input_tensors()),
+    };
+    words.to_owned()
+}
+
+fn tensors_advice(specs: &[TensorSpec]) -> String {
+    let members: Vec<String> = specs
+        .iter()
+        .map(|spec| {
+            let depth = spec.shape().lengths().len();
+            let name = serde_json::Value::from(spec.name());
+            format!("{name}: {}…{}", "[".repeat(depth), "]".repeat(depth))
+        })
+        .collect();
+    format!(
+        "tensors are written as in '{{{}}}', or come from a NumPy file, as in @inputs.npz",
+        members.join(", ")
+    )
 }
 
 #[cfg(test)]
@@ -210,6 +244,13 @@ mod tests {
                 .unwrap()
                 .contains("skysail app register")
         );
+    }
+
+    #[test]
+    fn tensors_that_are_not_json_are_answered_with_how_they_are_written() {
+        let specs = ["image:FP32[2,2]", "flag:BOOL"].map(|text| text.parse().unwrap());
+        let hint = json_advice(&Signature::tensors(specs, []).unwrap());
+        assert!(hint.contains(r#"'{"image": [[…]], "flag": …}'"#), "{hint}");
     }
 
     #[test]

@@ -23,8 +23,11 @@ mod cluster;
 mod commands;
 mod credentials;
 mod error;
+mod numpy;
+mod onnx;
 mod output;
 mod progress;
+mod signature;
 
 fn main() -> ExitCode {
     match run(arguments::parse()) {

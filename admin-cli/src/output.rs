@@ -110,12 +110,16 @@ pub(crate) fn table<const N: usize>(
     trimmed(table)
 }
 
-/// Labels and values, one pair a line.
+/// Labels and values, one pair a line. A value without a label goes on with the one above it.
 pub(crate) fn fields<'a>(pairs: impl IntoIterator<Item = (&'a str, String)>) -> String {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     for (label, value) in pairs {
-        table.add_row([format!("{label}:"), visible::line(&value).into_owned()]);
+        let label = match label {
+            "" => String::new(),
+            label => format!("{label}:"),
+        };
+        table.add_row([label, visible::line(&value).into_owned()]);
     }
     trimmed(table)
 }

@@ -3,11 +3,17 @@
 use std::io::{IsTerminal, stderr};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use skysail_process::visible;
 use tokio::time::Instant;
 
 use crate::output::{Paint, Stream, tell};
+
+/// What is shown of a step of unknown length.
+const SPINNER: &str = "{spinner:.cyan} {wide_msg} {elapsed:.dim}";
+
+/// What is shown of a step that goes through so many bytes.
+const BAR: &str = "{spinner:.cyan} {msg} [{wide_bar:.cyan}] {binary_bytes}/{binary_total_bytes} {eta:.dim}";
 
 /// How often the spinner turns.
 const TURN: Duration = Duration::from_millis(100);
@@ -35,9 +41,7 @@ impl Progress {
         if !stderr().is_terminal() {
             return Self::Lines(Lines::default());
         }
-        let style = ProgressStyle::with_template("{spinner:.cyan} {wide_msg} {elapsed:.dim}")
-            .expect("the template is valid; this is a bug");
-        let spinner = ProgressBar::new_spinner().with_style(style);
+        let spinner = ProgressBar::new_spinner().with_style(style(SPINNER));
         spinner.enable_steady_tick(TURN);
         Self::Spinner(spinner)
     }
@@ -50,7 +54,13 @@ impl Progress {
         };
         let text = visible::line(&text);
         match self {
-            Self::Spinner(spinner) => spinner.set_message(text.into_owned()),
+            Self::Spinner(spinner) => {
+                if spinner.length().is_some() {
+                    spinner.unset_length();
+                    spinner.set_style(style(SPINNER));
+                }
+                spinner.set_message(text.into_owned());
+            }
             Self::Lines(lines) => {
                 if lines.is_due(step, detail, Instant::now()) {
                     eprintln!("{text}");
@@ -58,6 +68,30 @@ impl Progress {
             }
         }
     }
+
+    /// Tells how many bytes of a step are done.
+    pub(crate) fn bytes(&mut self, step: &str, done: u64, all: u64) {
+        match self {
+            Self::Spinner(bar) => {
+                if bar.length().is_none() {
+                    bar.set_length(all);
+                    bar.set_style(style(BAR));
+                }
+                bar.set_message(visible::line(step).into_owned());
+                bar.set_position(done);
+            }
+            Self::Lines(_) => {
+                let share = (done * 100).checked_div(all).unwrap_or(100);
+                let detail = format!("{share} % of {}", BinaryBytes(all));
+                self.say(step, Some(&detail));
+            }
+        }
+    }
+}
+
+/// A template of ours.
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the template is valid; this is a bug")
 }
 
 impl Progress {

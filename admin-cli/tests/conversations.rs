@@ -226,6 +226,114 @@ fn text_that_is_no_json_is_a_string_where_the_application_takes_strings() {
     assert_eq!(script.bodies(), [r#"{"input": "say \"hi\""}"#]);
 }
 
+/// An application that sends and expects tensors.
+const PHOTOS: &str = r#"{"name": "photos", "input_type": "tensors", "signature": {
+    "inputs": [{"name": "image", "datatype": "FP32", "shape": [2, 3]}],
+    "outputs": [{"name": "p", "datatype": "FP32", "shape": [1000]}]}, "default_output": "null",
+    "slo_micros": 100000, "linked_models": [], "registered_at": "2026-01-01T00:00:00Z"}"#;
+
+/// The path of a file that NumPy wrote.
+fn sample(name: &str) -> String {
+    format!("@{}/src/numpy/samples/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn tensors_and_the_model_that_has_them_are_sent_as_the_admin_api_takes_them() {
+    let script = Script::start(&[("POST /api/v1/applications", 201, PHOTOS)]);
+    let rest = "--default-output null --slo 100ms";
+    for (line, expected) in [
+        ("--like m", serde_json::json!({"like": "m"})),
+        (
+            "--in image:FP32[2,3] --out p:FP32[-1] --no-batch-dimension",
+            serde_json::json!({"input_type": "tensors", "signature": {
+                "inputs": [{"name": "image", "datatype": "FP32", "shape": [2, 3]}],
+                "outputs": [{"name": "p", "datatype": "FP32", "shape": [-1]}], "batched": false}}),
+        ),
+    ] {
+        let line = format!("app register photos {line} {rest}");
+        let output = script.skysail(&line.split(' ').collect::<Vec<_>>());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let told = "registered application photos (image:FP32[2,3] -> p:FP32[1000], answers within 100ms";
+        assert!(text(&output.stdout).starts_with(told), "{}", text(&output.stdout));
+        let sent = script.bodies().pop().unwrap();
+        let mut sent: serde_json::Value = serde_json::from_str(&sent).unwrap();
+        let sent = sent.as_object_mut().unwrap();
+        for member in ["name", "default_output", "slo_micros"] {
+            assert!(sent.remove(member).is_some(), "{member}");
+        }
+        assert_eq!(serde_json::json!(sent), expected);
+    }
+    let output = script.skysail(&[
+        "app",
+        "register",
+        "photos",
+        "--input-type",
+        "tensors",
+        "--slo",
+        "1s",
+        "--default-output",
+        "null",
+    ]);
+    assert_eq!(output.status.code(), Some(2));
+    let told = "error: an application says which tensors it takes: declare them with --in and --out, or name the model \
+                that takes them with --like\n";
+    assert_eq!(text(&output.stderr), told);
+}
+
+#[test]
+fn a_numpy_file_is_asked_as_tensors_and_long_answers_are_shortened() {
+    let numbers: Vec<u32> = (0..1000).collect();
+    let answer = serde_json::json!({"query_id": 1, "output": {"p": numbers}, "default": false});
+    let script = Script::start(&[
+        ("GET /api/v1/applications/photos", 200, PHOTOS),
+        ("POST /photos/predict", 200, &answer.to_string()),
+    ]);
+    let url = format!("http://{}", script.address);
+    let file = sample("fortran.npy");
+    let output = script.skysail(&["predict", "photos", &file, "--query-url", &url]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "p: [0, 1, 2, 3, … 996 more …]\n");
+    assert_eq!(
+        script.bodies(),
+        [r#"{"input": {"image":[[0.0,1.0,2.0],[3.0,4.0,5.0]]}}"#]
+    );
+    let output = script.skysail(&["predict", "photos", &file, "--query-url", &url, "-o", "json"]);
+    assert_eq!(text(&output.stdout), answer.to_string());
+    let output = script.skysail(&["predict", "photos", &sample("float64.npy"), "--query-url", &url]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        text(&output.stderr),
+        "error: the NumPy file cannot be asked: the array is float64 and tensor image:FP32[2,3] is FP32; convert it \
+         first, as in a.astype(\"float32\")\n"
+    );
+    let output = script.skysail(&["predict", "photos", "[[1,2", "--query-url", &url]);
+    let hint = "hint: tensors are written as in '{\"image\": [[…]]}', or come from a NumPy file, as in @inputs.npz\n";
+    assert!(text(&output.stderr).ends_with(hint), "{}", text(&output.stderr));
+}
+
+#[test]
+fn an_array_with_a_dimension_more_is_asked_as_several_inputs() {
+    let application = PHOTOS.replace("[2, 3]", "[3]");
+    let answer = r#"{"batch_predictions": [
+        {"query_id": 1, "output": {"p": [0.5]}, "default": false},
+        {"query_id": 2, "output": null, "default": true, "default_reason": "no_replica"}]}"#;
+    let script = Script::start(&[
+        ("GET /api/v1/applications/photos", 200, &application),
+        ("POST /photos/predict", 200, answer),
+    ]);
+    let url = format!("http://{}", script.address);
+    let output = script.skysail(&["predict", "photos", &sample("float32.npy"), "--query-url", &url]);
+    assert_eq!(text(&output.stdout), "p: [0.5]\nnull\n");
+    assert_eq!(
+        text(&output.stderr),
+        "note: input 2: this is the default output (no_replica)\n"
+    );
+    assert_eq!(
+        script.bodies(),
+        [r#"{"input_batch": [{"image":[0.0,1.0,2.0]},{"image":[3.0,4.0,5.0]}]}"#]
+    );
+}
+
 #[test]
 fn a_deployment_is_waited_for_until_its_replicas_are_attached() {
     let script = Script::start(&[
@@ -709,5 +817,102 @@ fn without_docker_start_and_stop_say_so() {
             "{stderr}"
         );
         assert!(stderr.contains("hint: is Docker running"), "{stderr}");
+    }
+}
+
+/// The SHA-256 of `abcdef`.
+const SHA256: &str = "bef57ec7f53a6d40beb640a780a639c83bc29ac8a9816f1fc6c5c6dcd93c4721";
+
+/// Deploys an ONNX file of this content, without waiting.
+fn deploy_onnx(script: &Script, content: &str) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.onnx");
+    std::fs::write(&file, content).unwrap();
+    let mut words = vec!["model", "deploy", "m:1", "--no-wait", "--onnx"];
+    words.push(file.to_str().unwrap());
+    script.skysail(&words)
+}
+
+#[test]
+fn an_onnx_file_is_uploaded_unless_the_frontend_has_it() {
+    let artifact = format!("/api/v1/artifacts/{SHA256}");
+    let (get, put) = (format!("GET {artifact}"), format!("PUT {artifact}"));
+    let stored = format!(r#"{{"sha256": "{SHA256}", "bytes": 6}}"#);
+    let deployed = version("starting", 0, "");
+    let common = [
+        ("GET /api/v1/status", 200, STATUS),
+        ("POST /api/v1/models/m/versions", 201, &deployed),
+    ];
+    for has_it in [false, true] {
+        let known = if has_it {
+            (&*get, 200, &*stored)
+        } else {
+            (&*put, 201, &*stored)
+        };
+        let script = Script::start(&[&common[..], &[known]].concat());
+        let output = deploy_onnx(&script, "abcdef");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let mut bodies = script.bodies();
+        let sent: serde_json::Value = serde_json::from_str(&bodies.pop().unwrap()).unwrap();
+        let expected = serde_json::json!({
+            "image": "skysail-onnx", "replicas": 1, "onnx": {"sha256": SHA256}
+        });
+        assert_eq!(sent["deployment"], expected);
+        let uploads: &[&str] = if has_it { &[] } else { &["abcdef"] };
+        assert_eq!(bodies, uploads);
+        assert_eq!(text(&output.stderr).contains("uploading"), !has_it);
+    }
+}
+
+#[test]
+fn an_onnx_file_that_is_refused_is_not_deployed() {
+    let put = format!("PUT /api/v1/artifacts/{SHA256}");
+    let refusal = problem(413, "the body is larger than 5 bytes");
+    let script = Script::start(&[("GET /api/v1/status", 200, STATUS), (&put, 413, &refusal)]);
+    let output = deploy_onnx(&script, "abcdef");
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = text(&output.stderr);
+    assert!(
+        stderr.contains("error: the body is larger than 5 bytes"),
+        "{stderr}"
+    );
+    assert_eq!(script.bodies(), ["abcdef"]);
+}
+
+#[test]
+fn a_frontend_that_starts_no_containers_takes_no_onnx_file() {
+    let status = STATUS.replace(r#""kind": "process""#, r#""kind": "none""#);
+    let script = Script::start(&[("GET /api/v1/status", 200, &status)]);
+    let output = deploy_onnx(&script, "abcdef");
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = text(&output.stderr);
+    assert!(
+        stderr.contains("--runtime none") && stderr.contains("--admin-url"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn an_onnx_file_or_an_image_is_deployed_and_not_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.onnx");
+    std::fs::write(&file, "").unwrap();
+    let (file, missing) = (file.to_str().unwrap(), folder.path().join("missing"));
+    let missing = missing.to_str().unwrap();
+    for (words, expected) in [
+        (&["--onnx", file][..], "exported"),
+        (&["--onnx", missing], "there is no such file"),
+        (&["--onnx", folder.path().to_str().unwrap()], "it is not a file"),
+        (
+            &["--onnx", "/proc/self/exe", "--image", "i"],
+            "cannot be used with",
+        ),
+        (&["--input-type", "doubles"], "--image <IMAGE>"),
+    ] {
+        let words = [&["model", "deploy", "m:1"], words].concat();
+        let output = skysail("http://127.0.0.1:1", &words);
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+        let stderr = text(&output.stderr);
+        assert!(stderr.contains(expected), "{words:?}: {stderr}");
     }
 }

@@ -4,6 +4,7 @@
 //! its stream up (`connection`), and one more (`container`) owns the credits and passes batches to the
 //! model and results back.
 
+mod agreement;
 mod connection;
 mod container;
 mod model_thread;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use skysail_process::log::{self, Delivery, Format, StartError};
 use skysail_process::{signals, variables};
+use skysail_proto::signature::Signature;
 use tokio::sync::oneshot;
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
@@ -36,6 +38,24 @@ pub enum ServeError {
     /// The environment does not say what to serve.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// The model takes and gives something else than its environment declares.
+    #[error(
+        "the model is `{own}`, and the environment declares `{declared}` (SKYSAIL_INPUT_TYPE, SKYSAIL_SIGNATURE): \
+         deploy it with the model's signature, or without one"
+    )]
+    Signature {
+        /// What the model says.
+        own: Box<Signature>,
+        /// What the environment says.
+        declared: Box<Signature>,
+    },
+    /// The model takes tensors, and nobody says which.
+    #[error(
+        "the model takes tensors, and nobody says which: set SKYSAIL_SIGNATURE to the JSON of its signature, as in \
+         {{\"inputs\":[{{\"name\":\"image\",\"datatype\":\"FP32\",\"shape\":[224,224,3]}}]}}, or have the model say it \
+         (`Model::signature`)"
+    )]
+    Undeclared,
     /// Another container registered with the same replica id, which the cluster now uses.
     #[error(
         "another container took this one's place at {frontend}: {words}; give each its own SKYSAIL_REPLICA_ID"
@@ -69,7 +89,7 @@ pub fn serve(model: impl Model) -> ExitCode {
 fn failed(error: &ServeError) -> ExitCode {
     error!("{}", chain(error));
     match error {
-        ServeError::Settings(_) => ExitCode::from(2),
+        ServeError::Settings(_) | ServeError::Signature { .. } | ServeError::Undeclared => ExitCode::from(2),
         _ => ExitCode::FAILURE,
     }
 }
@@ -84,11 +104,17 @@ pub async fn serve_with(
     model: impl Model,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let settings = Settings {
+        signature: agreement::reached(settings.signature, model.signature())?,
+        ..settings
+    };
+    let annotations = model.annotations();
+    let warm_up = WarmUp::of(&settings)?;
     let ModelThread {
         warmed_up,
         to_model,
         finished,
-    } = model_thread::spawn(model, WarmUp::of(&settings)).map_err(ServeError::System)?;
+    } = model_thread::spawn(model, warm_up).map_err(ServeError::System)?;
     let mut shutdown = pin!(shutdown);
     let samples = tokio::select! {
         warmed_up = warmed_up => warmed_up.expect("the thread ends after the container; this is a bug"),
@@ -97,9 +123,10 @@ pub async fn serve_with(
             return Ok(());
         }
     };
-    let (container, heard) = Container::new(&settings, to_model, RecentBatches::new(samples));
+    let (container, heard) = Container::new(&settings, annotations, to_model, RecentBatches::new(samples));
     info!(
         model = %settings.model,
+        signature = %settings.signature,
         replica = %settings.replica,
         frontends = settings.frontends.join(","),
         "serving"

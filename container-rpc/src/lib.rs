@@ -42,7 +42,11 @@ pub mod session;
 pub mod settings;
 pub mod transport;
 
+pub use bytes::Bytes;
 pub use client::{ServeError, serve, serve_with};
-pub use model::{Batch, Model, ModelError, Outputs};
+pub use model::{Batch, Element, Model, ModelError, Outputs, TensorBatch, little_endian};
 pub use settings::Settings;
-pub use skysail_proto::value::{Input, InputRef, InputType};
+pub use skysail_proto::datatype::Datatype;
+pub use skysail_proto::signature::{self, Signature, TensorSpec};
+pub use skysail_proto::tensor::Tensor;
+pub use skysail_proto::value::{Columns, Input, InputRef, InputType};

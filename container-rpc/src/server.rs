@@ -4,11 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use skysail_proto::container::container_service_server::{ContainerService, ContainerServiceServer};
 use skysail_proto::container::{self, Batch, ContainerMessage, FrontendMessage, frontend_message};
 use skysail_proto::error_code::ErrorCode;
-use skysail_proto::value::InputType;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -137,12 +135,9 @@ pub struct NewBatch {
     pub credit: u64,
     /// How long that was held.
     pub credit_held: Duration,
-    /// What the inputs are.
-    pub input_type: InputType,
-    /// All inputs, one after the other.
-    pub data: Bytes,
-    /// Elements in each.
-    pub lengths: Vec<u32>,
+    /// The inputs, as [`to_batch`](skysail_proto::value::to_batch) lays them out. Its other fields are those of this
+    /// struct, whatever they are.
+    pub inputs: Batch,
     /// Time left for each, in microseconds.
     pub budgets_micros: Vec<u64>,
     /// How long the model is expected to take; zero if that is not known.
@@ -197,10 +192,8 @@ impl ReplicaStream {
             credit: batch.credit,
             credit_held_micros: micros(batch.credit_held),
             predicted_micros: micros(batch.predicted),
-            input_type: batch.input_type.to_wire() as i32,
-            data: batch.data,
-            lengths: batch.lengths,
             budgets_micros: batch.budgets_micros,
+            ..batch.inputs
         }))
     }
 

@@ -7,12 +7,12 @@
 //! It keeps which batches are in the container's hands, and names every breach of the protocol in words that end
 //! up in the container's own log. What a credit is used for is for whoever holds the stream to decide.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use skysail_proto::container::{self, BatchResult, ContainerMessage, PROTOCOL_VERSION, container_message};
 use skysail_proto::ids::{ModelId, ModelName, ModelVersion, ReplicaId};
-use skysail_proto::value::InputType;
+use skysail_proto::signature::Signature;
 
 use crate::credit::Share;
 use crate::sample::{BatchTimeSample, believed};
@@ -22,8 +22,10 @@ use crate::sample::{BatchTimeSample, believed};
 pub struct Registration {
     /// What it serves.
     pub model: ModelId,
-    /// What its inputs are.
-    pub input_type: InputType,
+    /// What the model takes and gives; always declared.
+    pub signature: Signature,
+    /// What else the container knows of the model, such as the names of its classes.
+    pub annotations: BTreeMap<String, String>,
     /// Which replica it is.
     pub replica: ReplicaId,
     /// The token it was given; may be empty.
@@ -169,15 +171,17 @@ impl Session {
     }
 }
 
+/// The most bytes that annotations may have, names and values together.
+const ANNOTATION_BYTES: usize = 64 * 1024;
+
 fn parse(register: container::Register) -> Result<Registration, Violation> {
     let refuse = |error: skysail_proto::ids::InvalidName| Violation(error.to_string());
     let name = ModelName::new(&register.model_name).map_err(refuse)?;
     let version = ModelVersion::new(&register.model_version).map_err(refuse)?;
-    let input_type = InputType::from_wire(register.input_type)
-        .ok_or_else(|| Violation(format!("input type number {} is unknown", register.input_type)))?;
     Ok(Registration {
         model: ModelId::new(name, version),
-        input_type,
+        signature: signature(register.input_type, register.signature)?,
+        annotations: annotations(register.annotations)?,
         replica: ReplicaId::new(&register.replica_id).map_err(refuse)?,
         token: register.token,
         hostname: register.hostname,
@@ -187,8 +191,47 @@ fn parse(register: container::Register) -> Result<Registration, Violation> {
     })
 }
 
+/// The signature that a container announces beside its input type.
+fn signature(input_type: i32, announced: Option<container::Signature>) -> Result<Signature, Violation> {
+    let of = announced
+        .as_ref()
+        .map_or(input_type, |announced| announced.input_type);
+    let signature = Signature::from_wire(input_type, announced)
+        .map_err(|error| Violation(format!("the container's signature cannot be read: {error}")))?;
+    if of != input_type {
+        return Err(Violation(format!(
+            "the container's input type is number {input_type}, and its signature `{signature}` is of number {of}"
+        )));
+    }
+    if signature.is_declared() {
+        return Ok(signature);
+    }
+    Err(Violation(
+        "the container takes tensors and does not say which: set SKYSAIL_SIGNATURE to the JSON of its signature".into(),
+    ))
+}
+
+fn annotations(
+    announced: impl IntoIterator<Item = (String, String)>,
+) -> Result<BTreeMap<String, String>, Violation> {
+    let annotations: BTreeMap<_, _> = announced.into_iter().collect();
+    let bytes: usize = annotations
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    if bytes > ANNOTATION_BYTES {
+        return Err(Violation(format!(
+            "the container's annotations have {bytes} bytes; the most is {ANNOTATION_BYTES}"
+        )));
+    }
+    Ok(annotations)
+}
+
 #[cfg(test)]
 mod tests {
+    use skysail_proto::signature::TensorSpec;
+    use skysail_proto::value::InputType;
+
     use super::*;
 
     fn message(kind: container_message::Kind) -> ContainerMessage {
@@ -269,6 +312,85 @@ mod tests {
                     .register(message(container_message::Kind::Register(register)))
                     .is_err()
             );
+        }
+    }
+
+    fn registered(register: container::Register) -> Result<Registration, String> {
+        let register = message(container_message::Kind::Register(register));
+        let registered = Session::default().register(register);
+        registered.map_err(|violation| violation.to_string())
+    }
+
+    fn tensors() -> Signature {
+        let spec = |text: &str| text.parse::<TensorSpec>().unwrap();
+        Signature::tensors([spec("image:FP32[2,-1]")], [spec("mean:FP32[]")]).unwrap()
+    }
+
+    #[test]
+    fn a_row_type_is_a_signature() {
+        let registration = registered(register()).unwrap();
+        assert_eq!(registration.signature, Signature::row(InputType::Doubles));
+    }
+
+    #[test]
+    fn a_registration_tells_the_signature_and_the_annotations() {
+        let registration = registered(container::Register {
+            input_type: container::InputType::Tensors as i32,
+            signature: tensors().to_wire(),
+            annotations: [("classes".to_owned(), "cat,dog".to_owned())].into(),
+            ..register()
+        });
+        let registration = registration.unwrap();
+        assert_eq!(registration.signature, tensors());
+        assert_eq!(registration.annotations["classes"], "cat,dog");
+    }
+
+    #[test]
+    fn a_signature_that_says_nothing_or_another_thing_is_refused_in_words() {
+        let of_tensors = || container::Register {
+            input_type: container::InputType::Tensors as i32,
+            ..register()
+        };
+        let twice = container::Signature {
+            inputs: vec![tensors().to_wire().unwrap().inputs[0].clone(); 2],
+            ..tensors().to_wire().unwrap()
+        };
+        for (register, words) in [
+            (of_tensors(), "set SKYSAIL_SIGNATURE"),
+            (
+                container::Register {
+                    signature: tensors().to_wire(),
+                    ..register()
+                },
+                "input type is number 4, and its signature `image:FP32[2,-1] -> mean:FP32[]` is of number 6",
+            ),
+            (
+                container::Register {
+                    signature: Some(twice),
+                    ..of_tensors()
+                },
+                "`image` is named twice",
+            ),
+            (
+                container::Register {
+                    signature: Some(container::Signature {
+                        input_type: container::InputType::Tensors as i32,
+                        ..container::Signature::default()
+                    }),
+                    ..of_tensors()
+                },
+                "1 to 64 of them, not 0",
+            ),
+            (
+                container::Register {
+                    annotations: [("a".to_owned(), "x".repeat(ANNOTATION_BYTES))].into(),
+                    ..register()
+                },
+                "the most is 65536",
+            ),
+        ] {
+            let error = registered(register).unwrap_err();
+            assert!(error.contains(words), "{error}");
         }
     }
 

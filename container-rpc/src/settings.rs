@@ -8,9 +8,10 @@ use skysail_proto::deployment::MOST_LEARNED_INPUTS;
 use skysail_proto::ids::{ModelId, ModelName, ModelVersion, ReplicaId};
 use skysail_proto::labels::{
     ENV_FRONTENDS, ENV_INPUT_TYPE, ENV_MAX_BATCH, ENV_MODEL_NAME, ENV_MODEL_VERSION, ENV_REPLICA_ID,
-    ENV_TOKEN, ENV_WARM_UP,
+    ENV_SIGNATURE, ENV_TOKEN, ENV_WARM_UP,
 };
-use skysail_proto::value::{Input, InputType};
+use skysail_proto::signature::Signature;
+use skysail_proto::value::Input;
 
 /// Where a container started by hand finds the frontend.
 pub const DEFAULT_FRONTEND: &str = "127.0.0.1:7000";
@@ -22,12 +23,12 @@ pub struct Settings {
     pub frontends: Vec<String>,
     /// What it serves.
     pub model: ModelId,
-    /// What its inputs are.
-    pub input_type: InputType,
+    /// What it takes and gives, as far as its environment declares it: tensors may be left to the model to name.
+    pub signature: Signature,
     /// The largest batch it will be sent: no larger one is tried when it warms up.
     pub max_batch: NonZeroU32,
-    /// What to warm up with, instead of what the model offers.
-    pub warm_up: Option<Input>,
+    /// What to warm up with, instead of what the model offers, as JSON.
+    pub warm_up: Option<String>,
     /// Names this replica in its cluster.
     pub replica: ReplicaId,
     /// Shown to the frontend at registration; may be empty.
@@ -37,7 +38,7 @@ pub struct Settings {
 /// All that is wrong with the environment, a line each.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the environment does not say what to serve:\n  {}", .0.join("\n  "))]
-pub struct SettingsError(Vec<String>);
+pub struct SettingsError(pub(crate) Vec<String>);
 
 impl Settings {
     /// Reads the process' environment.
@@ -54,18 +55,19 @@ impl Settings {
         let frontends = variables.frontends();
         let name = variables.required::<ModelName>(ENV_MODEL_NAME, "the model's name, as in `iris-model`");
         let version = variables.required::<ModelVersion>(ENV_MODEL_VERSION, "the model's version, as in `1`");
-        let input_type =
-            variables.required::<InputType>(ENV_INPUT_TYPE, "the model's input type, as in `doubles`");
+        let signature = variables.signature();
         let max_batch = variables.max_batch();
-        let warm_up = input_type.and_then(|input_type| variables.warm_up(input_type));
+        let warm_up = signature
+            .as_ref()
+            .and_then(|signature| variables.warm_up(signature));
         let replica = variables.replica();
         let token = (variables.lookup)(ENV_TOKEN).unwrap_or_default();
-        match (name, version, input_type, replica) {
-            (Some(name), Some(version), Some(input_type), Some(replica)) if variables.mistakes.is_empty() => {
+        match (name, version, signature, replica) {
+            (Some(name), Some(version), Some(signature), Some(replica)) if variables.mistakes.is_empty() => {
                 Ok(Self {
                     frontends,
                     model: ModelId::new(name, version),
-                    input_type,
+                    signature,
                     max_batch,
                     warm_up,
                     replica,
@@ -135,11 +137,32 @@ impl Variables<'_> {
         })
     }
 
-    fn warm_up(&mut self, input_type: InputType) -> Option<Input> {
+    /// What the two variables declare together.
+    fn signature(&mut self) -> Option<Signature> {
+        let input_type = self.required::<String>(
+            ENV_INPUT_TYPE,
+            "the model's input type, as in `doubles` or `tensors`",
+        )?;
+        let declared = (self.lookup)(ENV_SIGNATURE);
+        let read = Signature::from_text(&input_type, None)
+            .map_err(|error| format!("{ENV_INPUT_TYPE}: {error}"))
+            .and_then(|alone| match &declared {
+                None => Ok(alone),
+                Some(declared) => Signature::from_text(&input_type, Some(declared))
+                    .map_err(|error| format!("{ENV_SIGNATURE}: {error}")),
+            });
+        read.map_err(|mistake| self.mistakes.push(mistake)).ok()
+    }
+
+    /// The input to warm up with. Where it is left to the model what the tensors are, it is checked later.
+    fn warm_up(&mut self, signature: &Signature) -> Option<String> {
         let json = (self.lookup)(ENV_WARM_UP)?;
-        Input::from_json(input_type, &json)
-            .map_err(|error| self.mistakes.push(format!("{ENV_WARM_UP}: {error}")))
-            .ok()
+        if signature.is_declared()
+            && let Err(mistake) = warm_up_input(signature, &json)
+        {
+            self.mistakes.push(mistake);
+        }
+        Some(json)
     }
 
     fn replica(&mut self) -> Option<ReplicaId> {
@@ -147,6 +170,11 @@ impl Variables<'_> {
         let id = given.unwrap_or_else(|| format!("{}-{}", hostname(), std::process::id()));
         self.parsed(ENV_REPLICA_ID, &id)
     }
+}
+
+/// The input to warm up with, from its JSON.
+pub(crate) fn warm_up_input(signature: &Signature, json: &str) -> Result<Input, String> {
+    Input::from_json(signature, json).map_err(|error| format!("{ENV_WARM_UP}: {error}"))
 }
 
 /// Whether an address can be dialled at all; whether anybody answers there shows later.
@@ -222,7 +250,44 @@ mod tests {
         assert_eq!(settings.replica.as_str(), "iris-model_1_0");
         assert_eq!(settings.token, "secret");
         assert_eq!(settings.max_batch.get(), 8);
-        assert_eq!(settings.warm_up, Some(Input::doubles(&[1.0, 2.5])));
+        assert_eq!(settings.warm_up.as_deref(), Some("[1, 2.5]"));
+    }
+
+    #[test]
+    fn a_signature_is_read_beside_the_input_type() {
+        let tensors = [IRIS[0], IRIS[1], (ENV_INPUT_TYPE, "tensors")];
+        assert_eq!(read(&tensors).unwrap().signature, Signature::undeclared());
+        let json = r#"{"inputs":[{"name":"image","datatype":"FP32","shape":[2,-1]}],"batched":false}"#;
+        let settings = read(&[&tensors[..], &[(ENV_SIGNATURE, json)]].concat()).unwrap();
+        assert_eq!(
+            settings.signature.to_string(),
+            "image:FP32[2,-1] (no batch dimension)"
+        );
+        for (variables, words) in [
+            ([(ENV_SIGNATURE, "{"), tensors[2]], "SKYSAIL_SIGNATURE: EOF"),
+            (
+                [(ENV_SIGNATURE, json), IRIS[2]],
+                "SKYSAIL_SIGNATURE: input tensors are declared only",
+            ),
+            (
+                [(ENV_SIGNATURE, json), (ENV_INPUT_TYPE, "float")],
+                "SKYSAIL_INPUT_TYPE: input type `float`",
+            ),
+        ] {
+            let error = read(&[&IRIS[..2], &variables].concat()).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_warm_up_input_of_tensors_nobody_has_named_yet_is_left_for_later() {
+        let variables = [
+            IRIS[0],
+            IRIS[1],
+            (ENV_INPUT_TYPE, "tensors"),
+            (ENV_WARM_UP, "[1]"),
+        ];
+        assert_eq!(read(&variables).unwrap().warm_up.as_deref(), Some("[1]"));
     }
 
     #[test]
@@ -242,7 +307,7 @@ mod tests {
             "`http://a:1`",
             ENV_MODEL_NAME,
             ENV_MODEL_VERSION,
-            "bytes, integers, floats, doubles, strings",
+            "bytes, integers, floats, doubles, strings, tensors",
             ENV_REPLICA_ID,
             ENV_MAX_BATCH,
         ] {

@@ -12,7 +12,7 @@ use skysail_proto::container::frontend_message::Kind as FromFrontend;
 use skysail_proto::container::{
     BatchTimeSample, ContainerMessage, Credit, FrontendMessage, PROTOCOL_VERSION, Recall, Register,
 };
-use skysail_proto::value::{Input, InputType, to_columns};
+use skysail_proto::value::{Input, InputType, to_batch};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -116,14 +116,11 @@ async fn event(stream: &mut ReplicaStream) -> SessionEvent {
 }
 
 fn one_text() -> NewBatch {
-    let (data, lengths) = to_columns([Input::string("a")].iter());
     NewBatch {
         id: 1,
         credit: 7,
         credit_held: Duration::from_micros(5),
-        input_type: InputType::Strings,
-        data,
-        lengths,
+        inputs: to_batch(&InputType::Strings.into(), [Input::string("a")].iter()),
         budgets_micros: vec![1],
         predicted: Duration::ZERO,
     }

@@ -19,6 +19,7 @@ use crate::admin::access::token::{AskedToken, Asks};
 use crate::admin::access::{self, Access, Browsers, Guarded, TokenKeeper};
 use crate::admin::http::{AdminApi, BODY_BYTES};
 use crate::admin::view::FrontendInfo;
+use crate::artifacts::{ArtifactFolder, Artifacts, Sweeper};
 use crate::autoscaler::{self, Autoscaler};
 use crate::clock::Clock;
 use crate::cluster::{Announcer, ClusterWatch, Identity, Membership, Observer};
@@ -33,7 +34,7 @@ use crate::ops::{self, Ops};
 use crate::peer::{Counting, Guard, PeerAddress, PeerDoor, Peers};
 use crate::query::QueryService;
 use crate::query::http::{QueryApi, QueryServer};
-use crate::reconcile::{Moves, Parts, Reconciler, Report, Rollouts};
+use crate::reconcile::{Learning, Moves, Parts, Reconciler, Report, Rollouts};
 use crate::runtime::{ContainerRuntime, RuntimeError};
 use crate::store::MetadataStore;
 use crate::store::embedded::EmbeddedStore;
@@ -155,6 +156,7 @@ impl App {
             ops_addr: addresses.ops,
             store,
             runtime,
+            artifacts: Arc::new(Artifacts::new(ArtifactFolder::at(config.artifacts.clone()))),
             models,
             queries,
             metrics,
@@ -233,6 +235,7 @@ struct Wiring {
     identity: Identity,
     store: Arc<dyn MetadataStore>,
     runtime: Option<Arc<dyn ContainerRuntime>>,
+    artifacts: Arc<Artifacts>,
     models: Arc<ModelTable>,
     queries: Arc<QueryService>,
     metrics: Arc<Metrics>,
@@ -408,12 +411,25 @@ impl Wiring {
         };
         let rollouts = rollouts.run(closing.clone());
         self.add("rollout watcher", Stage::Background, Thread::Query, rollouts);
+        let learning = Learning {
+            store: self.store.clone(),
+            views: cluster.subscribe(),
+            leadership: leadership.clone(),
+        };
+        let learning = learning.run(closing.clone());
+        self.add("signature watcher", Stage::Background, Thread::Query, learning);
         let keeper = TokenKeeper {
             asks: self.asks.clone(),
             store: self.store.clone(),
             report: report.clone(),
         };
         self.add_background("admin token keeper", keeper.run());
+        let sweeper = Sweeper {
+            artifacts: self.artifacts.clone(),
+            store: self.store.clone(),
+            report: report.clone(),
+        };
+        self.add_control_background("artifact sweeper", sweeper.run());
         let autoscaler = Autoscaler::new(autoscaler::Parts {
             store: self.store.clone(),
             views: cluster.subscribe(),
@@ -541,6 +557,7 @@ impl Wiring {
             store: self.store.clone(),
             report: shown.report,
             runtime: self.runtime.clone(),
+            artifacts: self.artifacts.clone(),
             info: self.info(),
             closing: self.closing.admin.clone(),
             token,
@@ -549,6 +566,7 @@ impl Wiring {
         let api = AdminApi {
             service,
             bodies: self.bodies(BODY_BYTES),
+            files: self.bodies(self.config.artifact_limit),
         };
         let router = admin::http::router(Arc::new(api), ops);
         let limits = Limits {

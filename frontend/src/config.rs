@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::str::FromStr;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -77,6 +77,19 @@ const CATALOGUE: &[ConfigOption] = &[
         name: "runtime",
         value: "RUNTIME",
         help: "What starts model containers: process, docker or none [default: process]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "artifacts",
+        value: "DIR",
+        help: "The folder of the files that were uploaded for models (`skysail model deploy --onnx`), on this frontend's \
+             machine [default: beside an embedded store, as in CLUSTER.artifacts; with Redis in the user's data folder]",
+        ..PLAIN
+    },
+    ConfigOption {
+        name: "artifact-limit",
+        value: "BYTES",
+        help: "The largest file that may be uploaded, in bytes [default: 2147483648, the largest that ONNX allows]",
         ..PLAIN
     },
     ConfigOption {
@@ -296,6 +309,10 @@ pub struct Config {
     pub store_ca: Option<String>,
     /// What starts containers.
     pub runtime: RuntimeKind,
+    /// The folder of uploaded files, as an absolute path; nowhere without a home.
+    pub artifacts: Option<PathBuf>,
+    /// The largest file that may be uploaded, in bytes.
+    pub artifact_limit: usize,
     /// The Docker engine, as in `DOCKER_HOST`; none for the one of this machine.
     pub docker_host: Option<String>,
     /// What this server does.
@@ -397,6 +414,9 @@ impl Default for Config {
             store: StoreLocation::Embedded(data_file(&cluster).unwrap_or_else(|| "skysail.redb".into())),
             store_ca: None,
             runtime: RuntimeKind::Process,
+            artifacts: None,
+            // Protobuf, which ONNX is written in, takes no more.
+            artifact_limit: 2 * 1024 * 1024 * 1024,
             docker_host: None,
             roles: Roles {
                 query: true,
@@ -455,6 +475,15 @@ fn default_workers() -> NonZeroUsize {
 fn data_file(cluster: &ClusterName) -> Option<PathBuf> {
     let folder = user_folder("XDG_DATA_HOME", ".local/share")?;
     Some(folder.join(format!("{cluster}.redb")))
+}
+
+/// The folder of uploaded files: beside the store's file, or in the user's data folder.
+fn artifacts_folder(store: &StoreLocation, cluster: &ClusterName) -> Option<PathBuf> {
+    let beside = match store {
+        StoreLocation::Embedded(file) => file.clone(),
+        StoreLocation::Redis(_) => data_file(cluster)?,
+    };
+    absolute(beside.with_extension("artifacts")).ok()
 }
 
 /// The file of the admin token that is made here, in the user's state folder (`$XDG_STATE_HOME`, or
@@ -519,15 +548,22 @@ impl Config {
 
         let cluster = reader.read("cluster", parse_str).unwrap_or(defaults.cluster);
         let store = reader.read("store", parse_store);
+        let store = store
+            .or_else(|| data_file(&cluster).map(StoreLocation::Embedded))
+            .unwrap_or_else(|| {
+                reader
+                    .mistakes
+                    .push("store: neither HOME nor XDG_DATA_HOME is set: give --store embedded:PATH".into());
+                defaults.store
+            });
         let config = Self {
-            store: store
-                .or_else(|| data_file(&cluster).map(StoreLocation::Embedded))
-                .unwrap_or_else(|| {
-                    reader.mistakes.push(
-                        "store: neither HOME nor XDG_DATA_HOME is set: give --store embedded:PATH".into(),
-                    );
-                    defaults.store
-                }),
+            artifacts: reader
+                .read("artifacts", parse_folder)
+                .or_else(|| artifacts_folder(&store, &cluster)),
+            artifact_limit: reader
+                .read("artifact-limit", parse_positive)
+                .unwrap_or(defaults.artifact_limit),
+            store,
             store_ca: reader.read("store-ca", read_certificates),
             runtime: reader.read("runtime", parse_runtime).unwrap_or(defaults.runtime),
             docker_host: reader.read("docker-host", parse_str),
@@ -880,6 +916,13 @@ fn parse_store(text: &str) -> Result<StoreLocation, String> {
         return Ok(StoreLocation::Redis(text.into()));
     }
     Err("expected embedded:PATH, redis://HOST:PORT/DB or rediss://HOST:PORT/DB".into())
+}
+
+/// A folder, as an absolute path: containers are told of the files in it, and work elsewhere.
+fn parse_folder(text: &str) -> Result<PathBuf, String> {
+    let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
+    let folder = in_home(text, home.map(PathBuf::from))?;
+    absolute(&folder).map_err(|error| error.to_string())
 }
 
 /// A path whose `~` is the home folder: a shell replaces it only at the begin of a word, and not behind

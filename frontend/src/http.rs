@@ -27,7 +27,7 @@ mod model_network;
 mod upload;
 mod warden;
 
-pub(crate) use body::{BodyError, BodyReader, RequestBody};
+pub(crate) use body::{BodyError, BodyReader, Pieces, RequestBody};
 pub(crate) use cors::{AllowedOrigins, Cors, Origin};
 pub(crate) use model_network::ModelNetwork;
 pub(crate) use upload::Upload;

@@ -9,6 +9,7 @@
 //!   each version, a batcher for each replica);
 //! - the control role: `admin` (requests to desired state), `leadership` (which frontend acts),
 //!   `autoscaler` (numbers of replicas that follow the load),
+//!   `artifacts` (files that were uploaded),
 //!   `reconcile` (desired state to containers), [`runtime`] (what starts them);
 //! - [`store`]: where desired state lives, for both; `cluster`: what frontends tell each other through it;
 //! - `ops` (probes and metrics), `http`, `open_files`, `orphans`, `control_thread`, `health`, `metrics`,
@@ -20,6 +21,7 @@
 
 pub(crate) mod admin;
 pub mod app;
+pub(crate) mod artifacts;
 pub(crate) mod autoscaler;
 pub(crate) mod clock;
 pub(crate) mod cluster;

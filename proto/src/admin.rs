@@ -17,16 +17,19 @@
 //! | `PUT /api/v1/models/{model}/current-version` | [`CurrentVersion`] | [`Model`] |
 //! | `PUT /api/v1/models/{model}/versions/{version}/replicas` | [`ReplicaCount`] | [`Version`] |
 //! | `GET /api/v1/models/{model}/versions/{version}/logs?tail=N&follow=true` | | [`LogLine`], one JSON object a line |
+//! | `PUT /api/v1/artifacts/{sha256}` | the bytes of a file | 200 or 201 [`StoredArtifact`] |
+//! | `GET /api/v1/artifacts/{sha256}` | | [`StoredArtifact`] |
 //! | `GET /api/v1/replicas` | | `[Replica]` |
 //! | `GET /api/v1/status` | | [`Status`] |
 //! | `POST /api/v1/cluster/restore`, `POST /api/v1/cluster/accept-empty` | | [`Settlement`] |
 //! | `POST /api/v1/cluster/adopt` | | [`Adoption`] |
 //! | `GET /metrics` | | Prometheus text, or OpenMetrics where `Accept` asks for it |
 //!
-//! Bodies are taken as `application/json` only. Where a token is asked for
+//! Bodies are taken as `application/json` only, except an artifact's, which is `application/octet-stream`. Where a token is asked for
 //! ([`admin_token`](crate::admin_token)), requests below [`API_PREFIX`] show it.
 //! Errors are [`Problem`] documents (RFC 9457).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
 
@@ -35,19 +38,31 @@ use serde::{Deserialize, Serialize};
 
 use crate::deployment::{self, Autoscale, BatchSize, Deployment, Replicas, VersionSpec};
 use crate::ids::{ApplicationName, ClusterName, ModelName, ModelVersion, ReplicaId};
+use crate::sha256::Sha256;
+use crate::signature::Signature;
 use crate::value::InputType;
 
 /// Where the admin API's paths begin.
 pub const API_PREFIX: &str = "/api/v1";
 
+/// A file that a frontend keeps.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct StoredArtifact {
+    /// The SHA-256 of its content, which is its name.
+    pub sha256: Sha256,
+    /// How many bytes it has.
+    pub bytes: u64,
+}
+
 /// Registers an application.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "WrittenApplication")]
 pub struct NewApplication {
     /// Its name, and the first segment of its endpoint's path.
     pub name: ApplicationName,
-    /// What its inputs are.
-    pub input_type: InputType,
+    /// What it takes and gives: `input_type`, and beside `tensors` also `signature`; or `like`.
+    #[serde(flatten)]
+    pub signature: NewSignature,
     /// What is answered when no model can, given as JSON if it is JSON.
     pub default_output: String,
     /// Its latency objective, in microseconds; at least 1.
@@ -55,6 +70,97 @@ pub struct NewApplication {
     /// How much of its model's capacity is its share beside other applications', 1 to 1000 [default: 1].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<i64>,
+}
+
+/// What a new application takes and gives: exactly one of `input_type` and `like`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(into = "WrittenSignature")]
+pub enum NewSignature {
+    /// This: `input_type`, and beside `tensors` also `signature`.
+    Given(Signature),
+    /// What the current version of this model takes and gives.
+    Like(ModelName),
+}
+
+impl From<Signature> for NewSignature {
+    fn from(given: Signature) -> Self {
+        Self::Given(given)
+    }
+}
+
+impl From<InputType> for NewSignature {
+    fn from(input_type: InputType) -> Self {
+        Self::Given(input_type.into())
+    }
+}
+
+/// The members of a [`NewApplication`], as they are read. Each by itself: behind a flattened struct, a member that is
+/// mistyped would be reported as the one that is missing.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenApplication {
+    name: ApplicationName,
+    input_type: Option<String>,
+    signature: Option<serde_json::Value>,
+    like: Option<ModelName>,
+    default_output: String,
+    slo_micros: i64,
+    weight: Option<i64>,
+}
+
+impl TryFrom<WrittenApplication> for NewApplication {
+    type Error = String;
+    fn try_from(written: WrittenApplication) -> Result<Self, String> {
+        let declared = written.signature.map(|declared| declared.to_string());
+        let signature = match (written.input_type, written.like) {
+            (Some(input_type), None) => {
+                let given = Signature::from_text(&input_type, declared.as_deref())?;
+                NewSignature::Given(given)
+            }
+            (None, Some(model)) if declared.is_none() => NewSignature::Like(model),
+            (None, None) => {
+                return Err("missing field `input_type`, or `like` with a model's name".to_owned());
+            }
+            _ => return Err("`like` stands for `input_type` and `signature`: give it, or them".to_owned()),
+        };
+        Ok(Self {
+            name: written.name,
+            signature,
+            default_output: written.default_output,
+            slo_micros: written.slo_micros,
+            weight: written.weight,
+        })
+    }
+}
+
+/// The members of a [`NewSignature`], as they are written.
+#[derive(Serialize)]
+struct WrittenSignature {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input_type: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signature: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    like: Option<ModelName>,
+}
+
+impl From<NewSignature> for WrittenSignature {
+    fn from(signature: NewSignature) -> Self {
+        match signature {
+            NewSignature::Given(given) => Self {
+                input_type: Some(given.input_word()),
+                signature: given
+                    .declared_text()
+                    .map(|text| serde_json::from_str(&text).expect("it was written by us; this is a bug")),
+                like: None,
+            },
+            NewSignature::Like(model) => Self {
+                input_type: None,
+                signature: None,
+                like: Some(model),
+            },
+        }
+    }
 }
 
 /// Changes an application; what is absent stays.
@@ -77,8 +183,9 @@ pub struct ApplicationPatch {
 pub struct Application {
     /// Its name.
     pub name: ApplicationName,
-    /// What its inputs are.
-    pub input_type: InputType,
+    /// What it takes and gives: `input_type`, and beside `tensors` also `signature`.
+    #[serde(flatten)]
+    pub signature: Signature,
     /// What is answered when no model can.
     pub default_output: String,
     /// Its latency objective, in microseconds.
@@ -99,78 +206,122 @@ pub const fn default_weight() -> NonZeroU32 {
 
 /// Deploys a version (with `deployment`) or registers one whose containers attach by themselves (without).
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "WrittenVersion")]
 pub struct NewVersion {
     /// The version's name.
     pub version: ModelVersion,
-    /// What its inputs are.
-    pub input_type: InputType,
+    /// What it takes and gives: `input_type`, and beside `tensors` also `signature`.
+    #[serde(flatten)]
+    pub signature: Signature,
     /// How batches are sized.
-    #[serde(default)]
     pub batch_size: BatchSize,
     /// The largest batch ever sent; by default as large as replicas have shown that they can take.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_batch: Option<NonZeroU32>,
     /// Whether equal inputs may be answered from the prediction cache.
-    #[serde(default = "deployment::yes")]
     pub cache: bool,
     /// Whether the model's other versions are stopped once this one answers.
-    #[serde(default)]
     pub replace: bool,
     /// What Skysail runs; none for a version whose containers attach by themselves.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub deployment: Option<Deployment>,
     /// Whether any container may attach, without a token; only without `deployment`.
-    #[serde(default, skip_serializing_if = "deployment::is_false")]
+    #[serde(skip_serializing_if = "deployment::is_false")]
     pub open: bool,
+    /// What is known of the model beyond its signature, such as the names of its classes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// The members of a [`NewVersion`], as they are read; each by itself, like those of a [`WrittenApplication`].
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenVersion {
+    version: ModelVersion,
+    input_type: String,
+    signature: Option<serde_json::Value>,
+    #[serde(default)]
+    batch_size: BatchSize,
+    max_batch: Option<NonZeroU32>,
+    #[serde(default = "deployment::yes")]
+    cache: bool,
+    #[serde(default)]
+    replace: bool,
+    deployment: Option<Deployment>,
+    #[serde(default)]
+    open: bool,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
+impl TryFrom<WrittenVersion> for NewVersion {
+    type Error = String;
+    fn try_from(written: WrittenVersion) -> Result<Self, String> {
+        let declared = written.signature.map(|declared| declared.to_string());
+        Ok(Self {
+            version: written.version,
+            signature: Signature::from_text(&written.input_type, declared.as_deref())?,
+            batch_size: written.batch_size,
+            max_batch: written.max_batch,
+            cache: written.cache,
+            replace: written.replace,
+            deployment: written.deployment,
+            open: written.open,
+            annotations: written.annotations,
+        })
+    }
 }
 
 impl NewVersion {
     /// A version with defaults for everything but what it must have.
-    pub fn new(version: ModelVersion, input_type: InputType) -> Self {
+    pub fn new(version: ModelVersion, signature: impl Into<Signature>) -> Self {
         Self {
             version,
-            input_type,
+            signature: signature.into(),
             batch_size: BatchSize::default(),
             max_batch: None,
             cache: true,
             replace: false,
             deployment: None,
             open: false,
+            annotations: BTreeMap::new(),
         }
     }
 
     /// A version of which all is known.
     pub fn of(version: ModelVersion, spec: VersionSpec) -> Self {
         let VersionSpec {
-            input_type,
+            signature,
             batch_size,
             max_batch,
             cache,
             deployment,
             open,
+            annotations,
         } = spec;
         Self {
             version,
-            input_type,
+            signature,
             batch_size,
             max_batch,
             cache,
             replace: false,
             deployment,
             open,
+            annotations,
         }
     }
 
     /// What the catalog keeps of it.
     pub fn spec(&self) -> VersionSpec {
         VersionSpec {
-            input_type: self.input_type,
+            signature: self.signature.clone(),
             batch_size: self.batch_size,
             max_batch: self.max_batch,
             cache: self.cache,
             deployment: self.deployment.clone(),
             open: self.open,
+            annotations: self.annotations.clone(),
         }
     }
 }
@@ -664,4 +815,69 @@ pub struct Problem {
     pub status: u16,
     /// What happened, and what to do.
     pub detail: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(members: &str) -> Result<NewApplication, String> {
+        let json = format!(r#"{{"name":"a","default_output":"","slo_micros":1{members}}}"#);
+        serde_json::from_str(&json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_new_application_is_given_a_signature_or_the_model_that_has_it() {
+        for (members, words) in [
+            (
+                r#","input_type":"doubles""#,
+                r#"Given(Signature { inputs: Row(Doubles)"#,
+            ),
+            (
+                r#","input_type":"tensors","signature":{"inputs":[{"name":"x","datatype":"FP32","shape":[2]}]}"#,
+                "Given(Signature { inputs: Tensors",
+            ),
+            (r#","like":"m""#, "Like"),
+        ] {
+            let new = read(members).unwrap();
+            let shown = format!("{:?}", new.signature);
+            assert!(shown.starts_with(words), "{shown}");
+            let again = serde_json::to_string(&new).unwrap();
+            let again: NewApplication = serde_json::from_str(&again).unwrap();
+            assert_eq!(again.signature, new.signature);
+        }
+        for (members, words) in [
+            ("", "missing field `input_type`"),
+            (r#","input_type":"float""#, "use one of bytes"),
+            (r#","like":"m","input_type":"doubles""#, "give it, or them"),
+            (r#","like":"m","signature":{}"#, "give it, or them"),
+            (r#","signature":{}"#, "missing field `input_type`"),
+            (r#","likes":"m""#, "unknown field `likes`, expected one of `name`"),
+        ] {
+            let error = read(members).unwrap_err();
+            assert!(error.contains(words), "{members}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_new_version_is_read_as_it_was_written_and_what_is_mistyped_is_named() {
+        let spec = "x:FP32[2]".parse().unwrap();
+        let signature = Signature::tensors([spec], []).unwrap();
+        let mut new = NewVersion::new("1".parse().unwrap(), signature.without_batch_dimension());
+        new.annotations.insert("classes".to_owned(), "0, 1".to_owned());
+        let json = serde_json::to_string(&new).unwrap();
+        let again: NewVersion = serde_json::from_str(&json).unwrap();
+        assert_eq!(serde_json::to_string(&again).unwrap(), json);
+        for (json, words) in [
+            (
+                r#"{"version":"1","input_tpye":"doubles"}"#,
+                "unknown field `input_tpye`",
+            ),
+            (r#"{"version":"1"}"#, "missing field `input_type`"),
+            (r#"{"version":"1","input_type":"float"}"#, "use one of bytes"),
+        ] {
+            let error = serde_json::from_str::<NewVersion>(json).unwrap_err().to_string();
+            assert!(error.contains(words), "{json}: {error}");
+        }
+    }
 }

@@ -7,7 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::value::InputType;
+use crate::sha256::Sha256;
+use crate::signature::Signature;
 
 /// The most inputs of a batch whose size is learned, unless a deployment says otherwise.
 pub const MOST_LEARNED_INPUTS: NonZeroU32 = NonZeroU32::new(4096).expect("4096 is not 0");
@@ -84,8 +85,9 @@ impl<'de> Deserialize<'de> for BatchSize {
 /// What one version of a model is, apart from its name.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct VersionSpec {
-    /// What its inputs are.
-    pub input_type: InputType,
+    /// What it takes and gives. One that is not declared is learned from the version's first replica.
+    #[serde(flatten)]
+    pub signature: Signature,
     /// How batches are sized.
     #[serde(default)]
     pub batch_size: BatchSize,
@@ -101,11 +103,17 @@ pub struct VersionSpec {
     /// Whether any container may attach, without a token.
     #[serde(default, skip_serializing_if = "is_false")]
     pub open: bool,
+    /// What is known of the model beyond its signature, such as the names of its classes. A replica may add to it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl VersionSpec {
     /// The most inputs that any batch may have.
     pub fn most_inputs(&self) -> NonZeroU32 {
+        if !self.signature.is_batched() {
+            return NonZeroU32::MIN;
+        }
         self.max_batch.unwrap_or(match self.batch_size {
             BatchSize::Fixed(size) => size,
             BatchSize::Adaptive | BatchSize::Aimd => MOST_LEARNED_INPUTS,
@@ -114,7 +122,9 @@ impl VersionSpec {
 
     /// Whether sizes are found out, as far as they are good: nobody has chosen one.
     pub fn learns_sizes(&self) -> bool {
-        self.max_batch.is_none() && !matches!(self.batch_size, BatchSize::Fixed(_))
+        self.signature.is_batched()
+            && self.max_batch.is_none()
+            && !matches!(self.batch_size, BatchSize::Fixed(_))
     }
 }
 
@@ -140,6 +150,10 @@ pub struct Deployment {
     /// the control role adds it when it first starts the version.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<Artifact>,
+    /// The ONNX file that the version serves; only with the process runtime, because a Docker image holds its files.
+    /// Each container finds it at `SKYSAIL_ONNX_FILE`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub onnx: Option<OnnxFile>,
     /// Replicas wanted now. With `autoscale` the control role moves it within those bounds.
     pub replicas: u32,
     /// Bounds within which the number of replicas follows the load; none for a number chosen by hand.
@@ -164,10 +178,25 @@ pub struct Deployment {
 }
 
 impl Deployment {
-    /// Whether it is known what the image's name means.
+    /// Whether it is known what the version runs. [`ONNX_IMAGE`] is part of Skysail and is upgraded with it, so an ONNX
+    /// file is all that a version made of the two has to name.
     pub fn is_resolved(&self) -> bool {
-        self.image_id.is_some() || self.artifacts.iter().any(|artifact| artifact.path == self.image)
+        let is_of_onnx = self.image == ONNX_IMAGE && self.onnx.is_some();
+        let has_image = |artifact: &Artifact| artifact.path == self.image;
+        is_of_onnx || self.image_id.is_some() || self.artifacts.iter().any(has_image)
     }
+}
+
+/// The image of versions that serve an ONNX file with the process runtime: the executable of this name in the folder of
+/// the frontend's own executable.
+pub const ONNX_IMAGE: &str = "skysail-onnx";
+
+/// An ONNX file, which was uploaded (`PUT /api/v1/artifacts/{sha256}`).
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct OnnxFile {
+    /// The SHA-256 of its content.
+    pub sha256: Sha256,
 }
 
 /// A file that a version is made of: one with another content is not used in its place.

@@ -21,6 +21,8 @@ pub const START: &str = "ai.skysail.start";
 
 /// The image that was asked for, by its name: the container itself runs it by its id.
 pub const IMAGE: &str = "ai.skysail.image";
+/// On an image that `skysail model deploy --onnx` made: the SHA-256 of its ONNX file.
+pub const ONNX: &str = "ai.skysail.onnx";
 /// The incarnation of the metadata store that the container was started for.
 pub const INCARNATION: &str = "ai.skysail.incarnation";
 
@@ -39,12 +41,17 @@ pub const ENV_MODEL_NAME: &str = "SKYSAIL_MODEL_NAME";
 pub const ENV_MODEL_VERSION: &str = "SKYSAIL_MODEL_VERSION";
 /// The model's input type.
 pub const ENV_INPUT_TYPE: &str = "SKYSAIL_INPUT_TYPE";
+/// What is declared of the model beside the input type, as JSON; absent if the input type says all, or if the container
+/// is to say what its model takes.
+pub const ENV_SIGNATURE: &str = "SKYSAIL_SIGNATURE";
 /// The replica's id.
 pub const ENV_REPLICA_ID: &str = "SKYSAIL_REPLICA_ID";
 /// The largest batch the replica will be sent.
 pub const ENV_MAX_BATCH: &str = "SKYSAIL_MAX_BATCH";
 /// An input, as JSON, for the model to warm up with.
 pub const ENV_WARM_UP: &str = "SKYSAIL_WARM_UP";
+/// Where the ONNX file is that the container serves; only for versions deployed with one.
+pub const ENV_ONNX_FILE: &str = "SKYSAIL_ONNX_FILE";
 /// The token to show at registration. Empty where the version is open.
 pub const ENV_TOKEN: &str = "SKYSAIL_TOKEN";
 

@@ -4,24 +4,33 @@
 //! conversion, and no dependency on any other crate of ours. In reading order:
 //!
 //! - [`ids`]: the names of applications, models, versions, replicas and clusters, parsed once at the edge.
-//! - [`value`]: [`value::Input`] and its only conversions to and from JSON and the wire.
+//! - [`datatype`]: what an element of a tensor is.
+//! - [`signature`]: what a model takes and gives, and whether an application fits it.
+//! - [`tensor`]: one tensor, and the same tensor of a whole batch; [`copies`] counts what is copied of them.
+//! - [`value`]: [`value::Input`] and [`value::Output`], and their only conversions to and from JSON and the wire.
 //! - [`json`]: JSON that is looked through, and not kept.
 //! - [`container`]: the container protocol, generated from `skysail/container/v1/container.proto`.
 //! - [`peer`]: what frontends ask each other, generated from `skysail/peer/v1/peer.proto`.
 //! - [`admin`]: the admin API's JSON bodies, shared by the server and the CLI; [`admin_token`] guards it.
 //! - [`deployment`]: how a version runs: image, limits, batching. Part of the catalog and of the admin API.
 //! - [`error_code`]: one list of what can go wrong, mapped once to HTTP and gRPC.
+//! - [`sha256`]: the digests by which uploaded files are named.
 //! - [`labels`]: the Docker labels and environment variables that tie containers to a cluster.
 
 #![warn(missing_docs)]
 
 pub mod admin;
 pub mod admin_token;
+pub mod copies;
+pub mod datatype;
 pub mod deployment;
 pub mod error_code;
 pub mod ids;
 pub mod json;
 pub mod labels;
+pub mod sha256;
+pub mod signature;
+pub mod tensor;
 pub mod value;
 
 /// The container protocol, generated.

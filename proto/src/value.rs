@@ -1,29 +1,35 @@
 //! Inputs and outputs, and their only conversions to and from JSON and the wire.
 //!
-//! An [`Input`] is kept as it travels: one little-endian buffer. It is parsed from JSON straight into that
-//! form, compared and hashed as bytes, and copied once into the column of a [`container::Batch`]. The
-//! container reads the column in place ([`Column`]).
+//! An [`Input`] is kept as it travels: one little-endian buffer for a row, one for each tensor. It is parsed from JSON
+//! straight into that form, compared and hashed as bytes, and copied once into the columns of a [`container::Batch`].
+//! The container reads the columns in place ([`Columns`]).
 
 use std::fmt;
 use std::str::FromStr;
 
-use base64::Engine;
 use base64::alphabet::STANDARD as STANDARD_ALPHABET;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use bytes::{BufMut, Bytes, BytesMut};
-use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::container;
+use crate::tensor::TensorError;
 
+mod column;
+mod columns;
+mod input;
+mod named;
 mod output;
+mod row;
 
+pub use column::{Column, InputRef, to_columns};
+pub use columns::{Columns, to_batch};
+pub use input::{Input, InputSeed};
 pub use output::{Output, from_outputs};
 
 #[cfg(target_endian = "big")]
 compile_error!("inputs are viewed in place as little-endian numbers");
 
-/// What kind of inputs a model or an application takes.
+/// What an input that is one unnamed row holds.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum InputType {
@@ -104,7 +110,7 @@ impl InputType {
     /// The type of that number, if this side knows it.
     pub fn from_wire(number: i32) -> Option<Self> {
         match container::InputType::try_from(number).ok()? {
-            container::InputType::Unspecified => None,
+            container::InputType::Unspecified | container::InputType::Tensors => None,
             container::InputType::Bytes => Some(Self::Bytes),
             container::InputType::Integers => Some(Self::Integers),
             container::InputType::Floats => Some(Self::Floats),
@@ -127,260 +133,15 @@ impl FromStr for InputType {
         known.ok_or_else(|| UnknownInputType(name.chars().take(80).collect()))
     }
 }
-
-/// One typed input: a little-endian buffer and what it holds.
-///
-/// Cloning shares the buffer. Equality is that of the bytes, so `0.0` and `-0.0` differ.
-#[derive(Clone, Eq, Hash, PartialEq)]
-pub struct Input {
-    input_type: InputType,
-    data: Bytes,
-}
-
-impl Input {
-    /// Raw bytes.
-    pub fn bytes(data: impl Into<Bytes>) -> Self {
-        Self {
-            input_type: InputType::Bytes,
-            data: data.into(),
-        }
-    }
-
-    /// 32-bit integers.
-    pub fn integers(numbers: &[i32]) -> Self {
-        Self::copied(InputType::Integers, bytemuck::cast_slice(numbers))
-    }
-
-    /// 32-bit floats.
-    pub fn floats(numbers: &[f32]) -> Self {
-        Self::copied(InputType::Floats, bytemuck::cast_slice(numbers))
-    }
-
-    /// 64-bit floats.
-    pub fn doubles(numbers: &[f64]) -> Self {
-        Self::copied(InputType::Doubles, bytemuck::cast_slice(numbers))
-    }
-
-    /// Text.
-    pub fn string(text: impl Into<String>) -> Self {
-        Self {
-            input_type: InputType::Strings,
-            data: Bytes::from(text.into().into_bytes()),
-        }
-    }
-
-    fn copied(input_type: InputType, data: &[u8]) -> Self {
-        Self {
-            input_type,
-            data: Bytes::copy_from_slice(data),
-        }
-    }
-
-    /// What it holds.
-    pub fn input_type(&self) -> InputType {
-        self.input_type
-    }
-
-    /// Its buffer, little-endian.
-    pub fn data(&self) -> &Bytes {
-        &self.data
-    }
-
-    /// Elements: numbers for the numeric types, bytes for bytes and strings.
-    pub fn len(&self) -> usize {
-        self.data.len() / self.input_type.element_bytes()
-    }
-
-    /// Whether it holds no element.
-    pub fn is_empty(&self) -> bool {
-        self.data.is_empty()
-    }
-
-    /// The same input in a buffer of its own, no larger than it needs.
-    ///
-    /// For whoever keeps inputs: the buffer of one that was received may have room to spare, or be a part of
-    /// something larger that would be kept with it.
-    pub fn detached(&self) -> Self {
-        Self::copied(self.input_type, &self.data)
-    }
-
-    /// Parses one input from JSON text.
-    pub fn from_json(input_type: InputType, json: &str) -> Result<Self, serde_json::Error> {
-        let mut deserializer = serde_json::Deserializer::from_str(json);
-        let input = InputSeed(input_type).deserialize(&mut deserializer)?;
-        deserializer.end()?;
-        Ok(input)
-    }
-
-    /// The input as JSON; the inverse of parsing it.
-    pub fn to_json(&self) -> serde_json::Value {
-        let column = Column::of_one(self);
-        match column.get(0) {
-            InputRef::Bytes(bytes) => BASE64.encode(bytes).into(),
-            InputRef::Integers(numbers) => numbers.into(),
-            InputRef::Floats(numbers) => numbers.into(),
-            InputRef::Doubles(numbers) => numbers.into(),
-            InputRef::Strings(text) => text.into(),
-        }
-    }
-}
-
-impl fmt::Debug for Input {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Input({} × {})", self.len(), self.input_type)
-    }
-}
-
 /// Standard base64, with or without padding.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
+pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD_ALPHABET,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-
-/// Parses one input of a known type from any JSON deserializer, straight into its buffer.
-///
-/// Integer literals are taken where floats are expected. An empty array is refused: no model can answer
-/// it, and the mistake is the sender's. So is a number the type cannot hold.
-#[derive(Clone, Copy, Debug)]
-pub struct InputSeed(pub InputType);
-
-impl<'de> DeserializeSeed<'de> for InputSeed {
-    type Value = Input;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Input, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for InputSeed {
-    type Value = Input;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.json_form())
-    }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Input, E> {
-        match self.0 {
-            InputType::Strings => Ok(Input::copied(InputType::Strings, text.as_bytes())),
-            InputType::Bytes => match BASE64.decode(text) {
-                Ok(bytes) => Ok(Input::bytes(bytes)),
-                Err(error) => Err(E::custom(format_args!("invalid base64: {error}"))),
-            },
-            _ => Err(E::invalid_type(Unexpected::Str(&shortened(text)), &self)),
-        }
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Input, A::Error> {
-        if !self.0.is_numeric() {
-            return Err(A::Error::invalid_type(Unexpected::Seq, &self));
-        }
-        // Most inputs are short; a long one doubles its buffer a few times.
-        let mut data = BytesMut::with_capacity(64);
-        while seq
-            .next_element_seed(Element {
-                input_type: self.0,
-                data: &mut data,
-            })?
-            .is_some()
-        {}
-        if data.is_empty() {
-            return Err(A::Error::custom(format_args!(
-                "the input is empty; expected at least one number (input type {})",
-                self.0
-            )));
-        }
-        Ok(Input {
-            input_type: self.0,
-            data: data.freeze(),
-        })
-    }
-}
-
 /// A few words of a long text, for an error.
-fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     text.chars().take(40).collect()
 }
-
-/// Parses one number and appends it to the buffer.
-struct Element<'a> {
-    input_type: InputType,
-    data: &'a mut BytesMut,
-}
-
-impl<'de> DeserializeSeed<'de> for Element<'_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl Element<'_> {
-    fn put_integer<E: serde::de::Error>(self, given: Unexpected<'_>, number: Option<i32>) -> Result<(), E> {
-        let number = number.ok_or_else(|| E::invalid_value(given, &self))?;
-        self.data.put_i32_le(number);
-        Ok(())
-    }
-
-    fn put_float<E: serde::de::Error>(self, number: f64) -> Result<(), E> {
-        if self.input_type == InputType::Doubles {
-            self.data.put_f64_le(number);
-            return Ok(());
-        }
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "rounding to f32 is what the type asks for"
-        )]
-        let single = number as f32;
-        if !single.is_finite() {
-            return Err(E::invalid_value(Unexpected::Float(number), &self));
-        }
-        self.data.put_f32_le(single);
-        Ok(())
-    }
-}
-
-impl<'de> Visitor<'de> for Element<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.input_type {
-            InputType::Integers => "a 32-bit integer (input type integers)",
-            InputType::Floats => "a number within the range of 32-bit floats (input type floats)",
-            _ => "a number (input type doubles)",
-        })
-    }
-
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "an integer literal stands for the nearest float"
-    )]
-    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<(), E> {
-        if self.input_type == InputType::Integers {
-            return self.put_integer(Unexpected::Signed(number), i32::try_from(number).ok());
-        }
-        self.put_float(number as f64)
-    }
-
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "an integer literal stands for the nearest float"
-    )]
-    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<(), E> {
-        if self.input_type == InputType::Integers {
-            return self.put_integer(Unexpected::Unsigned(number), i32::try_from(number).ok());
-        }
-        self.put_float(number as f64)
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<(), E> {
-        if self.input_type == InputType::Integers {
-            // The JSON parser gives the integer literal `-0` as a float.
-            let zero = (number == 0.0).then_some(0);
-            return self.put_integer(Unexpected::Float(number), zero);
-        }
-        self.put_float(number)
-    }
-}
-
 /// What a batch on the wire got wrong.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum WireError {
@@ -398,6 +159,41 @@ pub enum WireError {
     /// Text that is not UTF-8.
     #[error("text is not valid UTF-8")]
     Utf8,
+    /// The datatype is missing or unknown.
+    #[error("datatype number {0} is unknown")]
+    Datatype(i32),
+    /// Bytes are not the elements of a tensor.
+    #[error("tensor `{name}`: {error}")]
+    Tensor {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        error: TensorError,
+    },
+    /// A ragged column has another number of lengths than inputs times dimensions.
+    #[error("tensor `{name}`: {expected} lengths are expected, and {got} are there")]
+    Shapes {
+        /// Its name.
+        name: String,
+        /// Inputs times dimensions.
+        expected: usize,
+        /// Lengths there are.
+        got: usize,
+    },
+    /// The bytes that each tensor is said to have are not those that it has.
+    #[error("tensor `{name}`: its byte lengths are not those of its elements")]
+    ByteLengths {
+        /// Its name.
+        name: String,
+    },
+    /// The model gave something else than its signature says.
+    #[error("the model answered {got}, and its signature says {declared}")]
+    Output {
+        /// What the signature says.
+        declared: String,
+        /// What came.
+        got: String,
+    },
     /// A batch of `expected` inputs came back with another number of outputs.
     #[error("the model answered {got} outputs for {expected} inputs")]
     Count {
@@ -407,197 +203,16 @@ pub enum WireError {
         got: usize,
     },
 }
-
-/// Inputs of one type, laid end to end as a [`container::Batch`] carries them.
-///
-/// Returns the buffer and the number of elements in each input. The one copy of the inputs that the
-/// frontend makes; the second is the encoder's.
-pub fn to_columns<'a>(inputs: impl ExactSizeIterator<Item = &'a Input> + Clone) -> (Bytes, Vec<u32>) {
-    let total = inputs.clone().map(|input| input.data.len()).sum();
-    let mut data = BytesMut::with_capacity(total);
-    let mut lengths = Vec::with_capacity(inputs.len());
-    for input in inputs {
-        data.extend_from_slice(&input.data);
-        lengths.push(u32::try_from(input.len()).expect("bodies are limited far below 4 GiB; this is a bug"));
-    }
-    (data.freeze(), lengths)
-}
-
-/// One input of a [`Column`], in place.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum InputRef<'a> {
-    /// Raw bytes.
-    Bytes(&'a [u8]),
-    /// 32-bit integers.
-    Integers(&'a [i32]),
-    /// 32-bit floats.
-    Floats(&'a [f32]),
-    /// 64-bit floats.
-    Doubles(&'a [f64]),
-    /// Text.
-    Strings(&'a str),
-}
-
-/// The elements of all inputs of a batch, as one array of their type.
-#[derive(Clone, Debug)]
-enum Elements {
-    /// Where the buffer happened to be aligned, or its elements are bytes: a view.
-    Shared(Bytes),
-    /// Otherwise one copy, made when the column is read.
-    Integers(Vec<i32>),
-    Floats(Vec<f32>),
-    Doubles(Vec<f64>),
-}
-
-/// The inputs of a batch, viewed where they were received.
-#[derive(Clone, Debug)]
-pub struct Column {
-    input_type: InputType,
-    elements: Elements,
-    /// Where each input ends, in elements.
-    ends: Vec<usize>,
-}
-
-impl Column {
-    /// Reads a batch: checks that its lengths fit its data, and that text is UTF-8.
-    pub fn from_wire(input_type: i32, data: Bytes, lengths: &[u32]) -> Result<Self, WireError> {
-        let input_type = InputType::from_wire(input_type).ok_or(WireError::InputType(input_type))?;
-        let elements: u64 = lengths.iter().map(|&length| u64::from(length)).sum();
-        let bytes = elements.saturating_mul(input_type.element_bytes() as u64);
-        if bytes != data.len() as u64 {
-            return Err(WireError::Lengths {
-                lengths: bytes,
-                data: data.len(),
-            });
-        }
-        let ends = lengths.iter().scan(0, |end, &length| {
-            *end += length as usize;
-            Some(*end)
-        });
-        let column = Self {
-            input_type,
-            ends: ends.collect(),
-            elements: Elements::aligned(input_type, data),
-        };
-        column.check_text()?;
-        Ok(column)
-    }
-
-    /// `count` inputs that repeat these, over and over; they must all be of one type.
-    ///
-    /// # Panics
-    /// If there is no input to repeat.
-    pub fn repeating(inputs: &[Input], count: usize) -> Result<Self, WireError> {
-        let batch: Vec<_> = inputs.iter().cycle().take(count).collect();
-        let (data, lengths) = to_columns(batch.into_iter());
-        Self::from_wire(inputs[0].input_type.to_wire() as i32, data, &lengths)
-    }
-
-    fn of_one(input: &Input) -> Self {
-        let elements = Elements::aligned(input.input_type, input.data.clone());
-        Self {
-            input_type: input.input_type,
-            elements,
-            ends: vec![input.len()],
-        }
-    }
-
-    fn check_text(&self) -> Result<(), WireError> {
-        if self.input_type != InputType::Strings {
-            return Ok(());
-        }
-        let good = (0..self.len()).all(|index| std::str::from_utf8(self.byte_range(index)).is_ok());
-        if good { Ok(()) } else { Err(WireError::Utf8) }
-    }
-
-    /// What the inputs are.
-    pub fn input_type(&self) -> InputType {
-        self.input_type
-    }
-
-    /// How many inputs there are.
-    pub fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    /// Whether there is no input.
-    pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
-    }
-
-    /// The input at `index`.
-    ///
-    /// # Panics
-    /// If there is none.
-    pub fn get(&self, index: usize) -> InputRef<'_> {
-        let range = self.range(index);
-        match self.input_type {
-            InputType::Bytes => InputRef::Bytes(self.byte_range(index)),
-            InputType::Strings => InputRef::Strings(
-                std::str::from_utf8(self.byte_range(index)).expect("checked when it was read; this is a bug"),
-            ),
-            InputType::Integers => InputRef::Integers(match &self.elements {
-                Elements::Integers(numbers) => &numbers[range],
-                other => &bytemuck::cast_slice(other.shared())[range],
-            }),
-            InputType::Floats => InputRef::Floats(match &self.elements {
-                Elements::Floats(numbers) => &numbers[range],
-                other => &bytemuck::cast_slice(other.shared())[range],
-            }),
-            InputType::Doubles => InputRef::Doubles(match &self.elements {
-                Elements::Doubles(numbers) => &numbers[range],
-                other => &bytemuck::cast_slice(other.shared())[range],
-            }),
-        }
-    }
-
-    /// All inputs, in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = InputRef<'_>> {
-        (0..self.len()).map(|index| self.get(index))
-    }
-
-    fn range(&self, index: usize) -> std::ops::Range<usize> {
-        let start = if index == 0 { 0 } else { self.ends[index - 1] };
-        start..self.ends[index]
-    }
-
-    fn byte_range(&self, index: usize) -> &[u8] {
-        &self.elements.shared()[self.range(index)]
-    }
-}
-
-impl Elements {
-    fn aligned(input_type: InputType, data: Bytes) -> Self {
-        match input_type {
-            InputType::Integers if bytemuck::try_cast_slice::<u8, i32>(&data).is_err() => {
-                Self::Integers(bytemuck::pod_collect_to_vec(&data))
-            }
-            InputType::Floats if bytemuck::try_cast_slice::<u8, f32>(&data).is_err() => {
-                Self::Floats(bytemuck::pod_collect_to_vec(&data))
-            }
-            InputType::Doubles if bytemuck::try_cast_slice::<u8, f64>(&data).is_err() => {
-                Self::Doubles(bytemuck::pod_collect_to_vec(&data))
-            }
-            _ => Self::Shared(data),
-        }
-    }
-
-    fn shared(&self) -> &[u8] {
-        match self {
-            Self::Shared(data) => data,
-            _ => unreachable!("only the numeric types are ever copied, and each reads its own copy"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::{Bytes, BytesMut};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::signature::Signature;
 
     fn parse(input_type: InputType, json: &str) -> Result<Input, String> {
-        Input::from_json(input_type, json).map_err(|error| error.to_string())
+        Input::from_json(&Signature::row(input_type), json).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -740,8 +355,8 @@ mod tests {
                     InputRef::Strings(text) => Input::string(text),
                 };
                 prop_assert_eq!(&read, input);
-                let json = serde_json::to_string(&input.to_json()).unwrap();
-                prop_assert_eq!(&Input::from_json(input_type, &json).unwrap(), input);
+                let json = serde_json::to_string(&input.to_json(&Signature::row(input_type))).unwrap();
+                prop_assert_eq!(&Input::from_json(&Signature::row(input_type), &json).unwrap(), input);
             }
         }
     }

@@ -225,6 +225,11 @@ impl DockerCluster {
         containers
     }
 
+    /// All containers with this label, of whatever cluster.
+    pub async fn labelled(&self, label: &str, value: &str) -> Vec<Container> {
+        containers(&self.docker, label, value).await
+    }
+
     /// All that Docker holds of it.
     pub async fn holdings(&self) -> Holdings {
         holdings(&self.docker, CLUSTER, &self.name).await

@@ -4,7 +4,7 @@
 //! - [`cluster`]: a real frontend with its store and its containers, that can be killed and started again.
 //! - [`frontends`]: several frontends on one Redis, as processes; [`contained`]: the same with every part in
 //!   a container of its own, each of which can be killed, stopped, restarted and cut off.
-//! - [`deployment`]: models as tests deploy them.
+//! - [`deployment`]: models as tests deploy them; [`onnx`]: one as a file.
 //! - [`skysail`]: the command line; [`docker`]: what Docker holds of a cluster; [`test_image`]: an image of a
 //!   container that does what a test says.
 //! - [`rest`]: requests and their replies, for both REST APIs.
@@ -27,6 +27,7 @@ pub mod http2;
 pub mod journal;
 pub mod late;
 pub mod load;
+pub mod onnx;
 pub mod program;
 pub mod promtool;
 pub mod redis;

@@ -130,9 +130,19 @@ impl Rest {
         path: &str,
         body: impl Into<reqwest::Body>,
     ) -> reqwest::Result<Reply> {
+        self.send_as("application/json", method, path, body).await
+    }
+
+    async fn send_as(
+        &self,
+        content_type: &str,
+        method: Method,
+        path: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> reqwest::Result<Reply> {
         let url = format!("http://{}{path}", self.addr);
         let mut request = self.http.request(method, url).body(body);
-        request = request.header(CONTENT_TYPE, "application/json");
+        request = request.header(CONTENT_TYPE, content_type);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
@@ -154,6 +164,14 @@ impl Rest {
     /// `PUT` with a JSON body.
     pub async fn put(&self, path: &str, body: Value) -> Reply {
         self.must(Method::PUT, path, body.to_string()).await
+    }
+
+    /// `PUT` with a body of bytes.
+    pub async fn put_bytes(&self, path: &str, body: impl Into<reqwest::Body>) -> Reply {
+        let reply = self
+            .send_as("application/octet-stream", Method::PUT, path, body)
+            .await;
+        reply.unwrap_or_else(|error| panic!("PUT {path}: {error:?}"))
     }
 
     /// `PATCH` with a JSON body.

@@ -8,9 +8,15 @@ use std::{fs, io};
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
+use skysail_proto::signature::Signature;
 use skysail_proto::value::{Input, InputType};
 
 use super::BenchError;
+
+mod tensors;
+
+use tensors::TensorBodies;
+pub(crate) use tensors::TooLarge;
 
 /// An odd number whose multiples look random: multiplying by it loses no bit.
 const SCRAMBLE: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -67,9 +73,9 @@ fn parse_lines(text: &str) -> Result<Vec<JsonInput>, InvalidInputs> {
 }
 
 /// Refuses inputs that the application would refuse, before any is sent.
-pub(crate) fn check(inputs: &[JsonInput], input_type: InputType) -> Result<(), BenchError> {
+pub(crate) fn check(inputs: &[JsonInput], signature: &Signature) -> Result<(), BenchError> {
     for (index, JsonInput(input)) in inputs.iter().enumerate() {
-        if let Err(reason) = Input::from_json(input_type, input.get()) {
+        if let Err(reason) = Input::from_json(signature, input.get()) {
             return Err(BenchError::WrongInput {
                 number: index + 1,
                 reason,
@@ -85,6 +91,8 @@ pub(crate) enum Bodies {
     Given { bodies: Vec<Bytes>, next: usize },
     /// No two alike, nor like those of another run: a prediction cache answers none of them.
     Unique(UniqueBodies),
+    /// The same of tensors, as far as their datatypes have values enough.
+    Tensors(TensorBodies),
 }
 
 impl Bodies {
@@ -104,14 +112,35 @@ impl Bodies {
         }
     }
 
-    /// Bodies that ask for inputs of this type and length.
-    pub(crate) fn unique(input_type: InputType, length: NonZeroUsize, slo_micros: Option<u64>) -> Self {
-        Self::Unique(UniqueBodies::starting_at(
-            fastrand::u64(..),
-            input_type,
-            length,
-            slo_micros,
-        ))
+    /// Bodies that ask for inputs of this signature. Rows, and dimensions of any length, have the length given.
+    pub(crate) fn unique(
+        signature: &Signature,
+        length: NonZeroUsize,
+        slo_micros: Option<u64>,
+    ) -> Result<Self, BenchError> {
+        let first = fastrand::u64(..);
+        let Some(row) = signature.row_type() else {
+            let end = end_of_body(slo_micros);
+            let length = length.get() as u64;
+            let bodies = TensorBodies::starting_at(first, signature.input_tensors(), length, &end)?;
+            return Ok(Self::Tensors(bodies));
+        };
+        Ok(Self::Unique(UniqueBodies::starting_at(
+            first, row, length, slo_micros,
+        )))
+    }
+
+    /// What is asked, in words.
+    pub(crate) fn words(&self) -> String {
+        match self {
+            Self::Given { bodies, .. } if bodies.len() == 1 => "the same input always".to_owned(),
+            Self::Given { bodies, .. } => format!("{} inputs in turn", bodies.len()),
+            Self::Unique(bodies) => format!("generated {}, no two alike", bodies.input_type),
+            Self::Tensors(bodies) => match bodies.differing() {
+                None => "generated tensors, no two alike".to_owned(),
+                Some(count) => format!("generated tensors, {count} in turn: there are no more"),
+            },
+        }
     }
 
     pub(crate) fn next(&mut self) -> Bytes {
@@ -122,6 +151,7 @@ impl Bodies {
                 body
             }
             Self::Unique(bodies) => bodies.next(),
+            Self::Tensors(bodies) => bodies.next(),
         }
     }
 }
@@ -136,6 +166,7 @@ fn end_of_body(slo_micros: Option<u64>) -> String {
 /// Generated bodies. A number that never comes twice stands at the beginning of each input; what follows is
 /// the same in all of them, so that a long input costs little more than its copy.
 pub(crate) struct UniqueBodies {
+    input_type: InputType,
     next: u64,
     head: Head,
     /// What follows the head, to the end of the body.
@@ -175,6 +206,7 @@ impl UniqueBodies {
             InputType::Doubles => numbers(NumberForm::Double, length),
         };
         Self {
+            input_type,
             next: first,
             head,
             tail: tail + &end,
@@ -275,7 +307,7 @@ mod tests {
     /// A body's input, read as the frontend reads it.
     fn input_of(body: &Bytes, input_type: InputType) -> Input {
         let body: Value = serde_json::from_slice(body).unwrap();
-        Input::from_json(input_type, &body["input"].to_string()).unwrap()
+        Input::from_json(&input_type.into(), &body["input"].to_string()).unwrap()
     }
 
     #[test]
@@ -292,7 +324,7 @@ mod tests {
         for input_type in InputType::ALL {
             for length in [1, 2, 3, 4, 16, 42, 1024] {
                 let input = input_of(&unique(input_type, length).next(), input_type);
-                let elements = input.data().len() / input_type.element_bytes();
+                let elements = input.row_data().len() / input_type.element_bytes();
                 let expected = match input_type {
                     // Digits that make it unique come first, and base64 has groups of three bytes.
                     InputType::Strings => length.max(16),
@@ -307,8 +339,8 @@ mod tests {
     #[test]
     fn two_runs_have_no_input_in_common() {
         let length = NonZeroUsize::new(4).unwrap();
-        let mut first = Bodies::unique(InputType::Doubles, length, None);
-        let mut second = Bodies::unique(InputType::Doubles, length, None);
+        let mut first = Bodies::unique(&InputType::Doubles.into(), length, None).unwrap();
+        let mut second = Bodies::unique(&InputType::Doubles.into(), length, None).unwrap();
         assert_ne!(first.next(), second.next());
     }
 
@@ -325,13 +357,15 @@ mod tests {
     #[test]
     fn an_input_of_another_type_is_told_by_its_number() {
         let inputs = parse_lines("[1.5]\n\"a\"\n").unwrap();
-        let error = check(&inputs, InputType::Doubles).unwrap_err().to_string();
+        let error = check(&inputs, &InputType::Doubles.into())
+            .unwrap_err()
+            .to_string();
         assert!(
             error.starts_with("input 2 is not what the application takes: "),
             "{error}"
         );
         assert!(error.contains("input type doubles"), "{error}");
-        assert!(check(&inputs[..1], InputType::Doubles).is_ok());
+        assert!(check(&inputs[..1], &InputType::Doubles.into()).is_ok());
     }
 
     #[test]

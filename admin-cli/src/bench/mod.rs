@@ -43,6 +43,9 @@ pub(crate) enum BenchError {
         number: usize,
         reason: serde_json::Error,
     },
+    /// The application's tensors are too large to be generated.
+    #[error("{0}; choose a smaller --input-length, or give inputs by --inputs")]
+    TooLarge(#[from] inputs::TooLarge),
     /// A plot cannot be written.
     #[error("cannot write {}: {reason}", path.display())]
     Plot { path: PathBuf, reason: std::io::Error },

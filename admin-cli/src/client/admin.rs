@@ -1,16 +1,21 @@
 //! The admin API, one method per endpoint.
 
+use std::io;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+use bytes::Bytes;
+use futures::Stream;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use skysail_proto::admin::{
     API_PREFIX, Adoption, Application, ApplicationPatch, CurrentVersion, JoinToken, Model, NewApplication,
-    NewVersion, Replica, ReplicaCount, Settlement, Status, Version,
+    NewVersion, Replica, ReplicaCount, Settlement, Status, StoredArtifact, Version,
 };
 use skysail_proto::deployment::Replicas;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName};
+use skysail_proto::sha256::Sha256;
 
 use super::{Answer, Api, ClientError, admin_refusal, http_client, read_body, send};
 use crate::credentials::FoundToken;
@@ -139,6 +144,27 @@ impl AdminClient {
         self.get(&format!("{}/token", version_path(id))).await
     }
 
+    /// What the frontend knows of a file that was uploaded to it.
+    pub(crate) async fn artifact(&self, sha256: Sha256) -> Result<Answer<StoredArtifact>, ClientError> {
+        self.get(&artifact_path(sha256)).await
+    }
+
+    /// Uploads a file of so many bytes. It may take as long as it takes: the frontend gives up who sends nothing.
+    pub(crate) async fn upload(
+        &self,
+        sha256: Sha256,
+        bytes: u64,
+        content: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<Answer<StoredArtifact>, ClientError> {
+        let request = self
+            .endless_request(Method::PUT, &artifact_path(sha256))
+            .header(CONTENT_TYPE, "application/octet-stream")
+            // One that is too large is then refused before it is sent.
+            .header(CONTENT_LENGTH, bytes)
+            .body(Body::wrap_stream(content));
+        self.exchange(request).await
+    }
+
     pub(crate) async fn delete_version(&self, id: &ModelId) -> Result<(), ClientError> {
         self.delete(&version_path(id)).await
     }
@@ -248,6 +274,10 @@ impl AdminClient {
             other => other,
         }
     }
+}
+
+fn artifact_path(sha256: Sha256) -> String {
+    format!("/artifacts/{sha256}")
 }
 
 fn version_path(id: &ModelId) -> String {

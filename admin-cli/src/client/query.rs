@@ -32,6 +32,12 @@ pub(crate) struct Prediction {
     pub(crate) default_explanation: Option<String>,
 }
 
+/// The answers to several inputs, in their order.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Predictions {
+    pub(crate) batch_predictions: Vec<Prediction>,
+}
+
 /// How the query API says no.
 #[derive(Deserialize)]
 struct Refusal {
@@ -81,6 +87,20 @@ impl QueryClient {
         application: &ApplicationName,
         input: &RawValue,
     ) -> Result<Answer<Prediction>, ClientError> {
+        self.ask(application, format!("{{\"input\": {input}}}")).await
+    }
+
+    /// Asks `application` for predictions of `inputs`, a JSON array that travels as it is.
+    pub(crate) async fn predict_batch(
+        &self,
+        application: &ApplicationName,
+        inputs: &RawValue,
+    ) -> Result<Answer<Predictions>, ClientError> {
+        self.ask(application, format!("{{\"input_batch\": {inputs}}}"))
+            .await
+    }
+
+    async fn ask<T>(&self, application: &ApplicationName, body: String) -> Result<Answer<T>, ClientError> {
         let endpoint = format!(
             "{}/{application}/predict",
             self.url.as_str().trim_end_matches('/')
@@ -90,7 +110,7 @@ impl QueryClient {
             .post(endpoint)
             .timeout(REQUEST_TIMEOUT)
             .header("content-type", "application/json")
-            .body(format!("{{\"input\": {input}}}"));
+            .body(body);
         let response = send(Api::Query, &self.url, request).await?;
         let status = response.status();
         let body = read_body(Api::Query, &self.url, response).await?;

@@ -2,19 +2,22 @@
 
 use std::collections::HashMap;
 use std::time::Duration;
+use std::{fmt, io};
 
 use bollard::Docker;
 use bollard::errors::Error as DockerError;
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum,
-    CreateImageInfo, IpamConfig, NetworkConnectRequest, NetworkCreateRequest, VolumeCreateRequest,
+    ContainerConfig, ContainerCreateBody, ContainerInspectResponse, ContainerSummary,
+    ContainerSummaryStateEnum, CreateImageInfo, IpamConfig, NetworkConnectRequest, NetworkCreateRequest,
+    VolumeCreateRequest,
 };
 use bollard::query_parameters::{
-    CreateContainerOptions, CreateImageOptions, ListContainersOptions, ListNetworksOptions,
-    ListVolumesOptions, LogsOptions, RemoveContainerOptions, RemoveVolumeOptions, StopContainerOptions,
-    UploadToContainerOptions,
+    CommitContainerOptions, CreateContainerOptions, CreateImageOptions, ListContainersOptions,
+    ListNetworksOptions, ListVolumesOptions, LogsOptions, RemoveContainerOptions, RemoveVolumeOptions,
+    StopContainerOptions, UploadToContainerOptions,
 };
-use futures::StreamExt;
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use skysail_process::variables;
 use skysail_proto::ids::ClusterName;
@@ -33,6 +36,9 @@ const REGISTRY_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a pull that has begun may stand still.
 const PULL_PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long a large file may take to be put into a container, or an image to be made of it.
+const FILE_PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Where the socket is if nobody says.
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
@@ -69,6 +75,18 @@ pub(super) struct Network {
     /// The addresses of its gateway, each with the length of the subnet's prefix: `172.18.0.1/16`.
     pub(super) gateways: Vec<String>,
     created: Option<Timestamp>,
+}
+
+/// The name of an image that is made of a container.
+pub(crate) struct Commit {
+    pub(crate) repository: String,
+    pub(crate) tag: String,
+}
+
+impl fmt::Display for Commit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.repository, self.tag)
+    }
 }
 
 /// How far a network reaches.
@@ -262,6 +280,69 @@ impl Engine {
         put.map_err(failed(&format!("put files into container {container}")))
     }
 
+    /// Creates a container that is not to run, under a name that the engine chooses, and gives its id.
+    pub(crate) async fn create_unnamed(
+        &self,
+        image: &str,
+        labels: &[(&str, String)],
+    ) -> Result<String, ClusterError> {
+        let labels = labels
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone()));
+        let body = ContainerCreateBody {
+            image: Some(image.to_owned()),
+            labels: Some(labels.collect()),
+            ..Default::default()
+        };
+        let created = self
+            .docker
+            .create_container(None::<CreateContainerOptions>, body)
+            .await;
+        let created = created.map_err(failed(&format!("create a container of `{image}`")))?;
+        Ok(created.id)
+    }
+
+    /// Puts a tar, as it comes, into a container that was not started; it is unpacked at the root.
+    pub(crate) async fn put_archive(
+        &self,
+        container: &str,
+        archive: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<(), ClusterError> {
+        let options = UploadToContainerOptions {
+            path: "/".to_owned(),
+            ..Default::default()
+        };
+        // The file decides how long it takes.
+        let patient = self.docker.clone().with_timeout(FILE_PATIENCE);
+        let body = bollard::body_try_stream(archive);
+        let put = patient.upload_to_container(container, Some(options), body).await;
+        put.map_err(failed("put the file into the image"))
+    }
+
+    /// Makes an image of a container, with the container's labels, and gives its id.
+    pub(crate) async fn commit(&self, container: &str, name: &Commit) -> Result<String, ClusterError> {
+        let options = CommitContainerOptions {
+            container: Some(container.to_owned()),
+            repo: Some(name.repository.clone()),
+            tag: Some(name.tag.clone()),
+            ..Default::default()
+        };
+        let patient = self.docker.clone().with_timeout(FILE_PATIENCE);
+        let made = patient
+            .commit_container(options, ContainerConfig::default())
+            .await;
+        Ok(made.map_err(failed(&format!("make the image {name}")))?.id)
+    }
+
+    /// Removes a container that never ran.
+    pub(crate) async fn discard(&self, container: &str) -> Result<(), ClusterError> {
+        let removed = self
+            .docker
+            .remove_container(container, None::<RemoveContainerOptions>)
+            .await;
+        removed.map_err(failed("remove the container that the image was made of"))
+    }
+
     pub(super) async fn start_container(&self, name: &str) -> Result<(), ClusterError> {
         let started = self.docker.start_container(name, None).await;
         started.map_err(failed(&format!("start container {name}")))
@@ -352,7 +433,7 @@ impl Engine {
     }
 
     /// Makes sure that an image is on this machine; a registry is asked only if it is not.
-    pub(super) async fn have_image(
+    pub(crate) async fn have_image(
         &self,
         image: &str,
         option: &'static str,

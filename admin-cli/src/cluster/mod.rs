@@ -17,7 +17,7 @@ mod secrets;
 mod start;
 mod stop;
 
-pub(crate) use engine::Engine;
+pub(crate) use engine::{Commit, Engine};
 pub(crate) use ports::{PortChoice, free_or_any};
 pub(crate) use start::{Addresses, StartPlan, Started, start};
 pub(crate) use stop::{Removed, VolumeRule, stop};

@@ -4,13 +4,13 @@ use clap::{ArgGroup, Args, Subcommand};
 use jiff::Timestamp;
 use skysail_proto::admin::{Application, ApplicationPatch, NewApplication};
 use skysail_proto::ids::{ApplicationName, ModelName};
-use skysail_proto::value::InputType;
 
 use super::Session;
 use crate::advice::{about_application, about_link, listed};
 use crate::arguments::{SloMicros, parse_slo};
 use crate::error::Error;
 use crate::output::{age, fields, micros, shortened, table};
+use crate::signature::{ApplicationSignature, signature_fields};
 
 const REGISTER_EXAMPLES: &str = "\
 Examples:
@@ -18,6 +18,9 @@ Examples:
       --slo 100ms
   skysail app register captions --input-type bytes \\
       --default-output 'no caption' --slo 2s
+  skysail app register photos --in 'image:FP32[224,224,3]' \\
+      --out 'probabilities:FP32[1000]' --default-output null --slo 200ms
+  skysail app register digits --like digits-model --default-output=-1 --slo 1s
 
 The default output is what is answered when no model can answer in time. It is given as JSON if it \
 is JSON (-1.0 becomes a number), otherwise as a string.";
@@ -35,7 +38,8 @@ const LINK_EXAMPLES: &str = "\
 Examples:
   skysail app link iris iris-model
 
-The model's current version answers; both must have the same input type.";
+The model's current version answers. It must take what the application sends, and give what it expects: the same input \
+type, or the same tensors.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AppCommand {
@@ -69,9 +73,8 @@ pub(crate) enum AppCommand {
 pub(crate) struct RegisterArguments {
     /// Its name, and the first segment of its endpoint's path
     name: ApplicationName,
-    /// What its inputs are: bytes, integers, floats, doubles or strings
-    #[arg(long, value_name = "TYPE")]
-    input_type: InputType,
+    #[command(flatten)]
+    signature: ApplicationSignature,
     /// What is answered when no model can
     #[arg(long, value_name = "OUTPUT", allow_hyphen_values = true)]
     pub(crate) default_output: String,
@@ -123,7 +126,7 @@ pub(super) async fn run(session: &Session, command: AppCommand) -> Result<(), Er
 async fn register(session: &Session, arguments: RegisterArguments) -> Result<(), Error> {
     let new = NewApplication {
         name: arguments.name,
-        input_type: arguments.input_type,
+        signature: arguments.signature.0,
         default_output: arguments.default_output,
         slo_micros: arguments.slo.0,
         weight: arguments.weight,
@@ -196,7 +199,7 @@ fn summary(application: &Application) -> String {
     format!(
         "{} ({}, answers within {}, default output {})",
         application.name,
-        application.input_type,
+        application.signature,
         micros(application.slo_micros),
         shortened(&application.default_output),
     )
@@ -209,7 +212,7 @@ fn application_table(applications: &[Application], now: Timestamp) -> String {
     let row = |application: &Application| {
         [
             application.name.to_string(),
-            application.input_type.to_string(),
+            shortened(&application.signature.to_string()),
             micros(application.slo_micros),
             shortened(&application.default_output),
             listed(&application.linked_models),
@@ -217,7 +220,7 @@ fn application_table(applications: &[Application], now: Timestamp) -> String {
         ]
     };
     table(
-        ["NAME", "INPUT TYPE", "SLO", "DEFAULT OUTPUT", "MODELS", "AGE"],
+        ["NAME", "SIGNATURE", "SLO", "DEFAULT OUTPUT", "MODELS", "AGE"],
         applications.iter().map(row),
     )
 }
@@ -228,9 +231,9 @@ fn application_fields(application: &Application, now: Timestamp) -> String {
     } else {
         listed(&application.linked_models)
     };
-    fields([
-        ("Name", application.name.to_string()),
-        ("Input type", application.input_type.to_string()),
+    let mut pairs = vec![("Name", application.name.to_string())];
+    pairs.extend(signature_fields(&application.signature));
+    pairs.extend([
         ("SLO", micros(application.slo_micros)),
         ("Default output", application.default_output.clone()),
         ("Weight", application.weight.to_string()),
@@ -244,19 +247,21 @@ fn application_fields(application: &Application, now: Timestamp) -> String {
                 age(application.registered_at, now)
             ),
         ),
-    ])
+    ]);
+    fields(pairs)
 }
 
 #[cfg(test)]
 mod tests {
     use skysail_proto::admin::default_weight;
+    use skysail_proto::value::InputType;
 
     use super::*;
 
     fn application(models: &[&str]) -> Application {
         Application {
             name: "iris".parse().unwrap(),
-            input_type: InputType::Doubles,
+            signature: InputType::Doubles.into(),
             default_output: "-1.0".into(),
             slo_micros: 100_000,
             weight: default_weight(),
@@ -273,9 +278,9 @@ mod tests {
     fn applications_are_listed_one_a_line() {
         let shown = application_table(&[application(&["iris-model"]), application(&[])], now());
         let expected = "\
-NAME   INPUT TYPE   SLO     DEFAULT OUTPUT   MODELS       AGE
-iris   doubles      100ms   -1.0             iris-model   5m
-iris   doubles      100ms   -1.0             -            5m";
+NAME   SIGNATURE   SLO     DEFAULT OUTPUT   MODELS       AGE
+iris   doubles     100ms   -1.0             iris-model   5m
+iris   doubles     100ms   -1.0             -            5m";
         assert_eq!(shown, expected);
     }
 

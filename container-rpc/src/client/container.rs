@@ -1,6 +1,6 @@
 //! The container: owns the credits, the connections and the model, and lets each hear of the others.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use tracing::{debug, error, info, warn};
 
 use super::ServeError;
 use super::connection::{Connection, Event, Frontend, Phase};
-use super::model_thread::{Finished, Part, Work};
+use super::model_thread::{Finished, Part, Work, inputs_of};
 use super::recent::RecentBatches;
 use crate::credit::{Arrival, Credits, Demand, Grant, Share, Step, StreamId, Taken, Uncredited};
 use crate::settings::{Settings, hostname, is_host_and_port};
@@ -66,12 +66,13 @@ impl Container {
     /// A container that hands batches to `to_model`, and what its connections will tell it.
     pub(super) fn new(
         settings: &Settings,
+        annotations: BTreeMap<String, String>,
         to_model: std_mpsc::Sender<Work>,
         recent: RecentBatches,
     ) -> (Self, mpsc::Receiver<Event>) {
         let (events, heard) = mpsc::channel(EVENTS);
         let mut container = Self {
-            register: register(settings),
+            register: register(settings, annotations),
             credits: Credits::knowing(recent.warm_up()),
             parts: Vec::new(),
             recent,
@@ -237,7 +238,7 @@ impl Container {
         let arrival = Arrival {
             credit: batch.credit,
             credit_held: Duration::from_micros(batch.credit_held_micros),
-            inputs: batch.lengths.len(),
+            inputs: inputs_of(&batch),
             predicted: (batch.predicted_micros > 0).then(|| Duration::from_micros(batch.predicted_micros)),
         };
         let taken = self.credits.batch(stream, arrival, arrived - self.epoch);
@@ -410,18 +411,20 @@ impl Container {
     }
 }
 
-fn register(settings: &Settings) -> Register {
+fn register(settings: &Settings, annotations: BTreeMap<String, String>) -> Register {
     Register {
         protocol_version: PROTOCOL_VERSION,
         model_name: settings.model.name.to_string(),
         model_version: settings.model.version.to_string(),
-        input_type: settings.input_type.to_wire() as i32,
+        input_type: settings.signature.wire_type() as i32,
         replica_id: settings.replica.to_string(),
         token: settings.token.clone(),
         hostname: hostname(),
         pid: std::process::id(),
         agent: concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")).to_owned(),
         recent_batches: Vec::new(),
+        signature: settings.signature.to_wire(),
+        annotations: annotations.into_iter().collect(),
     }
 }
 

@@ -7,13 +7,15 @@ use std::thread;
 use std::time::Duration;
 
 use skysail_proto::container::{self, BatchResult, batch_result::Outcome};
-use skysail_proto::value::{Column, WireError};
+use skysail_proto::signature::{Signature, TENSORS};
+use skysail_proto::tensor::TensorColumn;
+use skysail_proto::value::{Columns, InputType};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::warm_up::WarmUp;
 use crate::credit::StreamId;
-use crate::model::{self, Batch, Model, ModelError, Outputs};
+use crate::model::{self, Answers, Batch, Model, ModelError};
 use crate::sample::BatchTimeSample;
 use crate::transport::MESSAGE_BYTES;
 
@@ -62,7 +64,7 @@ pub(super) fn spawn(model: impl Model, warm_up: WarmUp) -> std::io::Result<Model
             let mut model = model;
             let samples = warm_up.run(&mut model, || warm.is_closed());
             if warm.send(samples).is_ok() {
-                run(model, &work, &done);
+                run(model, &warm_up.signature, &work, &done);
             }
         })?;
     Ok(ModelThread {
@@ -75,16 +77,21 @@ pub(super) fn spawn(model: impl Model, warm_up: WarmUp) -> std::io::Result<Model
 /// As much as the main thread of a Linux process gets: models recurse.
 const STACK_BYTES: usize = 8 * 1024 * 1024;
 
-fn run(mut model: impl Model, work: &std_mpsc::Receiver<Work>, done: &mpsc::UnboundedSender<Finished>) {
+fn run(
+    mut model: impl Model,
+    signature: &Signature,
+    work: &std_mpsc::Receiver<Work>,
+    done: &mpsc::UnboundedSender<Finished>,
+) {
     for work in work {
-        let finished = answer(&mut model, work);
+        let finished = answer(&mut model, signature, work);
         if done.send(finished).is_err() {
             return;
         }
     }
 }
 
-fn answer(model: &mut impl Model, work: Work) -> Finished {
+fn answer(model: &mut impl Model, signature: &Signature, work: Work) -> Finished {
     let is_merged = work.parts.len() > 1;
     let (mut senders, mut parts) = (
         Vec::with_capacity(work.parts.len()),
@@ -97,7 +104,7 @@ fn answer(model: &mut impl Model, work: Work) -> Finished {
             id: part.batch.id,
             arrived: part.arrived,
         };
-        match read(part.batch, part.arrived).and_then(|part| same_type(part, &parts)) {
+        match read(part, signature).and_then(|part| joins(part, &parts, signature)) {
             Ok(part) => {
                 senders.push(sender);
                 parts.push(part);
@@ -107,7 +114,9 @@ fn answer(model: &mut impl Model, work: Work) -> Finished {
     }
     let mut sample = None;
     if !parts.is_empty() {
-        let mut answer = answer_in_time(model, parts, is_merged);
+        let started = Instant::now();
+        let batch = Batch::of_those_in_time(signature.clone(), parts, started);
+        let mut answer = answer_in_time(model, &batch, started, is_merged);
         sample = answer.sample();
         let outcomes = std::mem::take(&mut answer.outcomes);
         let answered = senders.into_iter().zip(outcomes).enumerate();
@@ -186,26 +195,24 @@ impl Answer {
 }
 
 /// Gives the model what is still in time; if nothing is, the model is not called.
-fn answer_in_time(model: &mut impl Model, parts: Vec<model::Part>, is_merged: bool) -> Answer {
-    let started = Instant::now();
-    let count = parts.len();
-    let batch = Batch::of_those_in_time(parts, started);
+fn answer_in_time(model: &mut impl Model, batch: &Batch, started: Instant, is_merged: bool) -> Answer {
     if batch.is_empty() {
-        let late = batch.split(container::Outputs::default());
+        let late = batch.split(Answers::none(batch.signature()));
         return Answer {
             started,
             ..Answer::without_model(late.into_iter().map(Ok).collect())
         };
     }
-    let Called { outcome, took } = call(model, &batch, started);
+    let Called { outcome, took } = call(model, batch, started);
+    let sizes = batch.sizes();
     let worked = outcome.is_ok();
     let outcomes = match outcome {
-        Ok(outputs) => batch.split(outputs).into_iter().map(fitting).collect(),
-        Err(error) => vec![Err(error); count],
+        Ok(answers) => batch.split(answers).into_iter().map(fitting).collect(),
+        Err(error) => vec![Err(error); sizes.len()],
     };
     Answer {
         outcomes,
-        sizes: batch.sizes(),
+        sizes,
         started,
         took,
         worked,
@@ -215,7 +222,7 @@ fn answer_in_time(model: &mut impl Model, parts: Vec<model::Part>, is_merged: bo
 
 /// What came of a call of the model, and the time inside it.
 pub(super) struct Called {
-    pub(super) outcome: Result<container::Outputs, String>,
+    pub(super) outcome: Result<Answers, String>,
     pub(super) took: Duration,
 }
 
@@ -224,29 +231,79 @@ pub(super) fn call(model: &mut impl Model, batch: &Batch, started: Instant) -> C
     let answered = guarded(|| model.predict(batch));
     let took = started.elapsed();
     Called {
-        outcome: answered.and_then(|outputs| counted(outputs, batch)),
+        outcome: answered.and_then(|outputs| {
+            let answers = outputs.answering(batch);
+            answers.map_err(|error| error.message().to_owned())
+        }),
         took,
     }
 }
 
-fn read(batch: container::Batch, arrived: Instant) -> Result<model::Part, String> {
-    if batch.lengths.is_empty() {
-        return Err("the batch has no inputs".to_owned());
+/// How many inputs a batch says it has.
+pub(super) fn inputs_of(batch: &container::Batch) -> usize {
+    if batch.input_type == container::InputType::Tensors as i32 {
+        return batch.inputs as usize;
     }
-    let column = Column::from_wire(batch.input_type, batch.data, &batch.lengths);
-    column
-        .map(|column| model::Part {
-            column,
-            arrived,
-            budgets_micros: batch.budgets_micros,
-        })
-        .map_err(|error| format!("the batch cannot be read: {error}"))
+    batch.lengths.len()
 }
 
-/// All inputs of a batch are of one type.
-fn same_type(part: model::Part, others: &[model::Part]) -> Result<model::Part, String> {
-    let given = part.column.input_type();
-    match others.first().map(|first| first.column.input_type()) {
+fn read(mut part: Part, signature: &Signature) -> Result<model::Part, String> {
+    let inputs = inputs_of(&part.batch);
+    if inputs == 0 {
+        return Err("the batch has no inputs".to_owned());
+    }
+    // Inputs that are empty take no bytes: what is announced must still be a number that a batch can have.
+    if inputs > MESSAGE_BYTES {
+        return Err(format!(
+            "the batch cannot be read: it has no room for {inputs} inputs"
+        ));
+    }
+    let columns =
+        Columns::from_batch(&mut part.batch).map_err(|error| format!("the batch cannot be read: {error}"))?;
+    check_columns(&columns, signature)?;
+    Ok(model::Part {
+        columns,
+        arrived: part.arrived,
+        budgets_micros: part.batch.budgets_micros,
+    })
+}
+
+/// Checks that tensors are those of the signature. A row of another type is for the model to refuse, which knows what
+/// it takes.
+fn check_columns(columns: &Columns, signature: &Signature) -> Result<(), String> {
+    let specs = signature.input_tensors();
+    let given = match columns {
+        Columns::Row(_) if signature.row_type().is_some() => return Ok(()),
+        Columns::Row(column) => column.input_type().to_string(),
+        Columns::Tensors { columns, .. } => {
+            let alike = columns
+                .iter()
+                .zip(specs)
+                .all(|(column, spec)| column.name() == spec.name() && column.is(spec));
+            if alike && columns.len() == specs.len() && !specs.is_empty() {
+                return Ok(());
+            }
+            if columns.is_empty() {
+                "no tensor".to_owned()
+            } else {
+                let columns: Vec<_> = columns.iter().map(TensorColumn::to_string).collect();
+                columns.join(", ")
+            }
+        }
+    };
+    Err(format!(
+        "the batch holds {given}, and the model takes {signature}"
+    ))
+}
+
+/// All rows of a batch are of one type, and tensors without a batch dimension are a batch by themselves.
+fn joins(part: model::Part, others: &[model::Part], signature: &Signature) -> Result<model::Part, String> {
+    if !signature.is_batched() && (part.columns.len() > 1 || !others.is_empty()) {
+        return Err("the model's tensors have no batch dimension, so a batch is one input".to_owned());
+    }
+    let row_type = |part: &model::Part| part.columns.row_type().map_or(TENSORS, InputType::name);
+    let given = row_type(&part);
+    match others.first().map(row_type) {
         Some(expected) if expected != given => Err(format!(
             "the batch holds {given}, those of other frontends {expected}"
         )),
@@ -270,17 +327,9 @@ fn words_of(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("it gave no words")
 }
 
-fn counted(outputs: Outputs, batch: &Batch) -> Result<container::Outputs, String> {
-    let (expected, got) = (batch.len(), outputs.len());
-    if got != expected {
-        return Err(WireError::Count { expected, got }.to_string());
-    }
-    Ok(outputs.into_wire())
-}
-
 /// Outputs that fit into one message.
 pub(super) fn fitting(outputs: container::Outputs) -> Result<container::Outputs, String> {
-    let inputs = outputs.lengths.len();
+    let inputs = outputs.lengths.len().max(outputs.inputs as usize);
     let bytes = most_encoded_bytes(&outputs);
     if bytes > MESSAGE_BYTES {
         return Err(format!(
@@ -301,7 +350,15 @@ fn most_encoded_bytes(outputs: &container::Outputs) -> usize {
         .iter()
         .map(|error| ERROR + error.message.len())
         .sum();
-    outputs.data.len() + LENGTH * outputs.lengths.len() + errors + REST
+    let tensors: usize = outputs.tensors.iter().map(most_column_bytes).sum();
+    outputs.data.len() + LENGTH * outputs.lengths.len() + tensors + errors + REST
+}
+
+fn most_column_bytes(column: &container::TensorColumn) -> usize {
+    const LENGTH: usize = 10;
+    const REST: usize = 64;
+    let lengths = column.shape.len() + column.ragged_shapes.len() + column.byte_lengths.len();
+    column.name.len() + column.data.len() + LENGTH * lengths + REST
 }
 
 /// The first part of a long error; nobody reads more, and a message has its limit.
@@ -321,6 +378,14 @@ fn micros(span: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Outputs;
+
+    /// Outputs as they travel that answer so many texts.
+    fn wire(outputs: Outputs) -> container::Outputs {
+        let texts = vec![skysail_proto::value::Input::string("a"); outputs.len()];
+        let batch = Batch::of(&Signature::row(InputType::Strings), &texts).unwrap();
+        outputs.into_wire(&batch).unwrap()
+    }
 
     #[test]
     fn the_bound_on_a_results_size_is_one() {
@@ -329,7 +394,7 @@ mod tests {
             outputs.push_error(&crate::ModelError::new("a few words"));
             outputs.push(&"x".repeat(100));
         }
-        let outputs = outputs.into_wire();
+        let outputs = wire(outputs);
         let text_and_words = 1000 * (100 + "a few words".len());
         assert!(most_encoded_bytes(&outputs) >= text_and_words + 2 * 1000 + 1000 * 10);
     }
@@ -338,7 +403,7 @@ mod tests {
     fn a_result_beyond_the_message_limit_is_an_error_that_says_so() {
         let mut outputs = Outputs::new();
         outputs.push(&"x".repeat(MESSAGE_BYTES));
-        let error = fitting(outputs.into_wire()).unwrap_err();
+        let error = fitting(wire(outputs)).unwrap_err();
         assert!(error.contains("the outputs of 1 inputs take 268"), "{error}");
     }
 

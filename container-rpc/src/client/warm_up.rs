@@ -6,14 +6,15 @@
 use std::time::Duration;
 
 use skysail_proto::deployment::{MOST_LEARNED_BYTES, MOST_LEARNED_INPUTS};
-use skysail_proto::value::{Column, Input, InputType};
+use skysail_proto::signature::Signature;
+use skysail_proto::value::{Columns, Input};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::model_thread::{Called, call, fitting, guarded};
 use crate::model::{Batch, Model};
 use crate::sample::BatchTimeSample;
-use crate::settings::Settings;
+use crate::settings::{Settings, SettingsError, warm_up_input};
 
 /// No batch begins later than this, counted from the end of the very first.
 const TIME: Duration = Duration::from_secs(1);
@@ -35,17 +36,27 @@ const USUAL_INPUTS: usize = 64;
 pub(super) struct WarmUp {
     /// The deployment's input; it goes before what the model offers.
     given: Option<Input>,
-    input_type: InputType,
+    /// What the model takes and gives; declared.
+    pub(super) signature: Signature,
     max_batch: usize,
 }
 
 impl WarmUp {
-    pub(super) fn of(settings: &Settings) -> Self {
-        Self {
-            given: settings.warm_up.clone(),
-            input_type: settings.input_type,
-            max_batch: settings.max_batch.get() as usize,
-        }
+    /// Fails if the deployment's input is not of the signature that the settings have by now.
+    pub(super) fn of(settings: &Settings) -> Result<Self, SettingsError> {
+        let signature = settings.signature.clone();
+        let given = settings.warm_up.as_ref();
+        let given = given.map(|json| warm_up_input(&signature, json)).transpose();
+        let most = if signature.is_batched() {
+            settings.max_batch.get() as usize
+        } else {
+            1
+        };
+        Ok(Self {
+            given: given.map_err(|mistake| SettingsError(vec![mistake]))?,
+            signature,
+            max_batch: most,
+        })
     }
 
     /// Tries the model, on its thread; returns what the batches took. Nothing that goes wrong here keeps the
@@ -65,6 +76,7 @@ impl WarmUp {
         info!(largest_batch = self.max_batch, "warming up");
         let mut sweep = Sweep {
             model,
+            signature: &self.signature,
             inputs,
             samples: Vec::new(),
         };
@@ -83,12 +95,11 @@ impl WarmUp {
             return Ok(vec![given.clone()]);
         }
         let offered = guarded(|| Ok(model.warm_up()))?;
-        match offered.iter().find(|input| input.input_type() != self.input_type) {
+        match offered.iter().find(|input| !input.fits(&self.signature)) {
             None => Ok(offered),
             Some(other) => Err(format!(
-                "the model warms up with {}, and is deployed with input type {}",
-                other.input_type(),
-                self.input_type
+                "the model warms up with {other:?}, and is deployed with {}",
+                self.signature
             )),
         }
     }
@@ -97,6 +108,7 @@ impl WarmUp {
 /// A sweep of sizes under way.
 struct Sweep<'a, M> {
     model: &'a mut M,
+    signature: &'a Signature,
     inputs: Vec<Input>,
     samples: Vec<BatchTimeSample>,
 }
@@ -124,10 +136,13 @@ impl<M: Model> Sweep<'_, M> {
 
     /// Has the model answer a batch of this size, and drops the answers.
     fn take(&mut self, size: usize) -> Result<Duration, String> {
-        let column = Column::repeating(&self.inputs, size).map_err(|error| error.to_string())?;
-        let Called { outcome, took } = call(self.model, &Batch::new(column), Instant::now());
-        let outputs = fitting(outcome?)?;
-        match outputs.errors.into_iter().next() {
+        let columns =
+            Columns::repeating(self.signature, &self.inputs, size).map_err(|error| error.to_string())?;
+        let batch = Batch::new(self.signature.clone(), columns);
+        let Called { outcome, took } = call(self.model, &batch, Instant::now());
+        let outputs = batch.split(outcome?).into_iter().map(fitting);
+        let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
+        match outputs.into_iter().flat_map(|outputs| outputs.errors).next() {
             None => Ok(took),
             Some(error) => Err(error.message),
         }
@@ -137,7 +152,7 @@ impl<M: Model> Sweep<'_, M> {
 /// How many of these inputs make a batch that is not too large to try; one always does. No larger batch is sent
 /// unless somebody has said so, and what it takes follows from these.
 fn most_tried(inputs: &[Input]) -> usize {
-    let longest = inputs.iter().map(|input| input.data().len()).max();
+    let longest = inputs.iter().map(|input| input.size()).max();
     let most = MOST_LEARNED_INPUTS.get() as usize;
     (MOST_LEARNED_BYTES / longest.unwrap_or_default().max(1)).clamp(1, most)
 }

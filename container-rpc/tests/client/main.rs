@@ -20,6 +20,7 @@ use tonic::transport::Server;
 mod frontend;
 mod merged;
 mod model;
+mod tensors;
 
 use frontend::{Frontend, Stream, within_bound};
 use model::{Gate, Obedient};
@@ -50,14 +51,14 @@ impl Container {
     fn warming_up(frontend: &Frontend, text: &str) -> Self {
         let (model, gate) = Obedient::new();
         let frontends = vec![frontend.address.to_string()];
-        Self::serving(frontends, Some(Input::string(text)), model, gate)
+        Self::serving(frontends, Some(format!("{text:?}")), model, gate)
     }
 
-    fn serving(frontends: Vec<String>, warm_up: Option<Input>, model: Obedient, gate: Gate) -> Self {
+    fn serving(frontends: Vec<String>, warm_up: Option<String>, model: Obedient, gate: Gate) -> Self {
         let settings = Settings {
             frontends,
             model: "repeat:1".parse().unwrap(),
-            input_type: skysail_proto::value::InputType::Strings,
+            signature: skysail_proto::value::InputType::Strings.into(),
             max_batch: NonZeroU32::new(6).unwrap(),
             warm_up,
             replica: "repeat_1_0".parse().unwrap(),

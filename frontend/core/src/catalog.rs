@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use skysail_proto::admin::default_weight;
 use skysail_proto::deployment::VersionSpec;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
-use skysail_proto::value::{InputType, Output};
+use skysail_proto::signature::Signature;
+use skysail_proto::value::Output;
 
 mod document;
 mod settings;
@@ -48,8 +49,9 @@ impl Generation {
 pub struct Application {
     /// Its name.
     pub name: ApplicationName,
-    /// What its inputs are.
-    pub input_type: InputType,
+    /// What it sends, and what it expects.
+    #[serde(flatten)]
+    pub signature: Signature,
     /// The text answered when no model can.
     pub default_output: String,
     /// Its latency objective, in microseconds.

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use skysail_proto::admin::{BatchLimit, TimesFit};
 use skysail_proto::ids::{ModelId, ModelName, ModelVersion, ReplicaId};
+use skysail_proto::signature::Signature;
 
 use crate::catalog::Generation;
 
@@ -81,9 +82,27 @@ pub struct FrontendView {
     /// What is asked of each version here.
     #[serde(default)]
     pub load: Vec<LoadView>,
+    /// What its replicas told of versions that were registered without a signature.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub learned: Vec<LearnedView>,
     /// Whether it takes no new queries any more.
     #[serde(default)]
     pub draining: bool,
+}
+
+/// What a version's first replica at one frontend told of its model.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LearnedView {
+    /// Which version.
+    pub model: ModelId,
+    /// When it was registered. A version deleted and registered again has not learned this.
+    pub registered_at: Timestamp,
+    /// What it takes and gives.
+    #[serde(flatten)]
+    pub signature: Signature,
+    /// What is known of it beyond that.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// An attached replica, as one frontend sees it.

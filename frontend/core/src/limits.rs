@@ -4,8 +4,9 @@ use std::num::NonZeroU32;
 
 use serde::de::DeserializeSeed;
 use skysail_proto::admin::{NewVersion, ReplicaCount};
-use skysail_proto::deployment::{Artifact, Autoscale, Deployment, MAX_WARM_UP_BYTES, Replicas};
-use skysail_proto::value::{InputSeed, InputType};
+use skysail_proto::deployment::{Artifact, Autoscale, BatchSize, Deployment, MAX_WARM_UP_BYTES, Replicas};
+use skysail_proto::signature::Signature;
+use skysail_proto::value::InputSeed;
 
 /// Why a request asks for something that nobody may have.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +43,8 @@ pub enum OutOfLimits {
     ArtifactPath(String),
     /// An artifact's digest that is not one.
     ArtifactDigest(Artifact),
+    /// Batches of several inputs, of a model whose tensors have no batch dimension.
+    BatchWithoutDimension(NonZeroU32),
     /// A warm-up input that the version does not take, and why.
     WarmUp(String),
     /// A warm-up input of more than [`MAX_WARM_UP_BYTES`].
@@ -99,7 +102,8 @@ pub fn wanted_replicas(wanted: ReplicaCount) -> Result<Replicas, OutOfLimits> {
 }
 
 /// How a new version is to run.
-pub fn check_deployment(new: &NewVersion) -> Result<(), OutOfLimits> {
+pub fn check_version(new: &NewVersion) -> Result<(), OutOfLimits> {
+    check_batches(new)?;
     let Some(deployment) = &new.deployment else {
         return Ok(());
     };
@@ -134,8 +138,21 @@ pub fn check_deployment(new: &NewVersion) -> Result<(), OutOfLimits> {
         return Err(OutOfLimits::VariableHoldsNul(name.clone()));
     }
     match &deployment.warm_up {
-        Some(input) => check_warm_up(new.input_type, input),
+        Some(input) => check_warm_up(&new.signature, input),
         None => Ok(()),
+    }
+}
+
+/// A model without a batch dimension takes one input at a time. Whoever asks for more is told, and nothing is cut.
+fn check_batches(new: &NewVersion) -> Result<(), OutOfLimits> {
+    let fixed = match new.batch_size {
+        BatchSize::Fixed(size) => Some(size),
+        BatchSize::Adaptive | BatchSize::Aimd => None,
+    };
+    let asked_for = new.max_batch.max(fixed).filter(|size| size.get() > 1);
+    match asked_for {
+        Some(size) if !new.signature.is_batched() => Err(OutOfLimits::BatchWithoutDimension(size)),
+        _ => Ok(()),
     }
 }
 
@@ -164,14 +181,58 @@ fn check_identity(deployment: &Deployment) -> Result<(), OutOfLimits> {
     Ok(())
 }
 
-/// A container could only warn of a warm-up input that is none, long after whoever gave it has gone.
-fn check_warm_up(input_type: InputType, input: &serde_json::Value) -> Result<(), OutOfLimits> {
-    InputSeed(input_type)
-        .deserialize(input)
-        .map_err(|error| OutOfLimits::WarmUp(error.to_string()))?;
+/// A container could only warn of a warm-up input that is none, long after whoever gave it has gone. If the signature
+/// is not declared, nobody knows better before the container does.
+fn check_warm_up(signature: &Signature, input: &serde_json::Value) -> Result<(), OutOfLimits> {
+    if signature.is_declared() {
+        InputSeed(signature)
+            .deserialize(input)
+            .map_err(|error| OutOfLimits::WarmUp(error.to_string()))?;
+    }
     let bytes = input.to_string().len();
     if bytes > MAX_WARM_UP_BYTES {
         return Err(OutOfLimits::WarmUpTooLarge(bytes));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use skysail_proto::signature::TensorSpec;
+    use skysail_proto::value::InputType;
+
+    use super::*;
+
+    fn tensors() -> Signature {
+        Signature::tensors(["x:FP32[2]".parse::<TensorSpec>().unwrap()], []).unwrap()
+    }
+
+    fn version(signature: Signature) -> NewVersion {
+        NewVersion::new("1".parse().unwrap(), signature)
+    }
+
+    #[test]
+    fn a_model_without_a_batch_dimension_is_asked_for_no_larger_batch() {
+        let two = NonZeroU32::new(2).unwrap();
+        let mut new = version(tensors().without_batch_dimension());
+        assert_eq!(check_version(&new), Ok(()));
+        new.max_batch = Some(NonZeroU32::MIN);
+        assert_eq!(check_version(&new), Ok(()));
+        new.max_batch = Some(two);
+        assert_eq!(check_version(&new), Err(OutOfLimits::BatchWithoutDimension(two)));
+        new.max_batch = None;
+        new.batch_size = BatchSize::Fixed(two);
+        assert_eq!(check_version(&new), Err(OutOfLimits::BatchWithoutDimension(two)));
+        new.signature = tensors();
+        assert_eq!(check_version(&new), Ok(()));
+    }
+
+    #[test]
+    fn a_warm_up_input_is_one_of_the_signature_if_that_is_declared() {
+        let input = serde_json::json!(["no", "numbers"]);
+        assert!(check_warm_up(&InputType::Doubles.into(), &input).is_err());
+        assert_eq!(check_warm_up(&Signature::undeclared(), &input), Ok(()));
+        let error = check_warm_up(&tensors(), &serde_json::json!({"y": [1, 2]})).unwrap_err();
+        assert!(matches!(error, OutOfLimits::WarmUp(why) if why.contains("`y` is unknown")));
+    }
 }

@@ -5,10 +5,10 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use skysail_proto::admin::{NewApplication, NewVersion, default_weight};
+use skysail_proto::admin::{NewApplication, NewSignature, NewVersion, default_weight};
 use skysail_proto::deployment::Replicas;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
-use skysail_proto::value::InputType;
+use skysail_proto::signature::{Mismatch, Signature};
 
 use crate::catalog::{Application, Catalog, Change, Model, Rollout, Version};
 use crate::cluster::ClusterView;
@@ -43,12 +43,22 @@ pub enum Refusal {
         /// The model.
         model: ModelName,
     },
-    /// The model that is to be linked takes another type of input than the application.
-    ModelTakesOther(Types),
-    /// The version that is to be registered takes another type of input than a linked application.
-    NewVersionTakesOther(Types),
-    /// The version that is to become current takes another type of input than a linked application.
-    VersionTakesOther(ModelVersion, Types),
+    /// An application is to be registered with tensors, and which ones is not said.
+    Undeclared(ApplicationName),
+    /// What an application's signature is to be copied from is not there.
+    ToCopy(Box<Refusal>),
+    /// An application is to have the signature of this version, which is not declared.
+    NothingToCopy(ModelId),
+    /// The model that is to be linked does not answer the application.
+    ModelTakesOther(Box<Misfit>),
+    /// The model that is to be linked would answer the application, but the version that still answers would not.
+    StillTakesOther(ModelVersion, Box<Misfit>),
+    /// An application is to be linked to this version, which is not declared.
+    NotLearned(ModelId),
+    /// The version that is to be registered does not answer a linked application.
+    NewVersionTakesOther(Box<Misfit>),
+    /// The version that is to become current does not answer a linked application.
+    VersionTakesOther(ModelVersion, Box<Misfit>),
     /// The version is registered.
     VersionExists(ModelId),
     /// The version is the last one of a model that is linked.
@@ -71,17 +81,19 @@ pub enum Refusal {
     WithoutImage(ModelId),
 }
 
-/// Two types of input that differ.
+/// A model and an application that do not fit.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Types {
+pub struct Misfit {
     /// The model.
     pub model: ModelName,
-    /// What it takes.
-    pub taken: InputType,
+    /// What it takes and gives.
+    pub taken: Signature,
     /// The application.
     pub application: ApplicationName,
-    /// What it takes, and sends to the model.
-    pub sent: InputType,
+    /// What it sends and expects.
+    pub sent: Signature,
+    /// The first difference.
+    pub why: Mismatch,
 }
 
 /// Some of the names there are, for a person who mistyped one.
@@ -127,13 +139,28 @@ pub fn register_application(
     }
     Ok(vec![Change::put(Application {
         name: new.name.clone(),
-        input_type: new.input_type,
+        signature: signature_of(catalog, new)?,
         default_output: new.default_output.clone(),
         slo_micros,
         weight: weight.unwrap_or(default_weight()),
         linked_models: Vec::new(),
         registered_at: now,
     })])
+}
+
+/// The signature that a new application is given, or that of its model.
+fn signature_of(catalog: &Catalog, new: &NewApplication) -> Result<Signature, Refusal> {
+    let name = match &new.signature {
+        NewSignature::Given(given) if given.is_declared() => return Ok(given.clone()),
+        NewSignature::Given(_) => return Err(Refusal::Undeclared(new.name.clone())),
+        NewSignature::Like(name) => name,
+    };
+    let model = model(catalog, name).map_err(|missing| Refusal::ToCopy(Box::new(missing)))?;
+    let current = model
+        .current()
+        .filter(|current| current.spec.signature.is_declared());
+    let current = current.ok_or_else(|| Refusal::NothingToCopy(model.current_id()))?;
+    Ok(current.spec.signature.clone())
 }
 
 /// Other objectives or another default output for an application. What is not given stays.
@@ -171,19 +198,51 @@ pub fn link(catalog: &Catalog, name: &ApplicationName, model_name: &ModelName) -
             model: linked.clone(),
         });
     }
-    if let Some(current) = model
-        .current()
-        .filter(|found| found.spec.input_type != application.input_type)
-    {
-        return Err(Refusal::ModelTakesOther(Types {
-            model: model_name.clone(),
-            taken: current.spec.input_type,
-            application: name.clone(),
-            sent: application.input_type,
-        }));
-    }
+    check_to_link(&application, model)?;
     application.linked_models.push(model_name.clone());
     Ok(vec![Change::put(application)])
+}
+
+/// The current version must answer the application, and so must the one that answers until the current one is ready.
+fn check_to_link(application: &Application, model: &Model) -> Result<(), Refusal> {
+    let Some(current) = model.current() else {
+        return Ok(());
+    };
+    let taken = &current.spec.signature;
+    let is_of_tensors = application.signature.row_type().is_none();
+    if is_of_tensors && !taken.is_declared() {
+        return Err(Refusal::NotLearned(model.current_id()));
+    }
+    check_fit(&model.name, taken, application).map_err(Refusal::ModelTakesOther)?;
+    let from = model.rollout.as_ref().map(|rollout| &rollout.from);
+    let Some((from, answers)) = from.and_then(|from| model.versions.get_key_value(from)) else {
+        return Ok(());
+    };
+    check_fit(&model.name, &answers.spec.signature, application)
+        .map_err(|misfit| Refusal::StillTakesOther(from.clone(), misfit))
+}
+
+/// Whether a model of this signature answers the application.
+fn check_fit(model: &ModelName, taken: &Signature, application: &Application) -> Result<(), Box<Misfit>> {
+    taken.answers(&application.signature).map_err(|why| {
+        Box::new(Misfit {
+            model: model.clone(),
+            taken: taken.clone(),
+            application: application.name.clone(),
+            sent: application.signature.clone(),
+            why,
+        })
+    })
+}
+
+/// Whether a version of this signature answers all applications of its model.
+pub(crate) fn answers_linked(
+    catalog: &Catalog,
+    name: &ModelName,
+    taken: &Signature,
+) -> Result<(), Box<Misfit>> {
+    let mut linked = catalog.applications_of(name);
+    linked.try_for_each(|application| check_fit(name, taken, application))
 }
 
 /// Unlinks a model from an application.
@@ -211,7 +270,7 @@ pub fn register_version(
     if catalog.version(&id).is_some() {
         return Err(Refusal::VersionExists(id));
     }
-    check_linked_types(catalog, name, new)?;
+    check_linked(catalog, name, &new.signature)?;
     let mut version = Version {
         spec: new.spec(),
         registered_at: now,
@@ -229,7 +288,11 @@ pub fn register_version(
         },
     };
     model.versions.insert(new.version.clone(), version);
-    turn_to(&mut model, &new.version, new.replace, cluster);
+    let turn = Turn {
+        replace: new.replace,
+        is_linked: is_linked(catalog, name),
+    };
+    turn_to(&mut model, &new.version, turn, cluster);
     Ok(vec![Change::put(model)])
 }
 
@@ -256,29 +319,37 @@ pub fn set_current_version(
 ) -> Checked {
     let mut model = Model::clone(model(catalog, name)?);
     let chosen = version_of(&model, version)?;
-    for application in catalog.applications_of(name) {
-        if application.input_type != chosen.spec.input_type {
-            let types = Types {
-                model: name.clone(),
-                taken: chosen.spec.input_type,
-                application: application.name.clone(),
-                sent: application.input_type,
-            };
-            return Err(Refusal::VersionTakesOther(version.clone(), types));
-        }
-    }
     if model.current_version == *version {
         return Ok(Vec::new());
     }
-    turn_to(&mut model, version, false, cluster);
+    answers_linked(catalog, name, &chosen.spec.signature)
+        .map_err(|misfit| Refusal::VersionTakesOther(version.clone(), misfit))?;
+    let turn = Turn {
+        replace: false,
+        is_linked: is_linked(catalog, name),
+    };
+    turn_to(&mut model, version, turn, cluster);
     Ok(vec![Change::put(model)])
+}
+
+/// How a version becomes the current one.
+#[derive(Clone, Copy)]
+struct Turn {
+    /// Whether the other versions are stopped at the end.
+    replace: bool,
+    /// Whether an application is linked to the model.
+    is_linked: bool,
+}
+
+fn is_linked(catalog: &Catalog, name: &ModelName) -> bool {
+    catalog.applications_of(name).next().is_some()
 }
 
 /// Makes a version the current one, and begins the change of versions that leads there.
 ///
 /// Whatever was under way ends here, with its wish to replace: a version that was to replace others and
 /// never answered replaces nothing.
-fn turn_to(model: &mut Model, version: &ModelVersion, replace: bool, cluster: &ClusterView) {
+fn turn_to(model: &mut Model, version: &ModelVersion, turn: Turn, cluster: &ClusterView) {
     let before = std::mem::replace(&mut model.current_version, version.clone());
     if before == *version {
         // It is the first of its model.
@@ -287,9 +358,11 @@ fn turn_to(model: &mut Model, version: &ModelVersion, replace: bool, cluster: &C
     let answering = answering(model, before.clone(), cluster);
     // Back to what answers still: who already went on to the version in between stays there meanwhile.
     let from = if answering == *version { before } else { answering };
-    let input_type = |version| Some(model.versions.get(version)?.spec.input_type);
-    // A version that takes something else cannot stand in. No application is linked that would notice.
-    let stands_in = input_type(&from) == input_type(version);
+    let signature = |version| Some(&model.versions.get(version)?.spec.signature);
+    // Both versions answer the linked applications, so the one before stands in. If no application is linked, a
+    // version that takes something else does not: one that is linked meanwhile would be asked of it.
+    let stands_in = turn.is_linked || signature(&from) == signature(version);
+    let replace = turn.replace;
     model.rollout = stands_in.then_some(Rollout { from, replace });
 }
 
@@ -371,18 +444,19 @@ pub fn scale(catalog: &Catalog, id: &ModelId, wanted: Replicas) -> Checked {
     Ok(vec![Change::put(model)])
 }
 
-/// A version that becomes current must take what the linked applications send.
-fn check_linked_types(catalog: &Catalog, name: &ModelName, new: &NewVersion) -> Result<(), Refusal> {
-    let differs = |found: &&Arc<Application>| found.input_type != new.input_type;
-    match catalog.applications_of(name).find(differs) {
-        None => Ok(()),
-        Some(application) => Err(Refusal::NewVersionTakesOther(Types {
-            model: name.clone(),
-            taken: new.input_type,
-            application: application.name.clone(),
-            sent: application.input_type,
-        })),
-    }
+/// A version that becomes current must answer the linked applications. If it takes tensors and does not say which, its
+/// replicas are held to that when they register.
+fn check_linked(catalog: &Catalog, name: &ModelName, taken: &Signature) -> Result<(), Refusal> {
+    let mut linked = catalog.applications_of(name);
+    let checked = linked.try_for_each(|application| {
+        let is_open = !taken.is_declared() && application.signature.row_type().is_none();
+        if is_open {
+            Ok(())
+        } else {
+            check_fit(name, taken, application)
+        }
+    });
+    checked.map_err(Refusal::NewVersionTakesOther)
 }
 
 /// An application that is registered.
@@ -416,6 +490,7 @@ pub fn version_of<'a>(model: &'a Model, version: &ModelVersion) -> Result<&'a Ve
 #[cfg(test)]
 mod tests {
     use skysail_proto::deployment::{Autoscale, Deployment};
+    use skysail_proto::signature::TensorSpec;
     use skysail_proto::value::InputType;
 
     use super::*;
@@ -430,6 +505,7 @@ mod tests {
             image: "i".into(),
             image_id: None,
             artifacts: Vec::new(),
+            onnx: None,
             replicas: 1,
             autoscale: None,
             cpus: None,
@@ -572,7 +648,7 @@ mod tests {
     fn a_version_that_takes_something_else_does_not_stand_in() {
         let mut world = World::with_version_1();
         let mut other = new_version("2", false);
-        other.input_type = InputType::Strings;
+        other.signature = InputType::Strings.into();
         world.take(register_version(
             &world.catalog,
             &name(),
@@ -639,5 +715,146 @@ mod tests {
         ));
         let version = world.catalog.version(&"m:2".parse().unwrap()).unwrap();
         assert_eq!(version.spec.deployment.as_ref().unwrap().replicas, 4);
+    }
+
+    fn tensors(input: &str, output: &str) -> Signature {
+        let parse = |text: &str| text.parse::<TensorSpec>().unwrap();
+        Signature::tensors([parse(input)], [parse(output)]).unwrap()
+    }
+
+    fn new_application(name: &str, signature: impl Into<NewSignature>) -> NewApplication {
+        NewApplication {
+            name: name.parse().unwrap(),
+            signature: signature.into(),
+            default_output: String::new(),
+            slo_micros: 1,
+            weight: None,
+        }
+    }
+
+    impl World {
+        fn register(&mut self, name: &str, signature: impl Into<NewSignature>) -> Result<(), Refusal> {
+            let new = new_application(name, signature);
+            let changes = register_application(&self.catalog, &new, 1, None, Timestamp::UNIX_EPOCH)?;
+            self.take(Ok(changes));
+            Ok(())
+        }
+
+        fn try_deploy(&mut self, version: &str, signature: Signature) -> Result<(), Refusal> {
+            let mut new = new_version(version, false);
+            new.signature = signature;
+            let (cluster, at) = (self.observed(), Timestamp::UNIX_EPOCH);
+            let changes = register_version(&self.catalog, &name(), &new, &cluster, at)?;
+            self.take(Ok(changes));
+            Ok(())
+        }
+
+        fn link(&mut self, application: &str) -> Result<(), Refusal> {
+            let changes = link(&self.catalog, &application.parse().unwrap(), &name())?;
+            self.take(Ok(changes));
+            Ok(())
+        }
+
+        fn learn(&mut self, version: &str, signature: Signature) {
+            let mut model = Model::clone(&self.catalog.models[&name()]);
+            model.versions.get_mut(version).unwrap().spec.signature = signature;
+            self.take(Ok(vec![Change::put(model)]));
+        }
+    }
+
+    #[test]
+    fn a_model_that_answers_something_else_is_not_linked() {
+        let mut world = World::default();
+        world.try_deploy("1", tensors("x:FP32[-1]", "p:FP32[3]")).unwrap();
+        for (application, signature, words) in [
+            (
+                "two",
+                tensors("x:FP32[4]", "p:FP32[2]"),
+                "the model gives p:FP32[3], the application expects p:FP32[2]",
+            ),
+            (
+                "row",
+                InputType::Doubles.into(),
+                "the model takes tensors, the application sends doubles",
+            ),
+        ] {
+            world.register(application, signature).unwrap();
+            match world.link(application) {
+                Err(Refusal::ModelTakesOther(misfit)) => assert_eq!(misfit.why.to_string(), words),
+                other => panic!("{other:?}"),
+            }
+        }
+        world
+            .register("three", tensors("x:FP32[4]", "p:FP32[-1]"))
+            .unwrap();
+        world.link("three").unwrap();
+    }
+
+    #[test]
+    fn an_application_is_like_a_model_that_has_a_signature() {
+        let mut world = World::default();
+        let missing = world.register("app", NewSignature::Like(name())).unwrap_err();
+        assert!(matches!(missing, Refusal::ToCopy(_)));
+        world.try_deploy("1", Signature::undeclared()).unwrap();
+        let nothing = world.register("app", NewSignature::Like(name())).unwrap_err();
+        assert_eq!(nothing, Refusal::NothingToCopy("m:1".parse().unwrap()));
+        let undeclared = world.register("app", Signature::undeclared()).unwrap_err();
+        assert_eq!(undeclared, Refusal::Undeclared("app".parse().unwrap()));
+
+        let signature = tensors("x:FP32[4]", "p:FP32[3]");
+        world.learn("1", signature.clone());
+        world.register("app", NewSignature::Like(name())).unwrap();
+        assert_eq!(world.catalog.applications["app"].signature, signature);
+    }
+
+    #[test]
+    fn a_version_without_a_signature_is_linked_once_it_has_one() {
+        let mut world = World::default();
+        let signature = tensors("x:FP32[4]", "p:FP32[3]");
+        world.register("app", signature.clone()).unwrap();
+        world.try_deploy("1", Signature::undeclared()).unwrap();
+        let refused = world.link("app").unwrap_err();
+        assert_eq!(refused, Refusal::NotLearned("m:1".parse().unwrap()));
+        world.learn("1", signature);
+        world.link("app").unwrap();
+    }
+
+    #[test]
+    fn a_further_version_of_a_linked_model_answers_the_linked_applications() {
+        let mut world = World::default();
+        let signature = tensors("x:FP32[4]", "p:FP32[3]");
+        world.register("app", signature.clone()).unwrap();
+        world.try_deploy("1", signature).unwrap();
+        world.link("app").unwrap();
+        let refused = world
+            .try_deploy("2", tensors("x:FP32[5]", "p:FP32[3]"))
+            .unwrap_err();
+        assert!(matches!(refused, Refusal::NewVersionTakesOther(_)));
+        let refused = world.try_deploy("2", InputType::Doubles.into()).unwrap_err();
+        assert!(matches!(refused, Refusal::NewVersionTakesOther(_)));
+
+        // More general is no other signature to the application: the version before stands in.
+        world.try_deploy("2", tensors("x:FP32[-1]", "p:FP32[3]")).unwrap();
+        assert_eq!(world.turn(), turn("2", "1", false));
+        // What is not declared is held to the applications once a replica tells it.
+        world.try_deploy("3", Signature::undeclared()).unwrap();
+        assert_eq!(world.turn(), turn("3", "1", false));
+        world.set_version("1");
+        let refused = set_current_version(&world.catalog, &name(), &"3".parse().unwrap(), &world.observed());
+        assert!(matches!(refused, Err(Refusal::VersionTakesOther(..))));
+    }
+
+    #[test]
+    fn an_application_is_not_linked_while_a_version_answers_that_it_does_not_fit() {
+        let mut world = World::default();
+        world
+            .register("wide", tensors("x:FP32[-1]", "p:FP32[3]"))
+            .unwrap();
+        world.register("app", tensors("x:FP32[4]", "p:FP32[3]")).unwrap();
+        world.try_deploy("1", tensors("x:FP32[4]", "p:FP32[3]")).unwrap();
+        world.link("app").unwrap();
+        world.try_deploy("2", tensors("x:FP32[-1]", "p:FP32[3]")).unwrap();
+        let refused = world.link("wide").unwrap_err();
+        assert!(matches!(refused, Refusal::StillTakesOther(version, _) if version.as_str() == "1"));
     }
 }

@@ -11,9 +11,11 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use hyper::Request;
 use hyper::body::Body;
+use skysail_proto::admin::API_PREFIX;
 use skysail_proto::error_code::ErrorCode;
 
 use super::AdminError;
+use super::http::ARTIFACTS;
 use crate::http::{Answers, Cors, Upload};
 
 mod browser;
@@ -54,28 +56,53 @@ impl Access {
             false => self.browsers.admit_host(head)?,
         }
         match has_body {
-            true => admit_body(&head.headers),
+            true => admit_body(head),
             false => Ok(()),
         }
     }
 }
 
-/// A body as JSON only: what a web page can send without asking first is none.
-fn admit_body(headers: &HeaderMap) -> Result<(), AdminError> {
-    let mut types = headers.get_all(CONTENT_TYPE).iter().peekable();
-    if types.peek().is_some() && types.all(is_json) {
-        return Ok(());
-    }
-    Err(AdminError::new(
-        ErrorCode::Unsupported,
-        "a body is taken as JSON only: send it with the header `Content-Type: application/json`",
-    ))
+/// What a body may be. A web page can send none of these without asking first.
+struct BodyKind {
+    content_type: &'static str,
+    /// What is said to a client that sends another.
+    refusal: &'static str,
 }
 
-fn is_json(value: &HeaderValue) -> bool {
-    let text = value.to_str().unwrap_or_default();
-    let essence = text.split(';').next().unwrap_or_default();
-    essence.trim().eq_ignore_ascii_case("application/json")
+const JSON: BodyKind = BodyKind {
+    content_type: "application/json",
+    refusal: "a body is taken as JSON only: send it with the header `Content-Type: application/json`",
+};
+
+/// A file, which is no JSON.
+const FILE: BodyKind = BodyKind {
+    content_type: "application/octet-stream",
+    refusal: "an artifact is taken as it is only: send it with the header `Content-Type: application/octet-stream`",
+};
+
+fn admit_body(head: &Parts) -> Result<(), AdminError> {
+    let path = head.uri.path().strip_prefix(API_PREFIX).unwrap_or_default();
+    let kind = match path.starts_with(ARTIFACTS) {
+        true => FILE,
+        false => JSON,
+    };
+    kind.admit(&head.headers)
+}
+
+impl BodyKind {
+    fn admit(&self, headers: &HeaderMap) -> Result<(), AdminError> {
+        let mut types = headers.get_all(CONTENT_TYPE).iter().peekable();
+        match types.peek().is_some() && types.all(|value| self.is_said_by(value)) {
+            true => Ok(()),
+            false => Err(AdminError::new(ErrorCode::Unsupported, self.refusal)),
+        }
+    }
+
+    fn is_said_by(&self, value: &HeaderValue) -> bool {
+        let text = value.to_str().unwrap_or_default();
+        let essence = text.split(';').next().unwrap_or_default();
+        essence.trim().eq_ignore_ascii_case(self.content_type)
+    }
 }
 
 /// Answers the requests that are admitted, and refuses the others.
@@ -131,7 +158,7 @@ mod tests {
                 .map(|text| (CONTENT_TYPE, HeaderValue::from_static(text)));
             let mut headers = HeaderMap::new();
             headers.extend(types.map(|(name, value)| (Some(name), value)));
-            admit_body(&headers).is_ok()
+            JSON.admit(&headers).is_ok()
         };
         for good in [
             "application/json",
@@ -152,5 +179,26 @@ mod tests {
         }
         assert!(!admits(&[]));
         assert!(!admits(&["application/json", "text/plain"]));
+    }
+
+    #[test]
+    fn an_artifact_comes_as_bytes_and_all_else_as_json() {
+        let admits = |path: &str, content_type: &str| {
+            let request = Request::put(path).header(CONTENT_TYPE, content_type);
+            let (head, ()) = request.body(()).unwrap().into_parts();
+            admit_body(&head).is_ok()
+        };
+        let (json, bytes) = ("application/json", "application/octet-stream");
+        assert!(admits("/api/v1/artifacts/0a", bytes));
+        assert!(!admits("/api/v1/artifacts/0a", json));
+        assert!(!admits("/api/v1/artifacts/0a", "text/plain"));
+        for path in [
+            "/api/v1/models/m/current-version",
+            "/api/v1/artifactsx",
+            "/artifacts/0a",
+            "/",
+        ] {
+            assert!(admits(path, json) && !admits(path, bytes), "{path}");
+        }
     }
 }

@@ -21,8 +21,10 @@ use skysail_proto::admin::{
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
 use skysail_proto::json;
+use skysail_proto::sha256::Sha256;
 
 use super::{AdminError, AdminService};
+use crate::artifacts::ArtifactError;
 use crate::http::encoding::Encodings;
 use crate::http::{self, BodyError, BodyReader, misread};
 use crate::ops::{self, Ops};
@@ -30,6 +32,9 @@ use crate::store::Settle;
 
 /// The largest admin body, in bytes.
 pub(crate) const BODY_BYTES: usize = 1024 * 1024;
+
+/// Where artifacts are, below the API's prefix. Their bodies are the files themselves.
+pub(super) const ARTIFACTS: &str = "/artifacts/";
 
 /// How much of a parser's words is quoted, in characters: they may repeat what was sent.
 const QUOTED_CHARS: usize = 300;
@@ -40,6 +45,8 @@ pub(crate) struct AdminApi {
     pub service: AdminService,
     /// Reads bodies.
     pub bodies: BodyReader,
+    /// Reads artifacts, which are larger.
+    pub files: BodyReader,
 }
 
 type Api = State<Arc<AdminApi>>;
@@ -67,6 +74,10 @@ pub(crate) fn router(api: Arc<AdminApi>, ops: Arc<Ops>) -> Router {
         .route("/models/{model}/versions/{version}/replicas", put(scale))
         .route("/models/{model}/versions/{version}/token", get(show_token))
         .route("/models/{model}/versions/{version}/logs", get(logs))
+        .route(
+            &format!("{ARTIFACTS}{{sha256}}"),
+            get(show_artifact).put(keep_artifact),
+        )
         .route("/replicas", get(list_replicas))
         .route("/cluster/restore", post(restore))
         .route("/cluster/accept-empty", post(accept_empty))
@@ -108,15 +119,7 @@ struct JsonBody<T>(T);
 impl<T: serde::de::DeserializeOwned> FromRequest<Arc<AdminApi>> for JsonBody<T> {
     type Rejection = AdminError;
     async fn from_request(request: Request, api: &Arc<AdminApi>) -> Result<Self, AdminError> {
-        let bytes = read_body(request, &api.bodies).await.map_err(|error| {
-            let code = match error {
-                BodyError::TooLarge(_) | BodyError::InflatedTooLarge(_) => ErrorCode::TooLarge,
-                BodyError::Encoding(_) => ErrorCode::Unsupported,
-                BodyError::TooSlow { .. } => ErrorCode::TooSlow,
-                BodyError::Broken(_) | BodyError::Undecodable(_) => ErrorCode::InvalidArgument,
-            };
-            AdminError::new(code, error.to_string())
-        })?;
+        let bytes = read_body(request, &api.bodies).await?;
         let parsed = json::each_member_once(&bytes).and_then(|()| serde_json::from_slice(&bytes));
         parsed.map(Self).map_err(|error| {
             let words: String = error.to_string().chars().take(QUOTED_CHARS).collect();
@@ -126,6 +129,18 @@ impl<T: serde::de::DeserializeOwned> FromRequest<Arc<AdminApi>> for JsonBody<T> 
             }
             AdminError::new(ErrorCode::InvalidArgument, detail)
         })
+    }
+}
+
+impl From<BodyError> for AdminError {
+    fn from(error: BodyError) -> Self {
+        let code = match error {
+            BodyError::TooLarge(_) | BodyError::InflatedTooLarge(_) => ErrorCode::TooLarge,
+            BodyError::Encoding(_) => ErrorCode::Unsupported,
+            BodyError::TooSlow { .. } => ErrorCode::TooSlow,
+            BodyError::Broken(_) | BodyError::Undecodable(_) => ErrorCode::InvalidArgument,
+        };
+        Self::new(code, error.to_string())
     }
 }
 
@@ -306,6 +321,25 @@ fn json_line(line: &LogLine) -> Bytes {
     let mut written = serde_json::to_vec(line).expect("a log line is made of strings; this is a bug");
     written.push(b'\n');
     written.into()
+}
+
+async fn show_artifact(State(api): Api, Named(sha256): Named<Sha256>) -> Answer {
+    Ok(Json(api.service.artifact(sha256).await?).into_response())
+}
+
+async fn keep_artifact(State(api): Api, Named(sha256): Named<Sha256>, request: Request) -> Answer {
+    if Encodings::of(request.headers())? != Encodings::default() {
+        let advice = "an artifact is taken as it is only: send it without `Content-Encoding`";
+        return Err(AdminError::new(ErrorCode::Unsupported, advice));
+    }
+    let pieces = api.files.pieces(request.into_body());
+    let pieces = pieces.map_err(ArtifactError::from)?;
+    let received = api.service.keep_artifact(sha256, pieces).await?;
+    let status = match received.is_new {
+        true => StatusCode::CREATED,
+        false => StatusCode::OK,
+    };
+    Ok((status, Json(received.artifact)).into_response())
 }
 
 async fn list_replicas(State(api): Api) -> Response {

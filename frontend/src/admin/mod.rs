@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use skysail_core::catalog::{Catalog, Generation};
-use skysail_core::limits::{check_deployment, checked_slo, checked_weight, wanted_replicas};
+use skysail_core::limits::{check_version, checked_slo, checked_weight, wanted_replicas};
 use skysail_core::rules::{self, Checked, Objectives};
 use skysail_proto::admin::{ApplicationPatch, NewApplication, NewVersion, ReplicaCount};
 use skysail_proto::error_code::ErrorCode;
@@ -19,6 +19,7 @@ use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::artifacts::Artifacts;
 use crate::cluster::ClusterWatch;
 use crate::peer::{Counting, Peers};
 use crate::reconcile::Report;
@@ -26,6 +27,7 @@ use crate::runtime::ContainerRuntime;
 use crate::store::{CatalogStore, StoreError, StoreHealth};
 
 pub(crate) mod access;
+mod artifacts;
 mod cluster;
 pub(crate) mod http;
 mod join;
@@ -100,6 +102,8 @@ pub(crate) struct AdminService {
     pub report: Arc<Report>,
     /// What has the containers' logs, if this frontend runs any.
     pub runtime: Option<Arc<dyn ContainerRuntime>>,
+    /// Files that were uploaded to this frontend.
+    pub artifacts: Arc<Artifacts>,
     /// What this frontend is.
     pub info: FrontendInfo,
     /// Ends what would go on for ever: a log that is followed.
@@ -242,7 +246,8 @@ impl AdminService {
         name: &ModelName,
         new: NewVersion,
     ) -> Result<Arc<Catalog>, AdminError> {
-        check_deployment(&new)?;
+        check_version(&new)?;
+        self.check_artifacts(&new).await?;
         let catalog = self
             .change(|catalog| {
                 let cluster = self.cluster.look();

@@ -344,7 +344,7 @@ fn version_state(spec: &VersionSpec, attached: u32, failing: bool) -> VersionSta
 fn shown_application(application: &Application) -> admin::Application {
     admin::Application {
         name: application.name.clone(),
-        input_type: application.input_type,
+        signature: application.signature.clone(),
         default_output: application.default_output.clone(),
         slo_micros: application.slo_micros,
         weight: application.weight,

@@ -1,9 +1,10 @@
 //! What is refused, in words, and what to do: `core` decides, here it is told.
 
 use skysail_core::limits::{LEAST_CPUS, MAX_ARTIFACTS, MAX_REPLICAS, MAX_WEIGHT, OutOfLimits};
-use skysail_core::rules::{Known, Refusal, Types};
+use skysail_core::rules::{Known, Misfit, Refusal};
 use skysail_proto::deployment::MAX_WARM_UP_BYTES;
 use skysail_proto::error_code::ErrorCode;
+use skysail_proto::ids::ModelId;
 
 use super::AdminError;
 
@@ -48,42 +49,44 @@ fn told(refusal: &Refusal) -> String {
         Refusal::NotLinked { application, model } => {
             format!("model `{model}` is not linked to application `{application}`")
         }
-        Refusal::ModelTakesOther(types) => {
-            let Types {
-                model,
-                taken,
-                application,
-                sent,
-            } = types;
-            format!(
-                "model `{model}` takes {taken}, application `{application}` takes {sent}: link a model of the same \
-                 input type"
-            )
+        Refusal::Undeclared(name) => format!(
+            "application `{name}` takes tensors, and which ones is not said: declare them (`--in`, `--out`), or copy a \
+             model's signature (`--like MODEL`)"
+        ),
+        Refusal::ToCopy(missing) => format!("{}: no signature can be copied", told(missing)),
+        Refusal::NothingToCopy(id) => {
+            format!("`{id}` has no signature to copy yet: {}", how_to_learn(id))
         }
-        Refusal::NewVersionTakesOther(types) => {
-            let Types {
-                model,
-                taken,
-                application,
-                sent,
-            } = types;
-            format!(
-                "model `{model}` is linked to application `{application}`, which takes {sent}; the new version takes \
-                 {taken}"
-            )
-        }
-        Refusal::VersionTakesOther(version, types) => {
-            let Types {
-                model,
-                taken,
-                application,
-                sent,
-            } = types;
-            format!(
-                "version `{version}` takes {taken}, but application `{application}`, which is linked to model \
-                 `{model}`, takes {sent}"
-            )
-        }
+        Refusal::NotLearned(id) => format!(
+            "`{id}` takes tensors, and which ones is not known yet: {}",
+            how_to_learn(id)
+        ),
+        Refusal::ModelTakesOther(misfit) => format!(
+            "model `{}` cannot answer application `{}`: {}; {}",
+            misfit.model,
+            misfit.application,
+            misfit.why,
+            how_to_fit(misfit)
+        ),
+        Refusal::StillTakesOther(version, misfit) => format!(
+            "version `{version}` of model `{}` still answers, and cannot answer application `{}`: {}; wait until the \
+             current version is ready (`skysail model show {}` tells what that waits for)",
+            misfit.model, misfit.application, misfit.why, misfit.model
+        ),
+        Refusal::NewVersionTakesOther(misfit) => format!(
+            "model `{}` is linked to application `{}`, which the new version cannot answer: {}; {}",
+            misfit.model,
+            misfit.application,
+            misfit.why,
+            how_to_replace(misfit)
+        ),
+        Refusal::VersionTakesOther(version, misfit) => format!(
+            "version `{version}` cannot answer application `{}`, which model `{}` is linked to: {}; {}",
+            misfit.application,
+            misfit.model,
+            misfit.why,
+            how_to_replace(misfit)
+        ),
         Refusal::VersionExists(id) => format!(
             "model `{}` already has a version `{}`: deploy another version, scale this one (`skysail model scale {id} \
              N`), or delete it first (`skysail model delete {id}`)",
@@ -107,6 +110,35 @@ fn told(refusal: &Refusal) -> String {
             format!("`{id}` was registered without an image: start or stop its containers yourself")
         }
     }
+}
+
+/// What to do about a version whose signature is not known yet.
+fn how_to_learn(id: &ModelId) -> String {
+    format!(
+        "it is learned from the version's first replica (`skysail model show {id}`), or declared when the version is \
+         deployed (`--in`, `--out`)"
+    )
+}
+
+/// What to do about an application that a model does not fit.
+fn how_to_fit(misfit: &Misfit) -> String {
+    match misfit.taken.row_type() {
+        Some(_) if misfit.taken.output_tensors().is_empty() => {
+            "link a model of the same input type".to_owned()
+        }
+        _ => format!("register the application with --like {}", misfit.model),
+    }
+}
+
+/// What to do about a version that a linked application does not fit.
+fn how_to_replace(misfit: &Misfit) -> String {
+    if !misfit.taken.is_declared() && misfit.sent.row_type().is_none() {
+        return "wait for the version's first replica".to_owned();
+    }
+    format!(
+        "deploy it as a model of another name, or unlink the application first (`skysail app unlink {} {}`)",
+        misfit.application, misfit.model
+    )
 }
 
 fn listed(what: &str, known: &Known) -> String {
@@ -170,6 +202,10 @@ fn out_of_limits(limit: OutOfLimits) -> String {
             "the sha256 of artifact `{}` is `{}`: it is 64 lower-case hexadecimal digits, as `sha256sum` prints",
             artifact.path, artifact.sha256
         ),
+        OutOfLimits::BatchWithoutDimension(inputs) => format!(
+            "batches of {inputs} inputs are asked for, and the model's tensors have no batch dimension, so a batch is \
+             one input: leave `--max-batch` out, or `--no-batch-dimension`"
+        ),
         OutOfLimits::WarmUp(why) => format!("warm_up is no input of this version: {why}"),
         OutOfLimits::WarmUpTooLarge(bytes) => format!(
             "warm_up has {bytes} bytes as JSON, more than the {MAX_WARM_UP_BYTES} that a container's environment has \
@@ -180,6 +216,9 @@ fn out_of_limits(limit: OutOfLimits) -> String {
 
 #[cfg(test)]
 mod tests {
+    use skysail_proto::signature::{Signature, TensorSpec};
+    use skysail_proto::value::InputType;
+
     use super::*;
 
     #[test]
@@ -221,5 +260,51 @@ mod tests {
             missing(&["a"], 3),
             "no model `x` is registered (models: a, and 2 more)"
         );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_with_its_first_difference_and_what_to_do() {
+        let signature = |output: &str| {
+            let parse = |text: &str| text.parse::<TensorSpec>().unwrap();
+            Signature::tensors([parse("x:FP32[2]")], [parse(output)]).unwrap()
+        };
+        let misfit = |taken: Signature, sent: Signature| {
+            Box::new(Misfit {
+                model: "digits".parse().unwrap(),
+                application: "app".parse().unwrap(),
+                why: taken.answers(&sent).unwrap_err(),
+                taken,
+                sent,
+            })
+        };
+        let (three, two) = (signature("p:FP32[3]"), signature("p:FP32[2]"));
+        for (refusal, words) in [
+            (
+                Refusal::ModelTakesOther(misfit(three.clone(), two.clone())),
+                "model `digits` cannot answer application `app`: the model gives p:FP32[3], the application expects \
+                 p:FP32[2]; register the application with --like digits",
+            ),
+            (
+                Refusal::ModelTakesOther(misfit(InputType::Floats.into(), InputType::Doubles.into())),
+                "the model takes floats, the application sends doubles; link a model of the same input type",
+            ),
+            (
+                Refusal::NewVersionTakesOther(misfit(three.clone(), two.clone())),
+                "skysail app unlink app digits",
+            ),
+            (
+                Refusal::VersionTakesOther("2".parse().unwrap(), misfit(Signature::undeclared(), two)),
+                "wait for the version's first replica",
+            ),
+            (
+                Refusal::NotLearned("digits:1".parse().unwrap()),
+                "skysail model show digits:1",
+            ),
+            (Refusal::Undeclared("app".parse().unwrap()), "--like MODEL"),
+        ] {
+            let refused = AdminError::from(refusal);
+            assert_eq!(refused.code, ErrorCode::Conflict);
+            assert!(refused.detail.contains(words), "{}", refused.detail);
+        }
     }
 }

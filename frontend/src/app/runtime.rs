@@ -6,6 +6,7 @@ use futures::future::BoxFuture;
 use tracing::warn;
 
 use super::parts::{Part, Stage, Thread};
+use crate::artifacts::ArtifactFolder;
 use crate::config::{Config, RuntimeKind};
 use crate::orphans::{self, Orphans};
 use crate::runtime::docker::DockerRuntime;
@@ -29,7 +30,7 @@ pub(super) fn open(config: &Config) -> Result<Opened, RuntimeError> {
         false => RuntimeKind::None,
     };
     Ok(match kind {
-        RuntimeKind::Process => process()?,
+        RuntimeKind::Process => process(config)?,
         RuntimeKind::Docker => docker(config),
         RuntimeKind::None => Opened {
             runtime: None,
@@ -41,8 +42,9 @@ pub(super) fn open(config: &Config) -> Result<Opened, RuntimeError> {
     })
 }
 
-fn process() -> Result<Opened, RuntimeError> {
-    let runtime = Arc::new(ProcessRuntime::new()?);
+fn process(config: &Config) -> Result<Opened, RuntimeError> {
+    let artifacts = ArtifactFolder::at(config.artifacts.clone());
+    let runtime = Arc::new(ProcessRuntime::new()?.with_artifacts(artifacts));
     let processes = runtime.clone();
     let reaper = reaper(move || {
         let processes = processes.clone();

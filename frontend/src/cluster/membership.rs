@@ -203,7 +203,8 @@ mod tests {
     fn attach(membership: &Membership) {
         let registration = Registration {
             model: "m:1".parse().unwrap(),
-            input_type: InputType::Doubles,
+            signature: InputType::Doubles.into(),
+            annotations: [].into(),
             replica: "m_1_0".parse().unwrap(),
             token: String::new(),
             hostname: String::new(),

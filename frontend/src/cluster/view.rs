@@ -132,6 +132,7 @@ impl Observer {
             replicas: self.replicas(&replicas, now),
             hung: self.models.replicas().hung(),
             load: self.load(&loads, &replicas, now),
+            learned: self.models.learned(),
             draining: self.draining.is_cancelled(),
             query_blocks: self.queries.ids().blocks(),
             peer_addr: self.peer_addr.map(|addr| addr.to_string()),
@@ -333,7 +334,8 @@ mod tests {
         models.replicas().give_up("start");
         let registration = Registration {
             model: "m:1".parse().unwrap(),
-            input_type: InputType::Doubles,
+            signature: InputType::Doubles.into(),
+            annotations: [].into(),
             replica: ReplicaId::new("r").unwrap(),
             token: String::new(),
             hostname: String::new(),

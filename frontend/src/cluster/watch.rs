@@ -158,7 +158,8 @@ mod tests {
         let model = "m:1".parse().unwrap();
         let registration = skysail_container_rpc::session::Registration {
             model,
-            input_type: InputType::Doubles,
+            signature: InputType::Doubles.into(),
+            annotations: [].into(),
             replica: "m_1_0".parse().unwrap(),
             token: String::new(),
             hostname: String::new(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use hyper::body::Frame;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
@@ -107,46 +108,81 @@ impl BodyReader {
     }
 
     /// Reads a body, up to its end or the limit.
-    pub(crate) async fn read(&self, mut body: impl RequestBody) -> Result<Bytes, BodyError> {
-        if body.size_hint().lower() > self.limit as u64 {
-            return Err(BodyError::TooLarge(self.limit));
-        }
-        let mut waits_since = None;
+    pub(crate) async fn read(&self, body: impl RequestBody) -> Result<Bytes, BodyError> {
+        let mut pieces = self.pieces(body)?;
         let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
-        while !body.is_end_stream() {
-            let received = first.len() + rest.len();
-            let frame = match right_behind(body.frame()).await {
-                Some(frame) => frame,
-                None => {
-                    let since = *waits_since.get_or_insert_with(Instant::now);
-                    let waited = timeout_at(self.due(since, received), body.frame()).await;
-                    let waited_for = |_| BodyError::TooSlow {
-                        received,
-                        waited: since.elapsed(),
-                    };
-                    waited.map_err(waited_for)?
-                }
-            };
-            let Some(frame) = frame else { break };
-            let frame = frame.map_err(|error| BodyError::Broken(error.to_string()))?;
-            let Ok(data) = frame.into_data() else { continue };
-            if received + data.len() > self.limit {
-                return Err(BodyError::TooLarge(self.limit));
-            }
-            if received == 0 {
+        while let Some(piece) = pieces.next().await? {
+            if first.is_empty() && rest.is_empty() {
                 // Most bodies come in one piece, which is used as it is.
-                first = data;
+                first = piece;
             } else {
                 rest.extend_from_slice(&std::mem::take(&mut first));
-                rest.extend_from_slice(&data);
+                rest.extend_from_slice(&piece);
             }
         }
         Ok(if rest.is_empty() { first } else { rest.freeze() })
     }
 
+    /// Reads a body piece by piece, for what is too large to be held as a whole. One that is announced as larger than the
+    /// limit is refused at once.
+    pub(crate) fn pieces<B: RequestBody>(&self, body: B) -> Result<Pieces<B>, BodyError> {
+        if body.size_hint().lower() > self.limit as u64 {
+            return Err(BodyError::TooLarge(self.limit));
+        }
+        Ok(Pieces {
+            body,
+            limit: self.limit,
+            timeout: self.timeout,
+            received: 0,
+            waits_since: None,
+        })
+    }
+}
+
+/// A body that is read piece by piece.
+pub(crate) struct Pieces<B> {
+    body: B,
+    limit: usize,
+    timeout: Duration,
+    /// Bytes so far.
+    received: usize,
+    /// When the client was first waited for.
+    waits_since: Option<Instant>,
+}
+
+impl<B: RequestBody> Pieces<B> {
+    /// The next piece; nothing at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        while !self.body.is_end_stream() {
+            let frame = match right_behind(self.body.frame()).await {
+                Some(frame) => frame,
+                None => self.waited_for().await?,
+            };
+            let Some(frame) = frame else { break };
+            let frame = frame.map_err(|error| BodyError::Broken(error.to_string()))?;
+            let Ok(data) = frame.into_data() else { continue };
+            self.received += data.len();
+            if self.received > self.limit {
+                return Err(BodyError::TooLarge(self.limit));
+            }
+            return Ok(Some(data));
+        }
+        Ok(None)
+    }
+
+    async fn waited_for(&mut self) -> Result<Option<Result<Frame<Bytes>, B::Error>>, BodyError> {
+        let since = *self.waits_since.get_or_insert_with(Instant::now);
+        let due = self.due(since);
+        let waited = timeout_at(due, self.body.frame()).await;
+        waited.map_err(|_| BodyError::TooSlow {
+            received: self.received,
+            waited: since.elapsed(),
+        })
+    }
+
     /// When the next piece has to be there.
-    fn due(&self, since: Instant, received: usize) -> Instant {
-        let earned = Duration::from_secs(received as u64) / LEAST_RATE;
+    fn due(&self, since: Instant) -> Instant {
+        let earned = Duration::from_secs(self.received as u64) / LEAST_RATE;
         (since + self.timeout + earned).min(Instant::now() + self.timeout)
     }
 }

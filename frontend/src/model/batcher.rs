@@ -17,7 +17,7 @@ use skysail_core::queue::Placed;
 use skysail_core::time::Instant;
 use skysail_proto::container::{BatchResult, batch_result};
 use skysail_proto::error_code::ErrorCode;
-use skysail_proto::value::to_columns;
+use skysail_proto::value::to_batch;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
 use tracing::{info, warn};
@@ -232,15 +232,13 @@ impl Batcher {
 
     fn send(&mut self, departure: Departure, now: Instant) -> Result<(), StreamError> {
         let queries = self.dispatcher.queries(departure.id);
-        let (data, lengths) = to_columns(queries.iter().map(|placed| &placed.task.input));
+        let inputs = queries.iter().map(|placed| &placed.task.input);
         let budget = |placed: &Placed<Task>| micros(placed.deadline().saturating_since(now));
         let batch = NewBatch {
             id: departure.id,
             credit: departure.credit,
             credit_held: departure.credit_held,
-            input_type: self.model.spec.input_type,
-            data,
-            lengths,
+            inputs: to_batch(self.model.signature(), inputs),
             budgets_micros: queries.iter().map(budget).collect(),
             predicted: departure.predicted.unwrap_or_default(),
         };

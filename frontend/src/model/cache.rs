@@ -35,6 +35,9 @@ use flight::Flights;
 /// cache remembers of evicted entries.
 const ENTRY_BYTES: u64 = 256;
 
+/// What each tensor of an entry weighs besides its elements: its shape, its place in a list, and an allocation.
+const TENSOR_BYTES: usize = 128;
+
 /// The size of a typical entry. The cache derives from it how many evicted entries it remembers.
 const TYPICAL_ENTRY_BYTES: u64 = 1024;
 
@@ -96,7 +99,9 @@ struct ByBytes;
 
 impl Weighter<Key, Output> for ByBytes {
     fn weight(&self, key: &Key, output: &Output) -> u64 {
-        ENTRY_BYTES + key.input.data().len() as u64 + output.size() as u64
+        let outputs = output.as_tensors().map_or(0, |(_, tensors)| tensors.len());
+        let tensors = key.input.as_tensors().len() + outputs;
+        ENTRY_BYTES + (TENSOR_BYTES * tensors + key.input.size() + output.size()) as u64
     }
 }
 
@@ -129,10 +134,12 @@ impl PredictionCache {
 
     /// The key of an input, for look-ups and flights.
     pub(crate) fn key(&self, input: Input) -> Key {
-        Key {
-            hash: self.hashes.hash_one(input.data()),
-            input,
-        }
+        let hash = match input.as_tensors() {
+            [] => self.hashes.hash_one(input.row_data()),
+            // Lengths as well: the same bytes in another shape are another input.
+            tensors => self.hashes.hash_one(tensors),
+        };
+        Key { hash, input }
     }
 
     /// The output that is kept for `key`, shared and not copied. Locks a shard for reading.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use skysail_core::query::{BatchRun, DefaultReason, Failure};
 use skysail_core::time::Instant;
-use skysail_proto::container::{BatchResult, InputError, InputErrorKind, batch_result};
+use skysail_proto::container::{BatchResult, InputError, InputErrorKind, TensorColumn, batch_result};
+use skysail_proto::datatype::Datatype;
+use skysail_proto::signature::Signature;
 use skysail_proto::value::{Output, from_outputs};
 use tracing::debug;
 
@@ -12,7 +14,7 @@ use super::handle::ModelHandle;
 use super::queue::Batch;
 
 /// Outputs of this size or more are read on a thread of their own. Checking whether they are JSON takes a few
-/// milliseconds per megabyte. Every other query would have to wait for that.
+/// milliseconds per megabyte. Every other query would have to wait for that. Numbers are not read.
 const LARGE_OUTPUTS_BYTES: usize = 64 * 1024;
 
 /// A batch and its result.
@@ -38,7 +40,9 @@ impl Delivery {
 
     fn output_bytes(&self) -> usize {
         match &self.result.outcome {
-            Some(batch_result::Outcome::Outputs(outputs)) => outputs.data.len(),
+            Some(batch_result::Outcome::Outputs(outputs)) => {
+                outputs.data.len() + outputs.tensors.iter().map(read_bytes).sum::<usize>()
+            }
             _ => 0,
         }
     }
@@ -46,7 +50,7 @@ impl Delivery {
     /// Matches the outputs to their askers.
     fn deliver(self) {
         let (sent_at, run) = (self.sent_at, self.run);
-        match outputs(self.result, run.inputs) {
+        match outputs(self.result, run.inputs, self.model.signature()) {
             Ok(outputs) => {
                 for (placed, output) in self.batch.into_iter().zip(outputs) {
                     let prediction = output.map_err(|error| input_failure(&error));
@@ -64,11 +68,24 @@ impl Delivery {
     }
 }
 
+/// How many bytes of a column must be read to take it apart: those whose elements are checked or have lengths.
+fn read_bytes(column: &TensorColumn) -> usize {
+    let is_read = matches!(
+        Datatype::from_wire(column.datatype),
+        Some(Datatype::Bool | Datatype::Bytes)
+    );
+    if is_read { column.data.len() } else { 0 }
+}
+
 /// The outputs of a batch, or the error it failed with.
-fn outputs(result: BatchResult, expected: usize) -> Result<Vec<Result<Output, InputError>>, String> {
+fn outputs(
+    result: BatchResult,
+    expected: usize,
+    signature: &Signature,
+) -> Result<Vec<Result<Output, InputError>>, String> {
     match result.outcome {
         Some(batch_result::Outcome::Outputs(outputs)) => {
-            from_outputs(outputs, expected).map_err(|error| error.to_string())
+            from_outputs(outputs, expected, signature).map_err(|error| error.to_string())
         }
         Some(batch_result::Outcome::BatchError(words)) => Err(words),
         None => Err("the container answered neither outputs nor an error".into()),

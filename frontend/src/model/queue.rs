@@ -72,7 +72,7 @@ impl Task {
         Entrant {
             deadline,
             claim,
-            bytes: self.input.data().len(),
+            bytes: self.input.size(),
             task: self,
         }
     }

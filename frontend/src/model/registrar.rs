@@ -95,7 +95,8 @@ mod tests {
         };
         let registration = Registration {
             model: id(),
-            input_type: spec.input_type,
+            signature: spec.signature.clone(),
+            annotations: [].into(),
             replica: ReplicaId::new("r").unwrap(),
             token: token.to_owned(),
             hostname: String::new(),

@@ -226,7 +226,8 @@ mod tests {
     fn registration(replica: &str) -> Registration {
         Registration {
             model: "m:1".parse().unwrap(),
-            input_type: skysail_proto::value::InputType::Doubles,
+            signature: skysail_proto::value::InputType::Doubles.into(),
+            annotations: [].into(),
             replica: ReplicaId::new(replica).unwrap(),
             token: String::new(),
             hostname: String::new(),

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use skysail_container_rpc::server::{Newcomer, Reception, Refusal};
 use skysail_container_rpc::session::Registration;
 use skysail_core::batch::{LatencyModel, policy_for};
-use skysail_core::catalog::Catalog;
+use skysail_core::catalog::{Application, Catalog};
+use skysail_core::cluster::LearnedView;
 use skysail_core::dispatch::Dispatcher;
 use skysail_core::queue::Bounds;
 use skysail_proto::admin::BatchLimit;
@@ -33,6 +34,9 @@ use crate::metrics::Metrics;
 /// All registered versions, and the replicas attached to them.
 pub(crate) struct ModelTable {
     versions: Mutex<BTreeMap<ModelId, Arc<ModelHandle>>>,
+    /// The versions that the catalog has no signature of, each with the applications that it must answer. Lock order:
+    /// after `versions`.
+    undeclared: Mutex<HashMap<ModelId, Vec<Arc<Application>>>>,
     /// Lock order: `versions` first, if both are locked.
     registrar: Mutex<Registrar>,
     replicas: Arc<ReplicaTable>,
@@ -77,6 +81,7 @@ impl ModelTable {
     pub(crate) fn new(bounds: Bounds, cache_bytes: u64, metrics: Arc<Metrics>, clock: Clock) -> Self {
         Self {
             versions: Mutex::default(),
+            undeclared: Mutex::default(),
             registrar: Mutex::default(),
             replicas: Arc::default(),
             frontends: watch::Sender::default(),
@@ -114,6 +119,7 @@ impl ModelTable {
         };
         let gone = versions.values().filter(is_gone).cloned().collect();
         *versions = next;
+        *self.undeclared.lock() = undeclared(catalog);
         self.registrar
             .lock()
             .key
@@ -156,6 +162,7 @@ impl ModelTable {
             clock: self.clock,
             id,
             spec,
+            learned: OnceLock::new(),
             registered_at,
         }
     }
@@ -190,6 +197,25 @@ impl ModelTable {
         limits.flatten().collect()
     }
 
+    /// What replicas here told of the versions that the catalog has no signature of.
+    pub(crate) fn learned(&self) -> Vec<LearnedView> {
+        let versions = self.versions.lock();
+        let undeclared = self.undeclared.lock();
+        let told = undeclared.keys().filter_map(|id| {
+            let handle = versions.get(id)?;
+            let learned = handle.learned.get()?;
+            Some(LearnedView {
+                model: id.clone(),
+                registered_at: handle.registered_at,
+                signature: learned.signature.clone(),
+                annotations: learned.annotations.clone(),
+            })
+        });
+        let mut told: Vec<_> = told.collect();
+        told.sort_by(|a, b| a.model.cmp(&b.model));
+        told
+    }
+
     /// The attached replicas.
     pub(crate) fn replicas(&self) -> &Arc<ReplicaTable> {
         &self.replicas
@@ -218,7 +244,7 @@ impl ModelTable {
     ///
     /// This holds the lock that [`Self::follow`] takes. So no version is replaced between look-up and entry, and
     /// [`Self::close`] finds the replica.
-    fn enter(
+    pub(super) fn enter(
         &self,
         registration: Registration,
         peer: Option<SocketAddr>,
@@ -238,10 +264,13 @@ impl ModelTable {
             return Err(not_registered(&registration.model));
         };
         let start = self.registrar.lock().admit(&model, &registration)?;
-        model.check_type(&registration)?;
         if self.replicas.is_given_up(&start) {
             return Err(not_now("this container hangs; it is being replaced"));
         }
+        let undeclared = self.undeclared.lock();
+        let linked = undeclared.get(&model.id).map_or(&[][..], Vec::as_slice);
+        model.check_signature(&registration, linked)?;
+        drop(undeclared);
         info!(replica = %registration.replica, model = %model.id, "replica attached");
         let (replica, orders) = self.replicas.attach(registration, start, peer);
         model.replicas.fetch_add(1, Ordering::Relaxed);
@@ -256,6 +285,20 @@ impl ModelTable {
             orders,
         ))
     }
+}
+
+/// The versions without a signature, each with the applications that it must answer: those of its model if it is the
+/// current version.
+fn undeclared(catalog: &Catalog) -> HashMap<ModelId, Vec<Arc<Application>>> {
+    let undeclared = catalog
+        .versions()
+        .filter(|(_, version)| !version.spec.signature.is_declared());
+    let linked = |id: &ModelId| -> Vec<_> {
+        let is_current = catalog.models[&id.name].current_version == id.version;
+        let linked = catalog.applications_of(&id.name).filter(|_| is_current);
+        linked.cloned().collect()
+    };
+    undeclared.map(|(id, _)| (id.clone(), linked(&id))).collect()
 }
 
 fn not_registered(id: &ModelId) -> Refusal {
@@ -280,7 +323,7 @@ impl Reception for ModelTable {
             latency.observe(sample.inputs, sample.took, false);
         }
         leaving.replica.times.learned(&latency);
-        let policy = policy_for(model.spec.batch_size, model.spec.most_inputs());
+        let policy = policy_for(model.spec.batch_size, model.most_inputs());
         let batcher = Batcher {
             table: self.replicas.clone(),
             frontends: self.frontends.subscribe(),
@@ -300,7 +343,7 @@ impl Reception for ModelTable {
 }
 
 /// Takes a replica out of all counts when its batcher ends, even by a panic.
-struct Leaving {
+pub(super) struct Leaving {
     model: Arc<ModelHandle>,
     replica: Arc<Replica>,
     table: Arc<ReplicaTable>,

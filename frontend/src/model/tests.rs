@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use jiff::Timestamp;
-use skysail_core::catalog::{Catalog, Change, Generation, Model, Version};
+use skysail_container_rpc::session::Registration;
+use skysail_core::catalog::{Application, Catalog, Change, Generation, Model, Version};
 use skysail_core::query::{DefaultReason, Failure, Prediction};
 use skysail_core::queue::{Bounds, Claim};
 use skysail_core::time::Instant;
+use skysail_proto::datatype::Datatype;
 use skysail_proto::deployment::VersionSpec;
-use skysail_proto::ids::{ModelId, ModelVersion};
+use skysail_proto::ids::{ModelId, ModelVersion, ReplicaId};
+use skysail_proto::signature::{Signature, TensorSpec};
+use skysail_proto::tensor::Tensor;
 use skysail_proto::value::{Input, InputType, Output};
 
 use super::Asked;
@@ -36,12 +40,13 @@ fn catalog(spec: &VersionSpec, registered_at: i64) -> Catalog {
 
 pub(super) fn spec() -> VersionSpec {
     VersionSpec {
-        input_type: InputType::Doubles,
+        signature: InputType::Doubles.into(),
         batch_size: skysail_proto::deployment::BatchSize::default(),
         max_batch: None,
         cache: true,
         deployment: None,
         open: false,
+        annotations: [].into(),
     }
 }
 
@@ -215,4 +220,130 @@ async fn the_metrics_show_what_a_cache_holds_until_its_version_is_deleted() {
     let (_, gone) = table.follow(&Catalog::default());
     table.close(gone);
     assert!(!table.metrics.render(Format::Text).contains("cache_entries{"));
+}
+
+fn tensors(input: &str, output: &str) -> Signature {
+    let parse = |text: &str| text.parse::<TensorSpec>().unwrap();
+    Signature::tensors([parse(input)], [parse(output)]).unwrap()
+}
+
+fn of(signature: Signature) -> VersionSpec {
+    VersionSpec { signature, ..spec() }
+}
+
+/// A catalog whose version is of this signature, with an application that sends and expects `sent`.
+fn linked(signature: Signature, sent: Signature) -> Catalog {
+    let application = Application {
+        name: "app".parse().unwrap(),
+        signature: sent,
+        default_output: String::new(),
+        slo_micros: 1,
+        weight: skysail_proto::admin::default_weight(),
+        linked_models: vec![id().name],
+        registered_at: Timestamp::UNIX_EPOCH,
+    };
+    catalog(&of(signature), 1).with(&[Change::put(application)], Generation::default())
+}
+
+/// Lets a container of this signature attach, and leave again.
+fn attach(table: &ModelTable, signature: Signature) -> Result<(), String> {
+    let registration = Registration {
+        model: id(),
+        signature,
+        annotations: [("classes".to_owned(), "0, 1".to_owned())].into(),
+        replica: ReplicaId::new("r").unwrap(),
+        token: String::new(),
+        hostname: String::new(),
+        pid: 1,
+        agent: String::new(),
+        recent_batches: Vec::new(),
+    };
+    let entered = table.enter(registration, None);
+    entered.map(drop).map_err(|refusal| refusal.reason)
+}
+
+#[test]
+fn the_first_replica_tells_what_a_version_takes_and_the_next_are_held_to_it() {
+    let table = table(0);
+    let handle = follow(&table, &catalog(&of(Signature::undeclared()), 1));
+    for (signature, words) in [
+        (InputType::Doubles.into(), "takes tensors, the container doubles"),
+        (Signature::undeclared(), "SKYSAIL_SIGNATURE"),
+    ] {
+        let refused = attach(&table, signature).unwrap_err();
+        assert!(refused.contains(words), "{refused}");
+    }
+    assert_eq!(table.learned(), []);
+    assert!(!handle.signature().is_declared());
+
+    let told = tensors("x:FP32[4]", "p:FP32[3]");
+    attach(&table, told.clone()).unwrap();
+    assert_eq!(handle.signature(), &told);
+    let learned = table.learned();
+    assert_eq!((learned.len(), &learned[0].signature), (1, &told));
+    assert_eq!(learned[0].annotations["classes"], "0, 1");
+    let refused = attach(&table, tensors("x:FP32[5]", "p:FP32[3]")).unwrap_err();
+    for part in ["x:FP32[4] -> p:FP32[3]", "x:FP32[5] -> p:FP32[3]"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+
+    // Once it is written down the handle stays, and nothing is announced any more.
+    let declared = follow(&table, &catalog(&of(told.clone()), 1));
+    assert!(Arc::ptr_eq(&declared, &handle));
+    assert_eq!(table.learned(), []);
+    // If another frontend learned something else first, this one's replicas must go.
+    let other = follow(&table, &catalog(&of(tensors("x:FP32[5]", "p:FP32[3]")), 1));
+    assert!(!Arc::ptr_eq(&other, &handle));
+    assert!(attach(&table, told).unwrap_err().contains("x:FP32[5]"));
+}
+
+#[test]
+fn a_version_that_no_replica_has_told_of_goes_by_the_catalog() {
+    let table = table(0);
+    let handle = follow(&table, &catalog(&of(Signature::undeclared()), 1));
+    let told = tensors("x:FP32[4]", "p:FP32[3]").without_batch_dimension();
+    assert!(Arc::ptr_eq(
+        &handle,
+        &follow(&table, &catalog(&of(told.clone()), 1))
+    ));
+    assert_eq!(handle.signature(), &told);
+    assert_eq!(handle.most_inputs().get(), 1);
+}
+
+#[test]
+fn a_replica_that_would_not_answer_the_linked_applications_is_refused() {
+    let table = table(0);
+    let sent = tensors("x:FP32[4]", "p:FP32[3]");
+    follow(&table, &linked(Signature::undeclared(), sent));
+    let refused = attach(&table, tensors("x:FP32[5]", "p:FP32[3]")).unwrap_err();
+    assert!(
+        refused.contains("application app") && refused.contains("the model takes x:FP32[5]"),
+        "{refused}"
+    );
+    assert_eq!(table.learned(), []);
+    attach(&table, tensors("x:FP32[-1]", "p:FP32[3]")).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_bytes_in_another_shape_are_another_input() {
+    let table = table(1 << 20);
+    let signature = tensors("x:INT8[-1,-1]", "p:INT8");
+    let handle = follow(&table, &catalog(&of(signature.clone()), 1));
+    handle.replicas.store(1, Ordering::Relaxed);
+    let input = |json: &[u64]| {
+        let tensor = Tensor::new(Datatype::Int8, json, vec![1, 2, 3, 4]).unwrap();
+        Input::tensors([tensor])
+    };
+    let asking = async |shape: &[u64]| {
+        let deadline = handle.clock.now() + Duration::from_secs(1);
+        handle.predict(input(shape), asked(deadline)).await.prediction
+    };
+    let mut first = Box::pin(asking(&[2, 2]));
+    assert!((&mut first).now_or_never().is_none());
+    take_one(&handle).answer(Ok(one()));
+    assert_eq!(first.await, Ok(one()));
+    assert_eq!(asking(&[2, 2]).now_or_never(), Some(Ok(one())));
+    for other in [[4, 1], [1, 4]] {
+        assert_eq!(Box::pin(asking(&other)).now_or_never(), None);
+    }
 }

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use skysail_proto::error_code::ErrorCode;
 use skysail_proto::ids::{ModelName, ModelVersion};
-use skysail_proto::value::InputType;
+use skysail_proto::signature::Mismatch;
 
 use crate::http::{self, BodyError, encoding};
 
@@ -57,17 +57,15 @@ pub(crate) enum QueryError {
         /// What is wrong with it.
         why: String,
     },
-    /// The pinned version and the application have different input types.
-    #[error("Requested version: {version} of model: {model} takes {takes}, the application {sends}")]
-    VersionType {
+    /// The pinned version does not answer the application.
+    #[error("Requested version: {version} of model: {model} does not answer this application: {why}")]
+    VersionMisfit {
         /// The pinned version.
         version: ModelVersion,
         /// The linked model.
         model: ModelName,
-        /// The version's input type.
-        takes: InputType,
-        /// The application's input type.
-        sends: InputType,
+        /// The first difference of what they take and give.
+        why: Mismatch,
     },
     /// One input does not fit in a message to a container.
     #[error("an input of {size} bytes is larger than the {limit} that reach a container in one message")]
@@ -98,7 +96,7 @@ impl QueryError {
             | Self::Body(_)
             | Self::Header { .. }
             | Self::UnknownVersion { .. }
-            | Self::VersionType { .. }
+            | Self::VersionMisfit { .. }
             | Self::VersionWithoutModel(_) => ErrorCode::InvalidArgument,
             Self::UnknownApplication(_) | Self::UnknownPath(_) => ErrorCode::NotFound,
             Self::Method(..) => ErrorCode::MethodNotAllowed,
@@ -114,7 +112,7 @@ impl QueryError {
         match self {
             Self::Json(_) => "Json error",
             Self::Body(_) => "Body error",
-            Self::UnknownVersion { .. } | Self::VersionType { .. } | Self::VersionWithoutModel(_) => {
+            Self::UnknownVersion { .. } | Self::VersionMisfit { .. } | Self::VersionWithoutModel(_) => {
                 "Query processing error"
             }
             Self::UnknownApplication(_) => "Unknown application",

@@ -3,6 +3,11 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use super::error::QueryError;
+use super::request::{PredictRequest, Unread};
+use super::{QueryService, Route, written};
+use crate::http::encoding::Encodings;
+use crate::http::{self, AllowedOrigins, Answers, BodyReader, Cors, Upload, misread};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -14,13 +19,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
 use hyper::Request;
-use skysail_proto::value::InputType;
-
-use super::error::QueryError;
-use super::request::{PredictRequest, Unread};
-use super::{QueryService, written};
-use crate::http::encoding::Encodings;
-use crate::http::{self, AllowedOrigins, Answers, BodyReader, Cors, Upload, misread};
 
 /// Bodies of this size or more are parsed on a thread of their own: they would keep every other query waiting.
 const LARGE_BODY_BYTES: usize = 64 * 1024;
@@ -139,7 +137,7 @@ async fn answer(
     let body = api.bodies.read(body).await?;
     let arrival = api.service.now();
     let body = api.bodies.decode(encodings, body).await?;
-    let mut request = parse(route.application.input_type, body, api.max_rows).await?;
+    let mut request = parse(&route, body, api.max_rows).await?;
     request.tighten(slo);
     let reply = api.service.predict(&route, request, arrival).await?;
     Ok(of_json(written::body(&reply).await))
@@ -165,21 +163,22 @@ fn slo_of(headers: &HeaderMap) -> Result<Option<NonZeroU64>, QueryError> {
     })
 }
 
-async fn parse(input_type: InputType, body: Bytes, max_rows: usize) -> Result<PredictRequest, QueryError> {
+async fn parse(route: &Arc<Route>, body: Bytes, max_rows: usize) -> Result<PredictRequest, QueryError> {
     let is_large = body.len() >= LARGE_BODY_BYTES;
-    let parse = move || {
-        let parsed = PredictRequest::parse(input_type, &body, max_rows);
+    let parse = move |route: &Route| {
+        let parsed = PredictRequest::parse(&route.application.signature, &body, max_rows);
         parsed.map_err(|error| match error {
             Unread::Json(error) => unreadable(&body, &error),
             Unread::TooManyRows => QueryError::TooManyRows { max_rows },
         })
     };
-    match is_large {
-        true => tokio::task::spawn_blocking(parse)
+    if is_large {
+        let route = route.clone();
+        return tokio::task::spawn_blocking(move || parse(&route))
             .await
-            .expect("parsing does not panic; if it did, so do we"),
-        false => parse(),
+            .expect("parsing does not panic; if it did, so do we");
     }
+    parse(route)
 }
 
 /// Says where a body is not a query, and what it may be instead.

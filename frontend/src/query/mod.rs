@@ -1,7 +1,7 @@
 //! The query path: from a typed query to its answer.
 //!
 //! A query passes the modules in this order. [`http`] reads a request and [`request`] parses it. [`routes`] finds the
-//! version to ask. [`QueryService::predict`] answers under an id of [`ids`]. `listeners` tells others of the answer,
+//! version to ask, a [`target`]. [`QueryService::predict`] answers under an id of [`ids`]. `listeners` tells others of the answer,
 //! and `written` writes the reply.
 
 use std::iter;
@@ -17,7 +17,7 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::model::{Asked, MAX_INPUT_BYTES, ModelHandle, ROWS_AT_ONCE};
+use crate::model::{Asked, MAX_INPUT_BYTES, ROWS_AT_ONCE};
 
 pub(crate) mod error;
 pub(crate) mod http;
@@ -25,6 +25,7 @@ pub(crate) mod ids;
 mod listeners;
 pub(crate) mod request;
 mod routes;
+mod target;
 mod written;
 
 use error::QueryError;
@@ -32,6 +33,7 @@ use ids::QueryIds;
 use listeners::Listeners;
 use request::{Inputs, PredictRequest};
 pub(crate) use routes::{Route, Routes};
+use target::Target;
 
 /// The answer to one query, with its id.
 #[derive(Debug)]
@@ -64,7 +66,7 @@ pub(crate) struct QueryService {
 struct Shared<'a> {
     route: &'a Route,
     /// The version that is asked; `None` if no model is linked.
-    target: Option<&'a ModelHandle>,
+    target: Option<&'a Target<'a>>,
     arrival: Instant,
     asked: Asked,
 }
@@ -88,9 +90,10 @@ impl QueryService {
         arrival: Instant,
     ) -> Result<Reply, QueryError> {
         let slo = request.slo().min(route.application.slo());
+        let target = route.target(request.version.as_deref())?;
         let queries = Shared {
             route,
-            target: route.target(request.version.as_deref())?,
+            target: target.as_ref(),
             arrival,
             asked: Asked {
                 deadline: arrival + slo,
@@ -112,7 +115,7 @@ impl QueryService {
     async fn answer(&self, query: Shared<'_>, input: Input) -> NumberedAnswer {
         let id = self.ids.next();
         let outcome = match query.target {
-            Some(model) => model.predict(input, query.asked).await,
+            Some(target) => target.predict(input, query.asked).await,
             None => DefaultReason::NoModelLinked.into(),
         };
         self.answered(query, id, outcome, self.latency(query))
@@ -124,7 +127,7 @@ impl QueryService {
         let mut ids = self.ids.take(rows as u64);
         let mut answers = Vec::with_capacity(rows);
         let mut outcomes: Box<dyn Iterator<Item = Outcome> + Send> = match queries.target {
-            Some(model) => Box::new(model.predict_rows(inputs, queries.asked).await),
+            Some(target) => target.predict_rows(inputs, queries.asked).await,
             None => Box::new(iter::repeat_n(DefaultReason::NoModelLinked.into(), rows)),
         };
         // All rows are answered now: a row that waited for the others waited as long as they did.
@@ -146,7 +149,7 @@ impl QueryService {
         let answered = AnsweredQuery {
             id,
             application: &route.application.name,
-            model: target.map(|model| &model.id),
+            model: target.map(|target| &target.model.id),
             latency,
             default_reason: answer.failure.as_ref().map(|failure| failure.reason),
             course: &outcome.course,
@@ -211,7 +214,7 @@ impl QueryService {
 }
 
 fn check_size(input: &Input) -> Result<(), QueryError> {
-    let (size, limit) = (input.data().len(), MAX_INPUT_BYTES);
+    let (size, limit) = (input.size(), MAX_INPUT_BYTES);
     if size > limit {
         return Err(QueryError::InputTooLarge { size, limit });
     }
@@ -227,7 +230,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::Format;
-    use crate::model::ModelTable;
+    use crate::model::{ModelHandle, ModelTable};
 
     /// A frontend's query path, with one application that has a model and one that has none.
     struct Path {

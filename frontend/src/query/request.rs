@@ -9,7 +9,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use skysail_proto::value::{Input, InputSeed, InputType};
+use skysail_proto::signature::Signature;
+use skysail_proto::value::{Input, InputSeed};
 
 /// A query, or several queries in one request.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,14 +42,15 @@ pub(crate) enum Unread {
 }
 
 impl PredictRequest {
-    /// Parses a body for an application of this input type, with at most `max_rows` rows. The error says what is
+    /// Parses a body for an application of this signature, with at most `max_rows` rows. The error says what is
     /// wrong and where.
-    pub(crate) fn parse(input_type: InputType, body: &[u8], max_rows: usize) -> Result<Self, Unread> {
-        let has_more = Cell::new(false);
+    pub(crate) fn parse(signature: &Signature, body: &[u8], max_rows: usize) -> Result<Self, Unread> {
+        let (has_more, row) = (Cell::new(false), Cell::new(None));
         let seed = RequestSeed {
-            input_type,
+            signature,
             max_rows,
             has_more: &has_more,
+            row: &row,
         };
         let mut deserializer = serde_json::Deserializer::from_slice(body);
         let parsed = seed.deserialize(&mut deserializer);
@@ -73,10 +75,12 @@ impl PredictRequest {
 
 #[derive(Clone, Copy)]
 struct RequestSeed<'a> {
-    input_type: InputType,
+    signature: &'a Signature,
     max_rows: usize,
     /// Set if there are more rows than `max_rows`. A flag, because serde errors cannot tell this one from bad JSON.
     has_more: &'a Cell<bool>,
+    /// The row of `input_batch` that is being read, for errors.
+    row: &'a Cell<Option<usize>>,
 }
 
 impl<'de> DeserializeSeed<'de> for RequestSeed<'_> {
@@ -129,11 +133,14 @@ impl<'de> Visitor<'de> for RequestSeed<'_> {
 impl RequestSeed<'_> {
     fn inputs<'de, A: MapAccess<'de>>(self, is_one: bool, map: &mut A) -> Result<Inputs, A::Error> {
         if is_one {
-            let input = map.next_value_seed(InputSeed(self.input_type));
+            let input = map.next_value_seed(InputSeed(self.signature));
             input.map(Inputs::One).map_err(within("input"))
         } else {
             let inputs = map.next_value_seed(BatchSeed(self));
-            inputs.map(Inputs::Many).map_err(within("input_batch"))
+            inputs.map(Inputs::Many).map_err(|error| match self.row.get() {
+                Some(row) => A::Error::custom(format_args!("in `input_batch[{row}]`: {error}")),
+                None => within("input_batch")(error),
+            })
         }
     }
 }
@@ -225,11 +232,14 @@ impl<'de> Visitor<'de> for BatchSeed<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Input>, A::Error> {
         let mut inputs = Vec::new();
         let RequestSeed {
-            input_type,
+            signature,
             max_rows,
             has_more,
+            row,
         } = self.0;
-        while let Some(input) = seq.next_element_seed(InputSeed(input_type))? {
+        row.set(Some(0));
+        while let Some(input) = seq.next_element_seed(InputSeed(signature))? {
+            row.set(Some(inputs.len() + 1));
             if inputs.len() == max_rows {
                 has_more.set(true);
                 return Err(A::Error::custom("too many rows"));
@@ -242,10 +252,17 @@ impl<'de> Visitor<'de> for BatchSeed<'_> {
 
 #[cfg(test)]
 mod tests {
+    use skysail_proto::signature::TensorSpec;
+    use skysail_proto::value::InputType;
+
     use super::*;
 
     fn parse(body: &str) -> Result<PredictRequest, String> {
-        let parsed = PredictRequest::parse(InputType::Doubles, body.as_bytes(), 3);
+        parse_for(&InputType::Doubles.into(), body)
+    }
+
+    fn parse_for(signature: &Signature, body: &str) -> Result<PredictRequest, String> {
+        let parsed = PredictRequest::parse(signature, body.as_bytes(), 3);
         parsed.map_err(|error| match error {
             Unread::Json(error) => error.to_string(),
             Unread::TooManyRows => "too many rows".into(),
@@ -317,14 +334,14 @@ mod tests {
             (r#"{"input": [[1]]}"#, "in `input`: invalid type"),
             (
                 r#"{"input_batch": [[1], []]}"#,
-                "in `input_batch`: the input is empty",
+                "in `input_batch[1]`: the input is empty",
             ),
             (r#"{"input_batch": [1]}"#, "an array of numbers"),
             (r#"{"input_batch": {}}"#, "an array of inputs"),
             (r#"{"input_batch": [[1], [2], [3], [4]]}"#, "too many rows"),
             (
                 r#"{"input_batch": [[1], [2], [3], []]}"#,
-                "in `input_batch`: the input is empty",
+                "in `input_batch[3]`: the input is empty",
             ),
             (r#"{"input": [1], "version": 1}"#, "in `version`"),
             (
@@ -373,6 +390,28 @@ mod tests {
         for (body, expected) in cases {
             let error = parse(body).expect_err(body);
             assert!(error.contains(expected), "{body}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_tensor_is_told_with_its_row_and_name() {
+        let spec = |text: &str| text.parse::<TensorSpec>().unwrap();
+        let signature = Signature::tensors([spec("x:FP32[2]"), spec("y:BOOL")], []).unwrap();
+        for (body, expected) in [
+            (r#"{"input": {"z": 1}}"#, "in `input`: tensor `z` is unknown"),
+            (r#"{"input": {}}"#, "in `input`: tensor `x` is missing"),
+            (
+                r#"{"input": 3}"#,
+                "in `input`: expected an object with x:FP32[2], y:BOOL[]",
+            ),
+            (
+                r#"{"input_batch": [{}]}"#,
+                "in `input_batch[0]`: tensor `x` is missing",
+            ),
+            (r#"{"input_batch": 3}"#, "in `input_batch`: invalid type"),
+        ] {
+            let error = parse_for(&signature, body).expect_err(body);
+            assert!(error.starts_with(expected), "{body}: {error}");
         }
     }
 }

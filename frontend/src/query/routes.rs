@@ -1,5 +1,6 @@
 //! The version that each application's queries go to: resolved when the catalog changes, read by every query.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +13,7 @@ use skysail_proto::ids::{ApplicationName, ModelId, ModelName, ModelVersion};
 use skysail_proto::value::Output;
 
 use super::error::QueryError;
+use super::target::{Fit, Target};
 use crate::metrics::{ApplicationMetrics, Metrics};
 use crate::model::{ModelHandle, Versions};
 
@@ -23,10 +25,17 @@ pub(crate) struct Route {
     /// The application, as the catalog has it.
     pub application: Arc<Application>,
     pub(super) default_output: Output,
-    candidates: Vec<Arc<Candidate>>,
+    candidates: Vec<Linked>,
     pub(super) metrics: Arc<ApplicationMetrics>,
     /// The application's number and weight beside other applications of its model.
     pub(super) claim: Claim,
+}
+
+/// A model that is linked to an application.
+struct Linked {
+    candidate: Arc<Candidate>,
+    /// How the application's inputs fit the version that answers.
+    fit: Fit,
 }
 
 /// A model that can be linked.
@@ -35,6 +44,8 @@ struct Candidate {
     /// The version that answers queries that pin no version.
     serving: Arc<ModelHandle>,
     versions: HashMap<ModelVersion, Arc<ModelHandle>>,
+    /// How many of them have a signature. A version learns it once, and its handle stays.
+    declared: usize,
 }
 
 /// All routes, as one immutable snapshot.
@@ -71,7 +82,7 @@ impl Routes {
                 None => Arc::new(Route {
                     application: application.clone(),
                     default_output: application.default_output(),
-                    candidates: linked.cloned().collect(),
+                    candidates: linked.map(|found| Linked::new(found, application)).collect(),
                     metrics: metrics.application(&application.name),
                     claim: Claim {
                         application: known_as
@@ -124,19 +135,33 @@ impl Candidate {
         Some(Self {
             name: model.name.clone(),
             serving: versions.get(&serving)?.clone(),
+            declared: versions
+                .values()
+                .filter(|handle| handle.signature().is_declared())
+                .count(),
             versions,
         })
     }
 
-    /// Whether queries go to the same handles as with `other`.
+    /// Whether queries go to the same handles as with `other`, and inputs fit them alike.
     fn leads_where(&self, other: &Self) -> bool {
         let is_same = |(version, handle): (&ModelVersion, &Arc<ModelHandle>)| {
             let found = other.versions.get(version);
             found.is_some_and(|found| Arc::ptr_eq(found, handle))
         };
         Arc::ptr_eq(&self.serving, &other.serving)
+            && self.declared == other.declared
             && self.versions.len() == other.versions.len()
             && self.versions.iter().all(is_same)
+    }
+}
+
+impl Linked {
+    fn new(candidate: &Arc<Candidate>, application: &Application) -> Self {
+        Self {
+            candidate: candidate.clone(),
+            fit: Fit::of_serving(&candidate.serving, &application.signature),
+        }
     }
 }
 
@@ -153,36 +178,49 @@ impl Route {
             && self
                 .candidates
                 .iter()
-                .map(Arc::as_ptr)
+                .map(|linked| Arc::as_ptr(&linked.candidate))
                 .eq(candidates.map(Arc::as_ptr))
     }
 
     /// The version to ask: the pinned one, or the serving one of the selected candidate. `None` if no model is
     /// linked.
-    pub(super) fn target(&self, version: Option<&str>) -> Result<Option<&ModelHandle>, QueryError> {
-        let candidate = match (select(&self.candidates), version) {
-            (Ok(candidate), _) => candidate,
+    pub(super) fn target(&self, version: Option<&str>) -> Result<Option<Target<'_>>, QueryError> {
+        let linked = match (select(&self.candidates), version) {
+            (Ok(linked), _) => linked,
             (Err(_), None) => return Ok(None),
             (Err(_), Some(version)) => return Err(QueryError::VersionWithoutModel(shortened(version))),
         };
-        let Some(version) = version else {
-            return Ok(Some(&candidate.serving));
+        match version {
+            None => Ok(Some(self.serving(linked))),
+            Some(version) => self.pinned(&linked.candidate, version).map(Some),
+        }
+    }
+
+    fn serving<'a>(&'a self, linked: &'a Linked) -> Target<'a> {
+        let model: &ModelHandle = &linked.candidate.serving;
+        let fit = match &linked.fit {
+            // A replica may have told the signature since.
+            Fit::Not(_) => Cow::Owned(Fit::of_serving(model, &self.application.signature)),
+            fit => Cow::Borrowed(fit),
         };
-        let Some(pinned) = candidate.versions.get(version) else {
+        Target { model, fit }
+    }
+
+    fn pinned<'a>(&self, candidate: &'a Candidate, version: &str) -> Result<Target<'a>, QueryError> {
+        let Some(model) = candidate.versions.get(version) else {
             let (version, model) = (shortened(version), candidate.name.clone());
             return Err(QueryError::UnknownVersion { version, model });
         };
-        let (takes, sends) = (pinned.spec.input_type, self.application.input_type);
-        if takes != sends {
-            let (version, model) = (pinned.id.version.clone(), candidate.name.clone());
-            return Err(QueryError::VersionType {
-                version,
-                model,
-                takes,
-                sends,
-            });
-        }
-        Ok(Some(pinned))
+        let fit = Fit::of(model.signature(), &self.application.signature);
+        let fit = fit.map_err(|why| QueryError::VersionMisfit {
+            version: model.id.version.clone(),
+            model: candidate.name.clone(),
+            why,
+        })?;
+        Ok(Target {
+            model,
+            fit: Cow::Owned(fit),
+        })
     }
 }
 
@@ -268,7 +306,8 @@ mod tests {
         fn attach(&mut self, model: &str) -> Arc<Replica> {
             let registration = Registration {
                 model: model.parse().unwrap(),
-                input_type: InputType::Doubles,
+                signature: InputType::Doubles.into(),
+                annotations: [].into(),
                 replica: ReplicaId::of(&model.parse().unwrap(), 0),
                 token: String::new(),
                 hostname: String::new(),
@@ -280,7 +319,13 @@ mod tests {
         }
 
         fn answers(&self, name: &str) -> String {
-            self.route(name).target(None).unwrap().unwrap().id.to_string()
+            self.route(name)
+                .target(None)
+                .unwrap()
+                .unwrap()
+                .model
+                .id
+                .to_string()
         }
 
         fn route(&self, name: &str) -> Arc<Route> {
@@ -298,7 +343,7 @@ mod tests {
         let kept =
             |followed: &Followed, before: &Arc<Route>, name| Arc::ptr_eq(before, &followed.route(name));
         let (to_a, to_b) = (followed.route("to-a"), followed.route("to-b"));
-        assert_eq!(to_b.target(None).unwrap().unwrap().id.to_string(), "b:1");
+        assert_eq!(to_b.target(None).unwrap().unwrap().model.id.to_string(), "b:1");
 
         // Changes of other applications and models keep the routes.
         followed.register("other", "a", 1);
@@ -309,7 +354,7 @@ mod tests {
         // Another version makes a new route, and so does another version of the same name.
         followed.deploy("b", "2", "2026-01-01T00:00:00Z");
         let to_b2 = followed.route("to-b");
-        assert_eq!(to_b2.target(None).unwrap().unwrap().id.to_string(), "b:2");
+        assert_eq!(to_b2.target(None).unwrap().unwrap().model.id.to_string(), "b:2");
         followed.deploy("b", "2", "2026-01-02T00:00:00Z");
         assert!(!kept(&followed, &to_b2, "to-b"));
         // So does a change of the application.
@@ -326,12 +371,15 @@ mod tests {
         followed.roll("m", "2");
         assert_eq!(followed.answers("app"), "m:1");
         let route = followed.route("app");
-        assert_eq!(route.target(Some("2")).unwrap().unwrap().id.to_string(), "m:2");
+        assert_eq!(
+            route.target(Some("2")).unwrap().unwrap().model.id.to_string(),
+            "m:2"
+        );
         let second = followed.attach("m:2");
         followed.follow();
         assert_eq!(followed.answers("app"), "m:2");
         // A route from before the switch stays with its version.
-        assert_eq!(route.target(None).unwrap().unwrap().id.to_string(), "m:1");
+        assert_eq!(route.target(None).unwrap().unwrap().model.id.to_string(), "m:1");
         // Only another rollout leads back, and that at once.
         followed.table.replicas().detach(&second);
         followed.follow();
@@ -356,5 +404,52 @@ mod tests {
         followed.attach("m:2").draining.store(true, Ordering::Relaxed);
         followed.follow();
         assert_eq!(followed.answers("app"), "m:1");
+    }
+
+    #[test]
+    fn a_version_that_learns_its_signature_is_asked_in_its_own_order() {
+        let mut followed = Followed::new();
+        let spec = |name: &str| serde_json::json!({"name": name, "datatype": "INT8"});
+        let model = |signature: serde_json::Value| {
+            let mut version = serde_json::json!({
+                "input_type": "tensors", "registered_at": "2026-01-01T00:00:00Z",
+            });
+            if !signature.is_null() {
+                version["signature"] = signature;
+            }
+            let model = serde_json::json!({"name": "m", "current_version": "1", "versions": {"1": version}});
+            Change::put(serde_json::from_value::<Model>(model).unwrap())
+        };
+        followed.change(model(serde_json::Value::Null));
+        let application = serde_json::json!({
+            "name": "app", "input_type": "tensors", "signature": {"inputs": [spec("a"), spec("b")]},
+            "default_output": "", "slo_micros": 1, "linked_models": ["m"],
+            "registered_at": "2026-01-01T00:00:00Z",
+        });
+        followed.change(Change::put(
+            serde_json::from_value::<Application>(application).unwrap(),
+        ));
+        let fit = |route: &Route, version| {
+            route
+                .target(version)
+                .map(|target| target.unwrap().fit.into_owned())
+        };
+        let before = followed.route("app");
+        assert!(matches!(fit(&before, None), Ok(Fit::Not(_))));
+        assert!(matches!(
+            fit(&before, Some("1")),
+            Err(QueryError::VersionMisfit { .. })
+        ));
+        let handle = before.candidates[0].candidate.serving.clone();
+
+        followed.change(model(serde_json::json!({"inputs": [spec("b"), spec("a")]})));
+        let after = followed.route("app");
+        assert!(Arc::ptr_eq(&handle, &after.candidates[0].candidate.serving));
+        let reordered = Fit::Reordered([1, 0].into());
+        for route in [&before, &after] {
+            assert_eq!(fit(route, None).unwrap(), reordered);
+            assert_eq!(fit(route, Some("1")).unwrap(), reordered);
+        }
+        assert_eq!(after.candidates[0].fit, reordered);
     }
 }

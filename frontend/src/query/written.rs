@@ -20,6 +20,10 @@ use crate::model::ROWS_AT_ONCE;
 /// Outputs of this size or more are a piece of their own. To copy a smaller output costs less than another piece.
 const PIECE_BYTES: usize = 16 * 1024;
 
+/// Tensors of this size or more, as they travel, are written on a thread of their own: a megabyte of numbers takes some
+/// ten milliseconds, which every other query would have to wait for.
+const LARGE_TENSORS_BYTES: usize = 32 * 1024;
+
 /// The bytes of a usual answer, without a long output.
 const USUAL_BYTES: usize = 128;
 
@@ -28,7 +32,7 @@ pub(super) async fn body(reply: &Reply) -> Body {
     match reply {
         Reply::One(answered) => {
             let mut written = Written::with_room_for(1);
-            written.answer(answered);
+            written.answer(answered).await;
             written.into_body()
         }
         Reply::Many(answers) => {
@@ -41,7 +45,7 @@ pub(super) async fn body(reply: &Reply) -> Body {
                         tokio::task::yield_now().await;
                     }
                 }
-                written.answer(answered);
+                written.answer(answered).await;
             }
             written.text("]}");
             written.into_body()
@@ -72,11 +76,14 @@ impl Written {
         serde_json::to_writer(&mut self.rest, value).expect("numbers and texts are JSON; this is a bug");
     }
 
-    fn answer(&mut self, answered: &NumberedAnswer) {
+    async fn answer(&mut self, answered: &NumberedAnswer) {
         self.text("{\"query_id\":");
         self.value(&answered.id);
         self.text(",\"output\":");
-        self.output(&answered.answer.output);
+        match is_large_tensors(&answered.answer.output) {
+            false => self.output(&answered.answer.output),
+            true => self.piece(written_elsewhere(answered.answer.output.clone()).await),
+        }
         match &answered.answer.failure {
             None => self.text(",\"default\":false"),
             Some(failure) => {
@@ -91,13 +98,15 @@ impl Written {
 
     fn output(&mut self, output: &Output) {
         match output.as_json().filter(|json| json.len() >= PIECE_BYTES) {
-            Some(json) => {
-                let before = std::mem::take(&mut self.rest);
-                self.pieces.push_back(before.into());
-                self.pieces.push_back(json.clone());
-            }
+            Some(json) => self.piece(json.clone()),
             None => output.write_json(&mut self.rest),
         }
+    }
+
+    fn piece(&mut self, piece: Bytes) {
+        let before = std::mem::take(&mut self.rest);
+        self.pieces.push_back(before.into());
+        self.pieces.push_back(piece);
     }
 
     fn into_body(mut self) -> Body {
@@ -107,6 +116,21 @@ impl Written {
         self.pieces.push_back(self.rest.into());
         Body::new(Pieces(self.pieces))
     }
+}
+
+fn is_large_tensors(output: &Output) -> bool {
+    output.as_tensors().is_some() && output.size() >= LARGE_TENSORS_BYTES
+}
+
+async fn written_elsewhere(output: Output) -> Bytes {
+    let write = move || {
+        let mut json = Vec::new();
+        output.write_json(&mut json);
+        json.into()
+    };
+    tokio::task::spawn_blocking(write)
+        .await
+        .expect("writing does not panic; if it did, so do we")
 }
 
 /// A body in pieces whose whole length is known.
@@ -137,6 +161,9 @@ mod tests {
     use http_body_util::BodyExt;
     use skysail_core::query::{DefaultReason, Failure};
     use skysail_core::selection::Answer;
+    use skysail_proto::datatype::Datatype;
+    use skysail_proto::signature::TensorSpec;
+    use skysail_proto::tensor::Tensor;
 
     use super::*;
 
@@ -176,6 +203,25 @@ mod tests {
             let many = (0..count).map(|_| answered(1, "0", None)).collect();
             let expected = format!(r#"{{"batch_predictions":[{}]}}"#, vec![one; count].join(","));
             assert_eq!(text(&Reply::Many(many)).await, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn tensors_are_written_by_their_names_however_large_they_are() {
+        for length in [2_u64, 20_000] {
+            let spec: TensorSpec = format!("p:INT64[{length}]").parse().unwrap();
+            let data: Vec<u8> = (0..length).flat_map(u64::to_le_bytes).collect();
+            let tensor = Tensor::new(Datatype::Int64, [length].as_slice(), data).unwrap();
+            let output = Output::tensors([spec].into(), [tensor]);
+            let answer = Answer {
+                output,
+                failure: None,
+            };
+            let answered = NumberedAnswer { id: 1, answer };
+            let read: serde_json::Value = serde_json::from_str(&text(&Reply::One(answered)).await).unwrap();
+            let numbers: Vec<_> = (0..length).collect();
+            assert_eq!(read["output"], serde_json::json!({ "p": numbers }));
+            assert_eq!(read["default"], false);
         }
     }
 

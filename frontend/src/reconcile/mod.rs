@@ -31,6 +31,7 @@ use crate::runtime::{ContainerRuntime, ContainerStatus};
 use crate::store::CatalogStore;
 
 mod apply;
+mod learning;
 mod moves;
 mod report;
 mod resolve;
@@ -40,6 +41,7 @@ mod tests;
 
 use apply::{Applied, Applier};
 
+pub(crate) use learning::Learning;
 pub(crate) use moves::Moves;
 pub(crate) use report::Report;
 pub(crate) use rollout::Rollouts;

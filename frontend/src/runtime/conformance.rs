@@ -25,7 +25,6 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use skysail_proto::ids::{ModelId, ReplicaId};
-use skysail_proto::value::InputType;
 
 use super::{ContainerRuntime, ContainerState, ContainerStatus, ReplicaSpec, RuntimeError};
 
@@ -381,10 +380,10 @@ impl Subject {
             container: format!("{}{name}", self.prefix),
             replica: ReplicaId::of(&model, 0),
             model,
-            input_type: InputType::Doubles,
             image: self.image.clone(),
             image_id: None,
             artifacts: Vec::new(),
+            onnx: None,
             cpus: None,
             gpus: None,
             memory_bytes: None,

@@ -691,6 +691,13 @@ fn gpus_asked_for(gpus: u32) -> DeviceRequest {
 
 /// Files beside an image are not brought into a container.
 fn refuse_artifacts(spec: &ReplicaSpec) -> Result<(), RuntimeError> {
+    if spec.onnx.is_some() {
+        return Err(RuntimeError::Image(
+            "the docker runtime takes no ONNX file beside an image: `skysail model deploy --onnx FILE` makes an image \
+             of it"
+                .into(),
+        ));
+    }
     match spec.artifacts.first() {
         None => Ok(()),
         Some(artifact) => Err(RuntimeError::Image(format!(

@@ -4,7 +4,8 @@
 //! each, so that a Ctrl-C in the terminal reaches the frontend alone, which drains them. None outlives it:
 //! they die with the thread that started them (`spawner`), also when the frontend is killed.
 //!
-//! An executable is what it was when its version was first started (`digests`, `program`), or it is not started.
+//! An executable is what it was when its version was first started (`digests`, `program`), or it is not started. The
+//! executable for ONNX files is the one beside the frontend; its version is the file, which is among the artifacts.
 //!
 //! Not here: limits of CPU and memory (they have no effect, and a warning says so), GPUs (a deployment that
 //! asks for some is refused), and isolation of any kind. What a child itself
@@ -25,6 +26,7 @@ use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal};
 use skysail_proto::deployment::Artifact;
+use skysail_proto::labels;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Child;
 use tokio::sync::{Notify, watch};
@@ -34,6 +36,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     ContainerRuntime, ContainerState, ContainerStatus, Progress, ReplicaSpec, Resolution, RuntimeError, exit,
 };
+use crate::artifacts::ArtifactFolder;
 use crate::orphans;
 use crate::runtime::intake::{self, Intake};
 
@@ -42,9 +45,9 @@ mod log;
 mod program;
 mod spawner;
 
-use digests::{Content, Digests};
+use digests::{Content, Digests, NoDigest};
 use log::Log;
-use program::{executable, launch, no_digest, refuse_image_id, replaced, runs_content};
+use program::{Programs, launch, no_digest, no_onnx, refuse_image_id, replaced, runs_content};
 use spawner::Spawner;
 
 /// How long a child's last words are waited for once it has ended. They are in the pipe already; only a
@@ -63,6 +66,7 @@ pub struct ProcessRuntime {
     children: Arc<Children>,
     spawner: Spawner,
     digests: Arc<Digests>,
+    artifacts: ArtifactFolder,
     warned_of_limits: AtomicBool,
 }
 
@@ -70,6 +74,7 @@ pub struct ProcessRuntime {
 #[derive(Debug, Default)]
 struct Children {
     by_name: Mutex<BTreeMap<String, Arc<Container>>>,
+    programs: Programs,
     changes: Arc<Notify>,
     /// One task for each child; it ends with the child.
     tasks: TaskTracker,
@@ -96,15 +101,44 @@ impl ProcessRuntime {
             children: Arc::default(),
             spawner,
             digests: Arc::default(),
+            artifacts: ArtifactFolder::default(),
             warned_of_limits: AtomicBool::new(false),
         })
     }
 
+    /// With the artifacts in this folder.
+    pub(crate) fn with_artifacts(mut self, artifacts: ArtifactFolder) -> Self {
+        self.artifacts = artifacts;
+        self
+    }
+
     /// What is in a file, read on a thread that may block.
     async fn content(&self, path: &str) -> Result<Content, RuntimeError> {
-        let (digests, file) = (self.digests.clone(), PathBuf::from(path));
-        let read = blocking(move || digests.of(&file)).await?;
-        read.map_err(|error| no_digest(path, &error))
+        let file = self.children.programs.place_of(path).unwrap_or_default();
+        self.read(file).await?.map_err(|error| no_digest(path, &error))
+    }
+
+    async fn read(&self, file: PathBuf) -> Result<Result<Content, NoDigest>, RuntimeError> {
+        let digests = self.digests.clone();
+        blocking(move || digests.of(&file)).await
+    }
+
+    /// Where the version's ONNX file is, checked to be what it was when it was uploaded.
+    async fn onnx_file(&self, spec: &ReplicaSpec) -> Result<Option<PathBuf>, RuntimeError> {
+        let Some(sha256) = &spec.onnx else { return Ok(None) };
+        let wrong = |problem: &str| Err(RuntimeError::Image(no_onnx(sha256, problem)));
+        let Some(path) = self.artifacts.path_of(sha256) else {
+            return wrong("has no folder (--artifacts DIR)");
+        };
+        match self.read(path.clone()).await? {
+            Ok(content) if content.sha256 == sha256.to_string() => Ok(Some(path)),
+            // Who deploys uploads only what is not there.
+            Ok(_) => wrong(&format!("was changed on the disk (remove {})", path.display())),
+            Err(NoDigest::Unreadable(error)) if error.kind() == io::ErrorKind::NotFound => {
+                wrong("is not on this frontend")
+            }
+            Err(error) => Err(no_digest(&path.display().to_string(), &error)),
+        }
     }
 
     /// Checks that every file is what it was; gives what is in the executable.
@@ -155,8 +189,8 @@ impl Drop for ProcessRuntime {
 impl ContainerRuntime for ProcessRuntime {
     async fn resolve(&self, spec: &ReplicaSpec, _progress: &Progress) -> Result<Resolution, RuntimeError> {
         refuse_image_id(spec)?;
-        let image = spec.image.clone();
-        blocking(move || executable(&image)).await??;
+        let (children, image) = (self.children.clone(), spec.image.clone());
+        blocking(move || children.programs.executable(&image)).await??;
         let executable = Artifact {
             path: spec.image.clone(),
             sha256: self.content(&spec.image).await?.sha256,
@@ -178,7 +212,11 @@ impl ContainerRuntime for ProcessRuntime {
                 Err(error) => return Err(error),
             }
         }
-        Ok(None)
+        match self.onnx_file(spec).await {
+            Ok(_) => Ok(None),
+            Err(RuntimeError::Image(why)) => Ok(Some(why)),
+            Err(error) => Err(error),
+        }
     }
 
     async fn start(&self, spec: &ReplicaSpec, _progress: &Progress) -> Result<(), RuntimeError> {
@@ -191,7 +229,11 @@ impl ContainerRuntime for ProcessRuntime {
         self.warn_of_limits(spec);
         refuse_image_id(spec)?;
         let content = self.check_artifacts(spec).await?;
-        let (children, spec) = (self.children.clone(), spec.clone());
+        let (children, mut spec) = (self.children.clone(), spec.clone());
+        if let Some(file) = self.onnx_file(&spec).await? {
+            let file = file.to_string_lossy().into_owned();
+            spec.env.insert(labels::ENV_ONNX_FILE.to_owned(), file);
+        }
         let started = self.spawner.run(move || children.start(spec, content)).await;
         started.unwrap_or_else(|| {
             let lost = "the thread that starts containers failed; the log says more";
@@ -266,7 +308,7 @@ impl Children {
         {
             return super::same_or_refuse(&spec, &present.spec.digest);
         }
-        let program = executable(&spec.image)?;
+        let program = self.programs.executable(&spec.image)?;
         let child = launch(&program, &spec)?;
         if let Some(content) = content
             && !runs_content(&child, &program, &content)
@@ -435,5 +477,87 @@ fn ended_as(ended: io::Result<ExitStatus>) -> ContainerState {
             code: -1,
             detail: Some(format!("its end could not be observed: {error}")),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use futures::StreamExt;
+    use skysail_proto::deployment::ONNX_IMAGE;
+    use skysail_proto::ids::{ModelId, ReplicaId};
+
+    use super::*;
+
+    /// The SHA-256 of `abc`.
+    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    /// A runtime whose frontend has a program for ONNX files beside it, which prints the file that it is given.
+    fn runtime(folder: &Path) -> ProcessRuntime {
+        let program = folder.join(ONNX_IMAGE);
+        fs::write(
+            &program,
+            "#!/bin/sh\nread -r word < \"$SKYSAIL_ONNX_FILE\"\necho \"file: $word\"\n",
+        )
+        .unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut runtime = ProcessRuntime::new().unwrap();
+        runtime.children = Arc::new(Children {
+            programs: Programs::in_folder(folder),
+            ..Children::default()
+        });
+        runtime.with_artifacts(ArtifactFolder::at(Some(folder.to_owned())))
+    }
+
+    fn spec() -> ReplicaSpec {
+        let model: ModelId = "digits:1".parse().unwrap();
+        ReplicaSpec {
+            container: "digits".into(),
+            replica: ReplicaId::of(&model, 0),
+            model,
+            image: ONNX_IMAGE.into(),
+            image_id: None,
+            artifacts: Vec::new(),
+            onnx: Some(ABC.parse().unwrap()),
+            cpus: None,
+            gpus: None,
+            memory_bytes: None,
+            env: BTreeMap::new(),
+            digest: "digest".into(),
+            incarnation: "store".into(),
+            start: "start".into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_container_is_told_where_its_onnx_file_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = runtime(folder.path());
+        fs::write(folder.path().join(ABC), "abc").unwrap();
+        runtime.start(&spec(), &|_| ()).await.unwrap();
+        let log = runtime.logs("digits", 10, true).await.unwrap();
+        assert_eq!(log.collect::<Vec<_>>().await, ["file: abc"]);
+        assert_eq!(runtime.moved_on(&spec()).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn an_onnx_file_that_is_gone_or_changed_is_not_served() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = runtime(folder.path());
+        for (content, problem) in [(None, "is not on this frontend"), (Some("abd"), "was changed")] {
+            if let Some(content) = content {
+                fs::write(folder.path().join(ABC), content).unwrap();
+            }
+            let error = runtime.start(&spec(), &|_| ()).await.unwrap_err();
+            let RuntimeError::Image(why) = error else {
+                panic!("{error:?}")
+            };
+            assert!(why.contains(problem) && why.contains("upload it"), "{why}");
+            assert_eq!(runtime.moved_on(&spec()).await.unwrap(), Some(why));
+            assert_eq!(runtime.list().await.unwrap(), []);
+        }
     }
 }

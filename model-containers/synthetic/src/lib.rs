@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use skysail_container_rpc::{Batch, Model, ModelError, Outputs};
+use skysail_container_rpc::{Batch, Datatype, Model, ModelError, Outputs, Tensor};
 use tokio::time::Instant;
 
 pub mod cost;
@@ -14,10 +14,10 @@ pub mod digest;
 pub mod settings;
 
 use cost::Costs;
-use digest::digest;
+use digest::digests;
 use settings::{Fault, Mode, Settings};
 
-/// Takes its time, counts its inputs, and answers a digest of each.
+/// Takes its time, counts its inputs, and answers a digest of each; output tensors are those of [`noop`].
 #[derive(Debug)]
 pub struct Synthetic {
     settings: Settings,
@@ -46,15 +46,18 @@ impl Synthetic {
         self.settings.fault.filter(|_| goes_wrong)
     }
 
-    fn answer(&self, batch: &Batch, seen_before: u64) -> Outputs {
-        let digests = batch.inputs().map(digest);
+    fn answer(&self, batch: &Batch, seen_before: u64) -> Result<Outputs, ModelError> {
+        if !batch.signature().output_tensors().is_empty() {
+            return noop::answer(batch);
+        }
+        let digests = digests(batch)?.into_iter();
         if !self.settings.report_seen {
-            return digests.map(|digest| format!("fnv1a:{digest:016x}")).collect();
+            return Ok(digests.map(|digest| format!("fnv1a:{digest:016x}")).collect());
         }
         let numbered = digests.zip(seen_before + 1..);
-        numbered
+        Ok(numbered
             .map(|(digest, seen)| format!(r#"{{"digest":"fnv1a:{digest:016x}","inputs_seen":{seen}}}"#))
-            .collect()
+            .collect())
     }
 }
 
@@ -63,7 +66,7 @@ impl Model for Synthetic {
         let begun = Instant::now();
         let inputs = batch.len() as u64;
         let seen_before = self.seen.fetch_add(inputs, Ordering::Relaxed);
-        let mut outputs = self.answer(batch, seen_before);
+        let mut outputs = self.answer(batch, seen_before)?;
         spend(self.settings.mode, self.costs.next(inputs), begun);
         match self.fault(inputs) {
             None => Ok(outputs),
@@ -74,11 +77,41 @@ impl Model for Synthetic {
                 std::thread::park();
             },
             Some(Fault::WrongCount) => {
-                outputs.push("one too many");
+                one_too_many(batch, &mut outputs);
                 Ok(outputs)
             }
+            Some(Fault::WrongShape) => wrong_shape(batch),
         }
     }
+}
+
+fn one_too_many(batch: &Batch, outputs: &mut Outputs) {
+    if batch.signature().output_tensors().is_empty() {
+        outputs.push("one too many");
+    } else {
+        outputs.push_error(&ModelError::new("one too many"));
+    }
+}
+
+/// Each tensor of the signature with a dimension more than it says; of text, a tensor.
+fn wrong_shape(batch: &Batch) -> Result<Outputs, ModelError> {
+    let specs = batch.signature().output_tensors();
+    let names = specs
+        .iter()
+        .map(|spec| (spec.name(), spec.shape().lengths().len() + 1));
+    let mut names: Vec<_> = names.collect();
+    if names.is_empty() {
+        names.push(("no text", 1));
+    }
+    let mut outputs = Outputs::new();
+    for _ in 0..batch.len() {
+        let tensors = names.iter().map(|&(name, rank)| {
+            let tensor = Tensor::new(Datatype::Uint8, vec![1; rank], vec![0])?;
+            Ok((name, tensor))
+        });
+        outputs.push_tensors(tensors.collect::<Result<Vec<_>, ModelError>>()?);
+    }
+    Ok(outputs)
 }
 
 /// How much later than it was told a sleeping thread usually wakes on Linux: the kernel's timer slack is
@@ -106,9 +139,16 @@ fn spend(mode: Mode, cost: Duration, begun: Instant) {
 
 #[cfg(test)]
 mod tests {
-    use skysail_proto::value::{Column, Input};
+    use skysail_container_rpc::{Columns, Input, InputType, Signature};
 
     use super::*;
+
+    /// A batch of so many inputs.
+    fn batch(inputs: usize) -> Batch {
+        let signature = Signature::row(InputType::Doubles);
+        let columns = Columns::repeating(&signature, &[Input::doubles(&[1.0])], inputs);
+        Batch::new(signature, columns.unwrap())
+    }
 
     #[test]
     fn batches_before_the_first_fault_are_answered() {
@@ -118,8 +158,7 @@ mod tests {
             ..Settings::default()
         };
         let mut model = Synthetic::new(settings);
-        let column = Column::repeating(&[Input::doubles(&[1.0])], 3).unwrap();
-        let batch = Batch::new(column);
+        let batch = batch(3);
         let answered: Vec<_> = (0..4).map(|_| model.predict(&batch).is_ok()).collect();
         assert_eq!(answered, [true, true, false, false]);
         assert_eq!(model.seen().load(Ordering::Relaxed), 12);
@@ -133,11 +172,39 @@ mod tests {
             ..Settings::default()
         };
         let mut model = Synthetic::new(settings);
-        let mut is_answered = |inputs| {
-            let column = Column::repeating(&[Input::doubles(&[1.0])], inputs).unwrap();
-            model.predict(&Batch::new(column)).is_ok()
-        };
+        let mut is_answered = |inputs| model.predict(&batch(inputs)).is_ok();
         assert_eq!([3, 4, 3].map(&mut is_answered), [true, false, true]);
+    }
+
+    #[test]
+    fn what_goes_wrong_with_tensors_is_no_answer() {
+        let specs = ["a:FP32[]", "mean:FP32[]"].map(|text| text.parse().unwrap());
+        let [input, output] = specs;
+        let signature = Signature::tensors([input], [output]).unwrap();
+        let tensor = Tensor::new(Datatype::Fp32, [].as_slice(), 4.0_f32.to_le_bytes().to_vec());
+        let batch = Batch::of(&signature, &[Input::tensors([tensor.unwrap()])]).unwrap();
+        let answered = |fault| {
+            let mut model = Synthetic::new(Settings {
+                fault,
+                ..Settings::default()
+            });
+            let answered = model
+                .predict(&batch)
+                .and_then(|outputs| outputs.into_wire(&batch));
+            answered.map_err(|error| error.to_string())
+        };
+        let outputs = answered(None).unwrap();
+        assert_eq!(outputs.tensors[0].data[..], 4.0_f32.to_le_bytes());
+        for (fault, words) in [
+            (Fault::WrongCount, "2 outputs for 1 inputs"),
+            (
+                Fault::WrongShape,
+                "answered mean:UINT8[1], and its signature says mean:FP32[]",
+            ),
+        ] {
+            let error = answered(Some(fault)).unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
     }
 
     #[test]

@@ -89,6 +89,8 @@ pub enum Fault {
     Panic,
     /// `wrong-count`: the model answers one output too many.
     WrongCount,
+    /// `wrong-shape`: the model answers tensors of another shape than its signature says, or a tensor instead of text.
+    WrongShape,
     /// `exit`: the process ends with exit code 17.
     Exit,
     /// `hang`: the batch is never answered, nor any after it.
@@ -170,7 +172,7 @@ impl Variables<'_> {
                 .is_some_and(|position| position == 1),
             fault: self.parsed(
                 "SYNTHETIC_FAIL",
-                "error, panic, wrong-count, exit or hang",
+                "error, panic, wrong-count, wrong-shape, exit or hang",
                 Fault::parse,
             ),
             fail_after: self.count("SYNTHETIC_FAIL_AFTER", default.fail_after),
@@ -223,6 +225,7 @@ impl Fault {
             "error" => Some(Self::Error),
             "panic" => Some(Self::Panic),
             "wrong-count" => Some(Self::WrongCount),
+            "wrong-shape" => Some(Self::WrongShape),
             "exit" => Some(Self::Exit),
             "hang" => Some(Self::Hang),
             _ => None,

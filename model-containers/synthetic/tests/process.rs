@@ -123,9 +123,15 @@ fn a_bad_setting_of_the_model_is_reported_and_ends_it() {
 
 #[test]
 fn a_bad_setting_of_the_container_is_reported_and_ends_it() {
-    let error = refused("SKYSAIL_INPUT_TYPE", "tensors");
+    let error = refused("SKYSAIL_INPUT_TYPE", "tensor");
     assert!(
         error.contains("SKYSAIL_INPUT_TYPE") && error.contains("doubles"),
         "{error}"
     );
+}
+
+#[test]
+fn tensors_that_are_not_declared_end_it_with_the_remedy() {
+    let error = refused("SKYSAIL_INPUT_TYPE", "tensors");
+    assert!(error.contains("set SKYSAIL_SIGNATURE"), "{error}");
 }

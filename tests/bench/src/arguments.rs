@@ -1,5 +1,6 @@
 //! What is typed, and the plan it makes.
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::thread;
@@ -46,13 +47,16 @@ pub(crate) struct Arguments {
 
 /// What `--help` says of the JSON.
 const JSON: &str = "\
-The JSON is one object: machine; settings; and, unless --only leaves them out, closed_loop, goodput and overload.
+The JSON is one object: machine; settings; and, unless --only leaves them out, closed_loop, images, goodput and
+overload.
 Where something was measured several times it is {median, min, max}.
 
 closed_loop: an array, an object for each program (echo, noop, noop_cached, iris_svm) and number of connections:
 requests_per_second, p50_micros, p99_micros; requests_of_echo and p50_of_echo, the ratios to the echo measured
 right before and after; server_cpu_per_1000 and container_cpu_per_1000, in seconds per thousand queries;
 server_peak_bytes; defaults and failed, counts that should be 0.
+
+images: an array like closed_loop's, for the programs echo, relay, parsing_relay and image.
 
 goodput: capacity_per_second, slo_micros, and cells, an object for each policy (learned, aimd, fixed:20) and load:
 offered_per_second, in_time_per_second, goodput (0 to 1), defaults by reason, errors by kind, and untrustworthy,
@@ -67,6 +71,28 @@ pub(crate) enum Command {
     /// The bare echo, which a run starts itself
     #[command(hide = true)]
     Echo(Echo),
+    /// The bare relay, which a run starts itself
+    #[command(hide = true)]
+    Relay(Relay),
+    /// The relay's bare container, which a run starts itself
+    #[command(hide = true)]
+    BareContainer(BareContainer),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Relay {
+    /// Make floats of each body first
+    #[arg(long)]
+    pub(crate) parse: bool,
+    #[arg(long)]
+    pub(crate) worker_threads: NonZeroUsize,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BareContainer {
+    /// Where the relay takes containers
+    #[arg(long)]
+    pub(crate) relay: SocketAddr,
 }
 
 #[derive(Args, Debug)]
@@ -85,6 +111,8 @@ pub(crate) enum Part {
     Closed,
     /// Goodput against offered load, for each batch policy
     Goodput,
+    /// The closed loop with images of 224 × 224 × 3 floats, beside two bare relays and the echo
+    Images,
     /// Ten times the capacity: memory, and every query answered once and in time
     Overload,
 }
@@ -106,6 +134,7 @@ pub(crate) struct Plan {
     pub(crate) closed_rounds: usize,
     pub(crate) closed_lasts: Duration,
     pub(crate) connections: &'static [usize],
+    pub(crate) image_connections: &'static [usize],
     pub(crate) goodput_rounds: usize,
     pub(crate) goodput_lasts: Duration,
     /// Sent before each measurement of goodput, with the same load.
@@ -154,6 +183,7 @@ impl Plan {
             closed_rounds: 5,
             closed_lasts: Duration::from_secs(2),
             connections: &[1, 64],
+            image_connections: &[1, 4],
             goodput_rounds: 3,
             goodput_lasts: Duration::from_secs(2),
             goodput_warms_up: Duration::from_millis(500),
@@ -179,6 +209,7 @@ impl Plan {
             closed_rounds: 1,
             closed_lasts: moment,
             connections: &[2],
+            image_connections: &[2],
             goodput_rounds: 1,
             goodput_lasts: moment,
             goodput_warms_up: moment,

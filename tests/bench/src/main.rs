@@ -5,7 +5,8 @@
 //! reading order:
 //!
 //! - [`arguments`]: what is typed, and the plan it makes.
-//! - [`closed_loop`]: requests per second, latency, processor time and memory, beside a bare [`echo`].
+//! - [`closed_loop`]: requests per second, latency, processor time and memory, beside a bare [`echo`], and of images
+//!   also beside a bare [`relay`].
 //! - [`goodput`]: what is answered in time as the offered load grows, for each batch policy.
 //! - [`overload`]: memory and answers at ten times the capacity.
 //! - [`process`], [`machine`]: what the kernel says of processes and of the machine.
@@ -32,6 +33,7 @@ mod overload;
 mod page;
 mod plot;
 mod process;
+mod relay;
 mod report;
 mod spread;
 
@@ -46,6 +48,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match &arguments.command {
         Some(Command::Echo(echo)) => echo::run(echo).map(|()| ExitCode::SUCCESS),
+        Some(Command::Relay(relay)) => relay::run(relay).map(|()| ExitCode::SUCCESS),
+        Some(Command::BareContainer(container)) => {
+            relay::run_container(container).map(|()| ExitCode::SUCCESS)
+        }
         None => run(&arguments),
     };
     done.unwrap_or_else(|error| {
@@ -91,6 +97,9 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     let mut report = Report::new(Machine::describe(), &plan);
     if plan.includes(Part::Closed) {
         report.closed_loop = Some(closed_loop::measure(&plan).await?);
+    }
+    if plan.includes(Part::Images) {
+        report.images = Some(closed_loop::measure_images(&plan).await?);
     }
     if plan.includes(Part::Goodput) {
         report.goodput = Some(goodput::measure(&plan).await?);

@@ -249,7 +249,7 @@ async fn input_types_that_differ_are_refused_and_named() {
         .await
         .problem(409);
     assert!(
-        detail.contains("takes strings") && detail.contains("takes doubles"),
+        detail.contains("takes strings") && detail.contains("sends doubles"),
         "{detail}"
     );
 

@@ -16,6 +16,7 @@ cases! {
     json_is_the_admin_apis_body_byte_for_byte;
     what_a_command_changed_is_its_json;
     tables_have_a_line_for_each_thing;
+    tensors_are_declared_asked_from_numpy_files_and_shown;
     an_application_is_registered_changed_linked_and_deleted;
     versions_are_switched_scaled_stopped_and_deleted;
     a_version_that_never_becomes_ready_leaves_the_old_one_answering;
@@ -183,7 +184,7 @@ async fn tables_have_a_line_for_each_thing() {
     assert_eq!(lines.len(), 2, "{apps}");
     assert_says(
         lines[0],
-        &["NAME", "INPUT TYPE", "SLO", "DEFAULT OUTPUT", "MODELS"],
+        &["NAME", "SIGNATURE", "SLO", "DEFAULT OUTPUT", "MODELS"],
     );
     assert_eq!(
         words(lines[1])[..5],
@@ -603,6 +604,88 @@ async fn a_default_output_is_an_answer_with_a_note() {
     assert_eq!((said.code, said.out.trim()), (Some(0), "no idea"), "{said:?}");
 }
 
+async fn tensors_are_declared_asked_from_numpy_files_and_shown() {
+    let (_cluster, skysail) = empty().await;
+    let declared = "--in image:FP32[2,3] --out image:FP32[2,3] --out more:FP32[1000]";
+    let deploy = format!("model deploy echo:1 --image {} {declared}", program("noop"));
+    skysail.done(&deploy).await;
+    let page = skysail.done("model show echo:1").await;
+    assert_says(
+        &page,
+        &["Inputs:", "image:FP32[2,3]", "Outputs:", "more:FP32[1000]"],
+    );
+    let registered = "app register photos --like echo --default-output null --slo 30s";
+    assert_says(
+        &skysail.done(registered).await,
+        &["image:FP32[2,3] -> image:FP32[2,3]"],
+    );
+    skysail.done("app link photos echo").await;
+
+    let shown = "image: [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]";
+    let sample = |name: &str| {
+        format!(
+            "{}/../admin-cli/src/numpy/samples/{name}",
+            env!("CARGO_MANIFEST_DIR")
+        )
+    };
+    for input in [
+        "[[0,1,2],[3,4,5]]".to_owned(),
+        r#"{"image":[[0,1,2],[3,4,5]]}"#.to_owned(),
+        format!("@{}", sample("float32.npy")),
+        format!("@{}", sample("fortran.npy")),
+        format!("--file {}", sample("float16.npy")),
+    ] {
+        let answer = skysail.done(&format!("predict photos {input}")).await;
+        let lines: Vec<_> = answer.lines().collect();
+        assert_eq!(lines[0], shown, "{input}");
+        assert!(
+            lines[1].starts_with("more: [") && lines[1].ends_with("… 996 more …]"),
+            "{answer}"
+        );
+    }
+    let whole = skysail
+        .done("predict photos [[0,1,2],[3,4,5]] --output json")
+        .await;
+    let whole: Value = serde_json::from_str(&whole).unwrap();
+    assert_eq!(whole["output"]["more"].as_array().map(Vec::len), Some(1000));
+    for (line, parts) in [
+        (
+            format!("predict photos @{}", sample("float64.npy")),
+            &["float64", "a.astype(\"float32\")"][..],
+        ),
+        (
+            format!("predict photos @{}", sample("scalar.npy")),
+            &["shape []", "image:FP32[2,3]"],
+        ),
+        (
+            format!("predict photos @{}", sample("objects.npy")),
+            &["Python objects"],
+        ),
+        (
+            "predict photos [[0,1,2]".to_owned(),
+            &["not valid JSON", "@inputs.npz"],
+        ),
+        ("predict photos [[0,1,2],[3,4]]".to_owned(), &["image"]),
+    ] {
+        assert_says(&skysail.refused(&line).await, parts);
+    }
+
+    let batch = "app register rows --in image:FP32[3] --default-output null --slo 30s";
+    skysail.done(batch).await;
+    let said = skysail
+        .say(&format!("predict rows @{}", sample("float32.npy")))
+        .await;
+    assert_eq!((said.code, &*said.out), (Some(0), "null\nnull\n"), "{said:?}");
+    assert_says(&said.err, &["input 1: this is the default output", "input 2: "]);
+
+    let report = skysail
+        .done("bench photos --rate 50 --duration 1s --output json")
+        .await;
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["inputs"], "generated tensors, no two alike");
+    assert_eq!(report["in_time"], report["offered"], "{report}");
+}
+
 async fn mistakes_are_told_once_with_what_to_do() {
     let (_cluster, skysail) = with_iris().await;
     skysail
@@ -680,6 +763,17 @@ async fn mistakes_in_the_line_are_told_before_anything_is_sent() {
             "at least one microsecond",
         ),
         (format!("{register} --input-type doubles --slo 100"), "`100ms`"),
+        (format!("{register} --slo 1s"), "--like"),
+        (
+            format!("{register} --slo 1s --input-type tensors"),
+            "--in and --out",
+        ),
+        (
+            "model deploy m:1 --image x --input-type doubles --in x:FP32".into(),
+            "leave --in out",
+        ),
+        ("model register m:1 --in x:FLOAT".into(), "FP32"),
+        ("model register m:1 --signature /no/such".into(), "cannot be read"),
         ("app show Not-A-Name".into(), "lower-case letters"),
         ("app update iris".into(), "--slo"),
         (

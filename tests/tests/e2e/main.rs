@@ -9,6 +9,7 @@ use skysail_tests::suite::Suite;
 
 mod access;
 mod admin;
+mod artifacts;
 mod bad_input;
 mod batch_sizes;
 mod batching;
@@ -50,6 +51,7 @@ mod signals;
 mod start_up;
 mod store_embedded;
 mod store_redis;
+mod tensors;
 mod terminal;
 mod unread_bodies;
 mod unwell_redis;
@@ -75,11 +77,13 @@ fn main() -> ExitCode {
         .area("connections", connections::CASES)
         .area("queries", queries::CASES)
         .area("cache", cache::CASES)
+        .area("tensors", tensors::CASES)
         .area("large_outputs", large_outputs::CASES)
         .area("batching", batching::CASES)
         .area("batch_sizes", batch_sizes::CASES)
         .area("access", access::CASES)
         .area("admin", admin::CASES)
+        .area("artifacts", artifacts::CASES)
         .area("metrics", metrics::CASES)
         .area("peers", peers::CASES)
         .area("ops", ops::CASES)

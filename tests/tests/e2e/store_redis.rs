@@ -114,7 +114,7 @@ pub(crate) fn applications(catalog: &Catalog) -> Vec<&str> {
 pub(crate) fn put(name: &str) -> Change {
     Change::put(Application {
         name: ApplicationName::new(name).unwrap(),
-        input_type: InputType::Doubles,
+        signature: InputType::Doubles.into(),
         default_output: "-1.0".into(),
         slo_micros: 100_000,
         weight: skysail_proto::admin::default_weight(),

@@ -1,5 +1,6 @@
 //! `skysail model deploy` and `register`: a new version, run by Skysail or by somebody else.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, absolute};
 
@@ -7,13 +8,14 @@ use clap::Args;
 use skysail_proto::admin::NewVersion;
 use skysail_proto::deployment::{BatchSize, Deployment, Replicas, VersionSpec};
 use skysail_proto::ids::ModelId;
-use skysail_proto::value::InputType;
 
 use super::show::replicas_line;
 use super::wait::{Before, Wait, Waiting};
 use crate::arguments::{parse_cpus, parse_input, parse_size, parse_variable};
 use crate::commands::Session;
 use crate::error::Error;
+use crate::onnx::{self, BASE_IMAGE, Deployed, LocalFile, parse_onnx};
+use crate::signature::{SignatureArguments, TAKES};
 
 const DEPLOY_EXAMPLES: &str = "\
 Examples:
@@ -27,7 +29,12 @@ Examples:
       --replicas auto:1..8 --replace
   skysail model deploy iris-model:1 --image ./target/release/iris-svm \\
       --input-type doubles
+  skysail model deploy digits:1 --onnx digits.onnx --replicas 2
+  skysail model deploy resnet:3 --image resnet:3 \\
+      --in 'image:FP32[224,224,3]' --out 'probabilities:FP32[1000]'
 
+Tensors are declared as they are for one input, without the batch dimension; -1 is any length. With \
+--input-type tensors alone the first replica tells what the model takes, and with --onnx the file. \
 With the process runtime the image is the path of an executable. A version is never changed: deploy \
 another. The one that answers goes on until as many replicas of the new one are attached as are \
 wanted, or as the old one has; one that never becomes ready leaves the old one where it is. With \
@@ -37,6 +44,7 @@ wanted, or as the old one has; one that never becomes ready leaves the old one w
 const REGISTER_EXAMPLES: &str = "\
 Examples:
   skysail model register my-model:1 --input-type floats
+  skysail model register resnet:1 --input-type tensors
   SKYSAIL_FRONTENDS=127.0.0.1:7000 SKYSAIL_MODEL_NAME=my-model \\
       SKYSAIL_MODEL_VERSION=1 SKYSAIL_INPUT_TYPE=floats \\
       SKYSAIL_TOKEN=$(skysail model show my-model:1 --token) ./my-container
@@ -48,9 +56,8 @@ container is to show a token, which is printed here and by \
 /// What any version has.
 #[derive(Args, Debug)]
 struct VersionArguments {
-    /// What its inputs are: bytes, integers, floats, doubles or strings
-    #[arg(long, value_name = "TYPE")]
-    input_type: InputType,
+    #[command(flatten)]
+    signature: SignatureArguments,
     /// How batches are sized: a number, adaptive or aimd
     #[arg(long, value_name = "N|adaptive|aimd", default_value_t)]
     batch_size: BatchSize,
@@ -69,8 +76,14 @@ pub(crate) struct DeployArguments {
     #[arg(value_name = "NAME:VERSION")]
     id: ModelId,
     /// A Docker image, or with the process runtime the path of an executable
-    #[arg(long)]
-    image: String,
+    #[arg(long, required_unless_present = "onnx")]
+    image: Option<String>,
+    /// An ONNX file, instead of an image: it is uploaded to the frontend, or made into a Docker image, and served as it is
+    #[arg(long, value_name = "FILE", value_parser = parse_onnx, conflicts_with = "image", group = TAKES)]
+    onnx: Option<LocalFile>,
+    /// The Docker image that serves the ONNX file
+    #[arg(long, value_name = "IMAGE", requires = "onnx", default_value = BASE_IMAGE)]
+    onnx_image: String,
     #[command(flatten)]
     version: VersionArguments,
     /// Replicas wanted: a number, or bounds within which it follows the load
@@ -124,12 +137,13 @@ impl DeployArguments {
 impl VersionArguments {
     fn into_spec(self, deployment: Option<Deployment>) -> VersionSpec {
         VersionSpec {
-            input_type: self.input_type,
+            signature: self.signature.0,
             batch_size: self.batch_size,
             max_batch: self.max_batch,
             cache: !self.no_cache,
             deployment,
             open: false,
+            annotations: BTreeMap::new(),
         }
     }
 }
@@ -140,10 +154,19 @@ pub(super) async fn deploy(session: &Session, arguments: DeployArguments) -> Res
         Replicas::Fixed(count) => (count, None),
         Replicas::Auto(bounds) => (bounds.min, Some(bounds)),
     };
+    let source = match arguments.onnx {
+        Some(file) => onnx::bring(&session.admin, &id, &file, &arguments.onnx_image).await?,
+        None => Deployed {
+            image: located(session, arguments.image.unwrap_or_default()).await?,
+            image_id: None,
+            onnx: None,
+        },
+    };
     let deployment = Deployment {
-        image: located(session, arguments.image).await?,
-        image_id: None,
+        image: source.image,
+        image_id: source.image_id,
         artifacts: Vec::new(),
+        onnx: source.onnx,
         replicas,
         autoscale,
         gpus: arguments.gpus.map(NonZeroU32::get),
@@ -206,11 +229,13 @@ async fn located(session: &Session, image: String) -> Result<String, Error> {
 
 #[cfg(test)]
 mod tests {
+    use skysail_proto::value::InputType;
+
     use super::*;
 
     fn spec(batch_size: &str, max_batch: Option<u32>) -> VersionSpec {
         let arguments = VersionArguments {
-            input_type: InputType::Floats,
+            signature: SignatureArguments(InputType::Floats.into()),
             batch_size: batch_size.parse().unwrap(),
             max_batch: max_batch.map(|max| max.try_into().unwrap()),
             no_cache: true,

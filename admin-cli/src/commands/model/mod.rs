@@ -52,7 +52,7 @@ What is stopped stays registered: `skysail model scale` starts it again.";
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
     /// Deploy a version: Skysail runs its containers
-    Deploy(deploy::DeployArguments),
+    Deploy(Box<deploy::DeployArguments>),
     /// Register a version whose containers attach by themselves
     Register(deploy::RegisterArguments),
     /// List models and their versions
@@ -117,7 +117,7 @@ pub(crate) struct ScaleArguments {
 
 pub(super) async fn run(session: &Session, command: ModelCommand) -> Result<(), Error> {
     match command {
-        ModelCommand::Deploy(arguments) => deploy::deploy(session, arguments).await,
+        ModelCommand::Deploy(arguments) => deploy::deploy(session, *arguments).await,
         ModelCommand::Register(arguments) => deploy::register(session, arguments).await,
         ModelCommand::List => list(session).await,
         ModelCommand::Show { target, token: true } => show_token(session, &target).await,

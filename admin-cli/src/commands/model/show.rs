@@ -9,6 +9,7 @@ use skysail_proto::deployment::{BatchSize, Deployment, Replicas};
 use crate::advice::listed;
 use crate::commands::replica::replica_table;
 use crate::output::{age, counted, failure_words, fields, per_second, shortened, table};
+use crate::signature::{annotation_fields, signature_fields};
 
 /// All versions of all models, a line each.
 pub(super) fn model_table(models: &[Model], now: Timestamp) -> String {
@@ -23,7 +24,7 @@ pub(super) fn model_table(models: &[Model], now: Timestamp) -> String {
                 current_mark(version).into(),
                 state_word(version.state).into(),
                 replicas_share(version),
-                version.spec.input_type.to_string(),
+                shortened(&version.spec.signature.to_string()),
                 image(version).to_owned(),
                 listed(&model.linked_applications),
                 age(version.registered_at, now),
@@ -36,7 +37,7 @@ pub(super) fn model_table(models: &[Model], now: Timestamp) -> String {
         "CURRENT",
         "STATE",
         "REPLICAS",
-        "INPUT TYPE",
+        "SIGNATURE",
         "IMAGE",
         "APPLICATIONS",
         "AGE",
@@ -130,10 +131,13 @@ pub(super) fn version_page(version: &Version, replicas: &[Replica], now: Timesta
         ("Replicas", replicas_and_bounds(version)),
         ("Restarts", version.restarts.to_string()),
         ("Load", load_words(version.load)),
-        ("Input type", version.spec.input_type.to_string()),
+    ];
+    pairs.extend(signature_fields(&version.spec.signature));
+    pairs.extend(annotation_fields(&version.spec.annotations));
+    pairs.extend([
         ("Batches", batch_words(version)),
         ("Cache", if version.spec.cache { "on" } else { "off" }.into()),
-    ];
+    ]);
     if let Some(decision) = &version.autoscaling {
         pairs.push(("Autoscaling", decision.clone()));
     }
@@ -241,6 +245,9 @@ fn image(version: &Version) -> &str {
 /// How batches are sized, and how large they are at most.
 fn batch_words(version: &Version) -> String {
     let spec = &version.spec;
+    if !spec.signature.is_batched() {
+        return "one input each: its tensors have no batch dimension".into();
+    }
     let words = match (spec.batch_size, spec.max_batch) {
         (size @ BatchSize::Fixed(_), None) => format!("{size} at most"),
         (size, Some(most)) => format!("{size}, at most {most}"),
@@ -268,6 +275,9 @@ fn deployment_fields(deployment: &Deployment) -> Vec<(&'static str, String)> {
             "Artifact",
             format!("{} (SHA-256 {})", artifact.path, artifact.sha256),
         ));
+    }
+    if let Some(file) = &deployment.onnx {
+        pairs.push(("ONNX file", format!("SHA-256 {}", file.sha256)));
     }
     if let Some(cpus) = deployment.cpus {
         pairs.push(("CPUs", cpus.to_string()));
@@ -353,9 +363,9 @@ pub(super) mod tests {
         waiting.replicas_attached = 0;
         let shown = model_table(&[model(vec![version(), waiting])], now());
         let expected = "\
-MODEL        VERSION   CURRENT   STATE     REPLICAS   INPUT TYPE   IMAGE                    APPLICATIONS   AGE
-iris-model   1         *         ready     3/3        doubles      skysail/iris-svm:0.1.0   iris           3h
-iris-model   2         -         waiting   0          doubles      -                        iris           3h";
+MODEL        VERSION   CURRENT   STATE     REPLICAS   SIGNATURE   IMAGE                    APPLICATIONS   AGE
+iris-model   1         *         ready     3/3        doubles     skysail/iris-svm:0.1.0   iris           3h
+iris-model   2         -         waiting   0          doubles     -                        iris           3h";
         assert_eq!(shown, expected);
     }
 

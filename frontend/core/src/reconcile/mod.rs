@@ -4,14 +4,15 @@
 //! interrupted work. [`History`] remembers what no single observation shows: the failures of a model, and since
 //! when a container has no stream. [`finished`] ends rollouts. [`doubt()`] stops all of this while the catalog
 //! itself may have lost something. Containers that were started for another store are [`Foreign`]. The meaning
-//! of a version's names is written down before its first start ([`resolved`]).
+//! of a version's names is written down before its first start ([`resolved`]), and the signature of a version that
+//! was deployed without one once a replica has told it ([`learned`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use skysail_proto::deployment::Artifact;
 use skysail_proto::ids::{ModelId, ReplicaId};
 use skysail_proto::labels;
-use skysail_proto::value::InputType;
+use skysail_proto::sha256::Sha256;
 
 use crate::catalog::Secret;
 use crate::container_token;
@@ -19,6 +20,7 @@ use crate::container_token;
 mod doubt;
 mod foreign;
 mod history;
+mod learning;
 mod plan;
 mod resolution;
 mod rollout;
@@ -27,6 +29,7 @@ mod spec;
 pub use doubt::{Doubt, doubt};
 pub use foreign::Foreign;
 pub use history::{History, Patience};
+pub use learning::learned;
 pub use plan::{Action, Plan, StopReason, plan};
 pub use resolution::{Resolution, resolved};
 pub use rollout::finished;
@@ -102,14 +105,14 @@ pub struct ReplicaSpec {
     pub replica: ReplicaId,
     /// The container's model version.
     pub model: ModelId,
-    /// The type of the version's inputs.
-    pub input_type: InputType,
     /// A Docker image, or the path of an executable.
     pub image: String,
     /// The id of that image; `None` until it is resolved.
     pub image_id: Option<String>,
     /// The version's files, and the digests that they must have.
     pub artifacts: Vec<Artifact>,
+    /// The version's ONNX file, among the artifacts that the frontend keeps.
+    pub onnx: Option<Sha256>,
     /// The CPUs that it may use.
     pub cpus: Option<f64>,
     /// The number of GPUs that it gets.

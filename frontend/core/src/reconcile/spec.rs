@@ -39,10 +39,10 @@ pub fn replica_spec(
         env: environment(placement, model, version, &replica, deployment),
         replica,
         model: model.clone(),
-        input_type: version.spec.input_type,
         image: deployment.image.clone(),
         image_id: deployment.image_id.clone(),
         artifacts: deployment.artifacts.clone(),
+        onnx: deployment.onnx.map(|file| file.sha256),
         cpus: deployment.cpus,
         gpus: deployment.gpus,
         memory_bytes: deployment.memory_bytes,
@@ -60,21 +60,26 @@ fn environment(
     replica: &ReplicaId,
     deployment: &Deployment,
 ) -> BTreeMap<String, String> {
+    let signature = &version.spec.signature;
     let ours = [
         (labels::ENV_FRONTENDS, placement.frontends.join(",")),
         (labels::ENV_MODEL_NAME, model.name.to_string()),
         (labels::ENV_MODEL_VERSION, model.version.to_string()),
-        (labels::ENV_INPUT_TYPE, version.spec.input_type.to_string()),
+        (labels::ENV_INPUT_TYPE, signature.input_word().to_owned()),
         (labels::ENV_MAX_BATCH, version.spec.most_inputs().to_string()),
         (labels::ENV_REPLICA_ID, replica.to_string()),
         (labels::ENV_TOKEN, String::new()),
     ];
     let warm_up = deployment.warm_up.as_ref();
     let warm_up = warm_up.map(|input| (labels::ENV_WARM_UP, input.to_string()));
+    let declared = signature
+        .declared_text()
+        .map(|text| (labels::ENV_SIGNATURE, text));
     let mut env = deployment.env.clone();
     env.extend(
         ours.into_iter()
             .chain(warm_up)
+            .chain(declared)
             .map(|(name, value)| (name.to_owned(), value)),
     );
     env
@@ -85,11 +90,16 @@ fn environment(
 /// The frontends' addresses are left out: a container learns new ones over its stream. The largest batch is
 /// left out too, because a container uses it only for its warm-up. The time of registration is included: a
 /// version that is deleted and registered again may mean another image of the same name.
+///
+/// Of the signature only the input type's word is included. The rest changes in two ways: a version registered anew
+/// has another time of registration, and an undeclared version learns its signature from a container that runs.
+/// That container must go on fitting. A replica of another signature is refused when it registers.
 fn digest(placement: &Placement, version: &Version, deployment: &Deployment) -> String {
     let Deployment {
         image,
         image_id,
         artifacts,
+        onnx,
         replicas: _,
         autoscale: _,
         cpus,
@@ -99,7 +109,7 @@ fn digest(placement: &Placement, version: &Version, deployment: &Deployment) -> 
         warm_up,
     } = deployment;
     let mut fitting = serde_json::json!({
-        "input_type": version.spec.input_type,
+        "input_type": version.spec.signature.input_word(),
         "registered_at": version.registered_at,
         "image": image,
         "cpus": cpus,
@@ -113,6 +123,9 @@ fn digest(placement: &Placement, version: &Version, deployment: &Deployment) -> 
     }
     if !artifacts.is_empty() {
         fitting["artifacts"] = serde_json::json!(artifacts);
+    }
+    if let Some(file) = onnx {
+        fitting["onnx"] = serde_json::json!(file);
     }
     if let Some(input) = warm_up {
         fitting["warm_up"] = input.clone();
@@ -147,6 +160,10 @@ mod tests {
             r#"{{"input_type": "doubles", "max_batch": 8, "registered_at": "1970-01-01T00:00:00Z",
                  "deployment": {deployment}}}"#
         );
+        spec_of(&version, key)
+    }
+
+    fn spec_of(version: &str, key: Option<Secret>) -> ReplicaSpec {
         let placement = Placement {
             cluster: "test".parse().unwrap(),
             incarnation: "i".into(),
@@ -154,7 +171,7 @@ mod tests {
             key,
         };
         let id = "m:1".parse().unwrap();
-        replica_spec(&placement, &id, &serde_json::from_str(&version).unwrap(), 0).unwrap()
+        replica_spec(&placement, &id, &serde_json::from_str(version).unwrap(), 0).unwrap()
     }
 
     #[test]
@@ -163,6 +180,25 @@ mod tests {
             spec(r#"{"image": "i", "replicas": 1, "warm_up": [1, 2.5], "env": {"SKYSAIL_MAX_BATCH": "99"}}"#);
         assert_eq!(spec.env[labels::ENV_MAX_BATCH], "8");
         assert_eq!(spec.env[labels::ENV_WARM_UP], "[1,2.5]");
+    }
+
+    #[test]
+    fn a_learned_signature_is_told_to_the_next_container_and_restarts_none() {
+        let of = |signature: &str| {
+            let version = format!(
+                r#"{{"input_type": "tensors", "registered_at": "1970-01-01T00:00:00Z"{signature},
+                     "deployment": {{"image": "i", "replicas": 1}}}}"#
+            );
+            spec_of(&version, None)
+        };
+        let before = of("");
+        assert_eq!(before.env[labels::ENV_INPUT_TYPE], "tensors");
+        assert!(!before.env.contains_key(labels::ENV_SIGNATURE));
+        let declared = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[4]}],"batched":false}"#;
+        let after = of(&format!(r#", "signature": {declared}"#));
+        assert_eq!(after.env[labels::ENV_SIGNATURE], declared);
+        assert_eq!(after.env[labels::ENV_MAX_BATCH], "1");
+        assert_eq!(after.digest, before.digest);
     }
 
     #[test]
@@ -193,6 +229,19 @@ mod tests {
         assert_eq!(digest(Some(KEY)), digest(Some(KEY)));
         assert_ne!(digest(Some(KEY)), digest(Some(other)));
         assert_ne!(digest(Some(KEY)), digest(None));
+    }
+
+    #[test]
+    fn another_onnx_file_is_another_container() {
+        let of = |digit: &str| {
+            let sha256 = digit.repeat(64);
+            spec(&format!(
+                r#"{{"image": "i", "replicas": 1, "onnx": {{"sha256": "{sha256}"}}}}"#
+            ))
+        };
+        assert_eq!(of("a").onnx.unwrap().to_string(), "a".repeat(64));
+        assert_eq!(of("a").digest, of("a").digest);
+        assert_ne!(of("a").digest, of("b").digest);
     }
 
     #[test]

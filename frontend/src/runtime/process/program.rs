@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::{env, fs, io};
 
-use skysail_proto::deployment::Artifact;
+use skysail_proto::deployment::{Artifact, ONNX_IMAGE};
 use skysail_proto::ids::ModelId;
+use skysail_proto::sha256::Sha256;
 use tokio::process::{Child, Command};
 
 use super::digests::{Content, NoDigest};
@@ -19,14 +20,53 @@ use crate::runtime::{ReplicaSpec, RuntimeError};
 /// Everything else, secrets included, they get only if the deployment says so.
 const INHERITED: [&str; 6] = ["PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "TZ"];
 
-/// The absolute path of an image, checked: the kernel's own words for a wrong one help nobody.
-pub(super) fn executable(image: &str) -> Result<PathBuf, RuntimeError> {
+/// Where images are.
+#[derive(Debug)]
+pub(super) struct Programs {
+    /// The folder of the frontend's own executable, which has that for ONNX files too.
+    own_folder: PathBuf,
+}
+
+impl Default for Programs {
+    fn default() -> Self {
+        let own = env::current_exe().unwrap_or_default();
+        Self::in_folder(own.parent().unwrap_or(Path::new("")))
+    }
+}
+
+impl Programs {
+    pub(super) fn in_folder(own_folder: &Path) -> Self {
+        let own_folder = own_folder.to_owned();
+        Self { own_folder }
+    }
+
+    /// Where an image is, or should be.
+    pub(super) fn place_of(&self, image: &str) -> io::Result<PathBuf> {
+        match image == ONNX_IMAGE {
+            true => Ok(self.own_folder.join(ONNX_IMAGE)),
+            false => std::path::absolute(image),
+        }
+    }
+
+    /// The absolute path of an image, checked.
+    pub(super) fn executable(&self, image: &str) -> Result<PathBuf, RuntimeError> {
+        match self.place_of(image) {
+            Ok(path) if image == ONNX_IMAGE && !path.exists() => Err(RuntimeError::Image(format!(
+                "there is no executable `{}`, which serves ONNX files: put the `{ONNX_IMAGE}` of this Skysail beside \
+                 the frontend's own executable, and check that the frontend's user may run it",
+                path.display()
+            ))),
+            Ok(path) => executable(path),
+            Err(_) => Err(RuntimeError::Image(
+                "the image is empty: with the process runtime it is the path of an executable".into(),
+            )),
+        }
+    }
+}
+
+/// Checks what is at a path: the kernel's own words for a wrong one help nobody.
+fn executable(path: PathBuf) -> Result<PathBuf, RuntimeError> {
     let unusable = |problem: String| Err(RuntimeError::Image(problem));
-    let Ok(path) = std::path::absolute(image) else {
-        return unusable(
-            "the image is empty: with the process runtime it is the path of an executable".into(),
-        );
-    };
     let shown = path.display();
     match fs::metadata(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => unusable(format!(
@@ -73,6 +113,14 @@ pub(super) fn replaced(artifact: &Artifact, found: &Content, model: &ModelId) ->
         artifact.path,
         short(&artifact.sha256),
         short(&found.sha256),
+    )
+}
+
+/// What is wrong with an ONNX file that is not what it was when it was uploaded.
+pub(super) fn no_onnx(sha256: &Sha256, problem: &str) -> String {
+    format!(
+        "artifact {sha256} {problem}: upload it to this frontend again, with PUT /api/v1/artifacts/{sha256} or by \
+         deploying the file as another version (`skysail model deploy --onnx FILE`)"
     )
 }
 
@@ -141,7 +189,7 @@ mod tests {
     use super::*;
 
     fn refused(image: &str) -> String {
-        match executable(image) {
+        match Programs::default().executable(image) {
             Err(RuntimeError::Image(problem)) => problem,
             other => panic!("{image}: {other:?}"),
         }
@@ -167,6 +215,29 @@ mod tests {
             problem.contains(&format!("`{}/no/such/model`", here.display())),
             "{problem}"
         );
+    }
+
+    #[test]
+    fn the_program_for_onnx_files_is_beside_the_frontend_and_no_other_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let programs = Programs::in_folder(folder.path());
+        let path = folder.path().join(ONNX_IMAGE);
+        let missing = programs.executable(ONNX_IMAGE).unwrap_err().to_string();
+        assert!(missing.contains(path.to_str().unwrap()), "{missing}");
+        assert!(
+            missing.contains("beside the frontend's own executable"),
+            "{missing}"
+        );
+
+        fs::write(&path, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(programs.executable(ONNX_IMAGE).unwrap(), path);
+        let elsewhere = programs.executable("./skysail-onnx").unwrap_err().to_string();
+        assert!(!elsewhere.contains(path.to_str().unwrap()), "{elsewhere}");
+
+        let own = env::current_exe().unwrap();
+        let beside = Programs::default().place_of(ONNX_IMAGE).unwrap();
+        assert_eq!(beside.parent(), own.parent());
     }
 
     #[test]

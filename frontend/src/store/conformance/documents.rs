@@ -2,8 +2,12 @@
 
 use jiff::Timestamp;
 use skysail_core::catalog::{Application, Catalog, Change, Generation, Model, Version};
-use skysail_proto::deployment::{Artifact, BatchSize, Deployment, MOST_LEARNED_INPUTS, VersionSpec};
+use skysail_proto::deployment::{
+    Artifact, BatchSize, Deployment, MOST_LEARNED_INPUTS, OnnxFile, VersionSpec,
+};
 use skysail_proto::ids::{ApplicationName, ModelName, ModelVersion};
+use skysail_proto::sha256::Sha256;
+use skysail_proto::signature::{Signature, TensorSpec};
 use skysail_proto::value::InputType;
 
 /// The generation of a store that was never written.
@@ -22,7 +26,7 @@ pub(super) fn put(name: &str) -> Change {
 pub(super) fn application(name: &str) -> Application {
     Application {
         name: application_name(name),
-        input_type: InputType::Doubles,
+        signature: InputType::Doubles.into(),
         default_output: "-1.0".into(),
         slo_micros: 100_000,
         weight: skysail_proto::admin::default_weight(),
@@ -45,14 +49,18 @@ pub(super) fn model_name(name: &str) -> ModelName {
 
 /// A model with every field in use: one deployed version, and one whose containers attach by themselves.
 pub(super) fn model(name: &str) -> Model {
+    let spec = |text: &str| text.parse::<TensorSpec>().expect("a good tensor");
+    let inputs = [spec("image:FP32[224,-1]"), spec("text:BYTES[]:utf8")];
+    let signature = Signature::tensors(inputs, [spec("p:FP32[3]")]).expect("a good signature");
     let version = |deployment| Version {
         spec: VersionSpec {
-            input_type: InputType::Doubles,
+            signature: signature.clone(),
             batch_size: BatchSize::Fixed(MOST_LEARNED_INPUTS),
             max_batch: Some(MOST_LEARNED_INPUTS),
             cache: false,
             deployment,
             open: false,
+            annotations: [("classes".to_owned(), "setosa, virginica".to_owned())].into(),
         },
         registered_at: Timestamp::UNIX_EPOCH,
     };
@@ -63,6 +71,9 @@ pub(super) fn model(name: &str) -> Model {
             path: "/models/iris".into(),
             sha256: "0b".into(),
         }],
+        onnx: Some(OnnxFile {
+            sha256: Sha256::new([0x0c; 32]),
+        }),
         replicas: 3,
         autoscale: None,
         gpus: None,

@@ -62,7 +62,7 @@ fn store_path(folder: &TempDir) -> PathBuf {
 fn put(name: &str, default_output: &str) -> Change {
     Change::put(Application {
         name: ApplicationName::new(name).unwrap(),
-        input_type: InputType::Doubles,
+        signature: InputType::Doubles.into(),
         default_output: default_output.into(),
         slo_micros: 100_000,
         weight: skysail_proto::admin::default_weight(),

@@ -11,15 +11,16 @@ use serde_json::json;
 use skysail_tests::cluster::{Settings, TestCluster};
 use skysail_tests::deployment::Deployment;
 
-use self::request::{Asks, Request};
+use self::request::{Asks, IMAGE, Request};
 use self::sender::{Load, Sender};
 use crate::arguments::Plan;
 use crate::echo::Echo;
 use crate::process;
+use crate::relay::{self, Relay};
 use crate::spread::Spread;
 
 mod own;
-mod request;
+pub(crate) mod request;
 pub(crate) mod sender;
 mod wrk;
 
@@ -38,6 +39,12 @@ pub(crate) enum Program {
     NoopCached,
     /// A real model, though a small one.
     IrisSvm,
+    /// A relay that sends an image's body on to a bare container as it is.
+    Relay,
+    /// A relay that makes floats of it first.
+    ParsingRelay,
+    /// Skysail with a model that takes an image and answers its mean, the cache off.
+    Image,
 }
 
 /// One program at one number of connections.
@@ -76,30 +83,45 @@ pub(crate) async fn measure(plan: &Plan) -> anyhow::Result<Vec<Row>> {
         .query("noop", json!({ "input": [5.1, 3.5, 1.4, 0.2] }))
         .await;
     let echo = Echo::start(&answer.text, plan.worker_threads.get()).await?;
-    let echo = Contestant {
-        program: Program::Echo,
-        request: Request::to(echo.addr, "noop"),
-        server: echo.pid(),
-        container: None,
-        guard: Some(echo),
-    };
+    let request = Request::to(echo.addr, "noop");
+    let echo = Contestant::echo(echo, request);
     let bout = Bout {
         sender: &plan.sender,
         lasts: plan.closed_lasts,
         cluster: &cluster,
     };
-    for contestant in [&echo].into_iter().chain(&contestants) {
-        bout.run(contestant, plan.connections[plan.connections.len() - 1])
-            .await?;
+    bout.all(&echo, &contestants, plan.connections, plan.closed_rounds)
+        .await
+}
+
+/// Measures what an image costs: Skysail, two bare relays, and the bare echo.
+pub(crate) async fn measure_images(plan: &Plan) -> anyhow::Result<Vec<Row>> {
+    let cluster = Settings::default()
+        .flag("--worker-threads", &plan.worker_threads.to_string())
+        .start()
+        .await;
+    let mut contestants = vec![Contestant::deploy_image(&cluster).await?];
+    for (program, parses) in [(Program::Relay, false), (Program::ParsingRelay, true)] {
+        let relay = Relay::start(parses, plan.worker_threads.get()).await?;
+        contestants.push(Contestant {
+            program,
+            request: Request::of_image(relay.addr, program.application()),
+            server: relay.pid(),
+            container: Some(relay.container_pid()),
+            guard: Some(Guard::Relay(relay)),
+        });
     }
-    let mut rows = Vec::new();
-    for &connections in plan.connections {
-        rows.extend(
-            bout.rounds(&echo, &contestants, connections, plan.closed_rounds)
-                .await?,
-        );
-    }
-    Ok(rows)
+    let echo = Echo::start(relay::ANSWER, plan.worker_threads.get()).await?;
+    let request = Request::of_image(echo.addr, "echo");
+    let echo = Contestant::echo(echo, request);
+    let bout = Bout {
+        // A script that puts large requests together would be what is measured.
+        sender: &Sender::Own,
+        lasts: plan.closed_lasts,
+        cluster: &cluster,
+    };
+    bout.all(&echo, &contestants, plan.image_connections, plan.closed_rounds)
+        .await
 }
 
 /// A server that is measured, and how it is asked.
@@ -108,8 +130,15 @@ struct Contestant {
     request: Request,
     server: u32,
     container: Option<u32>,
-    #[expect(dead_code, reason = "the echo ends when this is dropped")]
-    guard: Option<Echo>,
+    #[expect(dead_code, reason = "the programs end when this is dropped")]
+    guard: Option<Guard>,
+}
+
+/// Programs that this one started.
+#[expect(dead_code, reason = "they end when this is dropped")]
+enum Guard {
+    Echo(Echo),
+    Relay(Relay),
 }
 
 impl Program {
@@ -120,18 +149,69 @@ impl Program {
             Self::Noop => "noop",
             Self::NoopCached => "noop-cached",
             Self::IrisSvm => "iris-svm",
+            Self::Relay => "relay",
+            Self::ParsingRelay => "parsing-relay",
+            Self::Image => "image",
         }
+    }
+
+    /// Whether its answers are counted by Skysail.
+    fn is_skysail(self) -> bool {
+        !matches!(self, Self::Echo | Self::Relay | Self::ParsingRelay)
     }
 
     fn asks(self) -> Asks {
         match self {
             Self::NoopCached => Asks::Same,
             Self::Echo | Self::Noop | Self::IrisSvm => Asks::Unique,
+            Self::Relay | Self::ParsingRelay | Self::Image => Asks::Unique,
         }
     }
 }
 
 impl Contestant {
+    fn echo(echo: Echo, request: Request) -> Self {
+        Self {
+            program: Program::Echo,
+            request,
+            server: echo.pid(),
+            container: None,
+            guard: Some(Guard::Echo(echo)),
+        }
+    }
+
+    /// Deploys one replica that takes an image and answers its mean, and waits until it answers.
+    async fn deploy_image(cluster: &TestCluster) -> anyhow::Result<Self> {
+        let application = Program::Image.application();
+        let signature = json!({
+            "inputs": [{ "name": "image", "datatype": "FP32", "shape": IMAGE }],
+            "outputs": [{ "name": "mean", "datatype": "FP32", "shape": [] }],
+        });
+        let registered = json!({
+            "name": application, "input_type": "tensors", "signature": signature,
+            "default_output": "-1.0", "slo_micros": u64::try_from(SLO.as_micros())?,
+        });
+        cluster
+            .admin()
+            .post("/api/v1/applications", registered)
+            .await
+            .expect(201);
+        let deployment = Deployment::of("noop")
+            .named(application, "1")
+            .taking("tensors")
+            .with("signature", signature)
+            .with("cache", false);
+        cluster.deploy(&deployment).await;
+        cluster.link(application, application).await;
+        cluster.attached(application, 1).await;
+        Self::deployed(
+            Program::Image,
+            cluster,
+            Request::of_image(cluster.addresses().query, application),
+        )
+        .await
+    }
+
     /// Deploys one replica, and waits until it answers.
     async fn deploy(program: Program, cluster: &TestCluster) -> anyhow::Result<Self> {
         let application = program.application();
@@ -144,12 +224,21 @@ impl Contestant {
             .named(application, "1")
             .with("cache", is_cached);
         cluster.serve_within(application, &deployment, SLO).await;
-        let replicas = cluster.replicas(application).await;
+        Self::deployed(
+            program,
+            cluster,
+            Request::to(cluster.addresses().query, application),
+        )
+        .await
+    }
+
+    async fn deployed(program: Program, cluster: &TestCluster, request: Request) -> anyhow::Result<Self> {
+        let replicas = cluster.replicas(program.application()).await;
         let pid = replicas.first().and_then(|replica| replica["pid"].as_u64());
         let pid = pid.context("the replica's process is not known")?;
         Ok(Self {
             program,
-            request: Request::to(cluster.addresses().query, application),
+            request,
             server: cluster.pid(),
             container: Some(u32::try_from(pid)?),
             guard: None,
@@ -196,6 +285,24 @@ struct Bout<'a> {
 }
 
 impl Bout<'_> {
+    /// All rounds at each number of connections, once everything is warm.
+    async fn all(
+        &self,
+        echo: &Contestant,
+        contestants: &[Contestant],
+        connections: &[usize],
+        rounds: usize,
+    ) -> anyhow::Result<Vec<Row>> {
+        for contestant in [echo].into_iter().chain(contestants) {
+            self.run(contestant, connections[connections.len() - 1]).await?;
+        }
+        let mut rows = Vec::new();
+        for &connections in connections {
+            rows.extend(self.rounds(echo, contestants, connections, rounds).await?);
+        }
+        Ok(rows)
+    }
+
     /// All rounds at one number of connections.
     async fn rounds(
         &self,
@@ -273,8 +380,8 @@ struct Used {
 impl Used {
     async fn so_far(contestant: &Contestant, cluster: &TestCluster) -> anyhow::Result<Self> {
         let defaults = match contestant.program {
-            Program::Echo => 0,
-            program => defaults(cluster, program.application()).await,
+            program if program.is_skysail() => defaults(cluster, program.application()).await,
+            _ => 0,
         };
         Ok(Self {
             server: process::cpu_seconds(contestant.server)?,

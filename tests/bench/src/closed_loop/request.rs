@@ -1,6 +1,8 @@
 //! The requests of the closed loop: the same bytes for every server and from every sender.
 
+use std::fmt::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// The digits in which unique requests differ.
 pub(crate) const DIGITS: usize = 12;
@@ -10,6 +12,9 @@ const FIRST_NUMBERS: u64 = 500_000_000_000;
 
 /// Each connection of a sender counts on from a number of its own, so far apart: more than it sends in a run.
 const APART: u64 = 10_000_000;
+
+/// Rows, columns and colours of an image.
+pub(crate) const IMAGE: [usize; 3] = [224, 224, 3];
 
 /// Whether requests ask something else each time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -49,18 +54,43 @@ pub(crate) struct Request {
     /// Up to the number.
     pub(crate) head: String,
     /// After it.
-    pub(crate) tail: &'static str,
+    pub(crate) tail: Arc<str>,
 }
 
 impl Request {
     /// Asks an application, or the echo, about an iris.
     pub(crate) fn to(addr: SocketAddr, application: &str) -> Self {
-        let (begin, tail) = (r#"{"input":[5.1,3.5,1.4,0."#, "]}");
+        Self::of(addr, application, r#"{"input":[5.1,3.5,1.4,0."#, "]}")
+    }
+
+    /// Asks an application, or the echo, about an image of [`IMAGE`] floats.
+    pub(crate) fn of_image(addr: SocketAddr, application: &str) -> Self {
+        let mut pixels = String::new();
+        let [rows, columns, colours] = IMAGE;
+        for place in 1..rows * columns * colours {
+            // The brackets that end and begin rows and pixels.
+            let between = match (place % (columns * colours), place % colours) {
+                (0, _) => "]],[[",
+                (_, 0) => "],[",
+                _ => ",",
+            };
+            let _ = write!(pixels, "{between}0.{:03}", (place * 7919) % 1000);
+        }
+        Self::of(
+            addr,
+            application,
+            r#"{"input":{"image":[[[0."#,
+            &(pixels + "]]]}}"),
+        )
+    }
+
+    fn of(addr: SocketAddr, application: &str, begin: &str, tail: &str) -> Self {
         let length = begin.len() + DIGITS + tail.len();
         let head = format!(
             "POST /{application}/predict HTTP/1.1\r\nHost: {addr}\r\nContent-Type: application/json\r\n\
              Content-Length: {length}\r\n\r\n{begin}"
         );
+        let tail = tail.into();
         Self { head, tail }
     }
 
@@ -97,6 +127,24 @@ mod tests {
         );
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(body["input"].as_array().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn an_image_has_its_rows_columns_and_colours() {
+        let request = Request::of_image("127.0.0.1:80".parse().unwrap(), "image");
+        let text = String::from_utf8(request.bytes(7)).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.contains(&format!("Content-Length: {}", body.len())),
+            "{head}"
+        );
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        let mut nested = &body["input"]["image"];
+        for length in IMAGE {
+            assert_eq!(nested.as_array().unwrap().len(), length);
+            nested = &nested[length - 1];
+        }
+        assert!(nested.is_number());
     }
 
     #[test]

@@ -74,7 +74,7 @@ end
         apart = load.asks.apart(),
         step = load.asks.step(),
         head = quoted(&load.request.head),
-        tail = quoted(load.request.tail),
+        tail = quoted(&load.request.tail),
     )
 }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use skysail_proto::deployment::{BatchSize, Deployment, VersionSpec};
 use skysail_proto::ids::ReplicaId;
-use skysail_proto::value::InputType;
 
 use super::*;
 use crate::catalog::{Change, Generation, Model, Secret, Version};
@@ -41,6 +40,7 @@ fn version(image: &str, replicas: u32) -> Version {
         image: image.into(),
         image_id: Some(format!("id of {image}")),
         artifacts: Vec::new(),
+        onnx: None,
         replicas,
         autoscale: None,
         gpus: None,
@@ -50,7 +50,8 @@ fn version(image: &str, replicas: u32) -> Version {
         warm_up: None,
     };
     let spec = VersionSpec {
-        input_type: InputType::Doubles,
+        signature: skysail_proto::value::InputType::Doubles.into(),
+        annotations: [].into(),
         batch_size: BatchSize::Adaptive,
         max_batch: None,
         cache: true,
