@@ -1,7 +1,7 @@
 # The front door to building and testing. What takes more than a line is a script under .ci/.
 
 .DEFAULT_GOAL := help
-.PHONY: help check fmt lint test bench bench-docs faults binaries images redis-image clean-images
+.PHONY: help check fmt lint test bench bench-docs faults fuzz binaries images redis-image clean-images
 .NOTPARALLEL:
 
 help: ## this list
@@ -31,7 +31,10 @@ bench-docs: ## the same, and write tables and plot into docs/benchmarks.md
 faults: ## kill, stop, restart and cut parts of a cluster under load for ten minutes; ARGS=--report measures, ARGS=--help lists more
 	@.ci/faults $(ARGS)
 
-binaries: ## the static release binaries that the images and the end-to-end tests use
+fuzz: ## give the parsers of tensors arbitrary bytes, ten minutes for each target; SECONDS_EACH=60 takes less
+	@.ci/fuzz $(ARGS)
+
+binaries: ## the static release binaries, as they ship
 	@.ci/binaries
 
 images: ## the Docker images, from nothing but cargo
