@@ -30,8 +30,9 @@ use skysail_tests::program::Program;
 use skysail_tests::wait::{self, PATIENCE};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Status, Streaming};
 
 use crate::arguments;
@@ -127,9 +128,8 @@ async fn serve(parses: bool) -> anyhow::Result<Infallible> {
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES)
-        .tcp_nodelay(true)
         .add_service(door)
-        .serve_with_incoming(TcpListenerStream::new(containers));
+        .serve_with_incoming(TcpIncoming::from(containers).with_nodelay(Some(true)));
     let listener = listener.tap_io(|stream| {
         // As in the echo.
         let _ = stream.set_nodelay(true);
