@@ -12,7 +12,7 @@ use crate::output::{Paint, Stream, tell};
 /// What is shown of a step of unknown length.
 const SPINNER: &str = "{spinner:.cyan} {wide_msg} {elapsed:.dim}";
 
-/// What is shown of a step that goes through so many bytes.
+/// What is shown of a step that goes through a known number of bytes.
 const BAR: &str = "{spinner:.cyan} {msg} [{wide_bar:.cyan}] {binary_bytes}/{binary_total_bytes} {eta:.dim}";
 
 /// How often the spinner turns.

@@ -2,12 +2,12 @@
 //!
 //! Without the feature `count-copies` nothing is counted, and nothing is compiled in.
 
-/// Notes that so many bytes of tensors are copied.
+/// Notes that `bytes` bytes of a tensor are copied.
 #[cfg(not(feature = "count-copies"))]
 #[inline]
 pub fn copied(_bytes: usize) {}
 
-/// Notes that so many bytes of tensors are copied.
+/// Notes that `bytes` bytes of a tensor are copied.
 #[cfg(feature = "count-copies")]
 pub fn copied(bytes: usize) {
     COPIED.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);

@@ -149,7 +149,7 @@ impl AdminClient {
         self.get(&artifact_path(sha256)).await
     }
 
-    /// Uploads a file of so many bytes. It may take as long as it takes: the frontend gives up who sends nothing.
+    /// Uploads a file. It has no time limit of its own: the frontend ends an upload that stalls.
     pub(crate) async fn upload(
         &self,
         sha256: Sha256,

@@ -78,7 +78,7 @@ fn name_of(id: &ModelId) -> Commit {
     }
 }
 
-/// A tar with one file of so many bytes.
+/// A tar with one file.
 fn archive(
     content: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     bytes: u64,

@@ -41,7 +41,7 @@ impl Answers {
         Self { given, errors }
     }
 
-    /// As they travel, for a batch of so many inputs that are all answered.
+    /// As they travel, for a batch whose inputs are all answered.
     pub(super) fn into_wire(self, inputs: usize) -> container::Outputs {
         let errors = self.errors;
         match self.given {

@@ -143,7 +143,7 @@ pub fn check_version(new: &NewVersion) -> Result<(), OutOfLimits> {
     }
 }
 
-/// A model without a batch dimension takes one input at a time. Whoever asks for more is told, and nothing is cut.
+/// A model without a batch dimension takes one input at a time. A larger `max_batch` is refused, not cut.
 fn check_batches(new: &NewVersion) -> Result<(), OutOfLimits> {
     let fixed = match new.batch_size {
         BatchSize::Fixed(size) => Some(size),
@@ -181,8 +181,8 @@ fn check_identity(deployment: &Deployment) -> Result<(), OutOfLimits> {
     Ok(())
 }
 
-/// A container could only warn of a warm-up input that is none, long after whoever gave it has gone. If the signature
-/// is not declared, nobody knows better before the container does.
+/// A wrong warm-up input is refused here, because a container can only write a warning to its log. If the signature is
+/// not declared, the input can be checked by the container alone.
 fn check_warm_up(signature: &Signature, input: &serde_json::Value) -> Result<(), OutOfLimits> {
     if signature.is_declared() {
         InputSeed(signature)

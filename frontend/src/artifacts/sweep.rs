@@ -1,7 +1,7 @@
 //! Removes artifacts that nothing needs any more: that no version has named for a day, as this frontend saw it, and
 //! that nobody uploaded or asked for in that day.
 //!
-//! Whoever deploys asks for the artifact, or uploads it, moments before a version names it. So an artifact that is being
+//! A client that deploys asks for the artifact, or uploads it, moments before a version names it. So an artifact that is being
 //! deployed is never removed. A day also leaves time to notice that the metadata store lost something.
 
 use std::collections::{BTreeMap, BTreeSet};

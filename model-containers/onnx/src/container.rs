@@ -146,7 +146,7 @@ fn zeros(spec: &TensorSpec) -> Option<Tensor> {
     Tensor::new(spec.datatype(), lengths, Bytes::from(vec![0; bytes])).ok()
 }
 
-/// What the model says of a batch, with its causes: the words reach whoever asked.
+/// What the model says of a batch, with its causes: the words reach the client.
 fn in_words(error: &RunError) -> ModelError {
     let cause = error
         .source()

@@ -374,7 +374,7 @@ fn put_prefixed(data: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>) -> Put) -> Pu
     Ok(())
 }
 
-/// Takes so many bytes off the front; zeros, and all of them, if there are fewer.
+/// Takes `N` bytes off the front. If there are fewer, it takes all of them and returns zeros.
 #[inline]
 fn take<const N: usize>(data: &mut &[u8]) -> [u8; N] {
     let Some((first, rest)) = data.split_first_chunk() else {

@@ -96,7 +96,7 @@ impl<'a> Reader<'a> {
         E::custom(format_args!("{place}: {error}"))
     }
 
-    /// Notes that an array at that depth ended after so many elements.
+    /// Notes that an array at that depth ended after `got` elements.
     fn end<E: serde::de::Error>(&mut self, depth: usize, got: u64) -> Result<(), E> {
         match self.lengths[depth] {
             None => self.lengths[depth] = Some(got),
